@@ -1,0 +1,33 @@
+"""Sequential latent world models whose evidence can be measured.
+
+    import worldmodel
+
+    run = worldmodel.train("configs/pendulum.yaml")       # or worldmodel.open_run("runs/pendulum-...")
+    dream = run.imagine(context=16, horizon=48, samples=16)
+
+The names below are imported when they are first used, so that `import worldmodel` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worldmodel.config import Config
+    from worldmodel.config_io import read_config
+    from worldmodel.run import Run, open_run, train
+
+__all__ = ["Config", "Run", "open_run", "read_config", "train"]
+
+_HOME = {
+    "Config": "worldmodel.config",
+    "Run": "worldmodel.run",
+    "open_run": "worldmodel.run",
+    "read_config": "worldmodel.config_io",
+    "train": "worldmodel.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'worldmodel' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)

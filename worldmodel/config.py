@@ -1,0 +1,328 @@
+"""Every setting: its unit, its default, and what it may be.
+
+The sections are frozen dataclasses that check themselves when they are built, so an impossible setting fails before any
+work starts. Nothing below `build.py` sees them: that file unpacks a section into arguments.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _require(condition: bool, key: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ValueError(f"{key}: expected {expected}, got {got!r}")
+
+
+def _positive(section: object, prefix: str, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _require(value > 0, f"{prefix}.{name}", "a number greater than zero", value)
+
+
+def _not_negative(section: object, prefix: str, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _require(value >= 0, f"{prefix}.{name}", "zero or more", value)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environments that write the data."""
+
+    id: str = "Pendulum-v1"
+    """A registered Gymnasium id, or `module:Id` to import `module` first."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for the environment's constructor."""
+    num_envs: int = 4
+    """Environments side by side."""
+    asynchronous: bool = False
+    """One worker process per environment. Pays when a single step costs more than about 100 microseconds."""
+    step_timeout: float = 60.0
+    """Seconds an asynchronous worker may take for one step before the run stops with an error."""
+    action_repeat: int = 1
+    """Environment steps for which an action is held; their rewards are summed into one row."""
+    time_limit: int | None = None
+    """Environment steps (before action repeat) after which an episode is truncated; null keeps the registered limit."""
+    pixels: Literal["off", "only", "add"] = "off"
+    """Rendered frames as observations: not at all, instead of the environment's own, or beside them."""
+    image_size: int = 64
+    """Height and width in pixels that every image is resized to; a power of two, at least 16."""
+    drop_text: bool = False
+    """Leave text observations out instead of refusing the environment."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.id), "env.id", "the id of a Gymnasium environment", self.id)
+        _positive(self, "env", "num_envs", "step_timeout", "action_repeat")
+        _require(self.time_limit is None or self.time_limit > 0, "env.time_limit", "null or at least 1", self.time_limit)
+        power_of_two = self.image_size >= 16 and self.image_size & (self.image_size - 1) == 0
+        _require(power_of_two, "env.image_size", "a power of two, at least 16", self.image_size)
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The rows on disk and how batches are drawn from them."""
+
+    capacity: int = 1_000_000
+    """Rows kept, over all environments; the oldest episodes go first."""
+    batch_size: int = 16
+    """Sequences per batch (B)."""
+    sequence_length: int = 64
+    """Rows per sequence (T)."""
+    burn_in: int = 4
+    """Rows at the start of a sequence that starts inside an episode which only warm the state up."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "replay", "capacity", "batch_size", "sequence_length")
+        in_range = 0 <= self.burn_in < self.sequence_length
+        _require(in_range, "replay.burn_in", f"0 to sequence_length - 1 = {self.sequence_length - 1}", self.burn_in)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Observation x_t -> embedding [E]."""
+
+    inputs: Literal["standardise", "symlog", "raw"] = "standardise"
+    """What numbers go through first: the prefill's mean and std taken out, sign(x) log(1 + |x|), or nothing."""
+    layers: int = 2
+    """Hidden layers of the perceptron that reads everything but images."""
+    units: int = 128
+    """Their width; also the width of the perceptron's part of the embedding."""
+    depth: int = 16
+    """Channels of the first convolution; they double each time the image halves."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "encoder", "layers", "units", "depth")
+
+
+@dataclass(frozen=True)
+class RSSMConfig:
+    """The recurrent state-space model: h_t and z_t."""
+
+    cell: Literal["block_gru", "gru"] = "block_gru"
+    """DreamerV3's block-diagonal GRU, or a plain GRU."""
+    deter: int = 128
+    """Width of the deterministic state h_t (D)."""
+    hidden: int = 128
+    """Width of the layers around it: cell inputs, posterior and prior heads."""
+    blocks: int = 4
+    """Diagonal blocks of the block GRU; divides deter. Must be 1 for a plain GRU, which has none."""
+    latent: Literal["gaussian", "categorical"] = "gaussian"
+    """The family of z_t: a diagonal Gaussian, or groups of one-hot categoricals with straight-through gradients."""
+    stoch: int = 8
+    """Latent groups (S). For Gaussian latents this is the width of z_t; no less than the observation's is best."""
+    classes: int = 16
+    """Classes per group (K) of a categorical latent."""
+    unimix: float = 0.01
+    """Share of the uniform distribution mixed into categorical posteriors and priors alike."""
+    min_std: float = 0.01
+    """Smallest standard deviation of a Gaussian latent."""
+    posterior_layers: int = 1
+    """Hidden layers between (h_t, embedding) and the posterior's parameters."""
+    prior_layers: int = 1
+    """Hidden layers between h_t and the prior's parameters."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "rssm", "deter", "hidden", "blocks", "stoch", "classes", "min_std")
+        _positive(self, "rssm", "posterior_layers", "prior_layers")
+        _require(0 <= self.unimix < 1, "rssm.unimix", "a share in [0, 1)", self.unimix)
+        if self.cell == "gru":
+            _require(self.blocks == 1, "rssm.blocks", "1 where rssm.cell is gru, which has no blocks", self.blocks)
+        divides = self.deter % self.blocks == 0
+        _require(divides, "rssm.deter", f"a multiple of rssm.blocks = {self.blocks}", self.deter)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """States (h_t, z_t) -> likelihoods of observation, reward and continue."""
+
+    layers: int = 2
+    """Hidden layers of each perceptron: observation trunk, reward head, continue head."""
+    units: int = 128
+    """Their width."""
+    depth: int = 16
+    """Channels of the last transposed convolution's input."""
+    vector: Literal["gaussian", "symlog"] = "gaussian"
+    """Density of vector observations: a diagonal Gaussian, or one on sign(x) log(1 + |x|) with its Jacobian."""
+    reward: Literal["gaussian", "symlog", "twohot"] = "gaussian"
+    """Density of the reward; two-hot is a mixture of hat functions on symexp-spaced bins."""
+    standardise: bool = True
+    """Predict Gaussian targets in units of the prefill's mean and std (the density stays in the data's own units)."""
+    std: Literal["learned", "fixed"] = "learned"
+    """Standard deviation of the Gaussian and symlog densities: a function of the state, or `fixed_std`."""
+    fixed_std: float = 1.0
+    """The fixed standard deviation, in the units the head predicts in."""
+    resolution: float = 0.01
+    """Floor of a learned standard deviation, in the units the head predicts in: finer detail earns no more nats."""
+    skip: bool = True
+    """Add a linear map of z_t to the mean of vector observations and Gaussian rewards."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "decoder", "layers", "units", "depth", "fixed_std", "resolution")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is optimised. The defaults are the bound itself; every departure is priced in the ledger.
+
+    The presets in configs/recipes hold the recipes of PlaNet and DreamerV1 to V3.
+    """
+
+    beta: float = 1.0
+    """Factor of the KL."""
+    dyn: float | None = None
+    """Factor of KL(sg(q) || p), the prior's side; together with `rep`, replaces the KL by two stop-gradient halves."""
+    rep: float | None = None
+    """Factor of KL(q || sg(p)), the posterior's side."""
+    alpha: float | None = None
+    """DreamerV2's KL balancing: dyn = alpha, rep = 1 - alpha."""
+    free_nats: float = 0.0
+    """Nats of KL that are not punished."""
+    free_nats_rule: Literal["step", "mean", "excess"] = "step"
+    """max(KL, free) per step (DreamerV2, V3); max of the batch mean (V1); or max(KL - free, 0) per step (PlaNet)."""
+    observation_scale: float = 1.0
+    """Factor of the observations' log-likelihoods."""
+    reward_scale: float = 1.0
+    """Factor of the reward's log-likelihood."""
+    continue_scale: float = 1.0
+    """Factor of the continue flag's log-likelihood."""
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "loss", "beta", "free_nats", "observation_scale", "reward_scale", "continue_scale")
+        _require((self.dyn is None) == (self.rep is None), "loss.dyn, loss.rep", "both or neither", (self.dyn, self.rep))
+        for name in ("dyn", "rep"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"loss.{name}", "null, zero or more", value)
+        in_range = self.alpha is None or 0 <= self.alpha <= 1
+        _require(in_range, "loss.alpha", "null or a number in [0, 1]", self.alpha)
+        one = self.alpha is None or self.dyn is None
+        _require(one, "loss.alpha", "null where loss.dyn and loss.rep are set: they say the same thing", self.alpha)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, one learning rate for the whole model."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    warmup: int = 100
+    """Updates over which it rises linearly from zero."""
+    decay: Literal["cosine", "none"] = "cosine"
+    """How it falls afterwards."""
+    final_fraction: float = 0.05
+    """What is left of it after the last update, as a share of the peak."""
+    clip_norm: float = 100.0
+    """Largest global norm of the gradient; longer ones are scaled down to it."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    eps: float = 1e-8
+    """Adam's denominator offset."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "optimizer", "learning_rate", "clip_norm", "eps")
+        _not_negative(self, "optimizer", "warmup", "weight_decay")
+        _require(0 <= self.final_fraction <= 1, "optimizer.final_fraction", "a share in [0, 1]", self.final_fraction)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how often, on what."""
+
+    env_steps: int = 20_000
+    """Rows to collect in all, the prefill included."""
+    prefill: int = 5_000
+    """Rows to collect before the first update."""
+    train_ratio: float = 128.0
+    """Rows replayed into updates per row collected after the prefill."""
+    log_every: int = 50
+    """Updates between two rows of metrics."""
+    evaluate_every: int = 500
+    """Updates between two evaluations on the held-out episodes."""
+    save_every: int = 500
+    """Updates between two checkpoints."""
+    autocast: bool = False
+    """Run the networks in bfloat16; densities and KLs stay in float32."""
+    compile: bool = False
+    """Compile the recurrent step with torch.compile (seconds of start-up; needs a C++ compiler on a CPU)."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "training", "env_steps", "prefill", "train_ratio")
+        _positive(self, "training", "log_every", "evaluate_every", "save_every")
+        more = self.env_steps > self.prefill
+        _require(more, "training.env_steps", f"more than training.prefill = {self.prefill}", self.env_steps)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Held-out episodes: collected once, never trained on, always scored whole from their reset."""
+
+    episodes: int = 16
+    """Held-out episodes."""
+    max_length: int = 1_000
+    """Rows of an episode after which the rest is not scored."""
+    context: int = 16
+    """Rows that are filtered before the model predicts without looking."""
+    horizon: int = 48
+    """Rows that it then predicts, under the recorded actions."""
+    samples: int = 32
+    """Imagined futures per context; their mean is the prediction."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples")
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Where a Weights & Biases run is filed. Whether there is one is the setting `tracking`."""
+
+    project: str = "worldmodel"
+    """Project name."""
+    entity: str | None = None
+    """User or team; null is the account's own default."""
+    group: str | None = None
+    """Group that this run is shown under."""
+    tags: list[str] = field(default_factory=list)
+    """Tags."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    rssm: RSSMConfig = field(default_factory=RSSMConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    tracking: Literal["auto", "offline", "online", "none"] = "auto"
+    """Weights & Biases: online if a key is configured and offline otherwise; always offline; always online; not at all."""
+    name: str = "run"
+    """First part of the run's folder name; the time it started is added."""
+    runs: str = "runs"
+    """Folder that run folders are made in."""
+    seed: int = 0
+    """Seed of everything that is random."""
+    device: str = "auto"
+    """A torch device such as cpu or cuda:0; auto is a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name) and "/" not in self.name, "name", "a file name", self.name)
+        _require(self.seed >= 0, "seed", "zero or more", self.seed)
+        streams, length = self.env.num_envs, self.replay.sequence_length
+        enough = self.training.prefill >= length
+        _require(enough, "training.prefill", f"at least replay.sequence_length = {length}", self.training.prefill)
+        share = self.replay.capacity // streams
+        roomy = share >= 2 * length
+        expected = f"at least two sequences per environment = {2 * length * streams}"
+        _require(roomy, "replay.capacity", expected, self.replay.capacity)
+        fits = self.evaluation.context + self.evaluation.horizon <= self.evaluation.max_length
+        _require(
+            fits,
+            "evaluation.horizon",
+            f"context + horizon within evaluation.max_length = {self.evaluation.max_length}",
+            self.evaluation.horizon,
+        )

@@ -1,0 +1,63 @@
+"""Configuration files and command-line options -> Config, and back.
+
+One parser serves the command line and Python, so both refuse the same mistakes in the same words.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from worldmodel.config import Config
+
+
+def add_config_options(parser: ArgumentParser) -> None:
+    """Give a parser `--config FILE` (repeatable, later files win) and an option per setting, such as `--rssm.deter`."""
+    parser.add_argument(
+        "--config", action="config", help="YAML file that overrides defaults; may be repeated, later files win."
+    )
+    parser.add_class_arguments(Config)
+
+
+def config_from_namespace(parser: ArgumentParser, namespace: Namespace) -> Config:
+    """Build the Config that parsed options stand for.
+
+    Raises:
+        ValueError: if a setting is out of range or two settings contradict each other; the message names the key.
+    """
+    built = parser.instantiate(namespace)
+    return Config(**{f.name: built[f.name] for f in dataclasses.fields(Config)})
+
+
+def read_config(
+    paths: str | Path | Sequence[str | Path] = (), overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Read settings from YAML files over the defaults, then apply single overrides.
+
+    Args:
+        paths: one YAML file or several; later files win. None at all gives the defaults.
+        overrides: settings by dotted key, such as {"rssm.deter": 256}.
+    Raises:
+        ValueError: for an unknown key, a wrong type or an impossible combination; the message names the key, what was
+            expected and what came.
+    """
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    arguments = [f"--config={path}" for path in paths]
+    for key, value in (overrides or {}).items():
+        arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+    parser = ArgumentParser(exit_on_error=False)
+    add_config_options(parser)
+    try:
+        namespace = parser.parse_args(arguments)
+    except Exception as error:
+        raise ValueError(f"configuration: {error}") from error
+    return config_from_namespace(parser, namespace)
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write every setting as YAML, readable by `read_config`."""
+    path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))

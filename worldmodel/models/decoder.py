@@ -1,0 +1,176 @@
+"""States (h_t, z_t) -> likelihoods of observation, reward and continue.
+
+A perceptron's trunk serves every leaf that is not an image; images, the reward and the continue flag have networks of
+their own. The names of the likelihoods are the paths of the observation's leaves, and REWARD and CONTINUE.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldmodel.kernels.precision import full_precision
+from worldmodel.models.likelihoods import (
+    Bernoullis,
+    Categoricals,
+    DiscretisedLogistic,
+    Normal,
+    SymlogNormal,
+    TwoHot,
+    learned_std,
+    symexp_bins,
+)
+from worldmodel.models.networks import ChannelNorm, image_stages, mlp
+from worldmodel.types import Likelihood, ObservationSpec, State
+
+REWARD, CONTINUE = "reward", "continue"
+TWO_HOT_BINS = 255  # as in DreamerV3
+
+
+class GaussianHead(nn.Module):
+    """Features and z_t -> a Normal over n numbers, its std learned above a floor or fixed."""
+
+    def __init__(
+        self, inputs: int, stoch: int, n: int, *, std: float | None, resolution: float, skip: bool
+    ) -> None:
+        super().__init__()
+        self.mean = nn.Linear(inputs, n)
+        self.raw_std = nn.Linear(inputs, n) if std is None else None
+        self.skip = nn.Linear(stoch, n, bias=False) if skip else None
+        self.fixed_std, self.resolution = std, resolution
+
+    def forward(self, features: Tensor, stoch: Tensor) -> Normal:
+        """The Normal at features [*batch, I] and z_t [*batch, Z]."""
+        mean = self.mean(features)
+        if self.skip is not None:
+            mean = mean + self.skip(stoch)
+        mean = full_precision(mean)
+        if self.raw_std is None:
+            return Normal(mean, torch.full_like(mean, self.fixed_std))
+        return Normal(mean, learned_std(full_precision(self.raw_std(features)), self.resolution))
+
+
+class ImageHead(nn.Module):
+    """State -> a discretised logistic over size x size x C bytes: location and scale of every pixel's channel."""
+
+    def __init__(self, inputs: int, size: int, channels: int, depth: int) -> None:
+        super().__init__()
+        stages = image_stages(size, depth)[::-1]
+        self.stem = nn.Linear(inputs, stages[0] * 4 * 4)
+        layers: list[nn.Module] = []
+        for before, after in zip(stages, stages[1:], strict=False):
+            layers += [ChannelNorm(before), nn.SiLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+        layers += [ChannelNorm(stages[-1]), nn.SiLU()]
+        layers += [nn.ConvTranspose2d(stages[-1], 2 * channels, 4, stride=2, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: Float[Tensor, "*batch I"]) -> DiscretisedLogistic:
+        """The mass at features. Raw outputs of zero mean grey, with a scale of 45 levels."""
+        lead = features.shape[:-1]
+        x = rearrange(self.stem(features.flatten(0, -2)), "B (C H W) -> B C H W", H=4, W=4)
+        x = rearrange(full_precision(self.layers(x)), "B C H W -> B H W C").unflatten(0, lead)
+        location, raw_scale = x.chunk(2, -1)
+        # 64 levels a unit; the floor of a quarter level already puts 0.76 of the mass on one level.
+        return DiscretisedLogistic(127.5 + 64 * location, 64 * learned_std(raw_scale, 0.25 / 64))
+
+
+class TwoHotHead(nn.Module):
+    """Features -> a two-hot density over one number; starts as the same weight on every bin."""
+
+    bins: Tensor
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.logits = nn.Linear(inputs, TWO_HOT_BINS)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+        self.register_buffer("bins", symexp_bins(TWO_HOT_BINS), persistent=False)
+
+    def forward(self, features: Tensor, stoch: Tensor) -> TwoHot:
+        """The density at features [*batch, I]; z_t has no part of its own in it."""
+        return TwoHot(full_precision(self.logits(features)), self.bins)
+
+
+class Decoder(nn.Module):
+    """All the likelihoods of a row, given its state."""
+
+    def __init__(
+        self,
+        observations: Mapping[str, ObservationSpec],
+        *,
+        deter: int,
+        stoch: int,
+        layers: int,
+        units: int,
+        depth: int,
+        vector: Literal["gaussian", "symlog"],
+        reward: Literal["gaussian", "symlog", "twohot"],
+        std: float | None,
+        resolution: float,
+        skip: bool,
+    ) -> None:
+        """Args:
+        observations: the leaves to decode.
+        deter, stoch: widths D and Z of the state.
+        layers, units: hidden layers of each perceptron and their width.
+        depth: channels at an image's full resolution.
+        vector, reward: densities, as in `DecoderConfig`.
+        std: a fixed standard deviation, or None to learn one.
+        resolution: floor of a learned standard deviation.
+        skip: add a linear map of z_t to Gaussian means.
+        """
+        super().__init__()
+        self.specs = dict(observations)
+        self.symlog = {key for key, spec in self.specs.items() if spec.kind == "vector" and vector == "symlog"}
+        widths = [deter + stoch] + [units] * layers
+        flat = {key: spec for key, spec in self.specs.items() if spec.kind != "image"}
+
+        def gaussian(n: int) -> GaussianHead:
+            return GaussianHead(units, stoch, n, std=std, resolution=resolution, skip=skip)
+
+        self.trunk = mlp(widths) if flat else None
+        # Module names may not hold dots, so heads are lists in the order of the specs.
+        self.flat_heads = nn.ModuleList(
+            gaussian(spec.width) if spec.kind == "vector" else nn.Linear(units, spec.width) for spec in flat.values()
+        )
+        self.image_heads = nn.ModuleList(
+            ImageHead(deter + stoch, spec.shape[0], spec.shape[2], depth)
+            for spec in self.specs.values()
+            if spec.kind == "image"
+        )
+        self.reward_trunk = mlp(widths)
+        self.reward_head = TwoHotHead(units) if reward == "twohot" else gaussian(1)
+        if reward == "symlog":
+            self.symlog.add(REWARD)
+        gaussians = [key for key, spec in self.specs.items() if spec.kind == "vector"] + [REWARD] * (reward != "twohot")
+        self.floored = tuple(gaussians) if std is None else ()  # the names whose std is learned above the floor
+        self.resolution = resolution
+        self.continue_head = nn.Sequential(mlp(widths), nn.Linear(units, 1))
+
+    def forward(self, state: State) -> dict[str, Likelihood]:
+        """Likelihoods by name at states with any leading shape; reward and continue are [*batch, 1]."""
+        features = torch.cat(state, -1)
+        likelihoods = self._observations(features, state.stoch)
+        reward = self.reward_head(self.reward_trunk(features), state.stoch)
+        likelihoods[REWARD] = SymlogNormal(reward) if REWARD in self.symlog else reward
+        likelihoods[CONTINUE] = Bernoullis(full_precision(self.continue_head(features)))
+        return likelihoods
+
+    def _observations(self, features: Tensor, stoch: Tensor) -> dict[str, Likelihood]:
+        hidden = self.trunk(features) if self.trunk is not None else None
+        flat_heads, image_heads = iter(self.flat_heads), iter(self.image_heads)
+        likelihoods: dict[str, Likelihood] = {}
+        for key, spec in self.specs.items():
+            if spec.kind == "image":
+                likelihoods[key] = next(image_heads)(features)
+            elif spec.kind == "vector":
+                normal = next(flat_heads)(hidden, stoch)
+                likelihoods[key] = SymlogNormal(normal) if key in self.symlog else normal
+            elif spec.kind == "categorical":
+                likelihoods[key] = Categoricals(full_precision(next(flat_heads)(hidden)), spec.classes)
+            else:
+                likelihoods[key] = Bernoullis(full_precision(next(flat_heads)(hidden)))
+        return likelihoods

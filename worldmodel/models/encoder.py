@@ -1,0 +1,73 @@
+"""Observation x_t -> embedding: a convolutional network per image, one perceptron for all the rest."""
+
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from worldmodel.models.networks import ChannelNorm, image_stages, mlp
+from worldmodel.types import ObservationSpec
+
+
+class ImageEncoder(nn.Module):
+    """[B, size, size, C] of bytes -> [B, E], halving the image until it is 4 x 4."""
+
+    def __init__(self, size: int, channels: int, depth: int) -> None:
+        super().__init__()
+        stages = image_stages(size, depth)
+        layers: list[nn.Module] = []
+        for before, after in zip([channels, *stages], stages, strict=False):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), ChannelNorm(after), nn.SiLU()]
+        self.layers = nn.Sequential(*layers)
+        self.width = stages[-1] * 4 * 4
+
+    def forward(self, image: Tensor) -> Float[Tensor, "B E"]:
+        """Embed a batch of images."""
+        weight = next(self.parameters())
+        x = rearrange(image, "B H W C -> B C H W").to(weight.dtype) / 255 - 0.5
+        return self.layers(x).flatten(1)
+
+
+class Encoder(nn.Module):
+    """Joins every leaf of an observation into one embedding.
+
+    Vectors are expected as the network should see them (`WorldModel` standardises); categories become one-hot.
+    """
+
+    def __init__(
+        self, observations: Mapping[str, ObservationSpec], *, layers: int, units: int, depth: int
+    ) -> None:
+        super().__init__()
+        self.specs = dict(observations)
+        self.flat = [key for key, spec in self.specs.items() if spec.kind != "image"]
+        self.images = [key for key, spec in self.specs.items() if spec.kind == "image"]
+        inputs = sum(self.specs[key].width for key in self.flat)
+        self.perceptron = mlp([inputs] + [units] * layers) if self.flat else None
+        self.convolutions = nn.ModuleList(
+            ImageEncoder(self.specs[key].shape[0], self.specs[key].shape[2], depth) for key in self.images
+        )
+        self.width = units * bool(self.flat) + sum(c.width for c in self.convolutions if isinstance(c, ImageEncoder))
+
+    def forward(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch E"]:
+        """Embed observations with any leading shape, the same for every leaf."""
+        lead = self._leading_shape(obs)
+        parts = [conv(obs[key].flatten(0, len(lead) - 1)) for key, conv in zip(self.images, self.convolutions, strict=True)]
+        if self.perceptron is not None:
+            dtype = next(self.parameters()).dtype
+            inputs = torch.cat([self._as_numbers(key, obs[key], dtype) for key in self.flat], -1)
+            parts.append(self.perceptron(inputs.flatten(0, -2)))
+        return torch.cat(parts, -1).unflatten(0, lead)
+
+    def _leading_shape(self, obs: Mapping[str, Tensor]) -> torch.Size:
+        key, spec = next(iter(self.specs.items()))
+        return obs[key].shape[: -len(spec.shape)]
+
+    def _as_numbers(self, key: str, x: Tensor, dtype: torch.dtype) -> Tensor:
+        spec = self.specs[key]
+        if spec.kind != "categorical":
+            return x.to(dtype)
+        hot = [one_hot(i.long(), n) for i, n in zip(x.unbind(-1), spec.classes, strict=True)]
+        return torch.cat(hot, -1).to(dtype)

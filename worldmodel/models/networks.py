@@ -1,0 +1,57 @@
+"""The layers everything is made of."""
+
+from itertools import pairwise
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def mlp(widths: list[int]) -> nn.Sequential:
+    """Hidden layers only: (Linear, RMSNorm, SiLU) from each width to the next."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.RMSNorm(after), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+class BlockLinear(nn.Module):
+    """A linear layer whose matrix is block-diagonal: y = concat_g(x_g W_g) + b, with parameters / blocks of a dense one."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        bound = (blocks / inputs) ** 0.5
+        self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Float[Tensor, "B I"]) -> Float[Tensor, "B O"]:
+        """Apply every block to its share of x."""
+        blocks = self.weight.shape[0]
+        y = torch.bmm(rearrange(x, "B (G I) -> G B I", G=blocks), self.weight)
+        return rearrange(y, "G B O -> B (G O)") + self.bias
+
+
+class ChannelNorm(nn.Module):
+    """RMS normalisation over the channels of [B, C, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(channels)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Normalise every pixel's channel vector."""
+        return rearrange(self.norm(rearrange(x, "B C H W -> B H W C")), "B H W C -> B C H W")
+
+
+def image_stages(size: int, depth: int) -> list[int]:
+    """Channels of each halving of a size x size image down to 4 x 4: depth, 2 depth, 4 depth, ..."""
+    stages = 0
+    while size > 4:
+        size, stages = size // 2, stages + 1
+    return [depth * 2**i for i in range(stages)]
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

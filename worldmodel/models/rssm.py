@@ -1,0 +1,199 @@
+"""The recurrent state-space model: a learned filter.
+
+    h_t = f(h_{t-1}, z_{t-1}, a_{t-1})    predict: the deterministic path, no sampling
+    z_t ~ p(z_t | h_t)                    prior: the learned transition
+    z_t ~ q(z_t | h_t, x_t)               update: the posterior, once x_t is seen
+
+`observe` and `imagine` are the loops over them. What does not depend on the recurrent state (projections of actions and
+embeddings) is computed before the loop for all steps at once, what only reads states (the prior) after it; inside
+remains `RSSM._filter`, a pure function of tensors that compiles by itself. Noise is drawn before the loop, so that
+eager, compiled and resumed runs draw the same numbers.
+
+Sources: Hafner et al. 2019 (PlaNet), arXiv 1811.04551, equation 4; Hafner et al. 2023 (DreamerV3), arXiv 2301.04104.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from worldmodel.models.latents import LatentFamily
+from worldmodel.models.networks import BlockLinear, mlp
+from worldmodel.types import Latent, State
+
+
+class Trajectory(NamedTuple):
+    """A filtered sequence: states, and the two distributions that each z_t stands between, all [B, T, ...]."""
+
+    states: State
+    posterior: Latent
+    prior: Latent
+
+
+class BlockGRU(nn.Module):
+    """DreamerV3's recurrence: every block sees its own share of h and all of (h, z, a) through narrow inputs.
+
+        r, c, u = gates( silu(norm( mix_g(h_g, in(h), in(z), in(a)) )) )
+        h' = sigmoid(u - 1) * tanh(sigmoid(r) * c) + (1 - sigmoid(u - 1)) * h
+
+    The -1 keeps most of h at first.
+    """
+
+    def __init__(self, deter: int, stoch: int, hidden: int, blocks: int) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.deter_in = mlp([deter, hidden])
+        self.stoch_in = mlp([stoch, hidden])
+        self.mix = BlockLinear(deter + blocks * 3 * hidden, deter, blocks)
+        self.norm = nn.RMSNorm(deter)
+        self.gates = BlockLinear(deter, 3 * deter, blocks)
+
+    def forward(
+        self, deter: Float[Tensor, "B D"], stoch: Float[Tensor, "B Z"], action_in: Float[Tensor, "B I"]
+    ) -> Float[Tensor, "B D"]:
+        """One step, given the projected action."""
+        inputs = torch.cat([self.deter_in(deter), self.stoch_in(stoch), action_in], -1)
+        grouped = rearrange(deter, "B (G d) -> B G d", G=self.blocks)
+        x = torch.cat([grouped, repeat(inputs, "B i -> B G i", G=self.blocks)], -1)
+        x = silu(self.norm(self.mix(x.flatten(1))))
+        reset, candidate, update = rearrange(self.gates(x), "B (G three d) -> three B (G d)", G=self.blocks, three=3)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1)
+        return update * candidate + (1 - update) * deter
+
+
+class PlainGRU(nn.Module):
+    """torch's GRUCell over projected (z, a)."""
+
+    def __init__(self, deter: int, stoch: int, hidden: int) -> None:
+        super().__init__()
+        self.stoch_in = mlp([stoch, hidden])
+        self.gru = nn.GRUCell(2 * hidden, deter)
+
+    def forward(
+        self, deter: Float[Tensor, "B D"], stoch: Float[Tensor, "B Z"], action_in: Float[Tensor, "B I"]
+    ) -> Float[Tensor, "B D"]:
+        """One step, given the projected action."""
+        return self.gru(torch.cat([self.stoch_in(stoch), action_in], -1), deter)
+
+
+class RSSM(nn.Module):
+    """The learned filter. States start from zeros; h_1 = f(0, 0, 0) is a learned constant."""
+
+    def __init__(
+        self,
+        *,
+        embed: int,
+        action: int,
+        deter: int,
+        hidden: int,
+        latent: LatentFamily,
+        cell: Literal["block_gru", "gru"] = "block_gru",
+        blocks: int = 1,
+        posterior_layers: int = 1,
+        prior_layers: int = 1,
+    ) -> None:
+        """Args:
+        embed, action, deter: widths E, A and D.
+        hidden: width of cell inputs and of the hidden layers of posterior and prior.
+        latent: the family of z_t.
+        cell, blocks: the recurrence f; blocks divides deter.
+        posterior_layers, prior_layers: hidden layers of the two heads.
+        """
+        super().__init__()
+        self.deter, self.latent = deter, latent
+        block_gru = cell == "block_gru"
+        self.cell = (
+            BlockGRU(deter, latent.width, hidden, blocks) if block_gru else PlainGRU(deter, latent.width, hidden)
+        )
+        self.action_in = mlp([action, hidden])
+        # The posterior's first layer reads (h_t, embedding); its matrix is kept in two parts, so that the embedding's
+        # part leaves the loop.
+        self.posterior_embed = nn.Linear(embed, hidden)
+        self.posterior_deter = nn.Linear(deter, hidden, bias=False)
+        self.posterior_rest = nn.Sequential(
+            nn.RMSNorm(hidden), nn.SiLU(), mlp([hidden] * posterior_layers), nn.Linear(hidden, latent.parameters)
+        )
+        self.prior_head = nn.Sequential(mlp([deter] + [hidden] * prior_layers), nn.Linear(hidden, latent.parameters))
+        self._filter_step = self._filter
+
+    def initial(self, batch: int) -> State:
+        """The empty state before an episode's first row, [B, ...]."""
+        weight = self.posterior_deter.weight
+        return State(weight.new_zeros(batch, self.deter), weight.new_zeros(batch, self.latent.width))
+
+    def noise(self, batch: int, steps: int, generator: torch.Generator | None = None) -> Float[Tensor, "B T *noise"]:
+        """The noise that `observe` or `imagine` turns into samples."""
+        return self.latent.noise(batch, steps, like=self.posterior_deter.weight, generator=generator)
+
+    def predict(
+        self, state: State, prev_action: Float[Tensor, "B A"], is_first: Bool[Tensor, " B"]
+    ) -> Float[Tensor, "B D"]:
+        """h_t from the previous state and action; from nothing where an episode begins."""
+        keep = self._keep(is_first)
+        return self.cell(state.deter * keep, state.stoch * keep, self.action_in(prev_action * keep))
+
+    def update(self, deter: Float[Tensor, "B D"], embed: Float[Tensor, "B E"]) -> Latent:
+        """q(z_t | h_t, x_t)."""
+        return self.latent.distribution(self._posterior_raw(deter, self.posterior_embed(embed)))
+
+    def prior(self, deter: Float[Tensor, "*batch D"]) -> Latent:
+        """p(z_t | h_t)."""
+        return self.latent.distribution(self.prior_head(deter))
+
+    def observe(
+        self,
+        embed: Float[Tensor, "B T E"],
+        prev_action: Float[Tensor, "B T A"],
+        is_first: Bool[Tensor, "B T"],
+        noise: Float[Tensor, "B T *noise"],
+        state: State | None = None,
+    ) -> Trajectory:
+        """Filter a sequence, resetting inside it where `is_first`; starts from `state`, or from nothing."""
+        keep = self._keep(is_first)
+        action_in = self.action_in(prev_action * keep)
+        embed_in = self.posterior_embed(embed)
+        deter, stoch = state or self.initial(embed.shape[0])
+        deters, stochs, raws = [], [], []
+        steps = (x.unbind(1) for x in (action_in, embed_in, keep, noise))
+        for inputs in zip(*steps, strict=True):
+            deter, stoch, raw = self._filter_step(deter, stoch, *inputs)
+            deters.append(deter)
+            stochs.append(stoch)
+            raws.append(raw)
+        states = State(torch.stack(deters, 1), torch.stack(stochs, 1))  # [B, T, D], [B, T, Z]
+        return Trajectory(states, self.latent.distribution(torch.stack(raws, 1)), self.prior(states.deter))
+
+    def imagine(
+        self, state: State, action: Float[Tensor, "B H A"], noise: Float[Tensor, "B H *noise"]
+    ) -> State:
+        """Roll the prior forward from `state` under a_t, a_{t+1}, ...: states after each of the H actions, [B, H, ...]."""
+        deter, stoch = state
+        deters, stochs = [], []
+        for action_in, noise_t in zip(self.action_in(action).unbind(1), noise.unbind(1), strict=True):
+            deter = self.cell(deter, stoch, action_in)
+            stoch = self.prior(deter).rsample(noise_t)
+            deters.append(deter)
+            stochs.append(stoch)
+        return State(torch.stack(deters, 1), torch.stack(stochs, 1))
+
+    def compile(self) -> None:
+        """Compile the body of `observe`'s loop; the loop itself stays eager, since unrolled it compiles for minutes."""
+        self._filter_step = torch.compile(self._filter, fullgraph=True)
+
+    def _filter(
+        self, deter: Tensor, stoch: Tensor, action_in: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`predict`, `update` and a sample, on projected inputs of one step: -> h_t, z_t, posterior parameters."""
+        deter = self.cell(deter * keep, stoch * keep, action_in)
+        raw = self._posterior_raw(deter, embed_in)
+        return deter, self.latent.distribution(raw).rsample(noise), raw
+
+    def _posterior_raw(self, deter: Tensor, embed_in: Tensor) -> Tensor:
+        return self.posterior_rest(self.posterior_deter(deter) + embed_in)
+
+    def _keep(self, is_first: Tensor) -> Tensor:
+        return (~is_first)[..., None].to(self.posterior_deter.weight.dtype)

@@ -1,0 +1,149 @@
+"""Encoder, RSSM and decoder as one model of rows. It runs forward and nothing else.
+
+`forward` filters whole sequences for training, `step` filters one row for acting; on the same noise they give the same
+states. `imagine` goes on without looking. What the model puts out are distributions: `objectives` makes the bound.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
+from worldmodel.models.encoder import Encoder
+from worldmodel.models.likelihoods import Affine, Normal, symlog
+from worldmodel.models.rssm import RSSM, Trajectory
+from worldmodel.types import Batch, EnvSpec, Latent, Likelihood, State
+
+
+class Output(NamedTuple):
+    """What `forward` returns: the filtered trajectory, and the likelihoods of each row given its state."""
+
+    trajectory: Trajectory
+    likelihoods: dict[str, Likelihood]
+
+
+class Standardiser(nn.Module):
+    """The location and scale of one vector quantity, measured once on the prefill; 0 and 1 until then."""
+
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.register_buffer("location", torch.zeros(n))
+        self.register_buffer("scale", torch.ones(n))
+
+    def set(self, mean: Float[Tensor, " n"], std: Float[Tensor, " n"]) -> None:
+        """Take over measured statistics. A quantity that does not vary keeps scale 1."""
+        varies = std > 1e-6 * (1 + mean.abs())
+        self.location.copy_(mean)
+        self.scale.copy_(torch.where(varies, std, torch.ones_like(std)))
+
+    def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """(x - location) / scale."""
+        return (x - self.location) / self.scale
+
+
+class WorldModel(nn.Module):
+    """p(x, r, c | a) as an RSSM, with the encoder that proposes its latents."""
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        encoder: Encoder,
+        rssm: RSSM,
+        decoder: Decoder,
+        *,
+        inputs: Literal["standardise", "symlog", "raw"],
+        standardise_targets: bool,
+    ) -> None:
+        """Args:
+        spec: the environment's leaves and actions.
+        encoder, rssm, decoder: the parts, of matching widths.
+        inputs: what vectors go through before the encoder.
+        standardise_targets: whether Gaussian densities are predicted in standardised units.
+        """
+        super().__init__()
+        self.spec, self.encoder, self.rssm, self.decoder = spec, encoder, rssm, decoder
+        self.inputs, self.standardise_targets = inputs, standardise_targets
+        widths = {key: leaf.width for key, leaf in spec.observations.items() if leaf.kind == "vector"} | {REWARD: 1}
+        self.standardised = tuple(widths)  # the names that have a standardiser
+        self.standardisers = nn.ModuleList(Standardiser(n) for n in widths.values())
+
+    def standardiser(self, name: str) -> Standardiser:
+        """The standardiser of a vector leaf, or of the reward."""
+        module = self.standardisers[self.standardised.index(name)]
+        assert isinstance(module, Standardiser)
+        return module
+
+    def embed(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch E"]:
+        """Embeddings of observations with any leading shape."""
+        return self.encoder({key: self._as_input(key, x) for key, x in obs.items()})
+
+    def decode(self, state: State) -> dict[str, Likelihood]:
+        """Likelihoods by name at states with any leading shape, in the units of the data."""
+        likelihoods = self.decoder(state)
+        if not self.standardise_targets:
+            return likelihoods
+        for name in self.standardised:
+            base = likelihoods[name]
+            if isinstance(base, Normal):
+                scaler = self.standardiser(name)
+                likelihoods[name] = Affine(base, scaler.location, scaler.scale)
+        return likelihoods
+
+    def forward(
+        self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None
+    ) -> Output:
+        """Filter sequences and decode every state, for noise from `rssm.noise`."""
+        trajectory = self.observe(batch, noise, state)
+        return Output(trajectory, self.decode(trajectory.states))
+
+    def observe(self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None) -> Trajectory:
+        """Filter sequences without decoding them."""
+        return self.rssm.observe(self.embed(batch.obs), batch.prev_action, batch.is_first, noise, state)
+
+    def step(
+        self,
+        state: State,
+        obs: Mapping[str, Tensor],
+        prev_action: Float[Tensor, "B A"],
+        is_first: Bool[Tensor, " B"],
+        noise: Float[Tensor, "B *noise"],
+    ) -> tuple[State, Latent, Latent]:
+        """Filter one row: -> the new state, the posterior it was sampled from, and the prior."""
+        deter = self.rssm.predict(state, prev_action, is_first)
+        posterior = self.rssm.update(deter, self.embed(obs))
+        return State(deter, posterior.rsample(noise)), posterior, self.rssm.prior(deter)
+
+    def imagine(
+        self, state: State, action: Float[Tensor, "B H A"], noise: Float[Tensor, "B H *noise"]
+    ) -> State:
+        """States after each of H actions, without looking, for noise from `rssm.noise`."""
+        return self.rssm.imagine(state, action, noise)
+
+    def targets(self, batch: Batch) -> dict[str, Tensor]:
+        """What each likelihood is evaluated at, by name."""
+        reward, alive = batch.reward[..., None], (~batch.is_terminal)[..., None]
+        return {**batch.obs, REWARD: reward, CONTINUE: alive}
+
+    def observed(self, batch: Batch) -> dict[str, Bool[Tensor, "B T"]]:
+        """Where a target is an observation at all, for those that are not everywhere: no reward leads to a first row."""
+        return {REWARD: ~batch.is_first}
+
+    def resolution(self) -> dict[str, Float[Tensor, " n"]]:
+        """The floor of each learned standard deviation, by name: in the data's units, or in symlog units for a symlog."""
+        floors = {}
+        for name in self.decoder.floored:
+            scaled = self.standardise_targets and name not in self.decoder.symlog
+            scale = self.standardiser(name).scale
+            floors[name] = self.decoder.resolution * (scale if scaled else torch.ones_like(scale))
+        return floors
+
+    def _as_input(self, key: str, x: Tensor) -> Tensor:
+        if self.spec.observations[key].kind != "vector" or self.inputs == "raw":
+            return x
+        return symlog(x) if self.inputs == "symlog" else self.standardiser(key)(x)

@@ -1,0 +1,87 @@
+"""The evidence lower bound of a sequence, per term and per time step, raw, in nats.
+
+    log p(x_1:T) >= sum_t  sum_terms log p(x_t | h_t, z_t)  -  KL( q(z_t | h_t, x_t) || p(z_t | h_t) ),   z_t ~ q
+
+Terms are normalised log-densities and log-masses of observation, reward and continue flag. Nothing is clipped, scaled
+or averaged here. One sample of z_1:T makes it an unbiased estimate of the bound.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from worldmodel.types import Latent, Likelihood
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The pieces of the bound at every row, in nats."""
+
+    log_likelihood: dict[str, Float[Tensor, "B T"]]  # by name; zero where there is no observation of that name
+    kl_groups: Float[Tensor, "B T S"]  # raw KL(posterior || prior) of each latent group
+    valid: Bool[Tensor, "B T"]  # the rows that count
+
+    @property
+    def kl(self) -> Float[Tensor, "B T"]:
+        """KL(posterior || prior) of each row: the sum over groups."""
+        return self.kl_groups.sum(-1)
+
+    @property
+    def reconstruction(self) -> Float[Tensor, "B T"]:
+        """log p(x_t, r_t, c_t | h_t, z_t) of each row: the sum over names."""
+        return torch.stack(list(self.log_likelihood.values())).sum(0)
+
+    @property
+    def elbo(self) -> Float[Tensor, "B T"]:
+        """The bound's contribution of each row; its sum over an episode bounds the episode's log evidence."""
+        return self.reconstruction - self.kl
+
+    def per_step(self) -> dict[str, Float[Tensor, ""]]:
+        """Means over the rows that count, in nats per step: `elbo`, `kl`, and each log-likelihood by name."""
+        terms = {"elbo": self.elbo, "kl": self.kl, **self.log_likelihood}
+        return {name: masked_mean(term, self.valid) for name, term in terms.items()}
+
+
+def elbo(
+    likelihoods: Mapping[str, Likelihood],
+    targets: Mapping[str, Tensor],
+    posterior: Latent,
+    prior: Latent,
+    *,
+    valid: Bool[Tensor, "B T"],
+    observed: Mapping[str, Bool[Tensor, "B T"]] | None = None,
+) -> Bound:
+    """The bound for states sampled from the posterior.
+
+    Args:
+        likelihoods: p(x_t | h_t, z_t) by name, with batch shape [B, T].
+        targets: x_t by the same names.
+        posterior: q(z_t | h_t, x_t), the distribution the states were sampled from.
+        prior: p(z_t | h_t).
+        valid: the rows that count in `Bound.per_step`.
+        observed: for names that are not observed at every row, where they are; elsewhere their term is zero.
+    Returns:
+        Every term at every row, in float32 or better.
+    Raises:
+        ValueError: if the names of likelihoods and targets differ.
+    Source: Chung et al. 2015, arXiv 1506.02216, equation 11.
+    """
+    if likelihoods.keys() != targets.keys():
+        raise ValueError(f"targets: expected the names {sorted(likelihoods)}, got {sorted(targets)}")
+    log_likelihood = {name: likelihoods[name].log_prob(target) for name, target in targets.items()}
+    for name, mask in (observed or {}).items():
+        log_likelihood[name] = torch.where(mask, log_likelihood[name], 0.0)
+    kl_groups = posterior.kl(prior)
+    for name, term in log_likelihood.items():
+        assert term.shape == valid.shape, (name, term.shape, valid.shape)
+    assert kl_groups.shape[:-1] == valid.shape, (kl_groups.shape, valid.shape)
+    return Bound(log_likelihood, kl_groups, valid)
+
+
+def masked_mean(x: Float[Tensor, "B T"], valid: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
+    """Mean of x over the rows that count. The one place where rows are reduced."""
+    assert x.shape == valid.shape, (x.shape, valid.shape)
+    return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,95 @@
+"""What is optimised: the negative bound, unless a usual trick is asked for. The ledger prices each trick.
+
+    loss = -E[ sum_terms scale * log p(x_t | h_t, z_t) ] + E[ beta * KL_t ]
+
+with, where balancing is on, KL_t replaced by two halves that have each other's value but only one gradient each,
+
+    KL_t -> dyn * KL( sg(q) || p ) + rep * KL( q || sg(p) )
+
+and free nats applied to each KL, per step on its sum over groups. Sources: PlaNet (arXiv 1811.04551, section 4 and its
+released code), DreamerV1 (1912.01603), V2 (2010.02193, equation 3), V3 (2301.04104, equations 4 and 5).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel.objectives.elbo import Bound, masked_mean
+from worldmodel.types import Latent
+
+FreeNatsRule = Literal["step", "mean", "excess"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Departures from the bound; the defaults make none. Fields as in `LossConfig`, names of terms as in the bound."""
+
+    beta: float = 1.0
+    dyn_rep: tuple[float, float] | None = None
+    free_nats: float = 0.0
+    free_nats_rule: FreeNatsRule = "step"
+    scales: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The optimised value and what it is made of, in nats per step."""
+
+    value: Float[Tensor, ""]
+    optimised_kl: Float[Tensor, "B T"]  # beta * KL after clipping and balancing, beside the raw one in the bound
+    ledger: dict[str, Float[Tensor, ""]]  # negative_elbo, then one entry a departure; they sum to the value
+
+
+def loss(bound: Bound, posterior: Latent, prior: Latent, objective: Objective) -> Loss:
+    """The optimised loss for a bound.
+
+    Args:
+        bound: the bound at these states.
+        posterior, prior: the distributions whose KL it holds.
+        objective: the departures from it.
+    Returns:
+        The loss, and the ledger that leads from the negative bound to it.
+    """
+    free, rule, valid = objective.free_nats, objective.free_nats_rule, bound.valid
+    if objective.dyn_rep is None:
+        clipped = balanced = with_free_nats(bound.kl, valid, free, rule)
+    else:
+        dyn, rep = objective.dyn_rep
+        dyn_kl = with_free_nats(posterior.detach().kl(prior).sum(-1), valid, free, rule)
+        rep_kl = with_free_nats(posterior.kl(prior.detach()).sum(-1), valid, free, rule)
+        clipped, balanced = dyn_kl, dyn * dyn_kl + rep * rep_kl
+    optimised_kl = objective.beta * balanced
+    scaled = {name: objective.scales.get(name, 1.0) * term for name, term in bound.log_likelihood.items()}
+    value = masked_mean(optimised_kl - torch.stack(list(scaled.values())).sum(0), valid)
+    departures = {
+        "free_nats": clipped - bound.kl,
+        "balancing": balanced - clipped,
+        "beta": optimised_kl - balanced,
+        **{f"scale_{name}": bound.log_likelihood[name] - scaled[name] for name in scaled},
+    }
+    with torch.no_grad():
+        ledger = {"negative_elbo": -masked_mean(bound.elbo, valid)}
+        ledger |= {name: masked_mean(term, valid) for name, term in departures.items()}
+    return Loss(value, optimised_kl, ledger)
+
+
+def with_free_nats(
+    kl: Float[Tensor, "B T"], valid: Tensor, free_nats: float, rule: FreeNatsRule
+) -> Float[Tensor, "B T"]:
+    """The KL with its first `free_nats` not punished.
+
+        step    max(KL_t, free)                DreamerV2 and V3
+        mean    max(mean KL, free), everywhere DreamerV1
+        excess  max(KL_t - free, 0)            PlaNet; not a bound, since it can exceed the evidence
+    """
+    if free_nats == 0.0:
+        return kl
+    if rule == "step":
+        return kl.clamp(min=free_nats)
+    if rule == "excess":
+        return (kl - free_nats).clamp(min=0)
+    return masked_mean(kl, valid).clamp(min=free_nats).expand_as(kl)

@@ -1,0 +1,141 @@
+"""Letters, index conventions and the values that cross layers. No functions.
+
+| letter | meaning              | letter | meaning                                             |
+| B      | batch                | S      | latent groups (stochastic variables)                |
+| T      | time                 | K      | classes of a categorical latent                     |
+| D      | deterministic width  | Z      | latent width: S for Gaussian, S * K for categorical |
+| E      | embedding width      | A      | action width                                        |
+| N      | Monte Carlo samples, always leading: [N, B, T, ...]; environments, where no model is near |
+| H      | imagination horizon                                                                       |
+
+Row t of an episode is complete when observation x_t arrives. It holds x_t, the action that led to it, the reward
+received on arriving at it, and three flags. The first row of an episode has no action and no reward: both are zero
+there, and the reward is no observation, so its likelihood is masked.
+
+    is_first     the row after a reset
+    is_last      the last row of its episode, for whatever reason
+    is_terminal  the episode terminated here: the value after it is zero. A truncated episode is last, not terminal.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class State(NamedTuple):
+    """What the RSSM remembers: h_t and z_t, with any leading shape."""
+
+    deter: Float[Tensor, "*batch D"]
+    stoch: Float[Tensor, "*batch Z"]
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """One leaf of an observation space, as the rows store it and the model reads it.
+
+    kind         stored as                 model input                        likelihood
+    vector       float32 [n]               n numbers                          a density over R^n
+    image        uint8 [height, width, c]  pixels                             a mass over 256 levels each
+    categorical  int32 [k], from zero      k one-hot vectors, concatenated    k categorical masses
+    binary       uint8 [n]                 n zeros and ones                   n Bernoulli masses
+    """
+
+    kind: Literal["vector", "image", "categorical", "binary"]
+    shape: tuple[int, ...]
+    classes: tuple[int, ...] = ()  # categorical only: the number of classes of each of the k variables
+
+    @property
+    def width(self) -> int:
+        """How many numbers the leaf is to a network: pixels for an image, one-hot entries for a categorical."""
+        return sum(self.classes) if self.kind == "categorical" else int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """An action space as a vector of A numbers: [-1, 1] each, one-hot groups, or zeros and ones."""
+
+    kind: Literal["continuous", "categorical", "binary"]
+    width: int
+    classes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Everything a model needs to know of an environment. Observations are named by their path in the space."""
+
+    observations: dict[str, ObservationSpec]
+    action: ActionSpec
+
+
+class Batch(NamedTuple):
+    """Rows as a model reads them: B sequences of T rows each."""
+
+    obs: dict[str, Tensor]  # [B, T, ...] by path, dtypes as in ObservationSpec
+    prev_action: Float[Tensor, "B T A"]
+    reward: Float[Tensor, "B T"]
+    is_first: Bool[Tensor, "B T"]
+    is_last: Bool[Tensor, "B T"]
+    is_terminal: Bool[Tensor, "B T"]
+    episode_step: Int[Tensor, "B T"]  # rows since the episode began; zero where is_first
+    valid: Bool[Tensor, "B T"]  # False where a row only warms the state up (burn-in) or pads a shorter episode
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same rows on another device."""
+        rest = (field.to(device, non_blocking=True) for field in self[1:])
+        return Batch({key: value.to(device, non_blocking=True) for key, value in self.obs.items()}, *rest)
+
+
+class Policy(Protocol):
+    """Chooses actions for N environments that run side by side. It may keep memory; `is_first` says when to clear it."""
+
+    def __call__(
+        self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "N A"]:
+        """Actions as ActionSpec lays them out. What is returned for an episode that has just ended is not used."""
+        ...
+
+
+class Likelihood(Protocol):
+    """A normalised density or mass p(x | .) for every batch entry, its event dimensions summed."""
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x] with the event's shape, in the units of x (for categories: the class probabilities)."""
+        ...
+
+    def log_prob(self, x: Tensor) -> Float[Tensor, "*batch"]:
+        """log p(x) in nats."""
+        ...
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw, in the units and dtype of x."""
+        ...
+
+
+class Latent(Protocol):
+    """A distribution over S latent groups, as the posterior and the prior are."""
+
+    def rsample(self, noise: Tensor) -> Float[Tensor, "*batch Z"]:
+        """A differentiable sample (straight-through where exact reparameterisation is impossible)."""
+        ...
+
+    def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch S"]:
+        """log-density or log-mass of each group, in nats."""
+        ...
+
+    def entropy(self) -> Float[Tensor, "*batch S"]:
+        """Entropy of each group, in nats."""
+        ...
+
+    def kl(self, other: "Latent") -> Float[Tensor, "*batch S"]:
+        """KL(self || other) of each group, raw, in nats; the sum over groups is the step's KL."""
+        ...
+
+    def detach(self) -> "Latent":
+        """The same distribution with no gradient behind it."""
+        ...
