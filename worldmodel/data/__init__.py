@@ -1,0 +1,1 @@
+"""From environments to batches: spaces, environment, rollout, replay."""

@@ -1,0 +1,190 @@
+"""Gymnasium environments, made ready: canonical spaces, side by side, and sure to end.
+
+`make_environments` is the one way in. Each environment is wrapped so that its observations are the flat leaves of
+`spaces.observation_specs` and its actions the vector of `spaces.action_spec`; then Gymnasium's own vector environments
+run them, in this process or one worker each.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from functools import partial
+from multiprocessing import TimeoutError as WorkerTimeoutError
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces as gym_spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from jaxtyping import Float
+
+from envs.wrappers import ActionRepeat, use_headless_rendering, with_pixels
+from worldmodel.data import spaces
+from worldmodel.types import EnvSpec, ObservationSpec
+
+
+class EnvironmentFailureError(RuntimeError):
+    """An environment raised, died or did not answer in time; the message says which and how."""
+
+
+class Canonical(gymnasium.Wrapper):
+    """Observations as a Dict of flat leaves, actions as one float vector."""
+
+    def __init__(self, env: gymnasium.Env, *, image_size: int, drop_text: bool) -> None:
+        super().__init__(env)
+        self.specs = spaces.observation_specs(env.observation_space, image_size=image_size, drop_text=drop_text)
+        width = spaces.action_spec(env.action_space).width
+        self.observation_space = gym_spaces.Dict({path: _leaf_space(spec) for path, spec in self.specs.items()})
+        self.action_space = gym_spaces.Box(-1, 1, (width,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment; what it reports beside the observation is not kept."""
+        obs, _ = self.env.reset(seed=seed, options=options)
+        return self._encode(obs), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step with an action vector."""
+        obs, reward, terminated, truncated, _ = self.env.step(spaces.decode_action(self.env.action_space, action))
+        return self._encode(obs), float(reward), bool(terminated), bool(truncated), {}
+
+    def _encode(self, obs: Any) -> dict[str, np.ndarray]:
+        return spaces.encode_observation(self.env.observation_space, self.specs, obs)
+
+
+class Environments:
+    """N environments side by side. Use it in a `with` block: its end is clean even after a worker died or hung."""
+
+    def __init__(self, vector: VectorEnv, spec: EnvSpec, step_timeout: float) -> None:
+        self.spec, self.count = spec, vector.num_envs
+        self._vector, self._step_timeout = vector, step_timeout
+        assert vector.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP, vector.metadata
+
+    def reset(self, seed: int) -> dict[str, np.ndarray]:
+        """Begin an episode everywhere, environment i with seed + i: -> observations [N, ...] by path."""
+        try:
+            if isinstance(self._vector, AsyncVectorEnv):
+                self._vector.reset_async(seed=seed)
+                obs, _ = self._vector.reset_wait(timeout=self._step_timeout)
+            else:
+                obs, _ = self._vector.reset(seed=seed)
+        except Exception as error:
+            raise self._failure("reset", error) from error
+        return dict(obs)
+
+    def step(
+        self, action: Float[np.ndarray, "N A"]
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+        """One step everywhere: -> observations, rewards, terminated, truncated, each [N, ...].
+
+        An environment whose episode has just ended begins a new one instead: its action is not used, its reward is zero
+        and its observation is the first of the new episode.
+        """
+        try:
+            if isinstance(self._vector, AsyncVectorEnv):
+                self._vector.step_async(action)
+                obs, reward, terminated, truncated, _ = self._vector.step_wait(timeout=self._step_timeout)
+            else:
+                obs, reward, terminated, truncated, _ = self._vector.step(action)
+        except Exception as error:
+            raise self._failure("step", error) from error
+        return dict(obs), reward, terminated, truncated
+
+    def close(self) -> None:
+        """End all environments; workers that do not answer are killed."""
+        if not isinstance(self._vector, AsyncVectorEnv):
+            self._vector.close()
+            return
+        # Closing politely hangs after a worker died, and terminating asks dead workers first: so both, then by hand.
+        with contextlib.suppress(Exception):
+            self._vector.close(terminate=True)
+        for process in self._vector.processes:
+            if process.is_alive():
+                process.terminate()
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+
+    def __enter__(self) -> "Environments":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _failure(self, verb: str, error: Exception) -> EnvironmentFailureError:
+        if isinstance(error, WorkerTimeoutError):
+            return EnvironmentFailureError(f"an environment worker did not {verb} within {self._step_timeout:g} seconds")
+        if isinstance(error, EOFError | ConnectionError):
+            return EnvironmentFailureError(f"an environment worker died during {verb}; its own words are above")
+        return EnvironmentFailureError(f"an environment raised during {verb}: {type(error).__name__}: {error}")
+
+
+def make_environments(
+    env_id: str,
+    *,
+    count: int,
+    kwargs: Mapping[str, Any] | None = None,
+    asynchronous: bool = False,
+    step_timeout: float = 60.0,
+    action_repeat: int = 1,
+    time_limit: int | None = None,
+    pixels: Literal["off", "only", "add"] = "off",
+    image_size: int = 64,
+    drop_text: bool = False,
+) -> Environments:
+    """Make `count` environments of one kind. Arguments as in `EnvConfig`.
+
+    Raises:
+        UnsupportedSpaceError: if an observation or action space cannot be modelled.
+        ValueError: if Gymnasium does not know the id, or pixels are asked of an environment without `rgb_array`.
+    """
+    make = partial(
+        _make_one,
+        env_id,
+        dict(kwargs or {}),
+        action_repeat=action_repeat,
+        time_limit=time_limit,
+        pixels=pixels,
+        image_size=image_size,
+        drop_text=drop_text,
+    )
+    probe = make()  # in this process: errors are raised here with their own words, and the spaces are read once
+    spec = EnvSpec(probe.specs, spaces.action_spec(probe.env.action_space))
+    probe.close()
+    if asynchronous:
+        return Environments(AsyncVectorEnv([make] * count), spec, step_timeout)
+    return Environments(SyncVectorEnv([make] * count), spec, step_timeout)
+
+
+def _make_one(
+    env_id: str,
+    kwargs: dict[str, Any],
+    *,
+    action_repeat: int,
+    time_limit: int | None,
+    pixels: Literal["off", "only", "add"],
+    image_size: int,
+    drop_text: bool,
+) -> Canonical:
+    if pixels != "off":
+        use_headless_rendering()
+        kwargs = {**kwargs, "render_mode": "rgb_array"}
+    try:
+        env = gymnasium.make(env_id, max_episode_steps=time_limit, **kwargs)
+    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+        raise ValueError(f"env.id: expected an environment that Gymnasium can make, got {env_id!r}: {error}") from error
+    if pixels != "off":
+        if env.render_mode != "rgb_array":
+            raise ValueError(f"env.pixels: expected an environment that renders rgb_array, got {env_id!r}")
+        env = with_pixels(env, only=pixels == "only")
+    if action_repeat > 1:
+        env = ActionRepeat(env, action_repeat)
+    return Canonical(env, image_size=image_size, drop_text=drop_text)
+
+
+def _leaf_space(spec: ObservationSpec) -> gymnasium.Space:
+    if spec.kind == "image":
+        return gym_spaces.Box(0, 255, spec.shape, np.uint8)
+    if spec.kind == "binary":
+        return gym_spaces.Box(0, 1, spec.shape, np.uint8)
+    if spec.kind == "categorical":
+        return gym_spaces.Box(0, max(spec.classes) - 1, spec.shape, np.int32)
+    return gym_spaces.Box(-np.inf, np.inf, spec.shape, np.float32)

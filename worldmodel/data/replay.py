@@ -1,0 +1,304 @@
+"""Rows on disk, and batches of sequences drawn from them.
+
+Each environment writes a stream of its own: a ring of fixed-size records in one file, whole episodes one after the
+other. When a stream is full its oldest episode goes. All rows of all streams lie on one circle, stream after stream; a
+sequence is T neighbours on it, from a start drawn uniformly. So every stored row is equally likely, those of short
+episodes and those at the ends included: a sequence that runs past an episode goes on with the next one, whose
+`is_first` tells the model to begin again.
+
+Rows never stay in memory: what does is 8 bytes an episode.
+"""
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.data.rollout import Rows
+from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec
+
+FORMAT = 1
+CHUNK = 1024  # rows read at once where a whole stream is walked through
+
+
+class Replay:
+    """A bounded number of rows in a folder."""
+
+    def __init__(self, folder: Path, spec: EnvSpec, *, capacity: int, streams: int) -> None:
+        """Make a new, empty replay.
+
+        Args:
+            folder: made, with its parents; must not hold a replay yet.
+            spec: what a row holds.
+            capacity: rows kept, over all streams.
+            streams: environments that write side by side.
+        Raises:
+            FileExistsError: if there is a replay in the folder already.
+            ValueError: if the capacity leaves a stream without a row.
+        """
+        if capacity < streams:
+            raise ValueError(f"capacity: expected at least one row for each of {streams} streams, got {capacity}")
+        folder.mkdir(parents=True, exist_ok=True)
+        header = {"format": FORMAT, "capacity": capacity, "streams": streams, "spec": asdict(spec)}
+        with (folder / "replay.json").open("x") as file:
+            json.dump(header, file, indent=1)
+        self._open(folder, spec, capacity, streams)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Replay":
+        """Open a stored replay, with every row that was in it.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it was written in another format.
+        """
+        header = json.loads((folder / "replay.json").read_text())
+        if header.get("format") != FORMAT:
+            raise ValueError(f"{folder}: expected replay format {FORMAT}, got {header.get('format')!r}")
+        replay = cls.__new__(cls)
+        replay._open(folder, spec_from_json(header["spec"]), header["capacity"], header["streams"])
+        return replay
+
+    def _open(self, folder: Path, spec: EnvSpec, capacity: int, streams: int) -> None:
+        self.folder, self.spec, self.capacity = folder, spec, capacity
+        self.row_type = row_type(spec)
+        share = capacity // streams
+        self._streams = [_Stream(folder / f"stream-{i:03d}.rows", self.row_type, share) for i in range(streams)]
+
+    def __len__(self) -> int:
+        """Rows stored."""
+        return sum(len(stream) for stream in self._streams)
+
+    def append(self, rows: Rows) -> None:
+        """Store one row of each environment."""
+        records = np.zeros(len(self._streams), self.row_type)
+        for path, value in rows.obs.items():
+            records[f"obs:{path}"] = value
+        for name in Rows._fields[1:]:
+            records[name] = getattr(rows, name)
+        for stream, record in zip(self._streams, records, strict=True):
+            stream.append(record)
+
+    def sample(self, batch_size: int, length: int, generator: torch.Generator, *, burn_in: int = 0) -> Batch:
+        """Draw B sequences of T rows; every stored row is equally likely to be at every place.
+
+        Args:
+            batch_size, length: B and T.
+            generator: decides which; the same state gives the same batch of the same replay.
+            burn_in: rows at the start of a sequence that starts inside an episode which do not count as valid.
+        Raises:
+            ValueError: if fewer than T rows are stored.
+        """
+        rows = len(self)
+        if rows < length:
+            raise ValueError(f"length: expected at most the {rows} rows stored, got {length}")
+        starts = torch.randint(rows, (batch_size,), generator=generator).tolist()
+        records = np.stack([self._read_circle(start, length) for start in starts])  # [B, T]
+        begun = np.logical_or.accumulate(records["is_first"], axis=1)
+        return self._batch(records, valid=begun | (np.arange(length) >= burn_in))
+
+    def episodes(self) -> Iterator[Batch]:
+        """Every whole stored episode, from its reset to its last row, as a batch of one."""
+        for stream in self._streams:
+            starts = [*stream.starts, stream.count]
+            for start, end in zip(starts, starts[1:], strict=False):
+                records = stream.read(start, end - start)
+                if records["is_last"][-1]:
+                    yield self._batch(records[None], valid=np.ones((1, end - start), bool))
+
+    def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and std, float64 [n], of every vector leaf and of the reward (over the rows that have one)."""
+        names = {f"obs:{path}": path for path, leaf in self.spec.observations.items() if leaf.kind == "vector"}
+        moments = {name: _Moments() for name in [*names, "reward"]}
+        for stream in self._streams:
+            for start in range(stream.tail, stream.count, CHUNK):
+                records = stream.read(start, min(CHUNK, stream.count - start))
+                for name, moment in moments.items():
+                    kept = records[~records["is_first"]] if name == "reward" else records
+                    moment.add(kept[name].reshape(len(kept), -1))
+        return {names.get(name, name): moment.mean_and_std() for name, moment in moments.items()}
+
+    def flush(self) -> None:
+        """Return when every row is on the disk itself."""
+        for stream in self._streams:
+            stream.flush()
+
+    def close(self) -> None:
+        """Release the files. The replay can be opened again."""
+        for stream in self._streams:
+            stream.close()
+
+    def _read_circle(self, start: int, length: int) -> np.ndarray:
+        """Rows start, start + 1, ... of the circle, with a beginning marked wherever one stream follows another."""
+        parts: list[np.ndarray] = []
+        needed, index = length, 0
+        while start >= len(self._streams[index]):
+            start, index = start - len(self._streams[index]), index + 1
+        while needed:
+            stream = self._streams[index]
+            part = stream.read(stream.tail + start, min(needed, len(stream) - start))
+            if parts:
+                # The oldest row may lie inside an episode that outgrew its whole stream: a row that follows another
+                # stream's is a beginning even then.
+                _mark_beginning(part[:1])
+            parts.append(part)
+            needed, start, index = needed - len(part), 0, (index + 1) % len(self._streams)
+        return np.concatenate(parts)
+
+    def _batch(self, records: np.ndarray, valid: np.ndarray) -> Batch:
+        def tensor(name: str) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(records[name]))
+
+        return Batch(
+            obs={path: tensor(f"obs:{path}") for path in self.spec.observations},
+            **{name: tensor(name) for name in Rows._fields[1:]},
+            valid=torch.from_numpy(valid),
+        )
+
+
+class _Stream:
+    """A ring of records in a file. Row i, counted from the first ever written, lies in slot i modulo capacity."""
+
+    def __init__(self, path: Path, dtype: np.dtype, capacity: int) -> None:
+        self.dtype, self.capacity = dtype, capacity
+        self.tail = self.count = 0  # the rows [tail, count) are stored
+        self.starts: deque[int] = deque()  # the stored rows that begin an episode
+        path.touch()
+        self._file = path.open("r+b", buffering=0)
+        self._recover(path)
+
+    def __len__(self) -> int:
+        return self.count - self.tail
+
+    def append(self, record: np.void) -> None:
+        if len(self) == self.capacity:
+            self._drop_oldest()
+        record["number"] = self.count + 1
+        if record["is_first"]:
+            self.starts.append(self.count)
+        self._file.seek(self.count % self.capacity * self.dtype.itemsize)
+        data = memoryview(record.tobytes())
+        while data:
+            data = data[self._file.write(data) :]
+        self.count += 1
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        """Rows start to start + length, which must be stored."""
+        assert self.tail <= start <= start + length <= self.count, (self.tail, start, length, self.count)
+        records = np.empty(length, self.dtype)
+        slot = start % self.capacity
+        first = min(length, self.capacity - slot)
+        self._read_into(records[:first], slot)
+        self._read_into(records[first:], 0)
+        return records
+
+    def flush(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _drop_oldest(self) -> None:
+        if self.starts and self.starts[0] == self.tail:
+            self.starts.popleft()
+        # Without another start the running episode has outgrown the stream: it loses its own oldest row.
+        self.tail = self.starts[0] if self.starts else self.tail + 1
+
+    def _read_into(self, records: np.ndarray, slot: int) -> None:
+        self._file.seek(slot * self.dtype.itemsize)
+        data = memoryview(records.view(np.uint8))
+        while data:
+            got = self._file.readinto(data)
+            assert got, "a stored row is not in the file"
+            data = data[got:]
+
+    def _recover(self, path: Path) -> None:
+        """Find the stored rows of an existing file from the numbers that its records carry."""
+        slots = path.stat().st_size // self.dtype.itemsize
+        if slots == 0:
+            return
+        stored = np.memmap(path, self.dtype, "r", shape=(slots,))
+        numbers = np.array(stored["number"]).astype(np.int64)
+        self.count = int(numbers.max())
+        oldest = max(0, self.count - self.capacity)
+        rows = np.arange(oldest, self.count)
+        slot = rows % self.capacity
+        self.starts = deque(rows[stored["is_first"][slot]].tolist())
+        self.tail = self.starts[0] if self.starts else oldest
+        del stored
+
+
+class _Moments:
+    """Mean and variance of rows that come in pieces. Source: Chan et al. 1979, the pairwise update."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, np.zeros(()), np.zeros(())
+
+    def add(self, x: np.ndarray) -> None:
+        if not len(x):
+            return
+        x = x.astype(np.float64)
+        total = self.count + len(x)
+        delta = x.mean(0) - self.mean
+        self.squares = self.squares + ((x - x.mean(0)) ** 2).sum(0) + delta**2 * self.count * len(x) / total
+        self.mean = self.mean + delta * len(x) / total
+        self.count = total
+
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.mean), torch.from_numpy(np.sqrt(self.squares / max(self.count, 1)))
+
+
+def row_type(spec: EnvSpec) -> np.dtype:
+    """The record that a row is stored as. The small fields come first."""
+    kinds = {"vector": np.float32, "image": np.uint8, "categorical": np.int32, "binary": np.uint8}
+    return np.dtype(
+        [
+            ("number", np.uint64),  # rows written before it in its stream, and itself; zero in a slot never written
+            ("episode_step", np.int32),
+            ("is_first", np.bool_),
+            ("is_last", np.bool_),
+            ("is_terminal", np.bool_),
+            ("reward", np.float32),
+            ("prev_action", np.float32, (spec.action.width,)),
+            *((f"obs:{path}", kinds[leaf.kind], leaf.shape) for path, leaf in spec.observations.items()),
+        ]
+    )
+
+
+def spec_from_json(data: dict[str, Any]) -> EnvSpec:
+    """The inverse of `dataclasses.asdict(spec)` after a round trip through JSON."""
+    action = data["action"]
+    observations = {
+        path: ObservationSpec(leaf["kind"], tuple(leaf["shape"]), tuple(leaf["classes"]))
+        for path, leaf in data["observations"].items()
+    }
+    return EnvSpec(observations, ActionSpec(action["kind"], action["width"], tuple(action["classes"])))
+
+
+def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
+    """Batches of one episode each, as one [B, T] batch of whole episodes from their reset.
+
+    T is the longest episode or `max_length`, whichever is shorter; rows beyond an episode's end are not valid.
+    """
+    longest = min(max_length, max(e.is_first.shape[1] for e in episodes))
+
+    def join(parts: Sequence[Tensor]) -> Tensor:
+        out = parts[0].new_zeros(len(parts), longest, *parts[0].shape[2:])
+        for row, part in zip(out, parts, strict=True):
+            n = min(longest, part.shape[1])
+            row[:n] = part[0, :n]
+        return out
+
+    obs = {path: join([e.obs[path] for e in episodes]) for path in episodes[0].obs}
+    return Batch(obs, *(join([e[i] for e in episodes]) for i in range(1, len(Batch._fields))))
+
+
+def _mark_beginning(record: np.ndarray) -> None:
+    record["is_first"], record["prev_action"], record["reward"] = True, 0, 0

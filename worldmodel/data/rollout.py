@@ -1,0 +1,79 @@
+"""Environments and a policy -> rows, one for each environment at every step."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from worldmodel.data.environment import Environments
+from worldmodel.types import Policy
+
+
+class Rows(NamedTuple):
+    """One row of each of N environments; the meaning of each entry is in `types`."""
+
+    obs: dict[str, np.ndarray]  # [N, ...] by path
+    prev_action: np.ndarray  # [N, A] float32
+    reward: np.ndarray  # [N] float32
+    is_first: np.ndarray  # [N] bool
+    is_last: np.ndarray  # [N] bool
+    is_terminal: np.ndarray  # [N] bool
+    episode_step: np.ndarray  # [N] int32
+
+
+class Rollout:
+    """Steps environments with a policy for ever; every call of `step` returns the next rows.
+
+    The first call resets all environments. When an episode ends, the next row of that environment is the first of a new
+    one, so every observation that an environment makes becomes exactly one row: the final one too.
+    """
+
+    def __init__(self, environments: Environments, policy: Policy, seed: int) -> None:
+        self.environments, self.policy, self.seed = environments, policy, seed
+        self._last: Rows | None = None
+
+    def step(self) -> Rows:
+        """The next rows.
+
+        Raises:
+            EnvironmentFailureError: if an environment raised, died or took too long.
+            ValueError: if the policy's actions have the wrong shape.
+        """
+        self._last = self._begin() if self._last is None else self._advance(self._last)
+        return self._last
+
+    def _begin(self) -> Rows:
+        obs = self.environments.reset(self.seed)
+        n, width = self.environments.count, self.environments.spec.action.width
+        none = np.zeros(n, bool)
+        return Rows(
+            obs=obs,
+            prev_action=np.zeros((n, width), np.float32),
+            reward=np.zeros(n, np.float32),
+            is_first=np.ones(n, bool),
+            is_last=none,
+            is_terminal=none,
+            episode_step=np.zeros(n, np.int32),
+        )
+
+    def _advance(self, last: Rows) -> Rows:
+        action = np.asarray(self.policy(last.obs, last.is_first), np.float32)
+        if action.shape != last.prev_action.shape:
+            raise ValueError(f"policy: expected actions of shape {last.prev_action.shape}, got {action.shape}")
+        obs, reward, terminated, truncated = self.environments.step(action)
+        is_first = last.is_last  # these environments have just been reset and did not use their action
+        return Rows(
+            obs=obs,
+            prev_action=np.where(is_first[:, None], np.float32(0), action),
+            reward=np.where(is_first, 0, reward).astype(np.float32),
+            is_first=is_first,
+            is_last=terminated | truncated,
+            is_terminal=terminated,
+            episode_step=np.where(is_first, 0, last.episode_step + 1).astype(np.int32),
+        )
+
+
+def generator(seed: int, *, stream: int) -> torch.Generator:
+    """A generator of its own for each consumer of randomness: streams of one seed are independent of each other."""
+    words = np.random.SeedSequence([seed, stream]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)

@@ -1,0 +1,166 @@
+"""Gymnasium spaces <-> what rows store: nested observations as named flat leaves, actions as one vector.
+
+A leaf is named by its path: "position", "goal/0", and "obs" where the space is a single leaf. Spaces that cannot be
+modelled are refused with their path.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import Space, spaces
+from jaxtyping import Float
+from PIL import Image
+
+from worldmodel.types import ActionSpec, ObservationSpec
+
+ROOT = "obs"
+SMALLEST_IMAGE = 16  # pixels; smaller uint8 grids are symbols rather than pictures, and are read as vectors
+
+
+class UnsupportedSpaceError(ValueError):
+    """A space that the model cannot read or act in; the message names it and its place in the tree."""
+
+
+def observation_specs(space: Space, *, image_size: int, drop_text: bool = False) -> dict[str, ObservationSpec]:
+    """The leaves of an observation space by path.
+
+    Args:
+        space: Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these, nested.
+        image_size: height and width that images (uint8 Boxes [H, W] or [H, W, C], at least 16 a side) are resized to.
+        drop_text: leave text leaves out instead of refusing them.
+    Raises:
+        UnsupportedSpaceError: for any other space, or where nothing is left.
+    """
+    specs = {}
+    for path, leaf in _leaves(space):
+        if _is_text(leaf):
+            if drop_text:
+                continue
+            raise UnsupportedSpaceError(
+                f"observation {path!r}: {leaf} is text, which the model cannot read; env.drop_text leaves it out"
+            )
+        specs[path] = _observation_spec(path, leaf, image_size)
+    if not specs:
+        raise UnsupportedSpaceError(f"observation space {space}: expected at least one leaf that is not text")
+    return specs
+
+
+def encode_observation(space: Space, specs: Mapping[str, ObservationSpec], value: Any) -> dict[str, np.ndarray]:
+    """One observation as the arrays that `specs` describes."""
+    parts = dict(_values(space, value))
+    return {path: _encode_leaf(leaf, specs[path], parts[path]) for path, leaf in _leaves(space) if path in specs}
+
+
+def action_spec(space: Space) -> ActionSpec:
+    """An action space as a vector of numbers.
+
+    Raises:
+        UnsupportedSpaceError: unless it is Discrete, a bounded Box, MultiDiscrete or MultiBinary.
+    """
+    if isinstance(space, spaces.Discrete):
+        return ActionSpec("categorical", int(space.n), (int(space.n),))
+    if isinstance(space, spaces.MultiDiscrete):
+        classes = tuple(int(n) for n in space.nvec.flatten())
+        return ActionSpec("categorical", sum(classes), classes)
+    if isinstance(space, spaces.MultiBinary):
+        return ActionSpec("binary", int(np.prod(space.shape)))
+    if isinstance(space, spaces.Box):
+        if not space.is_bounded():
+            raise UnsupportedSpaceError(f"action space {space}: expected a Box that is bounded above and below")
+        return ActionSpec("continuous", int(np.prod(space.shape)))
+    raise UnsupportedSpaceError(
+        f"action space {space}: expected Discrete, a bounded Box, MultiDiscrete or MultiBinary at the root"
+    )
+
+
+def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
+    """The environment's action for a vector as `action_spec` lays it out."""
+    if isinstance(space, spaces.Discrete):
+        return space.start + np.int64(vector.argmax())
+    if isinstance(space, spaces.MultiDiscrete):
+        ends = np.cumsum(space.nvec.flatten())[:-1]
+        index = np.array([part.argmax() for part in np.split(vector, ends)], dtype=space.dtype)
+        return index.reshape(space.shape) + space.start
+    if isinstance(space, spaces.MultiBinary):
+        return (vector > 0.5).astype(space.dtype).reshape(space.shape)
+    assert isinstance(space, spaces.Box)
+    unit = (np.clip(vector, -1, 1).reshape(space.shape) + 1) / 2
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    return (low + unit * (high - low)).astype(space.dtype)
+
+
+def _leaves(space: Space, path: str = "") -> Iterator[tuple[str, Space]]:
+    for name, child in _children(space):
+        yield from _leaves(child, f"{path}/{name}" if path else name)
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        yield path or ROOT, space
+
+
+def _values(space: Space, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, child in _children(space):
+        inner = value[name] if isinstance(space, spaces.Dict) else value[int(name)]
+        yield from _values(child, inner, f"{path}/{name}" if path else name)
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        yield path or ROOT, value
+
+
+def _children(space: Space) -> list[tuple[str, Space]]:
+    if isinstance(space, spaces.Dict):
+        return [(str(name), child) for name, child in space.spaces.items()]
+    if isinstance(space, spaces.Tuple):
+        return [(str(i), child) for i, child in enumerate(space.spaces)]
+    return []
+
+
+def _is_text(space: Space) -> bool:
+    return space.dtype is not None and space.dtype.kind == "U"  # Text, and spaces such as MiniGrid's missions
+
+
+def _observation_spec(path: str, space: Space, image_size: int) -> ObservationSpec:
+    if isinstance(space, spaces.Discrete):
+        return ObservationSpec("categorical", (1,), (int(space.n),))
+    if isinstance(space, spaces.MultiDiscrete):
+        classes = tuple(int(n) for n in space.nvec.flatten())
+        return ObservationSpec("categorical", (len(classes),), classes)
+    if isinstance(space, spaces.MultiBinary):
+        return ObservationSpec("binary", (int(np.prod(space.shape)),))
+    if isinstance(space, spaces.Box):
+        if _is_image(space):
+            channels = 1 if len(space.shape) == 2 else space.shape[2]
+            if channels > 4 and space.shape[0] <= 4:
+                raise UnsupportedSpaceError(
+                    f"observation {path!r}: {space} looks like channels first; expected (H, W) or (H, W, C)"
+                )
+            return ObservationSpec("image", (image_size, image_size, channels))
+        return ObservationSpec("vector", (int(np.prod(space.shape)),))
+    raise UnsupportedSpaceError(
+        f"observation {path!r}: {space}; expected Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these"
+    )
+
+
+def _is_image(space: spaces.Box) -> bool:
+    if space.dtype != np.uint8 or len(space.shape) not in (2, 3):
+        return False
+    return sorted(space.shape)[-2] >= SMALLEST_IMAGE
+
+
+def _encode_leaf(space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:
+    if spec.kind == "image":
+        return _resize(np.asarray(value), spec.shape[0])
+    if spec.kind == "binary":
+        return np.asarray(value, np.uint8).reshape(spec.shape)
+    if spec.kind == "categorical":
+        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        return (np.asarray(value, np.int64) - space.start).reshape(spec.shape).astype(np.int32)
+    return np.asarray(value, np.float32).reshape(spec.shape)
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    """[H, W] or [H, W, C] bytes -> [size, size, C], averaging the pixels under each new one."""
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.shape[:2] == (size, size):
+        return image
+    channels = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
+    return np.stack([np.asarray(c.resize((size, size), Image.Resampling.BOX)) for c in channels], -1)
