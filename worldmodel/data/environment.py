@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces as gym_spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TimeLimit
 from jaxtyping import Float
 
 from envs.wrappers import ActionRepeat, use_headless_rendering, with_pixels
@@ -129,8 +130,12 @@ def make_environments(
     pixels: Literal["off", "only", "add"] = "off",
     image_size: int = 64,
     drop_text: bool = False,
+    row_limit: int | None = None,
 ) -> Environments:
     """Make `count` environments of one kind. Arguments as in `EnvConfig`.
+
+    Args:
+        row_limit: rows of an episode after which it is truncated, whatever the environment's own limit.
 
     Raises:
         UnsupportedSpaceError: if an observation or action space cannot be modelled.
@@ -145,6 +150,7 @@ def make_environments(
         pixels=pixels,
         image_size=image_size,
         drop_text=drop_text,
+        row_limit=row_limit,
     )
     probe = make()  # in this process: errors are raised here with their own words, and the spaces are read once
     spec = EnvSpec(probe.specs, spaces.action_spec(probe.env.action_space))
@@ -163,6 +169,7 @@ def _make_one(
     pixels: Literal["off", "only", "add"],
     image_size: int,
     drop_text: bool,
+    row_limit: int | None,
 ) -> Canonical:
     if pixels != "off":
         use_headless_rendering()
@@ -177,6 +184,8 @@ def _make_one(
         env = with_pixels(env, only=pixels == "only")
     if action_repeat > 1:
         env = ActionRepeat(env, action_repeat)
+    if row_limit is not None:
+        env = TimeLimit(env, max(1, row_limit - 1))  # the first row takes no step
     return Canonical(env, image_size=image_size, drop_text=drop_text)
 
 

@@ -73,7 +73,7 @@ class Rollout:
         )
 
 
-def generator(seed: int, *, stream: int) -> torch.Generator:
+def generator(seed: int, *, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator of its own for each consumer of randomness: streams of one seed are independent of each other."""
-    words = np.random.SeedSequence([seed, stream]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+    word = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(word >> np.uint64(1)))

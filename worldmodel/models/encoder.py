@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         parts = [conv(obs[key].flatten(0, len(lead) - 1)) for key, conv in zip(self.images, self.convolutions, strict=True)]
         if self.perceptron is not None:
             dtype = next(self.parameters()).dtype
-            inputs = torch.cat([self._as_numbers(key, obs[key], dtype) for key in self.flat], -1)
+            inputs = torch.cat([as_numbers(self.specs[key], obs[key], dtype) for key in self.flat], -1)
             parts.append(self.perceptron(inputs.flatten(0, -2)))
         return torch.cat(parts, -1).unflatten(0, lead)
 
@@ -65,9 +65,10 @@ class Encoder(nn.Module):
         key, spec = next(iter(self.specs.items()))
         return obs[key].shape[: -len(spec.shape)]
 
-    def _as_numbers(self, key: str, x: Tensor, dtype: torch.dtype) -> Tensor:
-        spec = self.specs[key]
-        if spec.kind != "categorical":
-            return x.to(dtype)
-        hot = [one_hot(i.long(), n) for i, n in zip(x.unbind(-1), spec.classes, strict=True)]
-        return torch.cat(hot, -1).to(dtype)
+
+def as_numbers(spec: ObservationSpec, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A leaf as floating-point numbers: vectors, bits and pixel levels as they are, categories as one-hot vectors."""
+    if spec.kind != "categorical":
+        return x.to(dtype)
+    hot = [one_hot(i.long(), n) for i, n in zip(x.unbind(-1), spec.classes, strict=True)]
+    return torch.cat(hot, -1).to(dtype)

@@ -1,0 +1,156 @@
+"""Prediction without looking: filter what was seen, roll the prior forward under given actions, decode.
+
+Samples are always leading: [N, B, ...]. Each has its own draw of the filtered past, so the spread of the N futures is
+the model's whole uncertainty and not only that of the rollout.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel.models.encoder import as_numbers
+from worldmodel.models.world_model import WorldModel
+from worldmodel.types import Batch, State
+
+
+class Dream(NamedTuple):
+    """N imagined futures of H rows for each of B recorded pasts."""
+
+    states: State  # [N, B, H, ...]
+    prediction: dict[str, Tensor]  # [N, B, H, ...] by name: E[x | state] of every leaf, of the reward and of continue
+
+
+@torch.no_grad()
+def imagine(
+    model: WorldModel,
+    batch: Batch,
+    *,
+    context: int,
+    horizon: int,
+    samples: int,
+    generator: torch.Generator | None = None,
+) -> Dream:
+    """Filter the first `context` rows, then imagine `horizon` more under the actions that were recorded.
+
+    Args:
+        model: the world model.
+        batch: at least context + horizon rows of each sequence.
+        context: rows the model sees.
+        horizon: rows it predicts (H).
+        samples: futures for each sequence (N).
+        generator: source of the noise.
+    Raises:
+        ValueError: if the batch is too short or a number is not positive.
+    """
+    length = batch.is_first.shape[1]
+    if min(context, horizon, samples) < 1:
+        raise ValueError(f"context, horizon, samples: expected at least 1 each, got {(context, horizon, samples)}")
+    if context + horizon > length:
+        raise ValueError(f"context + horizon: expected at most the {length} rows given, got {context + horizon}")
+    filtered = filter_samples(model, first_rows(batch, context), samples, generator)
+    start = State(*(x[:, :, -1] for x in filtered))
+    states = imagine_from(model, start, batch.prev_action[:, context : context + horizon], generator)
+    decoded = [_means(model, states, n) for n in range(samples)]  # one sample at a time: images are large
+    return Dream(states, {name: torch.stack([means[name] for means in decoded]) for name in decoded[0]})
+
+
+def filter_samples(
+    model: WorldModel, batch: Batch, samples: int, generator: torch.Generator | None = None
+) -> State:
+    """N draws of the filtered states of every row, [N, B, T, ...]."""
+    embed = repeat(model.embed(batch.obs), "B T E -> (N B) T E", N=samples)
+    action = repeat(batch.prev_action, "B T A -> (N B) T A", N=samples)
+    is_first = repeat(batch.is_first, "B T -> (N B) T", N=samples)
+    noise = model.rssm.noise(*is_first.shape, generator=generator)
+    states = model.rssm.observe(embed, action, is_first, noise).states
+    return State(*(rearrange(x, "(N B) T W -> N B T W", N=samples) for x in states))
+
+
+def imagine_from(
+    model: WorldModel, start: State, action: Float[Tensor, "B H A"], generator: torch.Generator | None = None
+) -> State:
+    """States [N, B, H, ...] that follow `start` [N, B, ...] under one sequence of actions for each of the B pasts."""
+    samples = start.deter.shape[0]
+    flat = State(*(rearrange(x, "N B W -> (N B) W") for x in start))
+    actions = repeat(action, "B H A -> (N B) H A", N=samples)
+    states = model.imagine(flat, actions, model.rssm.noise(*actions.shape[:2], generator=generator))
+    return State(*(rearrange(x, "(N B) H W -> N B H W", N=samples) for x in states))
+
+
+class OpenLoopError(NamedTuple):
+    """Mean squared error by horizon, [H] each, in units of the data's variance (for classes and bits: Brier scores)."""
+
+    model: Float[Tensor, " H"]
+    repeat_last: Float[Tensor, " H"]  # the last row seen, for ever
+    data_mean: Float[Tensor, " H"]  # the mean of the scored rows themselves: a baseline that has seen the answers
+
+
+@torch.no_grad()
+def open_loop_errors(
+    model: WorldModel,
+    episodes: Batch,
+    *,
+    context: int,
+    horizon: int,
+    samples: int,
+    generator: torch.Generator | None = None,
+) -> dict[str, OpenLoopError]:
+    """Score the mean of N imagined futures against what happened, by observation leaf.
+
+    Episodes are filtered from their reset. Futures start after `context` rows and then every half horizon, wherever
+    the whole future was recorded.
+
+    Args:
+        model: the world model.
+        episodes: whole episodes from their reset, padded; see `data.replay.pad_episodes`.
+        context: rows filtered before the first start.
+        horizon: rows predicted (H).
+        samples: futures whose mean is the prediction (N).
+        generator: source of the noise.
+    Returns:
+        The errors by name; empty if no episode is long enough.
+    """
+    length = episodes.is_first.shape[1]
+    starts = range(context - 1, length - horizon, max(1, horizon // 2))
+    filtered = filter_samples(model, episodes, samples, generator)
+    truth = {name: as_numbers(model.spec.observations[name], x) for name, x in episodes.obs.items()}
+    spread = {name: _mean_and_std(rows[episodes.valid]) for name, rows in truth.items()}
+    sums = {name: torch.zeros(3, horizon, dtype=torch.float64) for name in truth}
+    count = 0
+    for t in starts:
+        whole = episodes.valid[:, t + horizon]
+        if not whole.any():
+            continue
+        count += int(whole.sum())
+        future = slice(t + 1, t + 1 + horizon)
+        start = State(*(x[:, whole, t] for x in filtered))
+        states = imagine_from(model, start, episodes.prev_action[whole, future], generator)
+        predicted = {name: torch.zeros_like(rows[whole, future]) for name, rows in truth.items()}
+        for n in range(samples):
+            means = _means(model, states, n)
+            for name, total in predicted.items():
+                total += means[name] / samples
+        for name, rows in truth.items():
+            mean, std = spread[name]
+            for i, guess in enumerate((predicted[name], rows[whole, t : t + 1], mean)):
+                error = ((guess - rows[whole, future]) / std).square()  # [B, H, ...]
+                sums[name][i] += error.flatten(2).mean(-1).sum(0).double().cpu()
+    return {name: OpenLoopError(*(total / count)) for name, total in sums.items()} if count else {}
+
+
+def first_rows(batch: Batch, length: int) -> Batch:
+    """The first `length` rows of every sequence."""
+    obs = {path: x[:, :length] for path, x in batch.obs.items()}
+    return Batch(obs, *(x[:, :length] for x in batch[1:]))
+
+
+def _mean_and_std(rows: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = rows.mean(0), rows.std(0)
+    return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
+
+
+def _means(model: WorldModel, states: State, sample: int) -> dict[str, Tensor]:
+    return {name: p.mean for name, p in model.decode(State(*(x[sample] for x in states))).items()}

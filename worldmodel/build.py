@@ -1,0 +1,172 @@
+"""Settings -> objects. The one file that knows both: sections of the configuration become arguments here."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from worldmodel.config import Config, DecoderConfig, LossConfig, RSSMConfig
+from worldmodel.data.environment import Environments, make_environments
+from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
+from worldmodel.models.encoder import Encoder
+from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
+from worldmodel.models.rssm import RSSM
+from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.loss import Objective
+from worldmodel.training.learner import Learner
+from worldmodel.training.tracking import FolderTracker, Tracker, Trackers, WandbTracker, wandb_mode
+from worldmodel.training.trainer import Schedule
+from worldmodel.types import EnvSpec
+
+
+def build_environments(config: Config, *, heldout: bool = False) -> Environments:
+    """The environments that write the data; for held-out episodes a single one, cut at the longest scored episode."""
+    settings = asdict(config.env)
+    env_id, count = settings.pop("id"), settings.pop("num_envs")
+    if heldout:
+        settings["asynchronous"] = False
+        return make_environments(env_id, count=1, row_limit=config.evaluation.max_length, **settings)
+    return make_environments(env_id, count=count, **settings)
+
+
+def build_model(config: Config, spec: EnvSpec) -> WorldModel:
+    """A world model for an environment, its weights drawn from the configuration's seed."""
+    latent = build_latent(config.rssm)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        encoder = Encoder(
+            spec.observations, layers=config.encoder.layers, units=config.encoder.units, depth=config.encoder.depth
+        )
+        rssm = RSSM(
+            embed=encoder.width,
+            action=spec.action.width,
+            deter=config.rssm.deter,
+            hidden=config.rssm.hidden,
+            latent=latent,
+            cell=config.rssm.cell,
+            blocks=config.rssm.blocks,
+            posterior_layers=config.rssm.posterior_layers,
+            prior_layers=config.rssm.prior_layers,
+        )
+        decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=latent.width)
+    return WorldModel(
+        spec,
+        encoder,
+        rssm,
+        decoder,
+        inputs=config.encoder.inputs,
+        standardise_targets=config.decoder.standardise,
+    )
+
+
+def build_latent(config: RSSMConfig) -> LatentFamily:
+    """The family of z_t."""
+    if config.latent == "gaussian":
+        return GaussianFamily(config.stoch, config.min_std)
+    return CategoricalFamily(config.stoch, config.classes, config.unimix)
+
+
+def build_decoder(config: DecoderConfig, spec: EnvSpec, *, deter: int, stoch: int) -> Decoder:
+    """The likelihoods of an environment's rows, for states of width D and Z."""
+    return Decoder(
+        spec.observations,
+        deter=deter,
+        stoch=stoch,
+        layers=config.layers,
+        units=config.units,
+        depth=config.depth,
+        vector=config.vector,
+        reward=config.reward,
+        std=config.fixed_std if config.std == "fixed" else None,
+        resolution=config.resolution,
+        skip=config.skip,
+    )
+
+
+def build_objective(config: LossConfig, spec: EnvSpec) -> Objective:
+    """What is optimised."""
+    if config.alpha is not None:
+        dyn_rep: tuple[float, float] | None = (config.alpha, 1 - config.alpha)
+    elif config.dyn is not None and config.rep is not None:
+        dyn_rep = (config.dyn, config.rep)
+    else:
+        dyn_rep = None
+    scales = {path: config.observation_scale for path in spec.observations}
+    return Objective(
+        beta=config.beta,
+        dyn_rep=dyn_rep,
+        free_nats=config.free_nats,
+        free_nats_rule=config.free_nats_rule,
+        scales=scales | {REWARD: config.reward_scale, CONTINUE: config.continue_scale},
+    )
+
+
+def build_schedule(config: Config) -> Schedule:
+    """When things happen in the training loop."""
+    training, replay, evaluation = config.training, config.replay, config.evaluation
+    return Schedule(
+        env_steps=training.env_steps,
+        prefill=training.prefill,
+        train_ratio=training.train_ratio,
+        batch_size=replay.batch_size,
+        sequence_length=replay.sequence_length,
+        burn_in=replay.burn_in,
+        log_every=training.log_every,
+        evaluate_every=training.evaluate_every,
+        save_every=training.save_every,
+        context=evaluation.context,
+        horizon=evaluation.horizon,
+        samples=evaluation.samples,
+    )
+
+
+def build_learner(config: Config, model: WorldModel, generator: torch.Generator) -> Learner:
+    """The optimiser around a model."""
+    optimizer = config.optimizer
+    if config.training.compile:
+        model.rssm.compile()
+    return Learner(
+        model,
+        build_objective(config.loss, model.spec),
+        generator,
+        learning_rate=optimizer.learning_rate,
+        warmup=optimizer.warmup,
+        final_fraction=optimizer.final_fraction if optimizer.decay == "cosine" else 1.0,
+        total_updates=build_schedule(config).total_updates,
+        clip_norm=optimizer.clip_norm,
+        weight_decay=optimizer.weight_decay,
+        eps=optimizer.eps,
+        autocast=config.training.autocast,
+    )
+
+
+def build_tracker(config: Config, folder: Path) -> tuple[Tracker, str | None]:
+    """The run's trackers, and where W&B keeps the run if it does."""
+    if config.tracking == "none" or (mode := wandb_mode(config.tracking, os.environ)) == "disabled":
+        return FolderTracker(folder), None
+    wandb = WandbTracker(
+        folder,
+        asdict(config),
+        mode=mode,
+        may_go_offline=config.tracking == "auto",
+        name=folder.name,
+        **asdict(config.wandb),
+    )
+    return Trackers([FolderTracker(folder), wandb]), wandb.location
+
+
+def build_device(name: str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: expected auto or a torch device of this machine, got {name!r}: {error}") from error
+    return device

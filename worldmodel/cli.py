@@ -1,0 +1,69 @@
+"""The command line.
+
+    worldmodel train --config configs/pendulum.yaml --rssm.deter 256 [--print_config]
+    worldmodel evaluate runs/pendulum-...
+"""
+
+import sys
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from worldmodel.config_io import add_config_options, config_from_namespace
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; mistakes in the input end with status 2 and a sentence, failures of a run with status 1."""
+    parser = ArgumentParser(prog="worldmodel", description="Sequential latent world models whose evidence can be measured.")
+    commands = parser.add_subcommands(dest="command")
+    train_parser = ArgumentParser(description="Train a world model on rollouts of a Gymnasium environment.")
+    add_config_options(train_parser)
+    commands.add_subcommand("train", train_parser, help="train a world model")
+    evaluate_parser = ArgumentParser(description="Score a run on its held-out episodes.")
+    evaluate_parser.add_argument("run", type=str, help="the run's folder")
+    evaluate_parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
+    commands.add_subcommand("evaluate", evaluate_parser, help="score a run on its held-out episodes")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "train":
+            _train(train_parser, options.train)
+        else:
+            _evaluate(options.evaluate.run, options.evaluate.checkpoint)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(_say(error, 2))
+    except (RuntimeError, OSError) as error:
+        sys.exit(_say(error, 1))
+
+
+def _say(error: Exception, status: int) -> int:
+    print(f"worldmodel: {type(error).__name__}: {error}", file=sys.stderr)
+    return status
+
+
+def _train(parser: ArgumentParser, namespace: object) -> None:
+    config = config_from_namespace(parser, namespace)
+    from worldmodel.run import train  # heavy, and not needed to print a configuration or refuse one
+
+    train(config)
+
+
+def _evaluate(folder: str, checkpoint: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from worldmodel.run import open_run
+
+    evaluation = open_run(folder, checkpoint).evaluate()
+    table = Table("held-out", "nats per step")
+    for name, value in evaluation.per_step.items():
+        table.add_row(name, f"{value:.4f}")
+    for name, value in evaluation.kl.summary.items():
+        table.add_row(f"KL {name}", f"{value:.4f}")
+    console = Console()
+    console.print(table)
+    if evaluation.open_loop:
+        errors = Table("squared error / variance", "steps ahead", "imagined", "last row repeated", "mean of the data")
+        for name, (model, repeat, mean) in evaluation.open_loop.items():
+            for h in sorted({0, len(model) // 4 - 1, len(model) // 2 - 1, len(model) - 1} - {-1}):
+                errors.add_row(name, str(h + 1), f"{model[h]:.4f}", f"{repeat[h]:.4f}", f"{mean[h]:.4f}")
+        console.print(errors)

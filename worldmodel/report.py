@@ -1,0 +1,152 @@
+"""Figures and tables from arrays. Returns them, writes nothing and shows nothing."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+RAW, OPTIMISED, REWARD, BASELINE = "#20558a", "#d9822b", "#5b9a5b", "#888888"
+
+
+def kl_overview(
+    history: Mapping[str, Sequence[float]],
+    by_position: np.ndarray,
+    clamped_by_position: np.ndarray,
+    by_episode_step: np.ndarray,
+    heat_map: np.ndarray,
+    surprise_kl: np.ndarray,
+    surprise_optimised: np.ndarray,
+    surprise_reward: np.ndarray,
+) -> Figure:
+    """The KL over time on one page: over training, over the sequence, over the episode, by latent group, and along one
+    held-out episode beside its reward. Raw KL in blue, what the loss sees in orange wherever the two differ.
+
+    Args:
+        history: columns `update`, `mean`, `median`, `q95` and `optimised_mean`, one entry per row of metrics.
+        by_position, clamped_by_position: [T] training sequences.
+        by_episode_step: [L] held-out episodes.
+        heat_map: [S, T] training sequences.
+        surprise_kl, surprise_optimised, surprise_reward: [L] one held-out episode.
+    """
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    axes = figure.subplots(3, 2)
+    draw_kl_history(axes[0, 0], history)
+    draw_line(axes[0, 1], by_position, clamped_by_position, "row of the training sequence")
+    axes[0, 1].set_title("KL by place in the sequence (starts cold inside an episode)")
+    draw_line(axes[1, 0], by_episode_step, None, "steps since the episode began")
+    axes[1, 0].set_title("KL by steps since the reset (held-out episodes)")
+    draw_heat_map(axes[1, 1], heat_map)
+    for axis in axes[2]:
+        axis.remove()
+    draw_surprise(figure.add_subplot(3, 1, 3), surprise_kl, surprise_optimised, surprise_reward)
+    return figure
+
+
+def draw_kl_history(axis: Axes, history: Mapping[str, Sequence[float]]) -> None:
+    """Mean, median and 95 % quantile of the raw KL over training, and the mean of what the loss sees."""
+    update = history["update"]
+    axis.plot(update, history["mean"], color=RAW, label="mean")
+    axis.plot(update, history["median"], color=RAW, ls=":", label="median")
+    axis.plot(update, history["q95"], color=RAW, lw=0.7, alpha=0.7, label="95 % quantile")
+    if _differ(history["mean"], history["optimised_mean"]):
+        axis.plot(update, history["optimised_mean"], color=OPTIMISED, label="mean, as optimised")
+    _label(axis, "KL per step over training", "updates", "nats")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def draw_line(axis: Axes, raw: np.ndarray, optimised: np.ndarray | None, x_label: str) -> None:
+    """One KL curve, with its optimised twin where that differs."""
+    axis.plot(raw, color=RAW, label="raw")
+    if optimised is not None and _differ(raw, optimised):
+        axis.plot(optimised, color=OPTIMISED, label="as optimised")
+        axis.legend(frameon=False, fontsize=8)
+    _label(axis, "", x_label, "nats")
+
+
+def draw_heat_map(axis: Axes, heat_map: np.ndarray) -> None:
+    """KL of every latent group at every place of the sequence."""
+    image = axis.imshow(heat_map, aspect="auto", cmap="magma", interpolation="nearest", vmin=0)
+    axis.figure.colorbar(image, ax=axis, label="nats")
+    _label(axis, "KL by latent group", "row of the training sequence", "latent group")
+    axis.grid(visible=False)
+
+
+def draw_surprise(axis: Axes, kl: np.ndarray, optimised: np.ndarray, reward: np.ndarray) -> None:
+    """The KL at every step of one episode beside its reward."""
+    axis.plot(kl, color=RAW, label="KL, raw")
+    if _differ(kl, optimised):
+        axis.plot(optimised, color=OPTIMISED, label="KL, as optimised")
+    _label(axis, "Surprise along one held-out episode", "step of the episode", "nats")
+    other = axis.twinx()
+    other.plot(reward, color=REWARD, lw=0.8, alpha=0.8, label="reward")
+    other.set_ylabel("reward")
+    other.spines["top"].set_visible(False)
+    handles = axis.get_legend_handles_labels()[0] + other.get_legend_handles_labels()[0]
+    axis.legend(handles=handles, frameon=False, fontsize=8, loc="upper right")
+
+
+def kl_heat_map(heat_map: np.ndarray) -> Figure:
+    """The heat map on a page of its own."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    draw_heat_map(figure.subplots(), heat_map)
+    return figure
+
+
+def bound_curves(train: Mapping[str, Sequence[float]], heldout: Mapping[str, Sequence[float]]) -> Figure:
+    """The ELBO and its terms over training; points are held-out episodes.
+
+    Args:
+        train, heldout: columns `update` and one of each term, in nats per step.
+    """
+    names = [name for name in train if name != "update"]
+    figure = Figure(figsize=(3.4 * len(names), 3.2), layout="constrained")
+    for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        axis.plot(train["update"], train[name], color=RAW, lw=0.8, label="training")
+        if heldout.get(name):
+            axis.plot(heldout["update"], heldout[name], "o-", color=OPTIMISED, ms=3, label="held-out")
+        values = np.asarray([*train[name], *heldout.get(name, [])])
+        low, high = np.nanquantile(values, [0.02, 1.0])
+        axis.set_ylim(low - 0.05 * (high - low) - 1e-6, high + 0.05 * (high - low) + 1e-6)
+        _label(axis, name, "updates", "nats per step")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def open_loop_figure(errors: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """Error by horizon: the model, the last row repeated, the data's mean.
+
+    Args:
+        errors: by leaf, three arrays [H] in that order.
+    """
+    figure = Figure(figsize=(5 * len(errors), 3.4), layout="constrained")
+    for axis, (name, (model, repeat, mean)) in zip(
+        np.atleast_1d(figure.subplots(1, len(errors))), errors.items(), strict=True
+    ):
+        horizon = np.arange(1, len(model) + 1)
+        axis.plot(horizon, model, color=RAW, label="imagined, mean of samples")
+        axis.plot(horizon, repeat, color=OPTIMISED, label="last row repeated")
+        axis.plot(horizon, mean, color=BASELINE, ls="--", label="mean of the data")
+        axis.set_yscale("log")
+        _label(axis, f"Open-loop error: {name}", "steps ahead", "squared error / variance")
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def ledger_table(ledger: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Rows (what, nats per step) that lead from the negative bound to the loss; departures of zero are left out."""
+    rows = [(name, value) for name, value in ledger.items() if name == "negative_elbo" or abs(value) > 1e-9]
+    return [*rows, ("loss", sum(ledger.values()))]
+
+
+def _differ(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> bool:
+    return not np.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+def _label(axis: Axes, title: str, x: str, y: str) -> None:
+    if title:
+        axis.set_title(title)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,231 @@
+"""A run from beginning to end, and a finished one opened again.
+
+    run = train("configs/pendulum.yaml", {"seed": 1})
+    run = open_run("runs/pendulum-20260101-120000")
+    dream = run.imagine(context=16, horizon=48, samples=16)
+
+A run's folder holds config.yaml, metrics.jsonl, lines/, figures/, checkpoints/last.safetensors and best.safetensors,
+replay/ (what it trained on), heldout/ (what it is scored on) and wandb/.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel import build
+from worldmodel.behaviour.imagination import Dream, imagine
+from worldmodel.config import Config
+from worldmodel.config_io import read_config, write_config
+from worldmodel.data.environment import Environments
+from worldmodel.data.policy import RandomPolicy
+from worldmodel.data.replay import Replay, pad_episodes
+from worldmodel.data.rollout import Rollout, generator
+from worldmodel.models.networks import parameter_count
+from worldmodel.models.world_model import WorldModel
+from worldmodel.training.checkpoint import load_model
+from worldmodel.training.evaluation import Evaluation, evaluate
+from worldmodel.training.progress import RunProgress
+from worldmodel.training.trainer import Trainer
+from worldmodel.types import Batch, EnvSpec
+
+# Every consumer of randomness has a stream of its own, so that adding one does not change the others.
+POLICY, SAMPLING, LATENTS, HELDOUT, IMAGINATION = range(5)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with the data it is scored on."""
+
+    folder: Path
+    config: Config
+    model: WorldModel
+
+    def heldout(self) -> Batch:
+        """The held-out episodes, whole, [B, T] padded."""
+        episodes = list(Replay.open(self.folder / "heldout").episodes())
+        return pad_episodes(episodes, self.config.evaluation.max_length).to(_device(self.model))
+
+    def imagine(
+        self, batch: Batch | None = None, *, context: int = 16, horizon: int = 48, samples: int = 16, seed: int = 0
+    ) -> Dream:
+        """Filter `context` rows, then imagine `horizon` more under the recorded actions.
+
+        Args:
+            batch: rows to start from; the held-out episodes by default.
+            context, horizon, samples: see `behaviour.imagination.imagine`.
+            seed: of the samples.
+        Returns:
+            [samples, B, horizon, ...] states, and predictions by name in the units of the data.
+        """
+        noise = generator(seed, stream=IMAGINATION, device=_device(self.model))
+        rows = self.heldout() if batch is None else batch
+        return imagine(self.model, rows, context=context, horizon=horizon, samples=samples, generator=noise)
+
+    def evaluate(self) -> Evaluation:
+        """Score the held-out episodes: the bound, the KL of every step, the open-loop errors."""
+        settings = self.config.evaluation
+        return evaluate(
+            self.model,
+            build.build_objective(self.config.loss, self.model.spec),
+            self.heldout(),
+            context=settings.context,
+            horizon=settings.horizon,
+            samples=settings.samples,
+            seed=self.config.seed,
+        )
+
+
+def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "cpu") -> Run:
+    """Open a run's folder.
+
+    Args:
+        folder: as `train` made it.
+        checkpoint: "best" or "last"; by default the best, or the last where no best was written.
+        device: where the model goes.
+    Raises:
+        FileNotFoundError: if the folder is not a run's.
+        CheckpointError: if there is no checkpoint, or it is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
+    config = read_config(folder / "config.yaml")
+    heldout = Replay.open(folder / "heldout")
+    model = build.build_model(config, heldout.spec)
+    heldout.close()
+    path = folder / "checkpoints" / "best.safetensors"
+    if checkpoint is not None or not path.is_file():
+        path = folder / "checkpoints" / f"{checkpoint or 'last'}.safetensors"
+    load_model(path, model)
+    return Run(folder, config, model.to(build.build_device(device)).eval())
+
+
+def train(
+    config: Config | str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    progress: RunProgress | None = None,
+) -> Run:
+    """Train a world model on rollouts of a random policy.
+
+    Args:
+        config: settings, or the YAML file they are in; the defaults if left out.
+        overrides: single settings by dotted key, such as {"rssm.deter": 256}; only with a file or the defaults.
+        progress: shows how it goes; standard error by default.
+    Returns:
+        The finished (or interrupted) run.
+    Raises:
+        ValueError: for impossible settings or environments, before anything is written.
+        EnvironmentFailureError, NonFiniteLossError: the run stopped; its last good checkpoint is kept.
+    """
+    if not isinstance(config, Config):
+        config = read_config(config if config is not None else (), overrides)
+    elif overrides:
+        raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
+    device = build.build_device(config.device)
+    progress = progress or RunProgress(config.training.env_steps)
+    with build.build_environments(config) as environments, build.build_environments(config, heldout=True) as apart:
+        model = build.build_model(config, environments.spec).to(device)
+        folder = _make_folder(config)
+        tracker, wandb_at = build.build_tracker(config, folder)
+        try:
+            _announce(progress.say, config, environments.spec, model, folder, wandb_at)
+            heldout = _collect_heldout(config, apart, folder / "heldout").to(device)
+            replay = Replay(
+                folder / "replay", environments.spec, capacity=config.replay.capacity, streams=environments.count
+            )
+            policy = RandomPolicy(environments.spec.action, generator(config.seed, stream=POLICY))
+            trainer = Trainer(
+                build.build_learner(config, model, generator(config.seed, stream=LATENTS, device=device)),
+                Rollout(environments, policy, config.seed),
+                replay,
+                heldout,
+                tracker,
+                progress,
+                folder=folder,
+                schedule=build.build_schedule(config),
+                sampling=generator(config.seed, stream=SAMPLING),
+                seed=config.seed,
+            )
+            with progress:
+                finished = trainer.run()
+            _conclude(progress.say, trainer, folder, wandb_at, finished)
+        finally:
+            tracker.finish([p for p in (folder / "checkpoints").glob("*.safetensors")] + [folder / "config.yaml"])
+    return Run(folder, config, model.eval())
+
+
+def _collect_heldout(config: Config, environments: Environments, folder: Path) -> Batch:
+    """Whole episodes of the same random policy, with seeds of their own."""
+    settings = config.evaluation
+    capacity = settings.episodes * settings.max_length
+    replay = Replay(folder, environments.spec, capacity=capacity, streams=1)
+    random = generator(config.seed, stream=HELDOUT)
+    seed = int(torch.randint(2**31, (1,), generator=random))
+    rollout = Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
+    episodes = 0
+    while episodes < settings.episodes:
+        rows = rollout.step()
+        replay.append(rows)
+        episodes += int(rows.is_last.sum())
+    batch = pad_episodes(list(replay.episodes()), settings.max_length)
+    replay.close()
+    return batch
+
+
+def _make_folder(config: Config) -> Path:
+    stem = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    for suffix in ["", *(f"-{i}" for i in range(2, 100))]:
+        folder = Path(config.runs) / (stem + suffix)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            write_config(config, folder / "config.yaml")
+            return folder
+    raise FileExistsError(f"{config.runs}: a hundred runs named {stem} exist already")
+
+
+def _announce(
+    say: Callable[[str], None], config: Config, spec: EnvSpec, model: WorldModel, folder: Path, wandb_at: str | None
+) -> None:
+    leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
+    parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder}
+    sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in parts.items())
+    say(f"{config.env.id}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]")
+    say(f"{parameter_count(model):,} parameters ({sizes}) on {_device(model)}")
+    say(f"run folder {folder}; W&B {wandb_at or 'off'}")
+
+
+def _conclude(
+    say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool
+) -> None:
+    say("finished" if finished else "stopped early, as asked; everything so far is saved")
+    if trainer.evaluation is None:
+        say("no update was made")
+        return
+    per_step, kl = trainer.evaluation.per_step, trainer.evaluation.kl.summary
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))
+    say(f"held-out, nats per step: ELBO {per_step['elbo']:.3f} = log-likelihoods ({terms}) - KL {per_step['kl']:.3f}")
+    say(f"KL per step: median {kl['median']:.3f}, 95 % {kl['q95']:.3f}; {kl['active_units']:.0f} active latent groups")
+    floors = trainer.learner.model.resolution()
+    if floors:
+        listed = "; ".join(f"{name} {_numbers(floor)}" for name, floor in floors.items())
+        say(f"densities are measured down to a std of: {listed}")
+    say(f"pictures    {folder / 'figures' / 'kl_overview.png'} and its neighbours")
+    say(f"numbers     {folder / 'metrics.jsonl'}")
+    if wandb_at:
+        say(f"W&B         {wandb_at}" + ("" if wandb_at.startswith("http") else f"   (upload: wandb sync {wandb_at})"))
+
+
+def _numbers(x: torch.Tensor) -> str:
+    values = np.atleast_1d(x.cpu().numpy())
+    shown = " ".join(f"{v:.3g}" for v in values[:8])
+    return shown + (f" ... ({len(values)} in all)" if len(values) > 8 else "")
+
+
+def _device(model: WorldModel) -> torch.device:
+    return next(model.parameters()).device

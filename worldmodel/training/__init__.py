@@ -1,0 +1,1 @@
+"""Learner (one gradient step), trainer (the loop), evaluation, checkpoints, tracking and progress."""

@@ -1,0 +1,130 @@
+"""What the model knows of episodes it was not trained on, and the KL of every time step, as arrays.
+
+Episodes are filtered whole from their reset, so their sums are bounds on the evidence of whole episodes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from worldmodel.behaviour.imagination import OpenLoopError, open_loop_errors
+from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.elbo import Bound
+from worldmodel.objectives.loss import Objective
+from worldmodel.training.learner import bound_and_loss
+from worldmodel.types import Batch
+
+ACTIVE_NATS = 0.01  # a latent group whose mean KL is above this carries something
+
+
+@dataclass(frozen=True)
+class KLDiagnostics:
+    """The raw KL of every row of a batch, in nats, looked at from every side. NaN where there is no row."""
+
+    by_position: np.ndarray  # [T] mean over sequences at each place of the sequence
+    by_episode_step: np.ndarray  # [L] mean over rows that lie that many steps after their episode's reset
+    heat_map: np.ndarray  # [S, T] mean of each latent group at each place of the sequence
+    clamped_by_position: np.ndarray  # [T] the optimised KL (clipped, weighted), beside the raw one
+    summary: dict[str, float]  # mean, median, q95, share_under_free_nats, share_under_1_nat, active_units, ...
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """One held-out episode: where the model was surprised."""
+
+    kl: np.ndarray  # [T] raw KL of each row, nats
+    optimised_kl: np.ndarray  # [T] the same as the loss has it
+    reward: np.ndarray  # [T]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A look at the held-out episodes."""
+
+    per_step: dict[str, float]  # elbo, kl and every log-likelihood, nats per step
+    elbo_per_episode: np.ndarray  # [B] nats
+    kl: KLDiagnostics
+    surprise: Surprise
+    open_loop: dict[str, OpenLoopError]  # by leaf; empty if the episodes are too short
+
+
+@torch.no_grad()
+def evaluate(
+    model: WorldModel,
+    objective: Objective,
+    episodes: Batch,
+    *,
+    context: int,
+    horizon: int,
+    samples: int,
+    seed: int,
+) -> Evaluation:
+    """Score held-out episodes.
+
+    Args:
+        model: the world model.
+        objective: what it is trained on, for the optimised KL beside the raw one.
+        episodes: whole episodes from their reset, padded.
+        context, horizon, samples: of the open-loop errors; see `open_loop_errors`.
+        seed: of the noise, so that two evaluations of one model agree.
+    """
+    generator = torch.Generator(episodes.reward.device).manual_seed(seed)
+    bound, loss = bound_and_loss(model, episodes, objective, generator)
+    errors = open_loop_errors(
+        model, episodes, context=context, horizon=horizon, samples=samples, generator=generator
+    )
+    elbo = torch.where(bound.valid, bound.elbo, 0.0).sum(-1)
+    kl = kl_diagnostics(bound, loss.optimised_kl, episodes.episode_step, objective.free_nats)
+    one = bound.valid[0]
+    surprise = Surprise(_numpy(bound.kl[0][one]), _numpy(loss.optimised_kl[0][one]), _numpy(episodes.reward[0][one]))
+    per_step = {name: value.item() for name, value in bound.per_step().items()}
+    return Evaluation(per_step, _numpy(elbo), kl, surprise, errors)
+
+
+@torch.no_grad()
+def training_kl(model: WorldModel, objective: Objective, batch: Batch, *, seed: int) -> KLDiagnostics:
+    """The KL on training sequences: the same, but sequences start inside episodes, from an empty state."""
+    generator = torch.Generator(batch.reward.device).manual_seed(seed)
+    bound, loss = bound_and_loss(model, batch, objective, generator)
+    everywhere = Bound(bound.log_likelihood, bound.kl_groups, torch.ones_like(bound.valid))
+    return kl_diagnostics(everywhere, loss.optimised_kl, batch.episode_step, objective.free_nats)
+
+
+def kl_diagnostics(
+    bound: Bound, optimised_kl: torch.Tensor, episode_step: torch.Tensor, free_nats: float
+) -> KLDiagnostics:
+    """Summarise the KL of every valid row of [B, T]. Arguments as in `Loss` and `Batch`; free_nats in nats per step."""
+    valid, kl, groups = _numpy(bound.valid), _numpy(bound.kl), _numpy(bound.kl_groups)
+    clamped, steps = _numpy(optimised_kl), _numpy(episode_step)
+    rows, group_means = kl[valid], groups[valid].mean(0)
+    summary = {
+        "mean": rows.mean(),
+        "median": np.median(rows),
+        "q95": np.quantile(rows, 0.95),
+        "optimised_mean": clamped[valid].mean(),
+        "share_under_free_nats": (rows < free_nats).mean(),
+        "share_under_1_nat": (rows < 1).mean(),
+        "active_units": (group_means > ACTIVE_NATS).sum(),
+    }
+    total = np.bincount(steps[valid], rows)
+    count = np.bincount(steps[valid])
+    by_episode_step = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return KLDiagnostics(
+        by_position=_mean_over_batch(kl, valid),
+        by_episode_step=by_episode_step,
+        heat_map=_mean_over_batch(groups, valid).T,
+        clamped_by_position=_mean_over_batch(clamped, valid),
+        summary={name: float(value) for name, value in summary.items()},
+    )
+
+
+def _mean_over_batch(x: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    weight = valid.reshape(valid.shape + (1,) * (x.ndim - 2))
+    count = np.broadcast_to(weight.sum(0), x.shape[1:])
+    total = np.where(weight, x, 0).sum(0)
+    return np.divide(total, count, out=np.full(x.shape[1:], np.nan), where=count > 0)
+
+
+def _numpy(x: torch.Tensor) -> np.ndarray:
+    return x.detach().cpu().numpy()

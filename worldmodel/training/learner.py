@@ -1,0 +1,134 @@
+"""One gradient step on one batch. Nothing is read back to the host: what an update reports stays on the device."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.elbo import Bound, elbo
+from worldmodel.objectives.loss import Loss, Objective, loss
+from worldmodel.types import Batch
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step reports, detached, on the device."""
+
+    bound: Bound
+    loss: Loss
+    grad_norm: dict[str, Tensor]  # before clipping: of each part of the model, and `total`
+    learning_rate: float
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Everything that is one number per update: [] each, in nats per step or as its name says."""
+        return {
+            "loss/value": self.loss.value,
+            **{f"ledger/{name}": value for name, value in self.loss.ledger.items()},
+            **{f"train/{name}": value for name, value in self.bound.per_step().items()},
+            **{f"grad_norm/{name}": value for name, value in self.grad_norm.items()},
+        }
+
+    def first_non_finite(self) -> dict[str, Tensor]:
+        """By term of the bound, the first place in the sequence with a value that is not finite, or -1."""
+        terms = {"kl": self.bound.kl, **self.bound.log_likelihood}
+        return {name: _first_bad_place(term, self.bound.valid) for name, term in terms.items()}
+
+
+class Learner:
+    """Owns the optimiser. `update` is the whole algorithm."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        objective: Objective,
+        generator: torch.Generator,
+        *,
+        learning_rate: float,
+        warmup: int,
+        final_fraction: float,
+        total_updates: int,
+        clip_norm: float,
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+        autocast: bool = False,
+    ) -> None:
+        """Args:
+        model, objective: what is trained, and on what.
+        generator: source of the latents' noise, on the model's device.
+        learning_rate, warmup, final_fraction, total_updates: a linear rise over `warmup` updates, then a cosine down to
+            `final_fraction` of the peak at `total_updates` (1 keeps the peak).
+        clip_norm: largest global gradient norm.
+        weight_decay, eps: AdamW's.
+        autocast: run the networks in bfloat16.
+        """
+        self.model, self.objective, self.generator = model, objective, generator
+        self.clip_norm, self.autocast = clip_norm, autocast
+        self.parts: dict[str, list[nn.Parameter]] = {
+            name: list(part.parameters())
+            for name, part in (("encoder", model.encoder), ("rssm", model.rssm), ("decoder", model.decoder))
+        }
+        self.parameters = [p for part in self.parts.values() for p in part]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=learning_rate, weight_decay=weight_decay, eps=eps, fused=True
+        )
+        self.updates = 0
+        self._schedule = (learning_rate, warmup, final_fraction, total_updates)
+
+    def update(self, batch: Batch) -> Update:
+        """Take one step on a batch of [B, T] rows."""
+        rate = learning_rate(self.updates, *self._schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        bound, objective = bound_and_loss(self.model, batch, self.objective, self.generator, autocast=self.autocast)
+        self.optimizer.zero_grad()
+        objective.value.backward()
+        grad_norm = self._clip_gradients()
+        self.optimizer.step()
+        self.updates += 1
+        return Update(_detach_bound(bound), _detach_loss(objective), grad_norm, rate)
+
+    def _clip_gradients(self) -> dict[str, Tensor]:
+        norms = {
+            name: nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])
+            for name, part in self.parts.items()
+        }
+        norms["total"] = torch.stack(list(norms.values())).norm()
+        nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norms["total"])
+        return norms
+
+
+def bound_and_loss(
+    model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator, *, autocast: bool = False
+) -> tuple[Bound, Loss]:
+    """The bound and the loss of a batch, for one draw of the latents; with gradients unless they are switched off."""
+    noise = model.rssm.noise(*batch.is_first.shape, generator=generator)
+    with torch.autocast(batch.reward.device.type, torch.bfloat16, enabled=autocast):
+        (_, posterior, prior), likelihoods = model(batch, noise)
+    bound = elbo(
+        likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch)
+    )
+    return bound, loss(bound, posterior, prior, objective)
+
+
+def learning_rate(update: int, peak: float, warmup: int, final_fraction: float, total_updates: int) -> float:
+    """The rate of update 0, 1, ...: peak * (u + 1) / warmup at first, then a cosine from peak to its final fraction."""
+    if update < warmup:
+        return peak * (update + 1) / warmup
+    progress = min(1.0, (update - warmup) / max(1, total_updates - warmup))
+    return peak * (final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _first_bad_place(term: Tensor, valid: Tensor) -> Tensor:
+    bad = (~torch.isfinite(term) & valid).any(0)  # [T]
+    return torch.where(bad.any(), bad.int().argmax(), -1)
+
+
+def _detach_bound(bound: Bound) -> Bound:
+    terms = {name: term.detach() for name, term in bound.log_likelihood.items()}
+    return Bound(terms, bound.kl_groups.detach(), bound.valid)
+
+
+def _detach_loss(objective: Loss) -> Loss:
+    return Loss(objective.value.detach(), objective.optimised_kl.detach(), objective.ledger)

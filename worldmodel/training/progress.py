@@ -1,0 +1,67 @@
+"""What a person sees while a run goes on: a live bar in a terminal, a line now and then anywhere else."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class RunProgress:
+    """Shows rows collected, updates, both rates, ELBO, KL and the time left. Use it in a `with` block."""
+
+    def __init__(self, env_steps: int, console: Console | None = None) -> None:
+        """Args:
+        env_steps: rows to collect in all.
+        console: where to write; standard error by default.
+        """
+        self.console = console or Console(stderr=True)
+        self.total = env_steps
+        self._live = self.console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("[dim]env steps[/dim] {task.fields[state]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("prefill", total=env_steps, state="")
+        self._started = self._spoke = self._training_since = time.monotonic()
+        self._training_from: tuple[int, int] | None = None
+
+    def __enter__(self) -> "RunProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def collected(self, env_steps: int) -> None:
+        """Rows were collected before the first update."""
+        self._bar.update(self._task, completed=env_steps)
+
+    def trained(self, env_steps: int, updates: int, elbo: float, kl: float) -> None:
+        """Rows were collected and updates made; elbo and kl in nats per step."""
+        now = time.monotonic()
+        if self._training_from is None:
+            self._training_from, self._training_since = (env_steps, updates), now
+        seconds = max(now - self._training_since, 1e-9)
+        env_rate = (env_steps - self._training_from[0]) / seconds
+        update_rate = (updates - self._training_from[1]) / seconds
+        state = (
+            f"{updates} updates  {env_rate:.0f} steps/s  {update_rate:.1f} updates/s  "
+            f"ELBO {elbo:.3f}  KL {kl:.3f} nats/step"
+        )
+        self._bar.update(self._task, completed=env_steps, description="training", state=state)
+        done = env_steps >= self.total
+        if not self._live and (done or now - self._spoke > SECONDS_BETWEEN_LINES):
+            self._spoke = now
+            left = (self.total - env_steps) / env_rate if env_rate > 0 else float("nan")
+            self.console.print(f"{env_steps}/{self.total} env steps  {state}  {left:.0f} s left", soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A message that stays."""
+        self.console.print(text, soft_wrap=True, highlight=False)

@@ -1,0 +1,224 @@
+"""Where numbers and pictures of a run go: its own folder always, Weights & Biases unless told otherwise.
+
+The only file that imports wandb, and only when a run wants it. The folder is the record: W&B's file loses what is in
+its buffer when a process is killed, `metrics.jsonl` loses nothing.
+"""
+
+import io
+import json
+import math
+import netrc
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, TextIO
+from urllib.parse import urlparse
+
+from matplotlib.figure import Figure
+
+Columns = Mapping[str, Sequence[float]]
+
+
+class Tracker(Protocol):
+    """Takes what a run reports. Every call names the update it belongs to; updates never go back."""
+
+    def scalars(self, update: int, values: Mapping[str, float]) -> None:
+        """Single numbers by name."""
+        ...
+
+    def lines(self, update: int, name: str, columns: Columns) -> None:
+        """A curve or several over the first column; a later call of the same name takes its place."""
+        ...
+
+    def image(self, update: int, name: str, png: bytes) -> None:
+        """A picture; a later call of the same name takes its place."""
+        ...
+
+    def finish(self, files: Sequence[Path]) -> None:
+        """The run is over; `files` are what it made (checkpoint, configuration)."""
+        ...
+
+
+class FolderTracker:
+    """metrics.jsonl (one line a call), lines/*.json and figures/*.png in the run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("lines", "figures"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self._metrics: TextIO = (folder / "metrics.jsonl").open("a", buffering=1)
+
+    def scalars(self, update: int, values: Mapping[str, float]) -> None:
+        """Append a line."""
+        row = {"update": update, **{name: _json_number(value) for name, value in values.items()}}
+        self._metrics.write(json.dumps(row) + "\n")
+
+    def lines(self, update: int, name: str, columns: Columns) -> None:
+        """Write lines/NAME.json, slashes in the name as underscores."""
+        data = {key: [_json_number(v) for v in column] for key, column in columns.items()}
+        (self.folder / "lines" / f"{_file_name(name)}.json").write_text(json.dumps({"update": update, **data}))
+
+    def image(self, update: int, name: str, png: bytes) -> None:
+        """Write figures/NAME.png."""
+        (self.folder / "figures" / f"{_file_name(name)}.png").write_bytes(png)
+
+    def finish(self, files: Sequence[Path]) -> None:
+        """Close the record; the files are in the folder already."""
+        self._metrics.close()
+
+
+class WandbTracker:
+    """A Weights & Biases run."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        mode: Literal["online", "offline"],
+        may_go_offline: bool,
+        name: str,
+        project: str,
+        entity: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        """Start a run whose files lie in folder/wandb.
+
+        Args:
+            folder: the run's folder.
+            config: settings shown beside the run.
+            mode: online needs a key and the network.
+            may_go_offline: go on offline if the server cannot be reached in 30 seconds, instead of raising.
+            name, project, entity, group, tags: as in `WandbConfig`.
+        """
+        import wandb
+
+        self._wandb = wandb
+        options: dict[str, Any] = {
+            "dir": str(folder),
+            "config": dict(config),
+            "name": name,
+            "project": project,
+            "entity": entity,
+            "group": group,
+            "tags": list(tags),
+            "settings": wandb.Settings(console="off", silent=True, init_timeout=30),
+        }
+        self.mode = mode
+        try:
+            self._run = wandb.init(mode=mode, **options)
+        except wandb.errors.CommError:
+            if not may_go_offline:
+                raise
+            self.mode = "offline"
+            self._run = wandb.init(mode="offline", **options)
+
+    @property
+    def location(self) -> str:
+        """Where to look: a web address, or the folder to `wandb sync`."""
+        return self._run.url or str(Path(self._run.dir).parent)
+
+    def scalars(self, update: int, values: Mapping[str, float]) -> None:
+        """Log numbers at an update."""
+        self._run.log(dict(values), step=update)
+
+    def lines(self, update: int, name: str, columns: Columns) -> None:
+        """Log an interactive line plot with its table."""
+        (x_name, x), *series = columns.items()
+        ys = [list(column) for _, column in series]
+        plot = self._wandb.plot.line_series(list(x), ys, keys=[key for key, _ in series], title=name, xname=x_name)
+        self._run.log({name: plot}, step=update)
+
+    def image(self, update: int, name: str, png: bytes) -> None:
+        """Log a picture."""
+        from PIL import Image
+
+        self._run.log({name: self._wandb.Image(Image.open(io.BytesIO(png)))}, step=update)
+
+    def finish(self, files: Sequence[Path]) -> None:
+        """Log the files as an artifact and end the run."""
+        artifact = self._wandb.Artifact(f"model-{self._run.id}", type="model")
+        for path in files:
+            artifact.add_file(str(path))
+        self._run.log_artifact(artifact)
+        self._run.finish()
+
+
+class Trackers:
+    """Several trackers as one."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = list(trackers)
+
+    def scalars(self, update: int, values: Mapping[str, float]) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.scalars(update, values)
+
+    def lines(self, update: int, name: str, columns: Columns) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.lines(update, name, columns)
+
+    def image(self, update: int, name: str, png: bytes) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.image(update, name, png)
+
+    def finish(self, files: Sequence[Path]) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.finish(files)
+
+
+def wandb_mode(
+    setting: Literal["auto", "offline", "online"], environment: Mapping[str, str]
+) -> Literal["online", "offline", "disabled"]:
+    """How W&B should run, found out without asking anyone.
+
+    Args:
+        setting: `auto` is online if a key is configured (WANDB_API_KEY or ~/.netrc) and offline otherwise, and obeys
+            WANDB_MODE.
+        environment: the process's environment variables.
+    Raises:
+        ValueError: if online is asked for and no key is configured, or WANDB_MODE is unknown.
+    """
+    wanted = setting if setting != "auto" else environment.get("WANDB_MODE", "")
+    if wanted in ("dryrun", "offline"):
+        return "offline"
+    if wanted == "disabled":
+        return "disabled"
+    if wanted not in ("", "run", "online"):
+        raise ValueError(f"WANDB_MODE: expected online, offline or disabled, got {wanted!r}")
+    if _has_key(environment):
+        return "online"
+    if wanted:
+        raise ValueError("tracking: expected a W&B key for online tracking, found none; run `wandb login` once")
+    return "offline"
+
+
+def render(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _has_key(environment: Mapping[str, str]) -> bool:
+    if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    path = environment.get("NETRC") or os.path.expanduser("~/.netrc")
+    try:
+        return host is not None and netrc.netrc(path).hosts.get(host) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+
+
+def _json_number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _file_name(name: str) -> str:
+    return name.replace("/", "_")
