@@ -6,7 +6,6 @@ that what is sampled is what the KL compares.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from einops import rearrange
@@ -20,26 +19,16 @@ from worldmodel.kernels.kl import categorical_kl, gaussian_kl
 from worldmodel.kernels.precision import full_precision
 
 
-@dataclass(frozen=True)
 class DiagonalGaussian:
     """S independent Gaussians; z_t is their S values."""
 
-    raw: Float[Tensor, "*batch P"]  # means, then unconstrained stds
-    min_std: float
-
-    @cached_property
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        return kl_reference.split_gaussian(self.raw, self.min_std)
-
-    @property
-    def mean(self) -> Float[Tensor, "*batch S"]:
-        """Mean of each group."""
-        return self._moments[0]
-
-    @property
-    def std(self) -> Float[Tensor, "*batch S"]:
-        """Standard deviation of each group, at least `min_std`."""
-        return self._moments[1]
+    def __init__(self, raw: Float[Tensor, "*batch P"], min_std: float) -> None:
+        """Args:
+        raw: S means, then S unconstrained standard deviations; std = min_std + softplus(unconstrained).
+        min_std: floor of the standard deviations.
+        """
+        self.raw, self.min_std = raw, min_std
+        self.mean, self.std = kl_reference.split_gaussian(raw, min_std)  # [..., S] each
 
     def rsample(self, noise: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
         """mean + std * noise, for standard normal noise."""
@@ -62,17 +51,16 @@ class DiagonalGaussian:
         return DiagonalGaussian(self.raw.detach(), self.min_std)
 
 
-@dataclass(frozen=True)
 class OneHotCategorical:
     """S independent categoricals over K classes; z_t is their S one-hot vectors, flat."""
 
-    logits: Float[Tensor, "*batch S K"]  # before mixing
-    unimix: float
-
-    @cached_property
-    def log_probs(self) -> Float[Tensor, "*batch S K"]:
-        """Log-probabilities after mixing with the uniform distribution."""
-        return kl_reference.mix_uniform(self.logits, self.unimix)
+    def __init__(self, logits: Float[Tensor, "*batch S K"], unimix: float) -> None:
+        """Args:
+        logits: unnormalised log-probabilities, before mixing.
+        unimix: share of the uniform distribution that is mixed in.
+        """
+        self.logits, self.unimix = logits, unimix
+        self.log_probs = kl_reference.mix_uniform(logits, unimix)  # [..., S, K]
 
     def rsample(self, noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch Z"]:
         """A one-hot sample by Gumbel-max from uniform noise, with the straight-through gradient of the probabilities.

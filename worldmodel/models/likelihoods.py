@@ -6,7 +6,6 @@ sum to one; `tests/models/test_likelihoods.py` integrates every one of them.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -128,16 +127,15 @@ class DiscretisedLogistic:
         return (self.location + self.scale * logistic).round().clamp(0, LEVELS - 1).to(torch.uint8)
 
 
-@dataclass(frozen=True)
 class Categoricals:
-    """k independent categorical variables; logits of all of them lie side by side, `classes` says how many each has."""
+    """k independent categorical variables."""
 
-    logits: Float[Tensor, "*batch n"]
-    classes: tuple[int, ...]
-
-    @cached_property
-    def _log_probs(self) -> tuple[Tensor, ...]:
-        return tuple(log_softmax(part, -1) for part in self.logits.split(self.classes, -1))
+    def __init__(self, logits: Float[Tensor, "*batch n"], classes: tuple[int, ...]) -> None:
+        """Args:
+        logits: of all variables side by side, n = sum(classes).
+        classes: the number of classes of each variable.
+        """
+        self._log_probs = tuple(log_softmax(part, -1) for part in logits.split(classes, -1))
 
     @property
     def mean(self) -> Float[Tensor, "*batch n"]:

@@ -12,7 +12,7 @@ def mlp(widths: list[int]) -> nn.Sequential:
     """Hidden layers only: (Linear, RMSNorm, SiLU) from each width to the next."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.RMSNorm(after), nn.SiLU()]
+        layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.SiLU()]
     return nn.Sequential(*layers)
 
 
@@ -37,7 +37,7 @@ class ChannelNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(channels)
+        self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Normalise every pixel's channel vector."""

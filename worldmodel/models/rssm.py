@@ -48,7 +48,7 @@ class BlockGRU(nn.Module):
         self.deter_in = mlp([deter, hidden])
         self.stoch_in = mlp([stoch, hidden])
         self.mix = BlockLinear(deter + blocks * 3 * hidden, deter, blocks)
-        self.norm = nn.RMSNorm(deter)
+        self.norm = nn.LayerNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks)
 
     def forward(
@@ -115,7 +115,7 @@ class RSSM(nn.Module):
         self.posterior_embed = nn.Linear(embed, hidden)
         self.posterior_deter = nn.Linear(deter, hidden, bias=False)
         self.posterior_rest = nn.Sequential(
-            nn.RMSNorm(hidden), nn.SiLU(), mlp([hidden] * posterior_layers), nn.Linear(hidden, latent.parameters)
+            nn.LayerNorm(hidden), nn.SiLU(), mlp([hidden] * posterior_layers), nn.Linear(hidden, latent.parameters)
         )
         self.prior_head = nn.Sequential(mlp([deter] + [hidden] * prior_layers), nn.Linear(hidden, latent.parameters))
         self._filter_step = self._filter
