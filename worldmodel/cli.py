@@ -1,20 +1,22 @@
 """The command line.
 
-    worldmodel train --config configs/pendulum.yaml --rssm.deter 256 [--print_config]
-    worldmodel evaluate runs/pendulum-...
+worldmodel train --config configs/pendulum.yaml --rssm.deter 256 [--print_config]
+worldmodel evaluate runs/pendulum-...
 """
 
 import sys
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from worldmodel.config_io import add_config_options, config_from_namespace
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; mistakes in the input end with status 2 and a sentence, failures of a run with status 1."""
-    parser = ArgumentParser(prog="worldmodel", description="Sequential latent world models whose evidence can be measured.")
+    parser = ArgumentParser(
+        prog="worldmodel", description="Sequential latent world models whose evidence can be measured."
+    )
     commands = parser.add_subcommands(dest="command")
     train_parser = ArgumentParser(description="Train a world model on rollouts of a Gymnasium environment.")
     add_config_options(train_parser)
@@ -40,7 +42,7 @@ def _say(error: Exception, status: int) -> int:
     return status
 
 
-def _train(parser: ArgumentParser, namespace: object) -> None:
+def _train(parser: ArgumentParser, namespace: Namespace) -> None:
     config = config_from_namespace(parser, namespace)
     from worldmodel.run import train  # heavy, and not needed to print a configuration or refuse one
 

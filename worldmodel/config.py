@@ -53,7 +53,9 @@ class EnvConfig:
     def __post_init__(self) -> None:
         _require(bool(self.id), "env.id", "the id of a Gymnasium environment", self.id)
         _positive(self, "env", "num_envs", "step_timeout", "action_repeat")
-        _require(self.time_limit is None or self.time_limit > 0, "env.time_limit", "null or at least 1", self.time_limit)
+        _require(
+            self.time_limit is None or self.time_limit > 0, "env.time_limit", "null or at least 1", self.time_limit
+        )
         power_of_two = self.image_size >= 16 and self.image_size & (self.image_size - 1) == 0
         _require(power_of_two, "env.image_size", "a power of two, at least 16", self.image_size)
 
@@ -188,7 +190,9 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _not_negative(self, "loss", "beta", "free_nats", "observation_scale", "reward_scale", "continue_scale")
-        _require((self.dyn is None) == (self.rep is None), "loss.dyn, loss.rep", "both or neither", (self.dyn, self.rep))
+        _require(
+            (self.dyn is None) == (self.rep is None), "loss.dyn, loss.rep", "both or neither", (self.dyn, self.rep)
+        )
         for name in ("dyn", "rep"):
             value = getattr(self, name)
             _require(value is None or value >= 0, f"loss.{name}", "null, zero or more", value)
@@ -299,7 +303,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     tracking: Literal["auto", "offline", "online", "none"] = "auto"
-    """Weights & Biases: online if a key is configured and offline otherwise; always offline; always online; not at all."""
+    """Weights & Biases: online if a key is configured, else offline (auto); always either; or not at all."""
     name: str = "run"
     """First part of the run's folder name; the time it started is added."""
     runs: str = "runs"

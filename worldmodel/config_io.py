@@ -33,9 +33,7 @@ def config_from_namespace(parser: ArgumentParser, namespace: Namespace) -> Confi
     return Config(**{f.name: built[f.name] for f in dataclasses.fields(Config)})
 
 
-def read_config(
-    paths: str | Path | Sequence[str | Path] = (), overrides: Mapping[str, Any] | None = None
-) -> Config:
+def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mapping[str, Any] | None = None) -> Config:
     """Read settings from YAML files over the defaults, then apply single overrides.
 
     Args:

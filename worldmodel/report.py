@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 RAW, OPTIMISED, REWARD, BASELINE = "#20558a", "#d9822b", "#5b9a5b", "#888888"
@@ -29,17 +30,15 @@ def kl_overview(
         heat_map: [S, T] training sequences.
         surprise_kl, surprise_optimised, surprise_reward: [L] one held-out episode.
     """
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    axes = figure.subplots(3, 2)
-    draw_kl_history(axes[0, 0], history)
-    draw_line(axes[0, 1], by_position, clamped_by_position, "row of the training sequence")
-    axes[0, 1].set_title("KL by place in the sequence (starts cold inside an episode)")
-    draw_line(axes[1, 0], by_episode_step, None, "steps since the episode began")
-    axes[1, 0].set_title("KL by steps since the reset (held-out episodes)")
-    draw_heat_map(axes[1, 1], heat_map)
-    for axis in axes[2]:
-        axis.remove()
-    draw_surprise(figure.add_subplot(3, 1, 3), surprise_kl, surprise_optimised, surprise_reward)
+    figure = Figure(figsize=(12, 10), layout="constrained")
+    axes = figure.subplot_mosaic([["history", "position"], ["episode", "groups"], ["surprise", "surprise"]])
+    draw_kl_history(axes["history"], history)
+    draw_line(axes["position"], by_position, clamped_by_position, "row of the training sequence")
+    axes["position"].set_title("KL by place in the sequence (most start cold, inside an episode)")
+    draw_line(axes["episode"], by_episode_step, None, "steps since the episode began")
+    axes["episode"].set_title("KL by steps since the reset (held-out episodes)")
+    draw_heat_map(axes["groups"], heat_map)
+    draw_surprise(axes["surprise"], surprise_kl, surprise_optimised, surprise_reward)
     return figure
 
 
@@ -61,13 +60,15 @@ def draw_line(axis: Axes, raw: np.ndarray, optimised: np.ndarray | None, x_label
     if optimised is not None and _differ(raw, optimised):
         axis.plot(optimised, color=OPTIMISED, label="as optimised")
         axis.legend(frameon=False, fontsize=8)
-    _label(axis, "", x_label, "nats")
+    axis.set_yscale("log", nonpositive="clip")
+    _label(axis, "", x_label, "nats (log scale)")
 
 
 def draw_heat_map(axis: Axes, heat_map: np.ndarray) -> None:
-    """KL of every latent group at every place of the sequence."""
-    image = axis.imshow(heat_map, aspect="auto", cmap="magma", interpolation="nearest", vmin=0)
-    axis.figure.colorbar(image, ax=axis, label="nats")
+    """KL of every latent group at every place of the sequence; a thousandth of a nat and less is black."""
+    scale = LogNorm(1e-3, max(1e-2, float(np.nanmax(heat_map))), clip=True)
+    image = axis.imshow(heat_map, aspect="auto", cmap="magma", interpolation="nearest", norm=scale)
+    axis.figure.colorbar(image, ax=axis, label="nats (log scale)")
     _label(axis, "KL by latent group", "row of the training sequence", "latent group")
     axis.grid(visible=False)
 
@@ -77,7 +78,8 @@ def draw_surprise(axis: Axes, kl: np.ndarray, optimised: np.ndarray, reward: np.
     axis.plot(kl, color=RAW, label="KL, raw")
     if _differ(kl, optimised):
         axis.plot(optimised, color=OPTIMISED, label="KL, as optimised")
-    _label(axis, "Surprise along one held-out episode", "step of the episode", "nats")
+    axis.set_yscale("log", nonpositive="clip")
+    _label(axis, "Surprise along one held-out episode", "step of the episode", "nats (log scale)")
     other = axis.twinx()
     other.plot(reward, color=REWARD, lw=0.8, alpha=0.8, label="reward")
     other.set_ylabel("reward")

@@ -200,9 +200,7 @@ def _announce(
     say(f"run folder {folder}; W&B {wandb_at or 'off'}")
 
 
-def _conclude(
-    say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool
-) -> None:
+def _conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool) -> None:
     say("finished" if finished else "stopped early, as asked; everything so far is saved")
     if trainer.evaluation is None:
         say("no update was made")

@@ -19,7 +19,7 @@ there, and the reward is no observation, so its likelihood is masked.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -90,16 +90,16 @@ class Batch(NamedTuple):
         return Batch({key: value.to(device, non_blocking=True) for key, value in self.obs.items()}, *rest)
 
 
+@runtime_checkable
 class Policy(Protocol):
-    """Chooses actions for N environments that run side by side. It may keep memory; `is_first` says when to clear it."""
+    """Chooses actions for N environments side by side. It may keep memory; `is_first` says when to clear it."""
 
-    def __call__(
-        self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]
-    ) -> Float[np.ndarray, "N A"]:
+    def __call__(self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]) -> Float[np.ndarray, "N A"]:
         """Actions as ActionSpec lays them out. What is returned for an episode that has just ended is not used."""
         ...
 
 
+@runtime_checkable
 class Likelihood(Protocol):
     """A normalised density or mass p(x | .) for every batch entry, its event dimensions summed."""
 
@@ -117,6 +117,7 @@ class Likelihood(Protocol):
         ...
 
 
+@runtime_checkable
 class Latent(Protocol):
     """A distribution over S latent groups, as the posterior and the prior are."""
 
@@ -132,8 +133,8 @@ class Latent(Protocol):
         """Entropy of each group, in nats."""
         ...
 
-    def kl(self, other: "Latent") -> Float[Tensor, "*batch S"]:
-        """KL(self || other) of each group, raw, in nats; the sum over groups is the step's KL."""
+    def kl(self, other: Any) -> Float[Tensor, "*batch S"]:
+        """KL(self || other) of each group, raw, in nats, for another of the same family; their sum is the step's KL."""
         ...
 
     def detach(self) -> "Latent":

@@ -57,14 +57,12 @@ def imagine(
     return Dream(states, {name: torch.stack([means[name] for means in decoded]) for name in decoded[0]})
 
 
-def filter_samples(
-    model: WorldModel, batch: Batch, samples: int, generator: torch.Generator | None = None
-) -> State:
+def filter_samples(model: WorldModel, batch: Batch, samples: int, generator: torch.Generator | None = None) -> State:
     """N draws of the filtered states of every row, [N, B, T, ...]."""
     embed = repeat(model.embed(batch.obs), "B T E -> (N B) T E", N=samples)
     action = repeat(batch.prev_action, "B T A -> (N B) T A", N=samples)
     is_first = repeat(batch.is_first, "B T -> (N B) T", N=samples)
-    noise = model.rssm.noise(*is_first.shape, generator=generator)
+    noise = model.rssm.noise(is_first.shape[0], is_first.shape[1], generator)
     states = model.rssm.observe(embed, action, is_first, noise).states
     return State(*(rearrange(x, "(N B) T W -> N B T W", N=samples) for x in states))
 
@@ -76,7 +74,8 @@ def imagine_from(
     samples = start.deter.shape[0]
     flat = State(*(rearrange(x, "N B W -> (N B) W") for x in start))
     actions = repeat(action, "B H A -> (N B) H A", N=samples)
-    states = model.imagine(flat, actions, model.rssm.noise(*actions.shape[:2], generator=generator))
+    noise = model.rssm.noise(actions.shape[0], actions.shape[1], generator)
+    states = model.imagine(flat, actions, noise)
     return State(*(rearrange(x, "(N B) H W -> N B H W", N=samples) for x in states))
 
 

@@ -112,7 +112,9 @@ class Environments:
 
     def _failure(self, verb: str, error: Exception) -> EnvironmentFailureError:
         if isinstance(error, WorkerTimeoutError):
-            return EnvironmentFailureError(f"an environment worker did not {verb} within {self._step_timeout:g} seconds")
+            return EnvironmentFailureError(
+                f"an environment worker did not {verb} within {self._step_timeout:g} seconds"
+            )
         if isinstance(error, EOFError | ConnectionError):
             return EnvironmentFailureError(f"an environment worker died during {verb}; its own words are above")
         return EnvironmentFailureError(f"an environment raised during {verb}: {type(error).__name__}: {error}")

@@ -15,9 +15,7 @@ class RandomPolicy:
     def __init__(self, spec: ActionSpec, generator: torch.Generator) -> None:
         self.spec, self.generator = spec, generator
 
-    def __call__(
-        self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]
-    ) -> Float[np.ndarray, "N A"]:
+    def __call__(self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]) -> Float[np.ndarray, "N A"]:
         """One action for each of N environments."""
         uniform = torch.rand(len(is_first), self.spec.width, generator=self.generator).numpy()
         if self.spec.kind == "continuous":
@@ -36,9 +34,7 @@ class ScriptedPolicy:
         self.table = np.asarray(table, np.float32)
         self._step: np.ndarray | None = None
 
-    def __call__(
-        self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]
-    ) -> Float[np.ndarray, "N A"]:
+    def __call__(self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]) -> Float[np.ndarray, "N A"]:
         """The next action of the script in each of N environments."""
         previous = np.full(len(is_first), -1) if self._step is None else self._step
         self._step = np.where(is_first, 0, previous + 1)

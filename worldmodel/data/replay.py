@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class Replay:
         """Every whole stored episode, from its reset to its last row, as a batch of one."""
         for stream in self._streams:
             starts = [*stream.starts, stream.count]
-            for start, end in zip(starts, starts[1:], strict=False):
+            for start, end in pairwise(starts):
                 records = stream.read(start, end - start)
                 if records["is_last"][-1]:
                     yield self._batch(records[None], valid=np.ones((1, end - start), bool))
@@ -213,7 +214,7 @@ class _Stream:
 
     def _read_into(self, records: np.ndarray, slot: int) -> None:
         self._file.seek(slot * self.dtype.itemsize)
-        data = memoryview(records.view(np.uint8))
+        data = memoryview(records.view(np.uint8).data)
         while data:
             got = self._file.readinto(data)
             assert got, "a stored row is not in the file"
@@ -297,7 +298,8 @@ def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
         return out
 
     obs = {path: join([e.obs[path] for e in episodes]) for path in episodes[0].obs}
-    return Batch(obs, *(join([e[i] for e in episodes]) for i in range(1, len(Batch._fields))))
+    rest = {name: join([getattr(e, name) for e in episodes]) for name in Batch._fields[1:]}
+    return Batch(obs, **rest)
 
 
 def _mark_beginning(record: np.ndarray) -> None:

@@ -52,7 +52,6 @@ def categorical_kl(
     return kl_reference.categorical_kl(full_precision(posterior_logits), full_precision(prior_logits), unimix)
 
 
-
 def _check_pair(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
     if first.shape != second.shape:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The one rule about precision: densities, entropies and KLs are computed in float32 or better, whatever the autocast."""
+"""The rule about precision: densities, entropies and KLs are computed in float32 or better, whatever the autocast."""
 
 import torch
 from torch import Tensor

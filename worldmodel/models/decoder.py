@@ -5,6 +5,7 @@ their own. The names of the likelihoods are the paths of the observation's leave
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -33,9 +34,7 @@ TWO_HOT_BINS = 255  # as in DreamerV3
 class GaussianHead(nn.Module):
     """Features and z_t -> a Normal over n numbers, its std learned above a floor or fixed."""
 
-    def __init__(
-        self, inputs: int, stoch: int, n: int, *, std: float | None, resolution: float, skip: bool
-    ) -> None:
+    def __init__(self, inputs: int, stoch: int, n: int, *, std: float | None, resolution: float, skip: bool) -> None:
         super().__init__()
         self.mean = nn.Linear(inputs, n)
         self.raw_std = nn.Linear(inputs, n) if std is None else None
@@ -48,8 +47,9 @@ class GaussianHead(nn.Module):
         if self.skip is not None:
             mean = mean + self.skip(stoch)
         mean = full_precision(mean)
-        if self.raw_std is None:
+        if self.fixed_std is not None:
             return Normal(mean, torch.full_like(mean, self.fixed_std))
+        assert self.raw_std is not None
         return Normal(mean, learned_std(full_precision(self.raw_std(features)), self.resolution))
 
 
@@ -61,7 +61,7 @@ class ImageHead(nn.Module):
         stages = image_stages(size, depth)[::-1]
         self.stem = nn.Linear(inputs, stages[0] * 4 * 4)
         layers: list[nn.Module] = []
-        for before, after in zip(stages, stages[1:], strict=False):
+        for before, after in pairwise(stages):
             layers += [ChannelNorm(before), nn.SiLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
         layers += [ChannelNorm(stages[-1]), nn.SiLU()]
         layers += [nn.ConvTranspose2d(stages[-1], 2 * channels, 4, stride=2, padding=1)]

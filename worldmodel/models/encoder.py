@@ -37,9 +37,7 @@ class Encoder(nn.Module):
     Vectors are expected as the network should see them (`WorldModel` standardises); categories become one-hot.
     """
 
-    def __init__(
-        self, observations: Mapping[str, ObservationSpec], *, layers: int, units: int, depth: int
-    ) -> None:
+    def __init__(self, observations: Mapping[str, ObservationSpec], *, layers: int, units: int, depth: int) -> None:
         super().__init__()
         self.specs = dict(observations)
         self.flat = [key for key, spec in self.specs.items() if spec.kind != "image"]
@@ -54,7 +52,9 @@ class Encoder(nn.Module):
     def forward(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch E"]:
         """Embed observations with any leading shape, the same for every leaf."""
         lead = self._leading_shape(obs)
-        parts = [conv(obs[key].flatten(0, len(lead) - 1)) for key, conv in zip(self.images, self.convolutions, strict=True)]
+        parts = [
+            conv(obs[key].flatten(0, len(lead) - 1)) for key, conv in zip(self.images, self.convolutions, strict=True)
+        ]
         if self.perceptron is not None:
             dtype = next(self.parameters()).dtype
             inputs = torch.cat([as_numbers(self.specs[key], obs[key], dtype) for key in self.flat], -1)

@@ -110,9 +110,7 @@ class GaussianFamily:
         """The distribution that a head's output stands for, in float32 or better."""
         return DiagonalGaussian(full_precision(raw), self.min_std)
 
-    def noise(
-        self, *shape: int, like: Tensor, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "*shape S"]:
+    def noise(self, *shape: int, like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*shape S"]:
         """Standard normal noise for `rsample`."""
         return torch.randn(*shape, self.groups, generator=generator, device=like.device, dtype=like.dtype)
 
@@ -140,9 +138,7 @@ class CategoricalFamily:
         logits = rearrange(full_precision(raw), "... (S K) -> ... S K", S=self.groups)
         return OneHotCategorical(logits, self.unimix)
 
-    def noise(
-        self, *shape: int, like: Tensor, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "*shape S K"]:
+    def noise(self, *shape: int, like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*shape S K"]:
         """Uniform noise for `rsample`."""
         size = (*shape, self.groups, self.classes)
         return torch.rand(*size, generator=generator, device=like.device, dtype=like.dtype)

@@ -44,7 +44,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class Affine:
-    """The density of location + scale * y, for y ~ base: log p(x) = log base((x - location) / scale) - sum log scale."""
+    """The density of x = location + scale y, y ~ base: log p(x) = log base((x - location) / scale) - sum log scale."""
 
     base: Normal
     location: Float[Tensor, " n"]
@@ -178,9 +178,9 @@ class Bernoullis:
 class TwoHot:
     """A density over one real number, piecewise linear between fixed bins.
 
-        p(x) = sum_i p_i t_i(x) / w_i,    t_i the hat function of bin b_i,  w_i = (b_{i+1} - b_{i-1}) / 2 its area
+        p(x) = sum_i p_i t_i(x) / w_i,   t_i the hat function of bin b_i,  w_i = (b_{i+1} - b_{i-1}) / 2 its area
 
-    The two bins around x share it linearly, as in DreamerV3's two-hot targets; dividing by the areas makes it a density.
+    The two bins around x share it linearly, as in DreamerV3's two-hot targets; dividing by areas makes it a density.
     Outside the outermost bins the density is zero, and x is clamped to them.
     Source: Hafner et al. 2023, arXiv 2301.04104, section "two-hot"; the areas are ours.
     """

@@ -17,7 +17,7 @@ def mlp(widths: list[int]) -> nn.Sequential:
 
 
 class BlockLinear(nn.Module):
-    """A linear layer whose matrix is block-diagonal: y = concat_g(x_g W_g) + b, with parameters / blocks of a dense one."""
+    """A linear layer with a block-diagonal matrix: y = concat_g(x_g W_g) + b."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
         super().__init__()

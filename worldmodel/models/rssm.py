@@ -167,10 +167,8 @@ class RSSM(nn.Module):
         states = State(torch.stack(deters, 1), torch.stack(stochs, 1))  # [B, T, D], [B, T, Z]
         return Trajectory(states, self.latent.distribution(torch.stack(raws, 1)), self.prior(states.deter))
 
-    def imagine(
-        self, state: State, action: Float[Tensor, "B H A"], noise: Float[Tensor, "B H *noise"]
-    ) -> State:
-        """Roll the prior forward from `state` under a_t, a_{t+1}, ...: states after each of the H actions, [B, H, ...]."""
+    def imagine(self, state: State, action: Float[Tensor, "B H A"], noise: Float[Tensor, "B H *noise"]) -> State:
+        """Roll the prior forward under a_t, a_{t+1}, ...: the states [B, H, ...] after each of the H actions."""
         deter, stoch = state
         deters, stochs = [], []
         for action_in, noise_t in zip(self.action_in(action).unbind(1), noise.unbind(1), strict=True):

@@ -95,9 +95,7 @@ class WorldModel(nn.Module):
                 likelihoods[name] = Affine(base, scaler.location, scaler.scale)
         return likelihoods
 
-    def forward(
-        self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None
-    ) -> Output:
+    def forward(self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None) -> Output:
         """Filter sequences and decode every state, for noise from `rssm.noise`."""
         trajectory = self.observe(batch, noise, state)
         return Output(trajectory, self.decode(trajectory.states))
@@ -112,16 +110,14 @@ class WorldModel(nn.Module):
         obs: Mapping[str, Tensor],
         prev_action: Float[Tensor, "B A"],
         is_first: Bool[Tensor, " B"],
-        noise: Float[Tensor, "B *noise"],
+        noise: Float[Tensor, "B ..."],
     ) -> tuple[State, Latent, Latent]:
         """Filter one row: -> the new state, the posterior it was sampled from, and the prior."""
         deter = self.rssm.predict(state, prev_action, is_first)
         posterior = self.rssm.update(deter, self.embed(obs))
         return State(deter, posterior.rsample(noise)), posterior, self.rssm.prior(deter)
 
-    def imagine(
-        self, state: State, action: Float[Tensor, "B H A"], noise: Float[Tensor, "B H *noise"]
-    ) -> State:
+    def imagine(self, state: State, action: Float[Tensor, "B H A"], noise: Float[Tensor, "B H *noise"]) -> State:
         """States after each of H actions, without looking, for noise from `rssm.noise`."""
         return self.rssm.imagine(state, action, noise)
 
@@ -131,11 +127,11 @@ class WorldModel(nn.Module):
         return {**batch.obs, REWARD: reward, CONTINUE: alive}
 
     def observed(self, batch: Batch) -> dict[str, Bool[Tensor, "B T"]]:
-        """Where a target is an observation at all, for those that are not everywhere: no reward leads to a first row."""
+        """Where a target is an observation, for those that are not everywhere: no reward leads to a first row."""
         return {REWARD: ~batch.is_first}
 
     def resolution(self) -> dict[str, Float[Tensor, " n"]]:
-        """The floor of each learned standard deviation, by name: in the data's units, or in symlog units for a symlog."""
+        """The floor of each learned std by name: in the units of the data, or in symlog units for a symlog density."""
         floors = {}
         for name in self.decoder.floored:
             scaled = self.standardise_targets and name not in self.decoder.symlog

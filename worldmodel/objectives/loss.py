@@ -82,9 +82,9 @@ def with_free_nats(
 ) -> Float[Tensor, "B T"]:
     """The KL with its first `free_nats` not punished.
 
-        step    max(KL_t, free)                DreamerV2 and V3
-        mean    max(mean KL, free), everywhere DreamerV1
-        excess  max(KL_t - free, 0)            PlaNet; not a bound, since it can exceed the evidence
+    step    max(KL_t, free)                DreamerV2 and V3
+    mean    max(mean KL, free), everywhere DreamerV1
+    excess  max(KL_t - free, 0)            PlaNet; not a bound, since it can exceed the evidence
     """
     if free_nats == 0.0:
         return kl

@@ -71,9 +71,7 @@ def evaluate(
     """
     generator = torch.Generator(episodes.reward.device).manual_seed(seed)
     bound, loss = bound_and_loss(model, episodes, objective, generator)
-    errors = open_loop_errors(
-        model, episodes, context=context, horizon=horizon, samples=samples, generator=generator
-    )
+    errors = open_loop_errors(model, episodes, context=context, horizon=horizon, samples=samples, generator=generator)
     elbo = torch.where(bound.valid, bound.elbo, 0.0).sum(-1)
     kl = kl_diagnostics(bound, loss.optimised_kl, episodes.episode_step, objective.free_nats)
     one = bound.valid[0]

@@ -103,12 +103,11 @@ def bound_and_loss(
     model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator, *, autocast: bool = False
 ) -> tuple[Bound, Loss]:
     """The bound and the loss of a batch, for one draw of the latents; with gradients unless they are switched off."""
-    noise = model.rssm.noise(*batch.is_first.shape, generator=generator)
+    B, T = batch.is_first.shape
+    noise = model.rssm.noise(B, T, generator)
     with torch.autocast(batch.reward.device.type, torch.bfloat16, enabled=autocast):
         (_, posterior, prior), likelihoods = model(batch, noise)
-    bound = elbo(
-        likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch)
-    )
+    bound = elbo(likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch))
     return bound, loss(bound, posterior, prior, objective)
 
 

@@ -59,5 +59,7 @@ def _kl_lines(tracker: Tracker, update: int, evaluation: Evaluation, training_kl
         "reward": surprise.reward,
     }
     tracker.lines(update, "kl/by_position", by_position)
-    tracker.lines(update, "kl/by_episode_step", {"steps since the reset": np.arange(len(since_reset)), "raw": since_reset})
+    tracker.lines(
+        update, "kl/by_episode_step", {"steps since the reset": np.arange(len(since_reset)), "raw": since_reset}
+    )
     tracker.lines(update, "kl/surprise", along_episode)

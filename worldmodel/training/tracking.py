@@ -11,14 +11,16 @@ import netrc
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 from urllib.parse import urlparse
 
+import numpy as np
 from matplotlib.figure import Figure
 
-Columns = Mapping[str, Sequence[float]]
+Columns = Mapping[str, Sequence[float] | np.ndarray]
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Takes what a run reports. Every call names the update it belongs to; updates never go back."""
 

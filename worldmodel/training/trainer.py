@@ -18,8 +18,8 @@ from worldmodel.data.rollout import Rollout
 from worldmodel.training.checkpoint import save_checkpoint
 from worldmodel.training.evaluation import Evaluation, evaluate, training_kl
 from worldmodel.training.learner import Learner, Update
-from worldmodel.training.progress import RunProgress
 from worldmodel.training.pictures import show
+from worldmodel.training.progress import RunProgress
 from worldmodel.training.tracking import Tracker
 from worldmodel.types import Batch
 
@@ -155,7 +155,7 @@ class Trainer:
         self._bad_places.append(update.first_non_finite())
 
     def _log(self) -> None:
-        """Read the metrics of all updates since the last log back from the device, check them, and pass on their mean."""
+        """Read the metrics of all updates since the last log, check them, and pass on their means."""
         columns = self._check_recent()
         self._recent.clear()
         self._bad_places.clear()

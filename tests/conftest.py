@@ -1,0 +1,30 @@
+"""What every test shares: shapes checked at run time, one thread, one table of tolerances, tiny worlds."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+# Every jaxtyping annotation of the library is checked when it is called.
+install_import_hook(["worldmodel", "envs"], "beartype.beartype")
+
+import pytest
+import torch
+
+# Two OpenMP threads on a busy two-core machine run many times slower than one.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb_leaks(tmp_path, monkeypatch):
+    """W&B keeps everything, caches included, in the test's folder, and never finds a key or a server."""
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
+    for name in list(os.environ):
+        if name.startswith("WANDB_") and name.split("_")[1] in ("API", "MODE", "BASE", "IDENTITY"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,163 @@
+"""Every likelihood integrates or sums to one, agrees with torch.distributions, and samples what it scores."""
+
+import dataclasses
+
+import pytest
+import torch
+from scipy import integrate
+from torch.distributions import Bernoulli, Categorical, Normal
+
+from worldmodel.models import likelihoods as lk
+
+RANDOM = torch.Generator().manual_seed(0)
+
+
+def scalar(values):
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def densities():
+    """One-dimensional densities by name, with the points where their slope jumps."""
+    normal = lk.Normal(scalar(0.7), scalar(0.4))
+    bins = lk.symexp(torch.linspace(-2, 2, 5, dtype=torch.float64))
+    logits = torch.randn(5, generator=RANDOM, dtype=torch.float64)
+    return {
+        "normal": (normal, ()),
+        "affine": (lk.Affine(normal, scalar(-3.0), scalar(2.5)), ()),
+        "symlog": (lk.SymlogNormal(normal), (0.0,)),
+        "two-hot": (lk.TwoHot(logits, bins), tuple(bins.tolist())),
+    }
+
+
+def density(distribution, x):
+    return distribution.log_prob(scalar(x)).exp().item()
+
+
+@pytest.mark.parametrize("name", densities())
+def test_densities_integrate_to_one(name):
+    distribution, kinks = densities()[name]
+    low, high = (kinks[0], kinks[-1]) if name == "two-hot" else (-40.0, 60.0)
+    points = kinks[1:-1] if name == "two-hot" else (*kinks, distribution.mean.item())
+    total, _ = integrate.quad(lambda x: density(distribution, x), low, high, points=points, limit=200)
+    assert total == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["normal", "affine", "two-hot"])
+def test_the_mean_is_the_integral_of_x(name):
+    distribution, kinks = densities()[name]
+    low, high = (kinks[0], kinks[-1]) if name == "two-hot" else (-40.0, 60.0)
+    points = kinks[1:-1] or (distribution.mean.item(),)
+    mean, _ = integrate.quad(lambda x: x * density(distribution, x), low, high, points=points, limit=200)
+    assert distribution.mean.item() == pytest.approx(mean, abs=1e-7)
+
+
+def many(distribution, count):
+    """The same density with a batch of `count`."""
+    if isinstance(distribution, lk.Normal):
+        return lk.Normal(distribution.mean.expand(count, 1), distribution.std.expand(count, 1))
+    if isinstance(distribution, lk.TwoHot):
+        return lk.TwoHot(distribution.logits.expand(count, 5), distribution.bins)
+    return dataclasses.replace(distribution, base=many(distribution.base, count))
+
+
+@pytest.mark.parametrize("name", densities())
+def test_samples_of_a_density_fall_where_it_says(name):
+    distribution, kinks = densities()[name]
+    count = 20_000
+    wide = many(distribution, count)
+    draws = wide.sample(torch.Generator().manual_seed(1)).squeeze(-1)
+    for threshold in draws.quantile(draws.new_tensor([0.1, 0.35, 0.6, 0.9])).tolist():
+        low = kinks[0] if name == "two-hot" else -40.0
+        points = [k for k in kinks if low < k < threshold] or None
+        below, _ = integrate.quad(lambda x: density(distribution, x), low, threshold, points=points, limit=200)
+        seen = (draws <= threshold).double().mean().item()
+        assert abs(seen - below) < 4 * (below * (1 - below) / count) ** 0.5
+
+
+def test_two_hot_log_prob_bounds_the_two_hot_cross_entropy():
+    """-CE(two-hot target) - E[log area] <= log p, Jensen's inequality; DreamerV3 optimises the left side."""
+    distribution, bins = densities()["two-hot"]
+    bins = torch.tensor(bins, dtype=torch.float64)
+    x = torch.linspace(-6, 6, 41, dtype=torch.float64)
+    upper = torch.searchsorted(bins, x).clamp(1, 4)
+    share = (x - bins[upper - 1]) / (bins[upper] - bins[upper - 1])
+    area = torch.cat([bins.diff()[:1] / 2, (bins[2:] - bins[:-2]) / 2, bins.diff()[-1:] / 2])
+    log_weight = distribution.logits.log_softmax(-1) - area.log()
+    bound = (1 - share) * log_weight[upper - 1] + share * log_weight[upper]
+    exact = lk.TwoHot(distribution.logits.expand(41, 5), bins).log_prob(x[:, None])
+    assert (exact - bound).min() >= -1e-12 and (exact - bound).max() > 1e-3
+
+
+def test_normal_is_torchs():
+    mean, std, x = (torch.randn(4, 3, generator=RANDOM, dtype=torch.float64) for _ in range(3))
+    expected = Normal(mean, std.exp()).log_prob(x).sum(-1)
+    torch.testing.assert_close(lk.Normal(mean, std.exp()).log_prob(x), expected)
+
+
+@pytest.mark.parametrize(("location", "scale"), [(100.3, 0.25), (100.3, 40.0), (-30.0, 3.0), (300.0, 5.0), (0.0, 1e3)])
+def test_the_256_levels_sum_to_one(location, scale):
+    shape = (256, 1, 1, 1)
+    levels = torch.arange(256, dtype=torch.uint8).reshape(shape)
+    p = lk.DiscretisedLogistic(*(torch.full(shape, v, dtype=torch.float64) for v in (location, scale)))
+    assert p.log_prob(levels).exp().sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_a_level_has_the_mass_of_its_interval():
+    location, scale = torch.tensor(10.2, dtype=torch.float64), torch.tensor(1.7, dtype=torch.float64)
+    p = lk.DiscretisedLogistic(location.reshape(1, 1, 1, 1), scale.reshape(1, 1, 1, 1))
+    mass = ((12.5 - location) / scale).sigmoid() - ((11.5 - location) / scale).sigmoid()
+    got = p.log_prob(torch.full((1, 1, 1, 1), 12, dtype=torch.uint8))
+    torch.testing.assert_close(got, mass.log().reshape(1))
+
+
+def test_pixels_far_from_the_location_keep_a_finite_log_mass_and_gradient():
+    location = torch.zeros(1, 1, 1, 1, requires_grad=True)
+    p = lk.DiscretisedLogistic(location, torch.full((1, 1, 1, 1), 0.25))
+    value = p.log_prob(torch.full((1, 1, 1, 1), 254, dtype=torch.uint8))
+    value.sum().backward()
+    assert value.item() == pytest.approx(-(253.5 / 0.25), rel=1e-2)
+    assert location.grad.item() == pytest.approx(1 / 0.25, rel=1e-3)
+
+
+def test_image_samples_come_as_often_as_their_levels_say():
+    shape = (20_000, 1, 1, 1)
+    p = lk.DiscretisedLogistic(torch.full(shape, 1.2), torch.full(shape, 1.5))
+    draws = p.sample(torch.Generator().manual_seed(2)).flatten()
+    for level in (0, 1, 2, 5):
+        mass = p.log_prob(torch.full(shape, level, dtype=torch.uint8))[0].exp().item()
+        seen = (draws == level).double().mean().item()
+        assert abs(seen - mass) < 4 * (mass * (1 - mass) / len(draws)) ** 0.5
+
+
+def test_categoricals_and_bernoullis_are_torchs():
+    logits = torch.randn(4, 7, generator=RANDOM, dtype=torch.float64)
+    x = torch.tensor([[0, 3], [2, 1], [1, 0], [2, 2]], dtype=torch.int32)
+    first, second = Categorical(logits=logits[:, :3]), Categorical(logits=logits[:, 3:])
+    got = lk.Categoricals(logits, (3, 4))
+    torch.testing.assert_close(got.log_prob(x), first.log_prob(x[:, 0]) + second.log_prob(x[:, 1]))
+    torch.testing.assert_close(got.mean, torch.cat([first.probs, second.probs], -1))
+    bits = torch.randint(0, 2, (4, 7), generator=RANDOM, dtype=torch.uint8)
+    expected = Bernoulli(logits=logits).log_prob(bits.double()).sum(-1)
+    torch.testing.assert_close(lk.Bernoullis(logits).log_prob(bits), expected)
+
+
+def test_discrete_samples_come_as_often_as_they_claim():
+    logits = torch.tensor([0.5, -1.0, 0.2, 1.0, 0.0]).expand(20_000, 5)
+    draws = lk.Categoricals(logits, (2, 3)).sample(torch.Generator().manual_seed(3))
+    for column, part in zip(draws.unbind(-1), logits[0].split((2, 3)), strict=True):
+        probs = part.softmax(-1)
+        seen = torch.bincount(column.long(), minlength=len(probs)) / len(column)
+        assert ((seen - probs).abs() < 4 * (probs * (1 - probs) / len(column)).sqrt()).all()
+    bits = lk.Bernoullis(logits).sample(torch.Generator().manual_seed(4)).float().mean(0)
+    probs = logits[0].sigmoid()
+    assert ((bits - probs).abs() < 4 * (probs * (1 - probs) / len(logits)).sqrt()).all()
+
+
+def test_two_hot_of_uniform_logits_over_dreamers_bins_has_mean_zero():
+    p = lk.TwoHot(torch.zeros(1, 255), lk.symexp_bins(255))
+    assert abs(p.mean.item()) < 1e-3  # bins reach 5e8, so float32 sums would be off by tens
+
+
+def test_symexp_bins_need_a_middle():
+    with pytest.raises(ValueError, match="odd"):
+        lk.symexp_bins(254)

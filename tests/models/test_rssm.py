@@ -1,0 +1,159 @@
+"""The RSSM: one model in two forms (loop and steps), resets inside sequences, and blocks that stay apart."""
+
+import pytest
+import torch
+from worlds import CATEGORICAL, GAUSSIAN
+
+from worldmodel.models.latents import CategoricalFamily
+from worldmodel.models.networks import BlockLinear
+from worldmodel.models.rssm import RSSM, BlockGRU
+from worldmodel.types import State
+
+ROUNDING = {"rtol": 1e-12, "atol": 1e-13}  # float64; hoisting a projection only reorders sums
+
+variants = pytest.mark.parametrize("cell", ["block_gru", "gru"])
+families = pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+
+
+def make(latent=GAUSSIAN, cell="block_gru", **options) -> RSSM:
+    torch.manual_seed(0)
+    blocks = 2 if cell == "block_gru" else 1
+    return RSSM(embed=6, action=2, deter=8, hidden=10, latent=latent, cell=cell, blocks=blocks, **options).double()
+
+
+def inputs(model, generator, batch=3, steps=6):
+    embed = torch.randn(batch, steps, 6, generator=generator, dtype=torch.float64)
+    action = torch.randn(batch, steps, 2, generator=generator, dtype=torch.float64)
+    is_first = torch.zeros(batch, steps, dtype=torch.bool)
+    is_first[:, 0] = True
+    is_first[1, 3] = True
+    return embed, action, is_first, model.noise(batch, steps, generator)
+
+
+@variants
+@families
+def test_the_loop_is_predict_and_update_step_by_step(cell, latent, generator):
+    model = make(latent, cell, posterior_layers=2, prior_layers=2)
+    embed, action, is_first, noise = inputs(model, generator)
+    trajectory = model.observe(embed, action, is_first, noise)
+    state = model.initial(3)
+    for t in range(6):
+        deter = model.predict(state, action[:, t], is_first[:, t])
+        posterior = model.update(deter, embed[:, t])
+        state = State(deter, posterior.rsample(noise[:, t]))
+        torch.testing.assert_close(trajectory.states.deter[:, t], state.deter, **ROUNDING)
+        torch.testing.assert_close(trajectory.states.stoch[:, t], state.stoch, **ROUNDING)
+        kl = posterior.kl(model.prior(deter))
+        torch.testing.assert_close(trajectory.posterior.kl(trajectory.prior)[:, t], kl, rtol=1e-9, atol=1e-11)
+
+
+@variants
+@families
+def test_a_reset_inside_a_sequence_forgets_everything_before_it(cell, latent, generator):
+    model = make(latent, cell)
+    embed, action, is_first, noise = inputs(model, generator)
+    whole = model.observe(embed, action, is_first, noise).states
+    tail = model.observe(embed[1:2, 3:], action[1:2, 3:], is_first[1:2, 3:], noise[1:2, 3:]).states
+    for a, b in zip(whole, tail, strict=True):
+        torch.testing.assert_close(a[1:2, 3:], b, **ROUNDING)
+
+
+@families
+def test_without_a_reset_the_past_matters(latent, generator):
+    model = make(latent)
+    embed, action, is_first, noise = inputs(model, generator)
+    whole = model.observe(embed, action, is_first, noise).states
+    tail = model.observe(embed[:1, 3:], action[:1, 3:], is_first[:1, 3:], noise[:1, 3:]).states
+    assert (whole.deter[:1, 3:] - tail.deter).abs().max() > 1e-3
+
+
+@families
+def test_a_carried_state_continues_a_sequence(latent, generator):
+    model = make(latent)
+    embed, action, is_first, noise = inputs(model, generator)
+    whole = model.observe(embed, action, is_first, noise).states
+    first = model.observe(embed[:, :2], action[:, :2], is_first[:, :2], noise[:, :2]).states
+    carried = State(*(x[:, -1] for x in first))
+    rest = model.observe(embed[:, 2:], action[:, 2:], is_first[:, 2:], noise[:, 2:], carried).states
+    for a, b in zip(whole, rest, strict=True):
+        torch.testing.assert_close(a[:, 2:], b, **ROUNDING)
+
+
+@variants
+@families
+def test_imagining_is_the_prior_step_by_step(cell, latent, generator):
+    model = make(latent, cell)
+    _, action, _, noise = inputs(model, generator)
+    deter, stoch = torch.randn(3, 8, generator=generator, dtype=torch.float64), model.initial(3).stoch
+    imagined = model.imagine(State(deter, stoch), action, noise)
+    state, never = State(deter, stoch), torch.zeros(3, dtype=torch.bool)
+    for t in range(6):
+        deter = model.predict(state, action[:, t], never)
+        state = State(deter, model.prior(deter).rsample(noise[:, t]))
+        torch.testing.assert_close(imagined.deter[:, t], state.deter, **ROUNDING)
+        torch.testing.assert_close(imagined.stoch[:, t], state.stoch, **ROUNDING)
+
+
+@families
+def test_a_state_sees_its_own_row_and_no_later_one(latent, generator):
+    model = make(latent)
+    embed, action, is_first, noise = inputs(model, generator)
+    changed = embed.clone()
+    changed[:, 4] += 1
+    before = model.observe(embed, action, is_first, noise)
+    after = model.observe(changed, action, is_first, noise)
+    different = (before.posterior.kl(before.prior) - after.posterior.kl(after.prior)).abs().sum((0, 2)) > 1e-9
+    assert different.tolist() == [False] * 4 + [True, True]
+    assert torch.equal(before.states.deter[:, :5], after.states.deter[:, :5])  # h_t has not seen x_t
+
+
+@families
+def test_gradients_reach_every_parameter(latent, generator):
+    model = make(latent)
+    trajectory = model.observe(*inputs(model, generator))
+    (trajectory.posterior.kl(trajectory.prior).sum() + trajectory.states.stoch.square().sum()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.slow
+@families
+def test_the_compiled_step_draws_the_same_numbers(latent, generator):
+    model = make(latent)
+    arguments = inputs(model, generator)
+    eager = model.observe(*arguments)
+    model.compile()
+    compiled = model.observe(*arguments)
+    torch.testing.assert_close(compiled.states, eager.states, **ROUNDING)
+
+
+def test_a_block_linear_is_a_block_diagonal_matrix(generator):
+    layer = BlockLinear(6, 4, blocks=2).double()
+    x = torch.randn(5, 6, generator=generator, dtype=torch.float64)
+    dense = torch.block_diag(*layer.weight)
+    torch.testing.assert_close(layer(x), x @ dense + layer.bias)
+
+
+def test_the_block_gru_is_its_equation(generator):
+    """One block, written out as in the docstring."""
+    cell = BlockGRU(deter=4, stoch=3, hidden=5, blocks=1).double()
+    h, z, a = (torch.randn(2, n, generator=generator, dtype=torch.float64) for n in (4, 3, 5))
+    mixed = cell.mix(torch.cat([h, cell.deter_in(h), cell.stoch_in(z), a], -1))
+    r, c, u = cell.gates(torch.nn.functional.silu(cell.norm(mixed))).chunk(3, -1)
+    gate = torch.sigmoid(u - 1)
+    torch.testing.assert_close(cell(h, z, a), gate * torch.tanh(r.sigmoid() * c) + (1 - gate) * h)
+
+
+def test_blocks_mix_only_through_the_narrow_inputs(generator):
+    cell = BlockGRU(deter=6, stoch=3, hidden=5, blocks=2).double()
+    for p in cell.deter_in.parameters():
+        torch.nn.init.zeros_(p)
+    cell.norm = torch.nn.Identity()  # a norm over all blocks couples them too
+    h, z, a = (torch.randn(1, n, generator=generator, dtype=torch.float64) for n in (6, 3, 5))
+    jacobian = torch.autograd.functional.jacobian(lambda h: cell(h, z, a)[0], h)[:, 0]
+    assert jacobian[:3, 3:].eq(0).all() and jacobian[3:, :3].eq(0).all() and jacobian[:3, :3].ne(0).any()
+
+
+def test_a_latent_without_unimix_works_too(generator):
+    model = make(CategoricalFamily(2, 3, 0.0))
+    trajectory = model.observe(*inputs(model, generator))
+    assert trajectory.posterior.kl(trajectory.prior).isfinite().all()

@@ -1,0 +1,127 @@
+"""Encoder, decoder and world model: every kind of leaf, units, masks, and agreement of training and acting."""
+
+import pytest
+import torch
+from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+
+from worldmodel.models.encoder import as_numbers
+from worldmodel.models.likelihoods import Affine, SymlogNormal, TwoHot
+from worldmodel.objectives.elbo import elbo
+from worldmodel.types import ObservationSpec, State
+
+specs = pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector", "mixed"])
+
+
+def bound_of(model, batch, noise):
+    (_, posterior, prior), likelihoods = model(batch, noise)
+    return elbo(likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch))
+
+
+@specs
+@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+def test_acting_and_training_give_the_same_bound_on_the_same_noise(spec, latent, generator):
+    model, batch = make_model(spec, latent).double(), make_batch(spec, dtype=torch.float64)
+    noise = model.rssm.noise(3, 7, generator)
+    bound = bound_of(model, batch, noise)
+    state = model.rssm.initial(3)
+    targets, observed = model.targets(batch), model.observed(batch)
+    for t in range(7):
+        obs = {path: x[:, t] for path, x in batch.obs.items()}
+        state, posterior, prior = model.step(state, obs, batch.prev_action[:, t], batch.is_first[:, t], noise[:, t])
+        terms = {name: p.log_prob(targets[name][:, t]) for name, p in model.decode(state).items()}
+        terms["reward"] = terms["reward"] * observed["reward"][:, t]
+        stepwise = sum(terms.values()) - posterior.kl(prior).sum(-1)
+        torch.testing.assert_close(bound.elbo[:, t], stepwise, rtol=1e-9, atol=1e-10)
+
+
+def test_standardised_targets_keep_their_density(generator):
+    """Predicting in other units moves the density by the Jacobian and nothing else."""
+    model = make_model(standardise_targets=True).double()
+    scaler = model.standardiser("obs")
+    scaler.set(torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([2.0, 0.1, 30.0]).double())
+    state = State(*(torch.randn(1, n, generator=generator, dtype=torch.float64) for n in (8, 4)))
+    likelihood = model.decode(state)["obs"]
+    assert isinstance(likelihood, Affine)
+    x = torch.randn(1, 3, generator=generator, dtype=torch.float64)
+    expected = torch.distributions.Normal(likelihood.mean, likelihood.std).log_prob(x).sum(-1)
+    torch.testing.assert_close(likelihood.log_prob(x), expected)
+
+
+def test_the_encoder_sees_standardised_vectors():
+    model, batch = make_model(), make_batch()
+    model.standardiser("obs").set(torch.full((3,), 5.0), torch.full((3,), 10.0))
+    shifted = {"obs": batch.obs["obs"] * 10 + 5}
+    raw = make_model(inputs="raw").embed(batch.obs)
+    torch.testing.assert_close(model.embed(shifted), raw, rtol=1e-4, atol=1e-5)
+
+
+def test_a_quantity_that_does_not_vary_keeps_its_scale():
+    scaler = make_model().standardiser("obs")
+    scaler.set(torch.tensor([3.0, 3.0, 3.0]), torch.tensor([0.0, 1e-9, 0.5]))
+    assert scaler.scale.tolist() == [1.0, 1.0, 0.5]
+
+
+def test_options_choose_the_densities():
+    state = make_model().rssm.initial(1)
+    likelihoods = make_model(vector="symlog", reward="twohot").decode(state)
+    assert isinstance(likelihoods["obs"], SymlogNormal) and isinstance(likelihoods["reward"], TwoHot)
+    fixed = make_model(std=0.7, standardise_targets=False).decode(state)
+    assert fixed["obs"].std.eq(0.7).all() and fixed["reward"].std.eq(0.7).all()
+
+
+def test_resolution_is_a_floor_of_the_std_in_the_units_of_the_data():
+    model = make_model()
+    model.standardiser("obs").set(torch.zeros(3), torch.tensor([1.0, 10.0, 100.0]))
+    head = model.decoder.flat_heads[0].raw_std
+    torch.nn.init.constant_(head.bias, -1e3)
+    torch.nn.init.zeros_(head.weight)
+    std = model.decode(model.rssm.initial(1))["obs"].std
+    torch.testing.assert_close(std[0], torch.tensor([0.01, 0.1, 1.0]))
+    torch.testing.assert_close(model.resolution()["obs"], std[0])
+    assert make_model(std=1.0).resolution() == {}
+
+
+def test_the_first_row_has_no_reward_term_and_a_terminal_row_does_not_go_on(generator):
+    model, batch = make_model(), make_batch(first=((0, 2), (1, 3), (2, 5)), seed=3)
+    bound = bound_of(model, batch, model.rssm.noise(3, 7, generator))
+    assert bound.log_likelihood["reward"][batch.is_first].eq(0).all()
+    assert bound.log_likelihood["reward"][~batch.is_first].ne(0).all()
+    assert torch.equal(model.targets(batch)["continue"][..., 0], ~batch.is_terminal)
+    assert batch.is_terminal.any()
+
+
+def test_the_linear_skip_carries_the_latent_to_the_mean(generator):
+    model = make_model(skip=True)
+    state = model.rssm.initial(1)
+    for p in model.decoder.trunk.parameters():
+        torch.nn.init.zeros_(p)
+    moved = State(state.deter, state.stoch + torch.randn(1, 4, generator=generator))
+    skip = model.decoder.flat_heads[0].skip.weight
+    change = model.decode(moved)["obs"].mean - model.decode(state)["obs"].mean
+    torch.testing.assert_close(change, (moved.stoch - state.stoch) @ skip.T)
+
+
+@specs
+def test_every_leaf_reaches_the_embedding(spec):
+    model, batch = make_model(spec), make_batch(spec)
+    embed = model.embed(batch.obs)
+    for path, x in batch.obs.items():
+        changed = {**batch.obs, path: (x + 1) % 2 if x.dtype != torch.float32 else x + 1}
+        assert (model.embed(changed) - embed).abs().max() > 1e-4, path
+
+
+def test_categories_become_one_hot_vectors_side_by_side():
+    spec = ObservationSpec("categorical", (2,), (2, 3))
+    got = as_numbers(spec, torch.tensor([[1, 0], [0, 2]]))
+    assert got.tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
+
+
+@specs
+def test_autocast_keeps_densities_and_kls_in_float32(spec, generator):
+    model, batch = make_model(spec), make_batch(spec)
+    with torch.autocast("cpu", torch.bfloat16):
+        bound = bound_of(model, batch, model.rssm.noise(3, 7, generator))
+    assert bound.kl_groups.dtype == torch.float32
+    assert {x.dtype for x in bound.log_likelihood.values()} == {torch.float32}
+    exact = bound_of(model, batch, model.rssm.noise(3, 7, torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(bound.elbo, exact.elbo, rtol=0.1, atol=1.0)  # bfloat16 keeps 8 bits

@@ -1,0 +1,113 @@
+"""The loss: the bound itself by default, each trick as its paper has it, and a ledger that adds up."""
+
+import pytest
+import torch
+from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
+
+from worldmodel.objectives.elbo import Bound, elbo
+from worldmodel.objectives.loss import Objective, loss, with_free_nats
+
+RECIPES = {
+    "bound": Objective(),
+    "PlaNet": Objective(free_nats=3.0, free_nats_rule="excess", scales={"reward": 10.0}),
+    "DreamerV1": Objective(free_nats=3.0, free_nats_rule="mean"),
+    "DreamerV2": Objective(dyn_rep=(0.8, 0.2), beta=0.1),
+    "DreamerV3": Objective(dyn_rep=(1.0, 0.1), free_nats=1.0),
+}
+
+
+def made(latent=GAUSSIAN, seed=0):
+    model, batch = make_model(latent=latent, seed=seed).double(), make_batch(dtype=torch.float64)
+    (_, posterior, prior), likelihoods = model(batch, model.rssm.noise(3, 7, torch.Generator().manual_seed(seed)))
+    bound = elbo(likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch))
+    return model, bound, posterior, prior
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+def test_the_ledger_leads_from_the_bound_to_the_loss(recipe, latent):
+    _, bound, posterior, prior = made(latent)
+    result = loss(bound, posterior, prior, RECIPES[recipe])
+    torch.testing.assert_close(result.value, sum(result.ledger.values()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.ledger["negative_elbo"], -bound.per_step()["elbo"], rtol=1e-12, atol=1e-12)
+
+
+def test_the_default_is_the_bound_in_value_and_gradient():
+    model, bound, posterior, prior = made()
+    result = loss(bound, posterior, prior, Objective())
+    parameters = list(model.parameters())
+    got = torch.autograd.grad(result.value, parameters, retain_graph=True)
+    expected = torch.autograd.grad(-bound.elbo.mean(), parameters)
+    torch.testing.assert_close(result.value, -bound.elbo.mean())
+    torch.testing.assert_close(got, expected)
+    assert all(value == 0 for name, value in result.ledger.items() if name != "negative_elbo")
+
+
+def raw_gradients(objective, latent=GAUSSIAN):
+    """Gradients of the KL part alone with respect to what the two heads put out."""
+    generator = torch.Generator().manual_seed(0)
+    q, p = (
+        torch.randn(3, 7, latent.parameters, generator=generator, dtype=torch.float64, requires_grad=True)
+        for _ in range(2)
+    )
+    posterior, prior = latent.distribution(q), latent.distribution(p)
+    none = {"x": torch.zeros(3, 7, dtype=torch.float64)}
+    bound = Bound(none, posterior.kl(prior), torch.ones(3, 7, dtype=torch.bool))
+    result = loss(bound, posterior, prior, objective)
+    return torch.autograd.grad(result.value, (q, p)), result, bound
+
+
+@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize(("dyn", "rep"), [(0.8, 0.2), (1.0, 0.1), (0.0, 1.0)])
+def test_balancing_scales_each_sides_gradient(latent, dyn, rep):
+    (q, p), _, _ = raw_gradients(Objective(dyn_rep=(dyn, rep)), latent)
+    (plain_q, plain_p), _, _ = raw_gradients(Objective(), latent)
+    torch.testing.assert_close(q, rep * plain_q)
+    torch.testing.assert_close(p, dyn * plain_p)
+
+
+def test_balancing_that_sums_to_one_changes_gradients_and_not_value():
+    _, balanced, bound = raw_gradients(Objective(dyn_rep=(0.8, 0.2)))
+    torch.testing.assert_close(balanced.optimised_kl, bound.kl)
+    assert balanced.ledger["balancing"].abs() < 1e-12
+
+
+def test_free_nats_stop_the_gradient_below_them_and_only_there():
+    (q, p), result, bound = raw_gradients(Objective(free_nats=3.0))
+    under = bound.kl < 3.0
+    assert under.any() and (~under).any()
+    assert q[under].eq(0).all() and p[under].eq(0).all()
+    assert q[~under].abs().sum(-1).gt(0).all()
+    assert result.optimised_kl[under].eq(3.0).all()
+
+
+def test_each_rule_of_free_nats_is_its_formula():
+    kl = torch.tensor([[0.5, 1.5, 4.0]])
+    valid = torch.ones_like(kl, dtype=torch.bool)
+    assert with_free_nats(kl, valid, 1.0, "step").tolist() == [[1.0, 1.5, 4.0]]
+    assert with_free_nats(kl, valid, 1.0, "excess").tolist() == [[0.0, 0.5, 3.0]]
+    assert with_free_nats(kl, valid, 1.0, "mean").tolist() == [[2.0, 2.0, 2.0]]
+    assert with_free_nats(kl, valid, 3.0, "mean").tolist() == [[3.0, 3.0, 3.0]]
+
+
+def test_beta_and_scales_price_what_they_add():
+    _, bound, posterior, prior = made()
+    result = loss(bound, posterior, prior, Objective(beta=3.0, scales={"obs": 0.5}))
+    torch.testing.assert_close(result.ledger["beta"], 2 * bound.per_step()["kl"])
+    torch.testing.assert_close(result.ledger["scale_obs"], 0.5 * bound.per_step()["obs"])
+
+
+def test_invalid_rows_count_nowhere():
+    model, batch = make_model().double(), make_batch(dtype=torch.float64)
+    noise = model.rssm.noise(3, 7, torch.Generator().manual_seed(0))
+    values = []
+    for poison in (0.0, 100.0):
+        obs = {"obs": batch.obs["obs"].clone()}
+        obs["obs"][:, 6] += poison  # the last row influences no other
+        valid = batch.valid.clone()
+        valid[:, 6] = False
+        rows = batch._replace(obs=obs, valid=valid)
+        (_, posterior, prior), likelihoods = model(rows, noise)
+        bound = elbo(likelihoods, model.targets(rows), posterior, prior, valid=valid)
+        values.append(loss(bound, posterior, prior, RECIPES["DreamerV3"]).value)
+    assert values[0] == values[1]
