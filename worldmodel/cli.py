@@ -32,21 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             _evaluate(options.evaluate.run, options.evaluate.checkpoint)
     except (ValueError, FileNotFoundError) as error:
-        sys.exit(_say(error, 2))
-    except (RuntimeError, OSError) as error:
-        sys.exit(_say(error, 1))
-
-
-def _say(error: Exception, status: int) -> int:
-    print(f"worldmodel: {type(error).__name__}: {error}", file=sys.stderr)
-    return status
+        print(f"worldmodel: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _train(parser: ArgumentParser, namespace: Namespace) -> None:
     config = config_from_namespace(parser, namespace)
-    from worldmodel.run import train  # heavy, and not needed to print a configuration or refuse one
+    # Heavy, and not needed to print a configuration or to refuse one.
+    from worldmodel.data.environment import EnvironmentFailureError
+    from worldmodel.run import train
+    from worldmodel.training.trainer import NonFiniteLossError
 
-    train(config)
+    try:
+        train(config)
+    except (EnvironmentFailureError, NonFiniteLossError) as error:
+        print(f"worldmodel: the run stopped: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _evaluate(folder: str, checkpoint: str | None) -> None:

@@ -135,6 +135,7 @@ def train(
         tracker, wandb_at = build.build_tracker(config, folder)
         try:
             _announce(progress.say, config, environments.spec, model, folder, wandb_at)
+            progress.say(f"collecting {config.evaluation.episodes} held-out episodes")
             heldout = _collect_heldout(config, apart, folder / "heldout").to(device)
             replay = Replay(
                 folder / "replay", environments.spec, capacity=config.replay.capacity, streams=environments.count

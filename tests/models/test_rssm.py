@@ -1,5 +1,10 @@
 """The RSSM: one model in two forms (loop and steps), resets inside sequences, and blocks that stay apart."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from worlds import CATEGORICAL, GAUSSIAN
@@ -115,15 +120,27 @@ def test_gradients_reach_every_parameter(latent, generator):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.slow
-@families
-def test_the_compiled_step_draws_the_same_numbers(latent, generator):
+COMPARE_COMPILED = """
+import torch
+from models.test_rssm import CATEGORICAL, GAUSSIAN, ROUNDING, inputs, make
+for latent in (GAUSSIAN, CATEGORICAL):
     model = make(latent)
-    arguments = inputs(model, generator)
-    eager = model.observe(*arguments)
+    arguments = inputs(model, torch.Generator().manual_seed(0))
+    eager = model.observe(*arguments).states
     model.compile()
-    compiled = model.observe(*arguments)
-    torch.testing.assert_close(compiled.states, eager.states, **ROUNDING)
+    torch.testing.assert_close(model.observe(*arguments).states, eager, **ROUNDING)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+print("agree")
+"""
+
+
+@pytest.mark.slow
+def test_the_compiled_step_draws_the_same_numbers():
+    """In a process of its own: the shape checks of this one cannot be compiled."""
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-c", COMPARE_COMPILED]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tests)})
+    assert result.stdout.strip() == "agree", result.stderr
 
 
 def test_a_block_linear_is_a_block_diagonal_matrix(generator):

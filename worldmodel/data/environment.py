@@ -6,7 +6,8 @@ run them, in this process or one worker each.
 """
 
 import contextlib
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Mapping
 from functools import partial
 from multiprocessing import TimeoutError as WorkerTimeoutError
 from typing import Any, Literal
@@ -158,7 +159,7 @@ def make_environments(
     spec = EnvSpec(probe.specs, spaces.action_spec(probe.env.action_space))
     probe.close()
     if asynchronous:
-        return Environments(AsyncVectorEnv([make] * count), spec, step_timeout)
+        return Environments(AsyncVectorEnv([partial(_make_in_worker, make)] * count), spec, step_timeout)
     return Environments(SyncVectorEnv([make] * count), spec, step_timeout)
 
 
@@ -189,6 +190,12 @@ def _make_one(
     if row_limit is not None:
         env = TimeLimit(env, max(1, row_limit - 1))  # the first row takes no step
     return Canonical(env, image_size=image_size, drop_text=drop_text)
+
+
+def _make_in_worker(make: Callable[[], Canonical]) -> Canonical:
+    """In a worker process: Ctrl-C reaches every process of a terminal, and is for the parent to act on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return make()
 
 
 def _leaf_space(spec: ObservationSpec) -> gymnasium.Space:

@@ -119,7 +119,7 @@ class WandbTracker:
     @property
     def location(self) -> str:
         """Where to look: a web address, or the folder to `wandb sync`."""
-        return self._run.url or str(Path(self._run.dir).parent)
+        return str(self._run.url) if self.mode == "online" else str(Path(self._run.dir).parent)
 
     def scalars(self, update: int, values: Mapping[str, float]) -> None:
         """Log numbers at an update."""

@@ -126,6 +126,8 @@ class Trainer:
         while self.env_steps < self.schedule.prefill and not interruptions.requested:
             self._collect()
             self.progress.collected(self.env_steps)
+        if interruptions.requested:
+            return
         for name, (mean, std) in self.replay.statistics().items():
             self.learner.model.standardiser(name).set(mean.float(), std.float())
 

@@ -1,0 +1,96 @@
+"""Imagination: it sees the context and no more, follows the recorded actions, and its errors are what they say."""
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodel.behaviour.imagination import filter_samples, first_rows, imagine, open_loop_errors
+from worldmodel.types import State
+from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+
+families = pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def dream_of(model, batch, seed=0):
+    return imagine(model, batch, context=3, horizon=4, samples=5, generator=seeded(seed))
+
+
+@families
+@pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector", "mixed"])
+def test_a_dream_is_the_rssm_rolled_forward_from_the_filtered_context(spec, latent):
+    model, batch = make_model(spec, latent), make_batch(spec, first=())
+    dream = dream_of(model, batch)
+    generator = seeded()
+    filtered = filter_samples(model, first_rows(batch, 3), 5, generator)
+    start = State(*(x[:, :, -1].flatten(0, 1) for x in filtered))
+    states = model.imagine(start, batch.prev_action[:, 3:7].repeat(5, 1, 1), model.rssm.noise(15, 4, generator))
+    torch.testing.assert_close(dream.states.deter.flatten(0, 1), states.deter)
+    for name, likelihood in model.decode(states).items():
+        torch.testing.assert_close(dream.prediction[name].flatten(0, 1), likelihood.mean)
+
+
+@families
+def test_the_future_is_not_looked_at_but_its_actions_are_followed(latent):
+    model, batch = make_model(latent=latent), make_batch(first=())
+    dream = dream_of(model, batch).prediction["obs"]
+    blind = batch._replace(obs={"obs": batch.obs["obs"].clone()}, reward=batch.reward.clone())
+    blind.obs["obs"][:, 3:] += 100
+    blind.reward[:, 3:] += 100
+    assert torch.equal(dream_of(model, blind).prediction["obs"], dream)
+    other = batch._replace(prev_action=batch.prev_action.clone())
+    other.prev_action[:, 5] *= -1
+    changed = (dream_of(model, other).prediction["obs"] - dream).abs().amax((0, 1, 3))
+    assert changed[:2].eq(0).all() and changed[2:].gt(1e-6).all()
+
+
+@families
+def test_samples_differ_from_each_other_and_not_between_runs_of_one_seed(latent):
+    model, batch = make_model(latent=latent), make_batch(first=())
+    first, again, other = (dream_of(model, batch, seed).prediction["obs"] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.std(0).gt(0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"context": 5, "horizon": 3}, "at most the 7 rows"), ({"context": 0, "horizon": 3}, "at least 1")],
+)
+def test_what_cannot_be_imagined_is_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        imagine(make_model(), make_batch(), samples=2, **arguments)
+
+
+def test_open_loop_errors_are_the_mean_squared_errors_of_the_mean_future():
+    """Against a second computation, start by start and episode by episode, over padded episodes of unequal length."""
+    model, batch = make_model(), make_batch(length=12, first=())
+    valid = torch.arange(12) < torch.tensor([[12], [9], [6]])
+    batch = batch._replace(valid=valid)
+    got = open_loop_errors(model, batch, context=2, horizon=4, samples=3, generator=seeded())["obs"]
+
+    generator, x = seeded(), batch.obs["obs"]
+    filtered = filter_samples(model, batch, 3, generator)
+    rows = x[valid].numpy()
+    mean, std = rows.mean(0), rows.std(0, ddof=1)
+    errors = {"model": [], "repeat_last": [], "data_mean": []}
+    for t in (1, 3, 5, 7):
+        whole = [b for b in range(3) if valid[b, t + 4]]
+        start = State(*(y[:, whole, t].flatten(0, 1) for y in filtered))
+        action = batch.prev_action[whole, t + 1 : t + 5].repeat(3, 1, 1)
+        noise = model.rssm.noise(3 * len(whole), 4, generator)
+        predicted = model.decode(model.imagine(start, action, noise))["obs"].mean.detach()
+        predicted = predicted.unflatten(0, (3, len(whole))).mean(0).numpy()
+        for i, b in enumerate(whole):
+            actual = x[b, t + 1 : t + 5].numpy()
+            errors["model"].append(((predicted[i] - actual) / std) ** 2)
+            errors["repeat_last"].append(((x[b, t].numpy() - actual) / std) ** 2)
+            errors["data_mean"].append(((mean - actual) / std) ** 2)
+    for name, values in errors.items():
+        np.testing.assert_allclose(getattr(got, name), np.mean(values, (0, 2)), rtol=1e-4)
+
+
+def test_episodes_too_short_to_score_give_no_errors():
+    assert open_loop_errors(make_model(), make_batch(first=()), context=4, horizon=5, samples=1) == {}
