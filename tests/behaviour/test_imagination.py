@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.behaviour.imagination import filter_samples, first_rows, imagine, open_loop_errors
+from worldmodel.behaviour.imagination import filter_samples, imagine, open_loop_errors, select
 from worldmodel.types import State
 from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
@@ -25,7 +25,7 @@ def test_a_dream_is_the_rssm_rolled_forward_from_the_filtered_context(spec, late
     model, batch = make_model(spec, latent), make_batch(spec, first=())
     dream = dream_of(model, batch)
     generator = seeded()
-    filtered = filter_samples(model, first_rows(batch, 3), 5, generator)
+    filtered = filter_samples(model, select(batch, rows=slice(3)), 5, generator)
     start = State(*(x[:, :, -1].flatten(0, 1) for x in filtered))
     states = model.imagine(start, batch.prev_action[:, 3:7].repeat(5, 1, 1), model.rssm.noise(15, 4, generator))
     torch.testing.assert_close(dream.states.deter.flatten(0, 1), states.deter)

@@ -50,7 +50,7 @@ def imagine(
         raise ValueError(f"context, horizon, samples: expected at least 1 each, got {(context, horizon, samples)}")
     if context + horizon > length:
         raise ValueError(f"context + horizon: expected at most the {length} rows given, got {context + horizon}")
-    filtered = filter_samples(model, first_rows(batch, context), samples, generator)
+    filtered = filter_samples(model, select(batch, rows=slice(context)), samples, generator)
     start = State(*(x[:, :, -1] for x in filtered))
     states = imagine_from(model, start, batch.prev_action[:, context : context + horizon], generator)
     decoded = [_means(model, states, n) for n in range(samples)]  # one sample at a time: images are large
@@ -140,10 +140,11 @@ def open_loop_errors(
     return {name: OpenLoopError(*(total / count)) for name, total in sums.items()} if count else {}
 
 
-def first_rows(batch: Batch, length: int) -> Batch:
-    """The first `length` rows of every sequence."""
-    obs = {path: x[:, :length] for path, x in batch.obs.items()}
-    return Batch(obs, *(x[:, :length] for x in batch[1:]))
+def select(batch: Batch, sequences: slice = slice(None), rows: slice = slice(None)) -> Batch:
+    """Some sequences of a batch, and some of their rows."""
+    obs = {path: x[sequences, rows] for path, x in batch.obs.items()}
+    rest = {name: getattr(batch, name)[sequences, rows] for name in Batch._fields[1:]}
+    return Batch(obs, **rest)
 
 
 def _mean_and_std(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldmodel.behaviour.imagination import OpenLoopError, open_loop_errors
+from worldmodel.behaviour.imagination import OpenLoopError, open_loop_errors, select
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import Bound
 from worldmodel.objectives.loss import Objective
 from worldmodel.training.learner import bound_and_loss
 from worldmodel.types import Batch
 
+NUMBERS_AT_ONCE = 2**25  # observed numbers scored in one pass; the likelihood of an image takes about ten times that
 ACTIVE_NATS = 0.01  # a latent group whose mean KL is above this carries something
 
 
@@ -70,12 +71,12 @@ def evaluate(
         seed: of the noise, so that two evaluations of one model agree.
     """
     generator = torch.Generator(episodes.reward.device).manual_seed(seed)
-    bound, loss = bound_and_loss(model, episodes, objective, generator)
+    bound, optimised_kl = _score(model, episodes, objective, generator)
     errors = open_loop_errors(model, episodes, context=context, horizon=horizon, samples=samples, generator=generator)
     elbo = torch.where(bound.valid, bound.elbo, 0.0).sum(-1)
-    kl = kl_diagnostics(bound, loss.optimised_kl, episodes.episode_step, objective.free_nats)
+    kl = kl_diagnostics(bound, optimised_kl, episodes.episode_step, objective.free_nats)
     one = bound.valid[0]
-    surprise = Surprise(_numpy(bound.kl[0][one]), _numpy(loss.optimised_kl[0][one]), _numpy(episodes.reward[0][one]))
+    surprise = Surprise(_numpy(bound.kl[0][one]), _numpy(optimised_kl[0][one]), _numpy(episodes.reward[0][one]))
     per_step = {name: value.item() for name, value in bound.per_step().items()}
     return Evaluation(per_step, _numpy(elbo), kl, surprise, errors)
 
@@ -84,9 +85,9 @@ def evaluate(
 def training_kl(model: WorldModel, objective: Objective, batch: Batch, *, seed: int) -> KLDiagnostics:
     """The KL on training sequences: the same, but sequences start inside episodes, from an empty state."""
     generator = torch.Generator(batch.reward.device).manual_seed(seed)
-    bound, loss = bound_and_loss(model, batch, objective, generator)
+    bound, optimised_kl = _score(model, batch, objective, generator)
     everywhere = Bound(bound.log_likelihood, bound.kl_groups, torch.ones_like(bound.valid))
-    return kl_diagnostics(everywhere, loss.optimised_kl, batch.episode_step, objective.free_nats)
+    return kl_diagnostics(everywhere, optimised_kl, batch.episode_step, objective.free_nats)
 
 
 def kl_diagnostics(
@@ -115,6 +116,23 @@ def kl_diagnostics(
         clamped_by_position=_mean_over_batch(clamped, valid),
         summary={name: float(value) for name, value in summary.items()},
     )
+
+
+def _score(
+    model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator
+) -> tuple[Bound, torch.Tensor]:
+    """The bound and the optimised KL of many rows, as many sequences at a time as memory allows."""
+    B, T = batch.is_first.shape
+    numbers = T * sum(leaf.width for leaf in model.spec.observations.values())
+    size = max(1, NUMBERS_AT_ONCE // numbers)
+    parts = [
+        bound_and_loss(model, select(batch, slice(start, start + size)), objective, generator)
+        for start in range(0, B, size)
+    ]
+    bounds = [bound for bound, _ in parts]
+    terms = {name: torch.cat([bound.log_likelihood[name] for bound in bounds]) for name in bounds[0].log_likelihood}
+    joined = Bound(terms, torch.cat([bound.kl_groups for bound in bounds]), batch.valid)
+    return joined, torch.cat([loss.optimised_kl for _, loss in parts])
 
 
 def _mean_over_batch(x: np.ndarray, valid: np.ndarray) -> np.ndarray:

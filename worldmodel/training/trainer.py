@@ -199,7 +199,8 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Score the held-out episodes, draw the KL from every side, keep the best checkpoint."""
-        self._check_recent()
+        if self._recent:
+            self._log()
         schedule, updates = self.schedule, self.learner.updates
         evaluation = evaluate(
             self.learner.model,
@@ -225,14 +226,15 @@ class Trainer:
             self._save("best")
 
     def _finish(self) -> None:
-        if self._recent:
-            self._log()
         if self.evaluation is None or not self._due(self.schedule.evaluate_every):
             self._evaluate()
         self._save("last")
 
     def _save(self, name: str) -> None:
         self._check_recent()
+        bad = [key for key, p in self.learner.model.named_parameters() if not torch.isfinite(p).all()]
+        if bad:
+            raise NonFiniteLossError(f"after update {self.learner.updates}: not finite: the weights {', '.join(bad)}")
         random = {"learner": self.learner.generator.get_state(), "sampling": self.sampling.get_state()}
         counters = {"updates": self.learner.updates, "env_steps": self.env_steps, "best_elbo": self.best_elbo}
         path = self.folder / "checkpoints" / f"{name}.safetensors"

@@ -1,0 +1,77 @@
+"""The README's snippets run, and what it points at exists."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+import worldmodel
+from worldmodel.config_io import read_config
+from worlds import Counting
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+QUICK = {
+    "training.env_steps": 160,
+    "training.prefill": 120,
+    "training.train_ratio": 4,
+    "training.evaluate_every": 2,
+    "replay.sequence_length": 16,
+    "replay.batch_size": 2,
+    "evaluation.episodes": 2,
+    "evaluation.samples": 2,
+    "env.num_envs": 2,
+    "tracking": "none",
+}
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """`worldmodel.train` with the snippet's own settings, but for seconds and in a folder that goes away."""
+    from worldmodel.run import train
+
+    def quick_train(config=None, overrides=None):
+        small = {**QUICK, "runs": str(tmp_path)}
+        if config is None:  # the snippet's environment has episodes of a few rows
+            small |= {"evaluation.context": 1, "evaluation.horizon": 1}
+        return train(config, {**(overrides or {}), **small})
+
+    monkeypatch.setattr(worldmodel, "train", quick_train, raising=False)
+    monkeypatch.chdir(ROOT)
+
+
+def test_training_opening_and_imagining_work_as_written(quick, capsys):
+    exec(SNIPPETS[0], {})
+    assert capsys.readouterr().out.strip() == "torch.Size([16, 2, 48, 3])"
+
+
+def test_your_own_environment_works_as_written(quick, monkeypatch):
+    module = types.ModuleType("my_package.my_module")
+    module.MyWorld = Counting
+    monkeypatch.setitem(sys.modules, "my_package", types.ModuleType("my_package"))
+    monkeypatch.setitem(sys.modules, "my_package.my_module", module)
+    names: dict = {}
+    exec(SNIPPETS[1], names)
+    gymnasium.registry.pop("MyWorld-v0")
+    assert set(names["run"].model.spec.observations) == {"count", "action"}
+
+
+def test_there_is_no_snippet_that_no_test_runs():
+    assert len(SNIPPETS) == 2
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"\]\(([^)#]+)\)|`((?:worldmodel|configs|scripts)/[\w/.]+)`", README)))
+)
+def test_what_the_readme_points_at_exists(path):
+    assert (ROOT / (path[0] or path[1])).exists()
+
+
+def test_the_presets_that_the_readme_stacks_do_stack():
+    stacked = re.search(r"Presets stack: `(.*?)`", README, re.DOTALL).group(1).split()
+    read_config([ROOT / word for word in stacked if word.endswith(".yaml")])
