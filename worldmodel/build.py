@@ -3,11 +3,13 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from worldmodel.config import Config, DecoderConfig, LossConfig, RSSMConfig
 from worldmodel.data.environment import Environments, make_environments
+from worldmodel.data.replay import Replay
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
@@ -141,9 +143,28 @@ def build_learner(config: Config, model: WorldModel, generator: torch.Generator)
     )
 
 
-def build_tracker(config: Config, folder: Path) -> tuple[Tracker, str | None]:
+def build_replay(config: Config, environments: Environments, folder: Path) -> Replay:
+    """An empty replay with a stream for each environment."""
+    return Replay(folder, environments.spec, capacity=config.replay.capacity, streams=environments.count)
+
+
+def tracking_mode(config: Config) -> Literal["online", "offline"] | None:
+    """How W&B will run, or None where it will not.
+
+    Raises:
+        ValueError: if online is asked for and no key is configured.
+    """
+    if config.tracking == "none":
+        return None
+    mode = wandb_mode(config.tracking, os.environ)
+    return None if mode == "disabled" else mode
+
+
+def build_tracker(
+    config: Config, folder: Path, mode: Literal["online", "offline"] | None
+) -> tuple[Tracker, str | None]:
     """The run's trackers, and where W&B keeps the run if it does."""
-    if config.tracking == "none" or (mode := wandb_mode(config.tracking, os.environ)) == "disabled":
+    if mode is None:
         return FolderTracker(folder), None
     wandb = WandbTracker(
         folder,

@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, FileNotFoundError) as error:
         print(f"worldmodel: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("worldmodel: stopped at once, as asked", file=sys.stderr)
+        sys.exit(130)
 
 
 def _train(parser: ArgumentParser, namespace: Namespace) -> None:

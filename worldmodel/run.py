@@ -9,6 +9,7 @@ replay/ (what it trained on), heldout/ (what it is scored on) and wandb/.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from worldmodel import build
-from worldmodel.behaviour.imagination import Dream, imagine
+from worldmodel.behaviour.imagination import Dream, imagine, select
 from worldmodel.config import Config
 from worldmodel.config_io import read_config, write_config
 from worldmodel.data.environment import Environments
@@ -31,7 +32,7 @@ from worldmodel.training.checkpoint import load_model
 from worldmodel.training.evaluation import Evaluation, evaluate
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.trainer import Trainer
-from worldmodel.types import Batch, EnvSpec
+from worldmodel.types import Batch
 
 # Every consumer of randomness has a stream of its own, so that adding one does not change the others.
 POLICY, SAMPLING, LATENTS, HELDOUT, IMAGINATION = range(5)
@@ -47,8 +48,9 @@ class Run:
 
     def heldout(self) -> Batch:
         """The held-out episodes, whole, [B, T] padded."""
-        episodes = list(Replay.open(self.folder / "heldout").episodes())
-        return pad_episodes(episodes, self.config.evaluation.max_length).to(_device(self.model))
+        with Replay.open(self.folder / "heldout") as replay:
+            episodes = pad_episodes(list(replay.episodes()), self.config.evaluation.max_length)
+        return episodes.to(_device(self.model))
 
     def imagine(
         self, batch: Batch | None = None, *, context: int = 16, horizon: int = 48, samples: int = 16, seed: int = 0
@@ -56,15 +58,17 @@ class Run:
         """Filter `context` rows, then imagine `horizon` more under the recorded actions.
 
         Args:
-            batch: rows to start from; the held-out episodes by default.
+            batch: rows to start from; by default the held-out episodes that are long enough.
             context, horizon, samples: see `behaviour.imagination.imagine`.
             seed: of the samples.
         Returns:
             [samples, B, horizon, ...] states, and predictions by name in the units of the data.
+        Raises:
+            ValueError: if no episode has context + horizon rows, or a number is not positive.
         """
         noise = generator(seed, stream=IMAGINATION, device=_device(self.model))
-        rows = self.heldout() if batch is None else batch
-        return imagine(self.model, rows, context=context, horizon=horizon, samples=samples, generator=noise)
+        batch = _long_enough(self.heldout(), context + horizon) if batch is None else batch
+        return imagine(self.model, batch, context=context, horizon=horizon, samples=samples, generator=noise)
 
     def evaluate(self) -> Evaluation:
         """Score the held-out episodes: the bound, the KL of every step, the open-loop errors."""
@@ -95,9 +99,8 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
     config = read_config(folder / "config.yaml")
-    heldout = Replay.open(folder / "heldout")
-    model = build.build_model(config, heldout.spec)
-    heldout.close()
+    with Replay.open(folder / "heldout") as heldout:
+        model = build.build_model(config, heldout.spec)
     path = folder / "checkpoints" / "best.safetensors"
     if checkpoint is not None or not path.is_file():
         path = folder / "checkpoints" / f"{checkpoint or 'last'}.safetensors"
@@ -127,56 +130,62 @@ def train(
         config = read_config(config if config is not None else (), overrides)
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
-    device = build.build_device(config.device)
+    device, tracking = build.build_device(config.device), build.tracking_mode(config)
     progress = progress or RunProgress(config.training.env_steps)
-    with build.build_environments(config) as environments, build.build_environments(config, heldout=True) as apart:
+    with ExitStack() as stack:
+        environments = stack.enter_context(build.build_environments(config))
+        apart = stack.enter_context(build.build_environments(config, heldout=True))
         model = build.build_model(config, environments.spec).to(device)
         folder = _make_folder(config)
-        tracker, wandb_at = build.build_tracker(config, folder)
-        try:
-            _announce(progress.say, config, environments.spec, model, folder, wandb_at)
-            progress.say(f"collecting {config.evaluation.episodes} held-out episodes")
-            heldout = _collect_heldout(config, apart, folder / "heldout").to(device)
-            replay = Replay(
-                folder / "replay", environments.spec, capacity=config.replay.capacity, streams=environments.count
-            )
-            policy = RandomPolicy(environments.spec.action, generator(config.seed, stream=POLICY))
-            trainer = Trainer(
-                build.build_learner(config, model, generator(config.seed, stream=LATENTS, device=device)),
-                Rollout(environments, policy, config.seed),
-                replay,
-                heldout,
-                tracker,
-                progress,
-                folder=folder,
-                schedule=build.build_schedule(config),
-                sampling=generator(config.seed, stream=SAMPLING),
-                seed=config.seed,
-            )
-            with progress:
-                finished = trainer.run()
-            _conclude(progress.say, trainer, folder, wandb_at, finished)
-        finally:
-            tracker.finish([p for p in (folder / "checkpoints").glob("*.safetensors")] + [folder / "config.yaml"])
+        tracker, wandb_at = build.build_tracker(config, folder, tracking)
+        stack.push(lambda kind, *_: tracker.finish(_products(folder), failed=kind is not None))
+        _announce(progress.say, config, model, folder, wandb_at)
+        heldout = _collect_heldout(config, apart, folder / "heldout").to(device)
+        replay = stack.enter_context(build.build_replay(config, environments, folder / "replay"))
+        policy = RandomPolicy(environments.spec.action, generator(config.seed, stream=POLICY))
+        trainer = Trainer(
+            build.build_learner(config, model, generator(config.seed, stream=LATENTS, device=device)),
+            Rollout(environments, policy, config.seed),
+            replay,
+            heldout,
+            tracker,
+            progress,
+            folder=folder,
+            schedule=build.build_schedule(config),
+            sampling=generator(config.seed, stream=SAMPLING),
+            seed=config.seed,
+        )
+        with progress:
+            finished = trainer.run()
+        _conclude(progress.say, trainer, folder, wandb_at, finished)
     return Run(folder, config, model.eval())
 
 
 def _collect_heldout(config: Config, environments: Environments, folder: Path) -> Batch:
     """Whole episodes of the same random policy, with seeds of their own."""
     settings = config.evaluation
-    capacity = settings.episodes * settings.max_length
-    replay = Replay(folder, environments.spec, capacity=capacity, streams=1)
     random = generator(config.seed, stream=HELDOUT)
     seed = int(torch.randint(2**31, (1,), generator=random))
     rollout = Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
-    episodes = 0
-    while episodes < settings.episodes:
-        rows = rollout.step()
-        replay.append(rows)
-        episodes += int(rows.is_last.sum())
-    batch = pad_episodes(list(replay.episodes()), settings.max_length)
-    replay.close()
-    return batch
+    capacity = settings.episodes * settings.max_length
+    with Replay(folder, environments.spec, capacity=capacity, streams=1) as replay:
+        episodes = 0
+        while episodes < settings.episodes:
+            rows = rollout.step()
+            replay.append(rows)
+            episodes += int(rows.is_last.sum())
+        return pad_episodes(list(replay.episodes()), settings.max_length)
+
+
+def _long_enough(episodes: Batch, length: int) -> Batch:
+    rows = episodes.valid.sum(1)
+    if not (rows >= length).any():
+        raise ValueError(f"context + horizon: expected at most {int(rows.max())}, the longest episode; got {length}")
+    return select(episodes, rows >= length)
+
+
+def _products(folder: Path) -> list[Path]:
+    return [folder / "config.yaml", *sorted((folder / "checkpoints").glob("*.safetensors"))]
 
 
 def _make_folder(config: Config) -> Path:
@@ -191,14 +200,16 @@ def _make_folder(config: Config) -> Path:
 
 
 def _announce(
-    say: Callable[[str], None], config: Config, spec: EnvSpec, model: WorldModel, folder: Path, wandb_at: str | None
+    say: Callable[[str], None], config: Config, model: WorldModel, folder: Path, wandb_at: str | None
 ) -> None:
+    spec = model.spec
     leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
     parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder}
     sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in parts.items())
     say(f"{config.env.id}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]")
     say(f"{parameter_count(model):,} parameters ({sizes}) on {_device(model)}")
     say(f"run folder {folder}; W&B {wandb_at or 'off'}")
+    say(f"collecting {config.evaluation.episodes} held-out episodes, then {config.training.prefill} rows of prefill")
 
 
 def _conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool) -> None:

@@ -140,8 +140,8 @@ def open_loop_errors(
     return {name: OpenLoopError(*(total / count)) for name, total in sums.items()} if count else {}
 
 
-def select(batch: Batch, sequences: slice = slice(None), rows: slice = slice(None)) -> Batch:
-    """Some sequences of a batch, and some of their rows."""
+def select(batch: Batch, sequences: slice | Tensor = slice(None), rows: slice = slice(None)) -> Batch:
+    """Some sequences of a batch (a slice or a mask), and some of their rows."""
     obs = {path: x[sequences, rows] for path, x in batch.obs.items()}
     rest = {name: getattr(batch, name)[sequences, rows] for name in Batch._fields[1:]}
     return Batch(obs, **rest)

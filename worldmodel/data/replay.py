@@ -136,6 +136,12 @@ class Replay:
         for stream in self._streams:
             stream.close()
 
+    def __enter__(self) -> "Replay":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def _read_circle(self, start: int, length: int) -> np.ndarray:
         """Rows start, start + 1, ... of the circle, with a beginning marked wherever one stream follows another."""
         parts: list[np.ndarray] = []

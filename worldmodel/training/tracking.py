@@ -36,8 +36,8 @@ class Tracker(Protocol):
         """A picture; a later call of the same name takes its place."""
         ...
 
-    def finish(self, files: Sequence[Path]) -> None:
-        """The run is over; `files` are what it made (checkpoint, configuration)."""
+    def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
+        """The run is over, or has failed; `files` are what it made (configuration, checkpoints)."""
         ...
 
 
@@ -57,14 +57,14 @@ class FolderTracker:
 
     def lines(self, update: int, name: str, columns: Columns) -> None:
         """Write lines/NAME.json, slashes in the name as underscores."""
-        data = {key: [_json_number(v) for v in column] for key, column in columns.items()}
+        data = {key: [_json_number(v) for v in _floats(column)] for key, column in columns.items()}
         (self.folder / "lines" / f"{_file_name(name)}.json").write_text(json.dumps({"update": update, **data}))
 
     def image(self, update: int, name: str, png: bytes) -> None:
         """Write figures/NAME.png."""
         (self.folder / "figures" / f"{_file_name(name)}.png").write_bytes(png)
 
-    def finish(self, files: Sequence[Path]) -> None:
+    def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
         """Close the record; the files are in the folder already."""
         self._metrics.close()
 
@@ -128,8 +128,8 @@ class WandbTracker:
     def lines(self, update: int, name: str, columns: Columns) -> None:
         """Log an interactive line plot with its table."""
         (x_name, x), *series = columns.items()
-        ys = [list(column) for _, column in series]
-        plot = self._wandb.plot.line_series(list(x), ys, keys=[key for key, _ in series], title=name, xname=x_name)
+        ys = [_floats(column) for _, column in series]
+        plot = self._wandb.plot.line_series(_floats(x), ys, keys=[key for key, _ in series], title=name, xname=x_name)
         self._run.log({name: plot}, step=update)
 
     def image(self, update: int, name: str, png: bytes) -> None:
@@ -138,13 +138,13 @@ class WandbTracker:
 
         self._run.log({name: self._wandb.Image(Image.open(io.BytesIO(png)))}, step=update)
 
-    def finish(self, files: Sequence[Path]) -> None:
+    def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
         """Log the files as an artifact and end the run."""
         artifact = self._wandb.Artifact(f"model-{self._run.id}", type="model")
         for path in files:
             artifact.add_file(str(path))
         self._run.log_artifact(artifact)
-        self._run.finish()
+        self._run.finish(exit_code=int(failed))
 
 
 class Trackers:
@@ -168,10 +168,10 @@ class Trackers:
         for tracker in self._trackers:
             tracker.image(update, name, png)
 
-    def finish(self, files: Sequence[Path]) -> None:
+    def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
         """Pass on."""
         for tracker in self._trackers:
-            tracker.finish(files)
+            tracker.finish(files, failed=failed)
 
 
 def wandb_mode(
@@ -216,6 +216,10 @@ def _has_key(environment: Mapping[str, str]) -> bool:
         return host is not None and netrc.netrc(path).hosts.get(host) is not None
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
+
+
+def _floats(column: Sequence[float] | np.ndarray) -> list[float]:
+    return np.asarray(column, np.float64).tolist()
 
 
 def _json_number(value: float) -> float | None:
