@@ -1,0 +1,236 @@
+import gc
+import multiprocessing
+
+import gymnasium
+import numpy as np
+import pytest
+from worlds import Counting, register
+
+from worldmodel.data.environment import EnvironmentFailureError, make_environments
+from worldmodel.data.spaces import UnsupportedSpaceError
+from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
+
+MODES = pytest.mark.parametrize("asynchronous", [False, True], ids=["one process", "a worker each"])
+
+
+class Blind(Counting):
+    """Takes a render mode and does not render."""
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+
+
+class Unresettable(Counting):
+    def reset(self, *, seed=None, options=None):
+        raise RuntimeError("the ground is wet")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _worlds():
+    register()
+    for name, maker in (("Blind", Blind), ("Unresettable", Unresettable)):
+        if f"{name}-v0" not in gymnasium.registry:
+            gymnasium.register(f"{name}-v0", maker, disable_env_checker=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_screen(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+
+
+@pytest.fixture(autouse=True)
+def _no_workers_left():
+    before = set(multiprocessing.active_children())
+    yield
+    assert set(multiprocessing.active_children()) <= before
+
+
+def transitions(steps, env_id="Counting-v0", **kwargs):
+    """(reward, terminated, truncated) of every step of one environment."""
+    with make_environments(env_id, count=1, **kwargs) as environments:
+        environments.reset(0)
+        idle = np.zeros((1, environments.spec.action.width), np.float32)
+        return [tuple(x[0].item() for x in environments.step(idle)[1:]) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("env_id", ["Nowhere-v0", "no_such_module:Nowhere-v0", "nonsense"])
+def test_an_environment_that_gymnasium_cannot_make_is_named(env_id):
+    with pytest.raises(ValueError, match=rf"env\.id: .*{env_id}"):
+        make_environments(env_id, count=1)
+
+
+def test_arguments_that_an_environment_does_not_take_are_named():
+    with pytest.raises(ValueError, match=r"env\.id: .*wind"):
+        make_environments("Counting-v0", count=1, kwargs={"wind": 3})
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode")
+def test_pixels_of_an_environment_that_does_not_render_are_refused():
+    with pytest.raises(ValueError, match=r"env\.pixels: .*rgb_array.*Blind-v0"):
+        make_environments("Blind-v0", count=1, pixels="only")
+
+
+def test_a_space_that_cannot_be_modelled_is_refused_before_a_worker_starts():
+    with pytest.raises(UnsupportedSpaceError, match="'mission'"):
+        make_environments("minigrid:MiniGrid-Empty-8x8-v0", count=1, asynchronous=True)
+
+
+def test_a_minigrid_world_runs_without_its_text():
+    with make_environments("minigrid:MiniGrid-Empty-8x8-v0", count=2, drop_text=True) as environments:
+        assert environments.spec == EnvSpec(
+            {
+                "direction": ObservationSpec("categorical", (1,), (4,)),
+                "image": ObservationSpec("vector", (147,)),
+            },
+            ActionSpec("categorical", 7, (7,)),
+        )
+        before = environments.reset(0)
+        turn_left = np.eye(7, dtype=np.float32)[[0, 0]]
+        after, *_ = environments.step(turn_left)
+        np.testing.assert_array_equal(before["direction"], [[0], [0]])
+        np.testing.assert_array_equal(after["direction"], [[3], [3]])
+
+
+@MODES
+def test_every_kind_of_leaf_reaches_the_other_side(asynchronous):
+    with make_environments("Bytes-v0", count=2, asynchronous=asynchronous, image_size=16) as environments:
+        assert environments.spec == EnvSpec(
+            {
+                "camera": ObservationSpec("image", (16, 16, 3)),
+                "inner/0": ObservationSpec("categorical", (1,), (3,)),
+                "inner/1": ObservationSpec("binary", (2,)),
+                "inner/2": ObservationSpec("categorical", (2,), (2, 4)),
+            },
+            ActionSpec("categorical", 5, (2, 3)),
+        )
+        seen = [environments.reset(7)]
+        chosen = np.float32([[0, 1, 0, 0, 1], [1, 0, 0, 1, 0]])  # actions (1, 2) and (0, 1)
+        for _ in range(3):
+            obs, reward, *_ = environments.step(chosen)
+            seen.append(obs)
+            assert reward.tolist() == [3, 1]
+    for t, obs in enumerate(seen):
+        assert obs["inner/0"].tolist() == [[t % 3]] * 2
+        assert obs["inner/1"].tolist() == [[t % 2, 1]] * 2
+        assert obs["inner/2"].tolist() == [[t % 2, t % 4]] * 2
+        assert {path: x.dtype.name for path, x in obs.items()} == {
+            "camera": "uint8",
+            "inner/0": "int32",
+            "inner/1": "uint8",
+            "inner/2": "int32",
+        }
+    cameras = np.stack([obs["camera"] for obs in seen])
+    assert len(np.unique(cameras.reshape(8, -1), axis=0)) == 8  # no frame was overwritten by a later one
+
+
+def test_a_repeated_action_collects_every_reward_and_stops_where_the_episode_ends():
+    # Episodes of 2, 3 and 4 steps; step t of episode e is worth 10 e + t.
+    assert transitions(8, action_repeat=2) == [
+        (1 + 2, True, False),
+        (0, False, False),
+        (11 + 12, False, False),
+        (13, False, True),
+        (0, False, False),
+        (21 + 22, False, False),
+        (23 + 24, True, False),
+        (0, False, False),
+    ]
+
+
+def test_a_time_limit_truncates_and_counts_steps_before_action_repeat():
+    assert transitions(7, action_repeat=2, time_limit=3)[5:] == [(21 + 22, False, False), (23, False, True)]
+
+
+def test_a_time_limit_replaces_the_registered_one():
+    ends = [truncated for _, _, truncated in transitions(205, "Pendulum-v1", time_limit=203)]
+    assert ends.index(True) == 202  # the registered limit is 200
+
+
+def test_a_row_limit_truncates_after_that_many_rows_after_action_repeat():
+    kept = transitions(9, row_limit=3)
+    assert [reward for reward, *_ in kept] == [1, 2, 0, 11, 12, 0, 21, 22, 0]
+    assert [truncated for *_, truncated in kept[4:]] == [True, False, False, True, False]
+    assert kept[1][1]  # an episode that ends on its own at the limit still terminates
+    repeated = transitions(4, "Pendulum-v1", row_limit=4, action_repeat=2)
+    assert [truncated for *_, truncated in repeated] == [False, False, True, False]
+
+
+def block_means(frame, size):
+    height, width, channels = frame.shape
+    return frame.reshape(size, height // size, size, width // size, channels).mean((1, 3))
+
+
+def test_pixels_alone_are_the_rendered_frames_made_small():
+    with make_environments("CartPole-v1", count=2, pixels="only", image_size=20) as environments:
+        assert environments.spec.observations == {"obs": ObservationSpec("image", (20, 20, 3))}
+        frames = environments.reset(3)["obs"]
+    reference = gymnasium.make("CartPole-v1", render_mode="rgb_array")
+    for i in range(2):
+        reference.reset(seed=3 + i)
+        expected = block_means(reference.render(), 20)
+        assert expected.std() > 10  # not a blank picture
+        np.testing.assert_allclose(frames[i], expected, atol=1)  # rounded once for each axis
+    reference.close()
+
+
+def test_pixels_join_the_state_and_follow_it():
+    right = np.float32([[0, 1]])
+    with (
+        make_environments("CartPole-v1", count=1, pixels="add", image_size=16) as seeing,
+        make_environments("CartPole-v1", count=1) as blind,
+    ):
+        assert seeing.spec.observations == {
+            "state": ObservationSpec("vector", (4,)),
+            "pixels": ObservationSpec("image", (16, 16, 3)),
+        }
+        seen, felt = [seeing.reset(0)], [blind.reset(0)]
+        for _ in range(8):
+            seen.append(seeing.step(right)[0])
+            felt.append(blind.step(right)[0])
+    np.testing.assert_array_equal([x["state"] for x in seen], [x["obs"] for x in felt])
+    frames = np.stack([x["pixels"][0] for x in seen]).astype(int)
+    assert frames.std((1, 2)).min() > 0
+    assert np.abs(frames[-1] - frames[0]).max() > 10
+
+
+def provoke(env_id, asynchronous, **kwargs):
+    with make_environments(env_id, count=2, asynchronous=asynchronous, step_timeout=2.0, kwargs=kwargs) as environments:
+        environments.reset(0)
+        for _ in range(5):
+            environments.step(np.zeros((2, 1), np.float32))
+
+
+@MODES
+@pytest.mark.filterwarnings("ignore:.*ERROR")  # the worker's traceback, as Gymnasium shows it
+@pytest.mark.parametrize(
+    "env_id, kwargs, words",
+    [
+        ("Faulty-v0", {"fault": "raise"}, "raised during step: RuntimeError: the pole is on fire"),
+        ("Unresettable-v0", {}, "raised during reset: RuntimeError: the ground is wet"),
+    ],
+)
+def test_an_environment_that_raises_is_reported_in_its_own_words(env_id, kwargs, words, asynchronous):
+    with pytest.raises(EnvironmentFailureError, match=words):
+        provoke(env_id, asynchronous, **kwargs)
+
+
+# A vector environment that could not be closed says so once more when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "fault, words", [("die", "worker died during step"), ("hang", "worker did not step within 2 seconds")]
+)
+def test_a_worker_that_dies_or_hangs_is_reported_and_none_is_left_behind(fault, words):
+    with pytest.raises(EnvironmentFailureError, match=words):
+        provoke("Faulty-v0", True, fault=fault)
+    gc.collect()
+
+
+def test_workers_end_with_the_block():
+    with make_environments("Counting-v0", count=2, asynchronous=True) as environments:
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        environments.reset(0)
+    assert not any(worker.is_alive() for worker in workers)

@@ -1,0 +1,56 @@
+import numpy as np
+import torch
+
+from worldmodel.data.policy import RandomPolicy, ScriptedPolicy
+from worldmodel.types import ActionSpec
+
+STANDARD_ERRORS = 4.5  # two-sided: a false alarm in 150,000 comparisons; seeds are fixed
+
+
+def draw(spec, n=20_000, seed=0):
+    return RandomPolicy(spec, torch.Generator().manual_seed(seed))({}, np.zeros(n, bool))
+
+
+def assert_mean(x, mean, variance):
+    assert (np.abs(x.mean(0) - mean) < STANDARD_ERRORS * np.sqrt(variance / len(x))).all()
+
+
+def test_random_continuous_actions_are_uniform_and_independent():
+    x = draw(ActionSpec("continuous", 2))
+    assert x.dtype == np.float32 and np.abs(x).max() <= 1
+    assert_mean(x, 0, 1 / 3)
+    assert_mean(x**2, 1 / 3, 4 / 45)
+    assert_mean(x[:, 0] * x[:, 1], 0, 1 / 9)
+
+
+def test_random_categorical_actions_are_one_hot_in_every_group_with_equal_chances():
+    x = draw(ActionSpec("categorical", 5, (2, 3)))
+    assert set(np.unique(x)) == {0, 1}
+    np.testing.assert_array_equal(x[:, :2].sum(1), 1)
+    np.testing.assert_array_equal(x[:, 2:].sum(1), 1)
+    p = np.array([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3])
+    assert_mean(x, p, p * (1 - p))
+    assert_mean(x[:, 0] * x[:, 2], 1 / 6, 1 / 6 * 5 / 6)
+
+
+def test_random_binary_actions_are_fair_coins():
+    x = draw(ActionSpec("binary", 3))
+    assert set(np.unique(x)) == {0, 1}
+    assert_mean(x, 1 / 2, 1 / 4)
+    assert_mean(x[:, 0] * x[:, 1], 1 / 4, 3 / 16)
+
+
+def test_random_actions_depend_on_the_generator_alone():
+    spec = ActionSpec("continuous", 2)
+    torch.manual_seed(0)
+    first = draw(spec, n=5, seed=7)
+    torch.manual_seed(1)
+    np.testing.assert_array_equal(first, draw(spec, n=5, seed=7))
+    assert not np.array_equal(first, draw(spec, n=5, seed=8))
+
+
+def test_a_script_begins_anew_with_each_episode_and_holds_its_last_row():
+    policy = ScriptedPolicy(np.float32([[1], [2], [3]]))
+    is_first = np.array([[1, 1], [0, 0], [0, 1], [0, 0], [1, 0], [0, 0]], bool)  # [step, environment]
+    chosen = [policy({}, flags)[:, 0].tolist() for flags in is_first]
+    assert chosen == [[1, 1], [2, 2], [3, 1], [3, 2], [1, 3], [2, 3]]

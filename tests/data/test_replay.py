@@ -1,0 +1,335 @@
+import json
+import tracemalloc
+from contextlib import ExitStack, closing
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from worlds import MIXED_SPEC, make_batch, register
+
+from worldmodel.data.environment import make_environments
+from worldmodel.data.policy import RandomPolicy
+from worldmodel.data.replay import Replay, pad_episodes, row_type
+from worldmodel.data.rollout import Rollout, Rows
+from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
+
+SPEC = EnvSpec({"at": ObservationSpec("vector", (2,))}, ActionSpec("continuous", 1))
+STANDARD_ERRORS = 4.5  # two-sided: a false alarm in 150,000 comparisons; seeds are fixed
+
+
+def episode_rows(stream, lengths, offset=0):
+    """The rows of one stream whose episodes have these lengths; every number tells where it comes from."""
+    for episode, length in enumerate(lengths):
+        for t in range(length):
+            offset += 1
+            yield {
+                "at": [1000.0 * stream + offset, float(episode)],
+                "prev_action": [offset / 8 if t else 0.0],
+                "reward": offset / 4 if t else 0.0,
+                "is_first": t == 0,
+                "is_last": t == length - 1,
+                "is_terminal": t == length - 1 and episode % 2 == 0,
+                "episode_step": t,
+            }
+
+
+def append(replay, written):
+    """Write the rows of each stream, [stream][row], step by step."""
+    for step in zip(*written, strict=True):
+        columns = {name: np.array([row[name] for row in step]) for name in step[0]}
+        replay.append(Rows(obs={"at": columns.pop("at")}, **columns))
+
+
+@pytest.fixture
+def keep():
+    """Closes what it is given when the test is over."""
+    with ExitStack() as stack:
+        yield lambda replay: stack.enter_context(closing(replay))
+
+
+@pytest.fixture
+def make(tmp_path, keep):
+    """A replay with a stream for every list of lengths, and what was written: [stream][row], to the shortest's end."""
+
+    def make(lengths, *, capacity=1000):
+        written = [list(episode_rows(i, of_stream)) for i, of_stream in enumerate(lengths)]
+        written = [rows[: min(map(len, written))] for rows in written]
+        replay = keep(Replay(tmp_path, SPEC, capacity=capacity, streams=len(lengths)))
+        append(replay, written)
+        return replay, written
+
+    return make
+
+
+def unpack(batch):
+    """[sequence][row] as written."""
+    named = {**batch.obs, **batch._asdict()}
+    del named["obs"], named["valid"]
+    lists = {name: x.tolist() for name, x in named.items()}
+    B, T = batch.reward.shape
+    return [[{name: x[b][t] for name, x in lists.items()} for t in range(T)] for b in range(B)]
+
+
+def every_sequence(replay, length):
+    """All distinct sequences by the number of their first row, each drawn at least once."""
+    batch = replay.sample(40 * len(replay), length, torch.Generator().manual_seed(0))
+    found = {}
+    for sequence in unpack(batch):
+        assert found.setdefault(sequence[0]["at"][0], sequence) == sequence
+    return found
+
+
+def stored(replay):
+    """Every stored row in the order of the circle, as sequences of one row have it."""
+    return [found[0] for _, found in sorted(every_sequence(replay, 1).items())]
+
+
+LENGTHS = ([3, 1, 4, 2, 5], [5, 2, 1, 4, 3], [1, 1, 6, 7])
+
+
+def test_a_sequence_is_its_neighbours_on_the_circle_of_everything_written(make):
+    replay, written = make(LENGTHS)
+    circle = [row for rows in written for row in rows]
+    sequences = every_sequence(replay, 7)
+    assert len(sequences) == len(replay) == len(circle) == 45
+    for start, row in enumerate(circle):
+        assert sequences[row["at"][0]] == [circle[(start + t) % 45] for t in range(7)]
+
+
+def test_a_running_episode_is_followed_by_a_beginning(make):
+    replay, _ = make([[4, 9], [2, 3, 4]])  # the first stream stops inside an episode
+    for sequence in every_sequence(replay, 6).values():
+        for before, after in pairwise(sequence):
+            same = after["at"][1] == before["at"][1] and after["at"][0] == before["at"][0] + 1
+            assert after["is_first"] != same
+
+
+def test_every_row_is_equally_likely_at_every_place(make):
+    replay, written = make(LENGTHS)
+    rows, draws = 45, 9000
+    batch = replay.sample(draws, 4, torch.Generator().manual_seed(1))
+    ids = [row["at"][0] for of_stream in written for row in of_stream]
+    p = 1 / rows
+    for t in range(4):
+        counts = np.array([(batch.obs["at"][:, t, 0] == i).sum() for i in ids])
+        assert counts.sum() == draws
+        assert np.abs(counts - draws * p).max() < STANDARD_ERRORS * np.sqrt(draws * p * (1 - p))
+
+
+def test_the_generator_decides_the_batch(make):
+    replay, _ = make(LENGTHS)
+    torch.manual_seed(0)
+    first = unpack(replay.sample(5, 4, torch.Generator().manual_seed(3)))
+    torch.manual_seed(1)
+    assert first == unpack(replay.sample(5, 4, torch.Generator().manual_seed(3)))
+    assert first != unpack(replay.sample(5, 4, torch.Generator().manual_seed(4)))
+
+
+def test_burn_in_covers_only_rows_before_the_first_reset(make):
+    replay, _ = make(LENGTHS)
+    batch = replay.sample(300, 6, torch.Generator().manual_seed(0), burn_in=3)
+    for is_first, valid in zip(batch.is_first.tolist(), batch.valid.tolist(), strict=True):
+        reset = is_first.index(True) if True in is_first else 6
+        assert valid == [t >= min(reset, 3) for t in range(6)]
+    assert replay.sample(50, 6, torch.Generator().manual_seed(0)).valid.all()
+
+
+def test_more_rows_than_are_stored_cannot_be_sampled(make):
+    replay, written = make([[3, 2]])
+    assert unpack(replay.sample(1, 5, torch.Generator()))[0][0] in written[0]
+    with pytest.raises(ValueError, match="length: expected at most the 5 rows stored, got 6"):
+        replay.sample(1, 6, torch.Generator())
+
+
+def test_the_oldest_whole_episodes_go_first(tmp_path, keep):
+    lengths = [4, 3, 2, 5, 3, 4, 2, 3]
+    written = list(episode_rows(0, lengths))
+    replay = keep(Replay(tmp_path, SPEC, capacity=10, streams=1))
+    size = 10 * row_type(SPEC).itemsize
+    for count, row in enumerate(written, 1):
+        append(replay, [[row]])
+        beginnings = [i for i in range(count) if written[i]["is_first"] and count - i <= 10]
+        assert stored(replay) == written[beginnings[0] : count]
+        assert sum(path.stat().st_size for path in tmp_path.glob("*.rows")) == min(count * size // 10, size)
+
+
+def test_the_capacity_is_shared_between_streams_and_never_exceeded(make, tmp_path):
+    replay, written = make(LENGTHS, capacity=26)
+    assert len(replay) <= 26
+    expected = []
+    for rows in written:
+        beginning = next(i for i in range(len(rows) - 26 // 3, len(rows)) if rows[i]["is_first"])
+        expected += rows[beginning:]
+    assert stored(replay) == expected
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.rows")) <= 26 * row_type(SPEC).itemsize
+
+
+def test_an_episode_longer_than_its_stream_loses_its_own_oldest_rows(make):
+    replay, (first, second) = make([[20], [20]], capacity=12)
+    left = [first[14:], second[14:]]
+    assert stored(replay) == left[0] + left[1]
+    for sequence in every_sequence(replay, 8).values():
+        for before, after in pairwise(sequence):
+            if after["at"][0] == before["at"][0] + 1:
+                assert after in left[0] + left[1]
+            else:  # a splice
+                assert (after["is_first"], after["prev_action"], after["reward"]) == (True, [0], 0)
+    assert list(replay.episodes()) == []
+
+
+def test_the_episode_after_one_that_outgrew_its_stream_is_kept_whole(make):
+    replay, (written,) = make([[20, 4]], capacity=8)
+    assert stored(replay) == written[20:]
+    assert [unpack(episode)[0] for episode in replay.episodes()] == [written[20:]]
+
+
+@pytest.mark.parametrize(
+    "lengths, capacity",
+    [(LENGTHS, 1000), (LENGTHS, 26), (LENGTHS, 17), ([[20], [20]], 12), ([[20, 4]], 8)],
+    ids=["with room", "wrapped around", "wrapped many times", "outgrown", "after one that outgrew"],
+)
+def test_an_opened_replay_is_the_one_that_was_closed(make, tmp_path, keep, lengths, capacity):
+    replay, _ = make(lengths, capacity=capacity)
+    replay.flush()
+    opened = keep(Replay.open(tmp_path))
+    assert (opened.spec, opened.capacity, len(opened)) == (SPEC, capacity, len(replay))
+    assert stored(opened) == stored(replay)
+    more = [list(episode_rows(i, [3, 4, 2], offset=100)) for i in range(len(lengths))]
+    for step in range(9):  # both write the same rows to the same places
+        samples = []
+        for each in (opened, replay):
+            append(each, [rows[step : step + 1] for rows in more])
+            samples.append(unpack(each.sample(20, 2, torch.Generator().manual_seed(2))))
+        assert samples[0] == samples[1]
+
+
+def test_an_empty_replay_can_be_opened_and_written(tmp_path, keep):
+    Replay(tmp_path, SPEC, capacity=10, streams=1).close()
+    replay = keep(Replay.open(tmp_path))
+    assert len(replay) == 0
+    written = list(episode_rows(0, [3, 2]))
+    append(replay, [written])
+    assert stored(replay) == written
+
+
+def test_a_replay_is_not_overwritten(make, tmp_path):
+    replay, written = make([[3, 2]])
+    with pytest.raises(FileExistsError):
+        Replay(tmp_path, SPEC, capacity=10, streams=1)
+    assert stored(replay) == written[0]
+
+
+def test_another_format_or_no_replay_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Replay.open(tmp_path)
+    Replay(tmp_path, SPEC, capacity=10, streams=1).close()
+    header = json.loads((tmp_path / "replay.json").read_text())
+    (tmp_path / "replay.json").write_text(json.dumps({**header, "format": 99}))
+    with pytest.raises(ValueError, match="expected replay format 1, got 99"):
+        Replay.open(tmp_path)
+
+
+def test_every_stream_needs_a_row(tmp_path):
+    with pytest.raises(ValueError, match="at least one row for each of 3 streams, got 2"):
+        Replay(tmp_path / "new", SPEC, capacity=2, streams=3)
+    assert not (tmp_path / "new").exists()
+
+
+def test_statistics_are_those_of_all_stored_rows(tmp_path, keep):
+    rng = np.random.default_rng(0)
+    replay = keep(Replay(tmp_path, SPEC, capacity=5000, streams=2))
+    at = 1e3 + rng.normal(size=(2400, 2, 2)).astype(np.float32)  # far from zero: a naive sum of squares would fail
+    reward = rng.normal(size=(2400, 2)).astype(np.float32)
+    is_first = rng.random((2400, 2)) < 0.1
+    is_first[0] = True
+    none, zero = np.zeros(2, bool), np.zeros((2, 1), np.float32)
+    for t in range(2400):
+        replay.append(Rows({"at": at[t]}, zero, reward[t], is_first[t], none, none, np.zeros(2, np.int32)))
+    found = replay.statistics()
+    kept = reward[~is_first].astype(np.float64)[:, None]
+    for name, x in (("at", at.astype(np.float64).reshape(-1, 2)), ("reward", kept)):
+        mean, std = found[name]
+        np.testing.assert_allclose(mean, x.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(std, x.std(0), rtol=1e-9)
+
+
+def test_episodes_are_the_whole_ones_in_order(make):
+    replay, (first, second, third) = make([[3, 2, 4, 9], [5, 2, 9], [10]])  # the first two stop inside an episode
+    whole = [first[0:3], first[3:5], first[5:9], second[0:5], second[5:7], third]
+    found = list(replay.episodes())
+    assert [unpack(episode)[0] for episode in found] == whole
+    assert all(episode.valid.all() for episode in found)
+
+
+def test_an_episode_cut_short_by_a_reset_is_not_whole(tmp_path, keep):
+    replay = keep(Replay(tmp_path, SPEC, capacity=100, streams=1))
+    append(replay, [[*list(episode_rows(0, [3, 4]))[:5], *episode_rows(0, [2], offset=50)]])
+    assert [episode.reward.shape[1] for episode in replay.episodes()] == [3, 2]
+
+
+def test_padding_joins_episodes_and_marks_what_it_added(make):
+    replay, (written,) = make([[3, 2, 6]])
+    episodes = list(replay.episodes())
+    padded = pad_episodes(episodes, max_length=5)
+    assert padded.valid.tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
+    parts = [written[0:3], written[3:5], written[5:10]]
+    assert [rows[: len(part)] for rows, part in zip(unpack(padded), parts, strict=True)] == parts
+    assert not padded.is_first[0, 3:].any() and not padded.obs["at"][0, 3:].any()
+    assert pad_episodes(episodes, max_length=50).reward.shape == (3, 6)
+
+
+def test_every_kind_of_leaf_survives_with_its_dtype(tmp_path, keep):
+    written = make_batch(MIXED_SPEC, batch=2, length=9, first=[(0, 4), (1, 7)])
+    written.is_last[:, -1] = True
+    replay = keep(Replay(tmp_path, MIXED_SPEC, capacity=40, streams=2))
+    for t in range(9):
+        rows = {name: getattr(written, name)[:, t].numpy() for name in Rows._fields[1:]}
+        replay.append(Rows(obs={path: x[:, t].numpy() for path, x in written.obs.items()}, **rows))
+    opened = keep(Replay.open(tmp_path))
+    assert opened.spec == MIXED_SPEC
+    episodes = list(opened.episodes())
+    places = [(0, slice(0, 4)), (0, slice(4, 9)), (1, slice(0, 7)), (1, slice(7, 9))]
+    for episode, (b, of) in zip(episodes, places, strict=True):
+        for path, x in written.obs.items():
+            torch.testing.assert_close(episode.obs[path][0], x[b, of], rtol=0, atol=0)
+        for name in Rows._fields[1:]:
+            torch.testing.assert_close(getattr(episode, name)[0], getattr(written, name)[b, of], rtol=0, atol=0)
+
+
+def test_rows_of_an_environment_survive(tmp_path, keep):
+    register()
+    with make_environments("Bytes-v0", count=2, image_size=16) as environments:
+        spec = environments.spec
+        rollout = Rollout(environments, RandomPolicy(spec.action, torch.Generator().manual_seed(0)), 0)
+        steps = [rollout.step() for _ in range(12)]  # two episodes of six rows
+    replay = keep(Replay(tmp_path, spec, capacity=100, streams=2))
+    for rows in steps:
+        replay.append(rows)
+    opened = keep(Replay.open(tmp_path))
+    assert opened.spec == spec
+    episodes = list(opened.episodes())
+    assert len(episodes) == 4
+    for number, episode in enumerate(episodes):
+        stream, start = number // 2, 6 * (number % 2)
+        for t, rows in enumerate(steps[start : start + 6]):
+            for path, x in rows.obs.items():
+                np.testing.assert_array_equal(episode.obs[path][0, t], x[stream], strict=True)
+            for name in Rows._fields[1:]:
+                np.testing.assert_array_equal(getattr(episode, name)[0, t], getattr(rows, name)[stream])
+
+
+def test_stored_rows_do_not_stay_in_memory(tmp_path, keep):
+    wide = EnvSpec({"at": ObservationSpec("vector", (250,))}, ActionSpec("continuous", 1))
+    replay = keep(Replay(tmp_path, wide, capacity=10_000, streams=1))
+    yes, no, zero = np.array([True]), np.array([False]), np.zeros(1, np.float32)
+    first = Rows({"at": np.ones((1, 250))}, zero[None], zero, yes, no, no, np.zeros(1, np.int32))
+    replay.append(first)
+    later = first._replace(is_first=no)
+    tracemalloc.start()
+    for _ in range(9_999):
+        replay.append(later)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "stream-000.rows").stat().st_size > 10_000_000
+    assert peak < 50_000

@@ -1,0 +1,236 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from worldmodel.data.spaces import (
+    UnsupportedSpaceError,
+    action_spec,
+    decode_action,
+    encode_observation,
+    observation_specs,
+)
+from worldmodel.types import ActionSpec, ObservationSpec
+
+UNIT = spaces.Box(-1, 1, (2,), np.float32)
+# (space, value, the leaf it becomes, what is stored)
+LEAVES = {
+    "discrete": (spaces.Discrete(4), np.int64(3), ObservationSpec("categorical", (1,), (4,)), [3]),
+    "discrete from 5": (spaces.Discrete(3, start=5), np.int64(7), ObservationSpec("categorical", (1,), (3,)), [2]),
+    "discrete from -2": (spaces.Discrete(3, start=-2), np.int64(-2), ObservationSpec("categorical", (1,), (3,)), [0]),
+    "multi-discrete": (
+        spaces.MultiDiscrete([2, 5, 3]),
+        np.array([1, 4, 0]),
+        ObservationSpec("categorical", (3,), (2, 5, 3)),
+        [1, 4, 0],
+    ),
+    "multi-discrete grid from 1": (
+        spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[1, 1], [1, 1]]),
+        np.array([[1, 2], [3, 5]]),
+        ObservationSpec("categorical", (4,), (2, 3, 4, 5)),
+        [0, 1, 2, 4],
+    ),
+    "multi-binary": (spaces.MultiBinary(3), np.array([1, 0, 1], np.int8), ObservationSpec("binary", (3,)), [1, 0, 1]),
+    "multi-binary grid": (
+        spaces.MultiBinary([2, 2]),
+        np.array([[1, 0], [0, 1]], np.int8),
+        ObservationSpec("binary", (4,)),
+        [1, 0, 0, 1],
+    ),
+    "double grid": (
+        spaces.Box(-np.inf, np.inf, (2, 1, 2), np.float64),
+        np.array([[[0.1, -2]], [[3, 4]]]),
+        ObservationSpec("vector", (4,)),
+        np.float32([0.1, -2, 3, 4]),
+    ),
+    "number": (spaces.Box(0, 1, (), np.float32), np.array(0.25, np.float32), ObservationSpec("vector", (1,)), [0.25]),
+    "whole numbers": (
+        spaces.Box(-9, 9, (2,), np.int64),
+        np.array([-9, 8]),
+        ObservationSpec("vector", (2,)),
+        [-9.0, 8.0],
+    ),
+    "symbols": (
+        spaces.Box(0, 255, (2, 2, 2), np.uint8),
+        np.arange(8, dtype=np.uint8).reshape(2, 2, 2) + 200,
+        ObservationSpec("vector", (8,)),
+        np.arange(200.0, 208.0),
+    ),
+}
+STORED_AS = {"vector": np.float32, "image": np.uint8, "categorical": np.int32, "binary": np.uint8}
+
+
+@pytest.mark.parametrize("space, value, spec, stored", LEAVES.values(), ids=LEAVES)
+def test_a_bare_leaf_is_named_obs_and_stored_as_its_kind_says(space, value, spec, stored):
+    assert space.contains(value)
+    specs = observation_specs(space, image_size=16)
+    assert specs == {"obs": spec}
+    encoded = encode_observation(space, specs, value)
+    assert list(encoded) == ["obs"]
+    assert encoded["obs"].dtype == STORED_AS[spec.kind]
+    np.testing.assert_array_equal(encoded["obs"], stored, strict=False)
+    assert encoded["obs"].shape == spec.shape
+
+
+def test_nested_leaves_are_named_by_their_paths_and_get_their_own_values():
+    space = spaces.Dict(
+        {
+            "goal": spaces.Tuple((spaces.Discrete(3), spaces.Dict({"at": UNIT, "held": spaces.MultiBinary(1)}))),
+            "speed": spaces.Box(-1, 1, (), np.float32),
+        }
+    )
+    value = {"goal": (np.int64(2), {"at": np.float32([0.5, -0.5]), "held": np.int8([1])}), "speed": np.float32(-1)}
+    specs = observation_specs(space, image_size=16)
+    assert {path: spec.kind for path, spec in specs.items()} == {
+        "goal/0": "categorical",
+        "goal/1/at": "vector",
+        "goal/1/held": "binary",
+        "speed": "vector",
+    }
+    encoded = encode_observation(space, specs, value)
+    assert {path: x.tolist() for path, x in encoded.items()} == {
+        "goal/0": [2],
+        "goal/1/at": [0.5, -0.5],
+        "goal/1/held": [1],
+        "speed": [-1],
+    }
+
+
+def test_a_tuple_at_the_root_names_leaves_by_their_place():
+    space = spaces.Tuple((spaces.Discrete(2), UNIT))
+    specs = observation_specs(space, image_size=16)
+    encoded = encode_observation(space, specs, (np.int64(1), np.float32([0.25, 0.75])))
+    assert {path: x.tolist() for path, x in encoded.items()} == {"0": [1], "1": [0.25, 0.75]}
+
+
+def picture(*shape):
+    """Bytes with no symmetry, far enough from 0 and 255 to be shifted a little."""
+    return np.random.default_rng(0).integers(16, 236, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("channels", [(), (1,), (3,), (4,)])
+def test_an_image_is_resized_to_the_average_of_the_pixels_under_each_new_one(channels):
+    small = picture(16, 16, *channels)
+    offsets = np.array([[-9, 2, 7], [1, 8, -9]]).reshape(2, 3, *(1 for _ in channels))  # average zero in every row
+    large = np.repeat(np.repeat(small, 2, 0), 3, 1) + np.tile(offsets, (16, 16, *channels))
+    space = spaces.Box(0, 255, (32, 48, *channels), np.uint8)
+    specs = observation_specs(space, image_size=16)
+    assert specs == {"obs": ObservationSpec("image", (16, 16, *(channels or (1,))))}
+    encoded = encode_observation(space, specs, large.astype(np.uint8))["obs"]
+    assert encoded.dtype == np.uint8
+    np.testing.assert_array_equal(encoded, small.reshape(16, 16, -1))
+
+
+def test_an_image_of_the_right_size_is_kept_exactly():
+    space, image = spaces.Box(0, 255, (16, 16), np.uint8), picture(16, 16)
+    encoded = encode_observation(space, observation_specs(space, image_size=16), image)["obs"]
+    np.testing.assert_array_equal(encoded, image[..., None])
+
+
+def test_an_image_is_enlarged_by_repeating_pixels():
+    space, image = spaces.Box(0, 255, (16, 16, 3), np.uint8), picture(16, 16, 3)
+    encoded = encode_observation(space, observation_specs(space, image_size=32), image)["obs"]
+    np.testing.assert_array_equal(encoded, np.repeat(np.repeat(image, 2, 0), 2, 1))
+
+
+@pytest.mark.parametrize("shape, kind", [((16, 16), "image"), ((16, 16, 3), "image"), ((15, 40, 3), "vector")])
+def test_only_byte_boxes_of_at_least_16_a_side_are_images(shape, kind):
+    assert observation_specs(spaces.Box(0, 255, shape, np.uint8), image_size=16)["obs"].kind == kind
+    assert observation_specs(spaces.Box(0, 1, shape, np.float32), image_size=16)["obs"].kind == "vector"
+
+
+def test_text_is_refused_by_name_or_dropped():
+    space = spaces.Dict({"inner": spaces.Dict({"words": spaces.Text(8)}), "x": UNIT})
+    with pytest.raises(UnsupportedSpaceError, match=r"'inner/words'.*text.*env\.drop_text"):
+        observation_specs(space, image_size=16)
+    specs = observation_specs(space, image_size=16, drop_text=True)
+    assert list(specs) == ["x"]
+    encoded = encode_observation(space, specs, {"inner": {"words": "abc"}, "x": np.float32([0, 1])})
+    assert {path: x.tolist() for path, x in encoded.items()} == {"x": [0, 1]}
+
+
+def test_a_space_of_nothing_but_text_is_refused():
+    with pytest.raises(UnsupportedSpaceError, match="at least one leaf that is not text"):
+        observation_specs(spaces.Text(8), image_size=16, drop_text=True)
+
+
+def test_a_minigrid_mission_is_text_and_its_grid_a_vector():
+    env = gymnasium.make("minigrid:MiniGrid-Empty-8x8-v0")
+    with pytest.raises(UnsupportedSpaceError, match="'mission'"):
+        observation_specs(env.observation_space, image_size=16)
+    specs = observation_specs(env.observation_space, image_size=16, drop_text=True)
+    assert {path: spec.kind for path, spec in specs.items()} == {"direction": "categorical", "image": "vector"}
+    obs, _ = env.reset(seed=0)
+    encoded = encode_observation(env.observation_space, specs, obs)
+    np.testing.assert_array_equal(encoded["image"], obs["image"].ravel())
+    np.testing.assert_array_equal(encoded["direction"], [obs["direction"]])
+    env.close()
+
+
+@pytest.mark.parametrize(
+    "leaf", [spaces.Sequence(UNIT), spaces.Graph(UNIT, None), spaces.OneOf((UNIT, spaces.Discrete(2)))], ids=type
+)
+def test_other_observation_spaces_are_refused_with_their_path(leaf):
+    space = spaces.Dict({"x": UNIT, "outer": spaces.Tuple((UNIT, spaces.Dict({"inner": leaf})))})
+    with pytest.raises(UnsupportedSpaceError, match=f"'outer/1/inner': {type(leaf).__name__}"):
+        observation_specs(space, image_size=16)
+
+
+def test_channels_first_images_are_refused_with_their_path():
+    space = spaces.Dict({"camera": spaces.Box(0, 255, (3, 32, 32), np.uint8)})
+    with pytest.raises(UnsupportedSpaceError, match=r"'camera'.*channels first"):
+        observation_specs(space, image_size=16)
+
+
+@pytest.mark.parametrize(
+    "space, words",
+    [
+        (spaces.Box(-np.inf, 1, (2,), np.float32), "bounded above and below"),
+        (spaces.Box(0, np.inf, (2,), np.float32), "bounded above and below"),
+        (spaces.Dict({"arm": UNIT}), "Discrete, a bounded Box, MultiDiscrete or MultiBinary at the root"),
+        (spaces.Tuple((UNIT,)), "at the root"),
+    ],
+)
+def test_other_action_spaces_are_refused(space, words):
+    with pytest.raises(UnsupportedSpaceError, match=words):
+        action_spec(space)
+
+
+def test_every_discrete_action_comes_back_from_its_one_hot_vector():
+    space = spaces.Discrete(4, start=-1)
+    assert action_spec(space) == ActionSpec("categorical", 4, (4,))
+    decoded = [decode_action(space, row) for row in np.eye(4, dtype=np.float32)]
+    assert decoded == [-1, 0, 1, 2]
+    assert all(space.contains(action) for action in decoded)
+
+
+def test_every_multi_discrete_action_comes_back_from_its_one_hot_groups():
+    space = spaces.MultiDiscrete([[2, 3], [1, 4]], start=[[0, 5], [7, -1]])
+    assert action_spec(space) == ActionSpec("categorical", 10, (2, 3, 1, 4))
+    for index in np.ndindex(2, 3, 1, 4):
+        groups = [np.eye(n, dtype=np.float32)[i] for n, i in zip((2, 3, 1, 4), index, strict=True)]
+        decoded = decode_action(space, np.concatenate(groups))
+        assert space.contains(decoded)
+        np.testing.assert_array_equal(decoded, np.reshape(index, (2, 2)) + space.start)
+
+
+def test_every_binary_action_comes_back():
+    space = spaces.MultiBinary([2, 2])
+    assert action_spec(space) == ActionSpec("binary", 4)
+    for bits in np.ndindex(2, 2, 2, 2):
+        decoded = decode_action(space, np.float32(bits))
+        assert space.contains(decoded)
+        np.testing.assert_array_equal(decoded, np.reshape(bits, (2, 2)))
+
+
+def test_continuous_actions_are_linear_with_exact_ends_and_clipped_beyond_them():
+    low, high = np.float32([[-0.1, 3], [1e-3, -7]]), np.float32([[0.7, 1e3], [0.3, -1 / 3]])
+    space = spaces.Box(low, high, dtype=np.float32)
+    assert action_spec(space) == ActionSpec("continuous", 4)
+    for vector, expected in ((-1, low), (1, high), (-1.5, low), (40, high)):
+        decoded = decode_action(space, np.full(4, vector, np.float32))
+        assert space.contains(decoded)
+        np.testing.assert_array_equal(decoded, expected, strict=True)
+    vector = np.linspace(-1, 1, 4, dtype=np.float32)
+    expected = np.interp(vector.astype(np.float64), [-1, 1], [0, 1]).reshape(2, 2) * (np.float64(high) - low) + low
+    np.testing.assert_allclose(decode_action(space, vector), expected, rtol=1e-6)  # float32 rounding

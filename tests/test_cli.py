@@ -1,0 +1,88 @@
+"""The command line: what it shows, and how it refuses. Training itself is tested in test_run.py."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import worldmodel
+from worldmodel.cli import main
+from worldmodel.data.rollout import Rollout
+
+ROOT = Path(worldmodel.__file__).parent.parent
+
+
+def test_print_config_shows_every_setting_with_the_overridden_one_in_place(capsys, tmp_path):
+    (tmp_path / "some.yaml").write_text("rssm: {deter: 32, stoch: 5}\n")
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--config", str(tmp_path / "some.yaml"), "--rssm.deter", "64", "--print_config"])
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert end.value.code == 0
+    assert shown["rssm"]["deter"] == 64
+    assert shown["rssm"]["stoch"] == 5
+    assert shown["training"]["env_steps"] == 20_000
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--rssm.nothing", "3"], "rssm.nothing"),
+        (["--rssm.dete", "64"], "rssm.dete"),
+        (["--rssm.deter", "wide"], "rssm.deter"),
+        (["--rssm.deter", "100", "--rssm.blocks", "3"], "rssm.deter: expected a multiple of rssm.blocks = 3, got 100"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--training.env_steps", "10"], "training.env_steps: expected more than training.prefill = 5000, got 10"),
+        (["--env.id", "Nothing-v0"], "env.id: expected an environment that Gymnasium can make, got 'Nothing-v0'"),
+        (["--device", "abacus"], "device: expected auto or a torch device of this machine, got 'abacus'"),
+        (["--tracking", "online"], "tracking: expected a W&B key"),
+    ],
+    ids=lambda x: str(x)[:40],
+)
+def test_a_mistake_ends_with_status_2_and_names_the_key_before_a_run_folder_is_made(
+    options, named, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Rollout, "step", lambda self: pytest.fail("training began"))
+    with pytest.raises(SystemExit) as end:
+        main(["train", *options])
+    assert end.value.code == 2
+    assert named in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "train,evaluate"),
+        (["fly"], "fly"),
+        (["evaluate"], "run"),
+        (["evaluate", "EMPTY"], "EMPTY: expected a run's folder"),
+        (["evaluate", "nowhere"], "nowhere: expected a run's folder"),
+    ],
+    ids=lambda x: str(x)[:40],
+)
+def test_a_missing_command_or_run_ends_with_status_2_and_a_sentence(arguments, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert named in said
+    assert "Traceback" not in said
+
+
+def test_the_command_and_the_module_are_the_same_program(capsys):
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["worldmodel"] == "worldmodel.cli:main"
+    arguments = ["train", "--seed", "5", "--print_config"]
+    command = [sys.executable, "-m", "worldmodel", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert done.returncode == 0
+    assert "seed: 5" in done.stdout
+    assert done.stdout == capsys.readouterr().out

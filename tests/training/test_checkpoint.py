@@ -1,0 +1,138 @@
+"""Checkpoints: what is saved comes back bit for bit, whole or not at all, and only where it belongs."""
+
+import os
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch.testing import assert_close
+from worlds import CATEGORICAL, make_batch, make_model
+
+from worldmodel.objectives.loss import Objective
+from worldmodel.training import checkpoint
+from worldmodel.training.checkpoint import CheckpointError, load_model, load_training_state, save_checkpoint
+from worldmodel.training.learner import Learner
+
+SETTINGS = {"learning_rate": 1e-2, "warmup": 2, "final_fraction": 0.1, "total_updates": 9, "clip_norm": 100.0}
+COUNTERS = {"updates": 2, "env_steps": 500, "best_elbo": -1.25}
+
+
+def make_learner(seed=0, latent=CATEGORICAL):
+    return Learner(make_model(latent=latent, seed=seed), Objective(), torch.Generator().manual_seed(seed), **SETTINGS)
+
+
+def save(path, learner):
+    save_checkpoint(path, learner.model, learner.optimizer, {"learner": learner.generator.get_state()}, COUNTERS)
+
+
+def exact(actual, expected):
+    assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A learner after two updates, and its checkpoint."""
+    learner = make_learner()
+    for seed in range(2):
+        learner.update(make_batch(seed=seed))
+    learner.model.standardiser("reward").set(torch.tensor([3.0]), torch.tensor([2.0]))
+    save(tmp_path / "checkpoints" / "last.safetensors", learner)
+    return learner, tmp_path / "checkpoints" / "last.safetensors"
+
+
+def test_weights_optimiser_random_states_and_counters_come_back_bit_for_bit(trained):
+    learner, path = trained
+    other = make_learner(seed=1)
+    random, counters = load_training_state(path, other.model, other.optimizer)
+    assert counters == COUNTERS
+    exact(random["learner"], learner.generator.get_state())
+    exact(other.model.state_dict(), learner.model.state_dict())
+    exact(other.optimizer.state_dict()["state"], learner.optimizer.state_dict()["state"])
+    assert float(other.model.standardiser("reward").scale) == 2.0
+
+
+def test_training_that_goes_on_from_a_checkpoint_goes_on_identically(trained):
+    learner, path = trained
+    other = make_learner(seed=1)
+    random, counters = load_training_state(path, other.model, other.optimizer)
+    other.generator.set_state(random["learner"])
+    other.updates = counters["updates"]
+    for seed in (7, 8):
+        expected, got = learner.update(make_batch(seed=seed)), other.update(make_batch(seed=seed))
+        exact(got.scalars(), expected.scalars())
+    exact(other.model.state_dict(), learner.model.state_dict())
+
+
+def test_loading_weights_alone_returns_the_counters(trained):
+    learner, path = trained
+    model = make_model(latent=CATEGORICAL, seed=1)
+    assert load_model(path, model) == COUNTERS
+    exact(model.state_dict(), learner.model.state_dict())
+
+
+def test_a_checkpoint_holds_tensors_that_safetensors_alone_can_read(trained):
+    learner, path = trained
+    with safe_open(path, "pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    assert {name.split("/")[0] for name in stored} == {"model", "optimizer", "random"}
+    for name, value in learner.model.state_dict().items():
+        exact(stored[f"model/{name}"], value)
+
+
+@pytest.mark.parametrize("where", ["save_file", "fsync", "replace"])
+def test_a_failure_while_writing_leaves_the_old_file_whole(trained, where, monkeypatch):
+    learner, path = trained
+    before = path.read_bytes()
+    learner.update(make_batch(seed=3))
+
+    def fail(*arguments, **options):
+        if where == "save_file":
+            arguments[1].write_bytes(before[: len(before) // 2])
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(*((checkpoint, where, fail) if where == "save_file" else (os, where, fail)))
+    with pytest.raises(OSError, match="the disk is full"):
+        save(path, learner)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    save(path, learner)
+    model = make_model(latent=CATEGORICAL, seed=1)
+    load_model(path, model)
+    exact(model.state_dict(), learner.model.state_dict())
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "another program's"])
+def test_a_damaged_file_is_refused_by_name_and_the_model_is_left_alone(trained, damage):
+    _, path = trained
+    whole = path.read_bytes()
+    if damage == "another program's":
+        checkpoint.save_file({"model/x": torch.zeros(1)}, path)
+    else:
+        path.write_bytes({"truncated": whole[:-1], "empty": b"", "garbage": b"x" * len(whole)}[damage])
+    model = make_model(latent=CATEGORICAL, seed=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=path.name):
+        load_model(path, model)
+    exact(dict(model.state_dict()), before)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nothing\.safetensors: expected a checkpoint, found no file"):
+        load_model(tmp_path / "nothing.safetensors", make_model())
+
+
+@pytest.mark.parametrize("other", [{"latent": CATEGORICAL, "cell": "gru"}, {}], ids=["another cell", "another latent"])
+def test_a_checkpoint_of_another_configuration_is_refused_with_a_tensor_and_both_its_shapes(trained, other):
+    learner, path = trained
+    model = make_model(seed=1, **other)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as refusal:
+        load_model(path, model)
+    file, _, message = str(refusal.value).partition(": expected ")
+    name = message.split()[0]
+    want, have = (tuple(state[name].shape) if name in state else "nothing" for state in (before, learner.model.state_dict()))
+    assert file == str(path)
+    assert want != have
+    assert message == f"{name} of shape {want}, got {have}; it was written with another configuration"
+    exact(dict(model.state_dict()), before)

@@ -1,0 +1,257 @@
+"""The loop: what it does when, what it passes on, and how it stops. A real one is run from end to end in test_run.py."""
+
+import dataclasses
+import re
+import signal
+
+import pytest
+import torch
+from rich.console import Console
+from worlds import make_batch
+
+from worldmodel import build
+from worldmodel.config import Config, EnvConfig, EvaluationConfig, ReplayConfig, RSSMConfig, TrainingConfig
+from worldmodel.data.environment import EnvironmentFailureError
+from worldmodel.data.policy import RandomPolicy
+from worldmodel.data.replay import Replay
+from worldmodel.data.rollout import Rollout, generator
+from worldmodel.training.checkpoint import load_model
+from worldmodel.training.progress import RunProgress
+from worldmodel.training.trainer import NonFiniteLossError, Schedule, Trainer
+
+# 60 rows after the prefill, an eighth of an update each: updates 1 to 7 fall due at rows 208, 216, ..., 256.
+CONFIG = Config(
+    env=EnvConfig(num_envs=2),
+    replay=ReplayConfig(capacity=400, batch_size=4, sequence_length=16),
+    rssm=RSSMConfig(deter=8, hidden=8, blocks=1, stoch=2),
+    training=TrainingConfig(
+        env_steps=260, prefill=200, train_ratio=8.0, log_every=2, evaluate_every=100, save_every=100
+    ),
+    evaluation=EvaluationConfig(max_length=20, context=4, horizon=8, samples=1),
+)
+
+
+class Recorder:
+    """A tracker that remembers the rows it was given."""
+
+    def __init__(self):
+        self.rows = []
+
+    def scalars(self, update, values):
+        self.rows.append({"update": update, **values})
+
+    def lines(self, update, name, columns): ...
+
+    def image(self, update, name, png): ...
+
+    def finish(self, files): ...
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Make a trainer on Pendulum, without its pictures: those are drawn in test_run.py."""
+    monkeypatch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
+    opened = []
+
+    def make(**training) -> Trainer:
+        config = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **training))
+        environments = build.build_environments(config)
+        spec = environments.spec
+        replay = Replay(tmp_path / "replay", spec, capacity=config.replay.capacity, streams=environments.count)
+        opened.extend([environments, replay])
+        return Trainer(
+            build.build_learner(config, build.build_model(config, spec), generator(0, stream=0)),
+            Rollout(environments, RandomPolicy(spec.action, generator(0, stream=1)), seed=0),
+            replay,
+            make_batch(spec, batch=2, length=20, first=()),
+            Recorder(),
+            RunProgress(config.training.env_steps, Console(quiet=True)),
+            folder=tmp_path,
+            schedule=build.build_schedule(config),
+            sampling=generator(0, stream=2),
+            seed=0,
+        )
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+def before_update(trainer: Trainer, number: int, act) -> None:
+    """Do something just before an update is made."""
+    update = trainer.learner.update
+
+    def acting(batch):
+        if trainer.learner.updates + 1 == number:
+            act()
+        return update(batch)
+
+    trainer.learner.update = acting
+
+
+def train_rows(trainer: Trainer) -> list[dict]:
+    return [row for row in trainer.tracker.rows if "loss/value" in row]
+
+
+def kept(trainer: Trainer, name: str = "last") -> dict:
+    """The counters of a checkpoint, whose weights must be finite."""
+    model = build.build_model(CONFIG, trainer.replay.spec)
+    counters = load_model(trainer.folder / "checkpoints" / f"{name}.safetensors", model)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    return counters
+
+
+def test_updates_are_made_as_rows_pay_for_them_and_logged_when_due(start):
+    trainer = start()
+    assert trainer.run() is True
+    assert trainer.learner.updates == trainer.schedule.total_updates == 7
+    assert len(trainer.replay) == 260
+    assert [(row["update"], row["env_steps"]) for row in train_rows(trainer)] == [(2, 216), (4, 232), (6, 248), (7, 260)]
+
+
+def test_a_row_of_metrics_is_the_mean_over_the_updates_since_the_last(start):
+    trainer = start(log_every=3)
+    losses, update = [], trainer.learner.update
+
+    def listening(batch):
+        losses.append(update(batch))
+        return losses[-1]
+
+    trainer.learner.update = listening
+    trainer.run()
+    values = [float(one.loss.value) for one in losses]
+    expected = [sum(values[0:3]) / 3, sum(values[3:6]) / 3, values[6]]
+    assert [row["loss/value"] for row in train_rows(trainer)] == pytest.approx(expected, rel=1e-5)
+    rows = losses[5].bound.kl[losses[5].bound.valid]
+    assert train_rows(trainer)[1]["kl/median"] == pytest.approx(float(rows.quantile(0.5)), rel=1e-5)
+    assert train_rows(trainer)[1]["kl/mean"] == pytest.approx(float(rows.mean()), rel=1e-5)
+
+
+def test_evaluations_and_checkpoints_come_when_due_and_at_the_end(start):
+    trainer = start(evaluate_every=3, save_every=2)
+    saved = []
+    before_update(trainer, 7, lambda: saved.append(kept(trainer)["updates"]))
+    trainer.run()
+    evaluated = [row for row in trainer.tracker.rows if "heldout/elbo" in row]
+    assert [row["update"] for row in evaluated] == [3, 6, 7]
+    assert saved == [6]
+    assert kept(trainer)["updates"] == 7
+    best = max(evaluated, key=lambda row: row["heldout/elbo"])
+    assert kept(trainer, "best")["updates"] == best["update"]
+    assert kept(trainer)["best_elbo"] == best["heldout/elbo"]
+
+
+def test_inputs_and_targets_are_standardised_by_the_prefill_once(start):
+    trainer = start()
+    measured, measure = [], trainer.replay.statistics
+
+    def listening():
+        measured.append((len(trainer.replay), measure()))
+        return measured[-1][1]
+
+    trainer.replay.statistics = listening
+    trainer.run()
+    ((rows, statistics),) = measured
+    assert rows == 200
+    assert statistics.keys() == {"obs", "reward"}
+    for name, (mean, std) in statistics.items():
+        scaler = trainer.learner.model.standardiser(name)
+        torch.testing.assert_close(scaler.location, mean.float())
+        torch.testing.assert_close(scaler.scale, std.float())
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_update_term_row_norms_and_the_checkpoint_kept(start):
+    trainer = start(log_every=50, save_every=2)
+    poison = next(trainer.learner.model.decoder.reward_head.parameters())
+    before_update(trainer, 5, lambda: poison.data.fill_(float("nan")))
+    with pytest.raises(NonFiniteLossError) as stop:
+        trainer.run()
+    message = str(stop.value)
+    assert message.startswith("update 5: the loss is nan; not finite: reward at row ")
+    assert "obs" not in message.partition("gradient norms")[0]
+    assert re.search(r"gradient norms: encoder nan, rssm nan, decoder nan, total nan", message)
+    assert str(trainer.folder / "checkpoints" / "last.safetensors") in message
+    assert kept(trainer)["updates"] == 4
+    assert train_rows(trainer) == []
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too(start):
+    trainer = start()
+    parameter = next(trainer.learner.model.encoder.parameters())
+    before_update(trainer, 3, lambda: parameter.register_hook(lambda gradient: gradient * float("inf")))
+    with pytest.raises(NonFiniteLossError, match=r"^update 3: .*no term of the bound, so a gradient.* no checkpoint"):
+        trainer.run()
+
+
+def test_weights_that_are_not_finite_are_never_saved(start):
+    trainer = start(log_every=50, save_every=2)
+    parameter = next(trainer.learner.model.encoder.parameters())
+    step = trainer.learner.optimizer.step
+
+    def overflowing():
+        step()
+        if trainer.learner.updates == 5:
+            parameter.data.fill_(float("inf"))
+
+    trainer.learner.optimizer.step = overflowing
+    with pytest.raises(NonFiniteLossError, match="update 6"):
+        trainer.run()
+    assert kept(trainer)["updates"] == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_ends_the_run_after_the_update_and_saves_everything(start, number):
+    trainer = start()
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    before_update(trainer, 3, lambda: signal.raise_signal(number))
+    assert trainer.run() is False
+    assert kept(trainer)["updates"] == trainer.learner.updates == 3
+    assert [row["update"] for row in train_rows(trainer)] == [2, 3]
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_the_second_signal_ends_the_run_at_once(start):
+    trainer = start()
+    before_update(trainer, 3, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.learner.updates == 2
+
+
+def test_a_signal_during_the_prefill_ends_the_run_without_an_update(start):
+    trainer = start()
+    step = trainer.rollout.step
+
+    def interrupted():
+        if trainer.env_steps == 10:
+            signal.raise_signal(signal.SIGINT)
+        return step()
+
+    trainer.rollout.step = interrupted
+    assert trainer.run() is False
+    assert (trainer.env_steps, trainer.learner.updates, trainer.evaluation) == (12, 0, None)
+
+
+def test_an_environment_that_fails_ends_the_run_after_a_checkpoint(start):
+    trainer = start()
+
+    def fail():
+        raise EnvironmentFailureError("the pole is on fire")
+
+    before_update(trainer, 4, lambda: setattr(trainer.rollout, "step", fail))
+    with pytest.raises(EnvironmentFailureError, match="the pole is on fire"):
+        trainer.run()
+    assert kept(trainer)["updates"] == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "updates"),
+    [
+        ({"env_steps": 300, "prefill": 200, "train_ratio": 64.0, "batch_size": 4, "sequence_length": 16}, 100),
+        ({"env_steps": 300, "prefill": 200, "train_ratio": 1.0, "batch_size": 4, "sequence_length": 16}, 1),
+        ({"env_steps": 300, "prefill": 200, "train_ratio": 0.5, "batch_size": 4, "sequence_length": 16}, 0),
+    ],
+)
+def test_the_schedule_counts_replayed_rows_per_collected_row(settings, updates):
+    rest = {f.name: 1 for f in dataclasses.fields(Schedule) if f.name not in settings}
+    assert Schedule(**settings, **rest).total_updates == updates
