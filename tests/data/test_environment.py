@@ -1,5 +1,7 @@
 import gc
 import multiprocessing
+import os
+import signal
 
 import gymnasium
 import numpy as np
@@ -22,6 +24,26 @@ class Blind(Counting):
         super().__init__()
 
 
+class TwoPartError(Exception):
+    def __init__(self, who, what):
+        super().__init__(f"{who} {what}")
+
+
+class Awkward(Counting):
+    """Raises what does not survive the way from a worker unaided."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.fault = fault
+        if fault == "start" and multiprocessing.parent_process() is not None:
+            raise RuntimeError("not here")
+
+    def step(self, action):
+        if self.fault == "percent":
+            raise ValueError("only %d %% left" % 3)  # noqa: UP031
+        raise TwoPartError("the pole", "is on fire")
+
+
 class Unresettable(Counting):
     def reset(self, *, seed=None, options=None):
         raise RuntimeError("the ground is wet")
@@ -30,7 +52,7 @@ class Unresettable(Counting):
 @pytest.fixture(autouse=True, scope="module")
 def _worlds():
     register()
-    for name, maker in (("Blind", Blind), ("Unresettable", Unresettable)):
+    for name, maker in (("Blind", Blind), ("Awkward", Awkward), ("Unresettable", Unresettable)):
         if f"{name}-v0" not in gymnasium.registry:
             gymnasium.register(f"{name}-v0", maker, disable_env_checker=True)
 
@@ -68,9 +90,10 @@ def test_arguments_that_an_environment_does_not_take_are_named():
 
 
 @pytest.mark.filterwarnings("ignore:.*render_mode")
-def test_pixels_of_an_environment_that_does_not_render_are_refused():
-    with pytest.raises(ValueError, match=r"env\.pixels: .*rgb_array.*Blind-v0"):
-        make_environments("Blind-v0", count=1, pixels="only")
+@pytest.mark.parametrize("env_id", ["Blind-v0", "Counting-v0"])  # takes a render mode, takes none
+def test_pixels_of_an_environment_that_does_not_render_are_refused(env_id):
+    with pytest.raises(ValueError, match=rf"env\.pixels: .*render.*{env_id}"):
+        make_environments(env_id, count=1, pixels="only")
 
 
 def test_a_space_that_cannot_be_modelled_is_refused_before_a_worker_starts():
@@ -204,12 +227,17 @@ def provoke(env_id, asynchronous, **kwargs):
 
 
 @MODES
-@pytest.mark.filterwarnings("ignore:.*ERROR")  # the worker's traceback, as Gymnasium shows it
 @pytest.mark.parametrize(
     "env_id, kwargs, words",
     [
         ("Faulty-v0", {"fault": "raise"}, "raised during step: RuntimeError: the pole is on fire"),
         ("Unresettable-v0", {}, "raised during reset: RuntimeError: the ground is wet"),
+        (
+            "Awkward-v0",
+            {"fault": "percent"},
+            "raised during step: ValueError: only 3 % left .*test_environment.py, line",
+        ),
+        ("Awkward-v0", {"fault": "parts"}, "raised during step: TwoPartError: the pole is on fire"),
     ],
 )
 def test_an_environment_that_raises_is_reported_in_its_own_words(env_id, kwargs, words, asynchronous):
@@ -217,15 +245,33 @@ def test_an_environment_that_raises_is_reported_in_its_own_words(env_id, kwargs,
         provoke(env_id, asynchronous, **kwargs)
 
 
-# A vector environment that could not be closed says so once more when it is collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "fault, words", [("die", "worker died during step"), ("hang", "worker did not step within 2 seconds")]
 )
 def test_a_worker_that_dies_or_hangs_is_reported_and_none_is_left_behind(fault, words):
     with pytest.raises(EnvironmentFailureError, match=words):
         provoke("Faulty-v0", True, fault=fault)
+    gc.collect()  # quietly: nothing is closed for a second time
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what was half made
+def test_a_worker_that_does_not_start_is_reported():
+    with pytest.raises(EnvironmentFailureError, match="worker died at its start"):
+        make_environments("Awkward-v0", count=2, asynchronous=True, kwargs={"fault": "start"})
     gc.collect()
+
+
+def test_workers_ignore_an_interrupt_and_their_parent_does_not():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with make_environments("Counting-v0", count=1, asynchronous=True) as environments:
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            environments.reset(0)
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid, signal.SIGINT)
+            environments.step(np.zeros((1, 1), np.float32))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_workers_end_with_the_block():

@@ -135,6 +135,18 @@ def test_burn_in_covers_only_rows_before_the_first_reset(make):
     assert replay.sample(50, 6, torch.Generator().manual_seed(0)).valid.all()
 
 
+def test_a_row_for_each_stream_is_asked_for(make):
+    replay, _ = make([[3], [3]])
+    with pytest.raises(ValueError, match="one for each of 2 streams, got 1"):
+        append(replay, [list(episode_rows(0, [1]))])
+    assert len(replay) == 6
+
+
+def test_a_single_row_can_be_sampled(make):
+    replay, (written,) = make([[3]])
+    assert unpack(replay.sample(1, 1, torch.Generator()))[0][0] in written
+
+
 def test_more_rows_than_are_stored_cannot_be_sampled(make):
     replay, written = make([[3, 2]])
     assert unpack(replay.sample(1, 5, torch.Generator()))[0][0] in written[0]
@@ -154,15 +166,25 @@ def test_the_oldest_whole_episodes_go_first(tmp_path, keep):
         assert sum(path.stat().st_size for path in tmp_path.glob("*.rows")) == min(count * size // 10, size)
 
 
-def test_the_capacity_is_shared_between_streams_and_never_exceeded(make, tmp_path):
-    replay, written = make(LENGTHS, capacity=26)
-    assert len(replay) <= 26
-    expected = []
-    for rows in written:
-        beginning = next(i for i in range(len(rows) - 26 // 3, len(rows)) if rows[i]["is_first"])
-        expected += rows[beginning:]
-    assert stored(replay) == expected
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.rows")) <= 26 * row_type(SPEC).itemsize
+def kept(rows, share):
+    """What a stream of `share` rows keeps, one row after the other, by the rule in words."""
+    left = []
+    for row in rows:
+        if len(left) == share:
+            episode = left[0]["at"][1]
+            length = sum(other["at"][1] == episode for other in rows)
+            drop = sum(other["at"][1] == episode for other in left) if length <= share // 2 else 1
+            left = left[drop:]
+        left.append(row)
+    return left
+
+
+@pytest.mark.parametrize("capacity", [17, 26, 40])
+def test_the_capacity_is_shared_between_streams_and_never_exceeded(make, tmp_path, capacity):
+    replay, written = make(LENGTHS, capacity=capacity)
+    assert stored(replay) == [row for rows in written for row in kept(rows, capacity // 3)]
+    assert capacity // 2 <= len(replay) <= capacity
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.rows")) <= capacity * row_type(SPEC).itemsize
 
 
 def test_an_episode_longer_than_its_stream_loses_its_own_oldest_rows(make):
@@ -175,19 +197,25 @@ def test_an_episode_longer_than_its_stream_loses_its_own_oldest_rows(make):
                 assert after in left[0] + left[1]
             else:  # a splice
                 assert (after["is_first"], after["prev_action"], after["reward"]) == (True, [0], 0)
+                assert after["episode_step"] == 0
     assert list(replay.episodes()) == []
 
 
-def test_the_episode_after_one_that_outgrew_its_stream_is_kept_whole(make):
-    replay, (written,) = make([[20, 4]], capacity=8)
-    assert stored(replay) == written[20:]
-    assert [unpack(episode)[0] for episode in replay.episodes()] == [written[20:]]
+def test_a_full_stream_never_falls_below_half(tmp_path, keep):
+    """An episode that filled the stream goes row by row while the next one is written."""
+    written = list(episode_rows(0, [8, 3, 20, 4]))
+    replay = keep(Replay(tmp_path, SPEC, capacity=8, streams=1))
+    for count, row in enumerate(written, 1):
+        append(replay, [[row]])
+        assert len(replay) >= min(count, 4)
+        assert stored(replay) == written[count - len(replay) : count]
+    assert [unpack(episode)[0] for episode in replay.episodes()] == [written[31:]]
 
 
 @pytest.mark.parametrize(
     "lengths, capacity",
-    [(LENGTHS, 1000), (LENGTHS, 26), (LENGTHS, 17), ([[20], [20]], 12), ([[20, 4]], 8)],
-    ids=["with room", "wrapped around", "wrapped many times", "outgrown", "after one that outgrew"],
+    [(LENGTHS, 1000), (LENGTHS, 26), (LENGTHS, 17), ([[20], [20]], 12), ([[20, 4]], 8), ([[8, 1]], 8)],
+    ids=["with room", "wrapped around", "wrapped many times", "outgrown", "after one that outgrew", "just filled"],
 )
 def test_an_opened_replay_is_the_one_that_was_closed(make, tmp_path, keep, lengths, capacity):
     replay, _ = make(lengths, capacity=capacity)

@@ -133,10 +133,24 @@ def test_an_image_is_enlarged_by_repeating_pixels():
     np.testing.assert_array_equal(encoded, np.repeat(np.repeat(image, 2, 0), 2, 1))
 
 
-@pytest.mark.parametrize("shape, kind", [((16, 16), "image"), ((16, 16, 3), "image"), ((15, 40, 3), "vector")])
+@pytest.mark.parametrize(
+    "shape, kind", [((16, 16), "image"), ((16, 16, 3), "image"), ((15, 40, 3), "vector"), ((16, 2, 16), "vector")]
+)
 def test_only_byte_boxes_of_at_least_16_a_side_are_images(shape, kind):
     assert observation_specs(spaces.Box(0, 255, shape, np.uint8), image_size=16)["obs"].kind == kind
     assert observation_specs(spaces.Box(0, 1, shape, np.float32), image_size=16)["obs"].kind == "vector"
+
+
+def test_two_leaves_of_one_path_are_refused():
+    space = spaces.Dict({"arm/angle": UNIT, "arm": spaces.Dict({"angle": spaces.Discrete(2)})})
+    with pytest.raises(UnsupportedSpaceError, match=r"'arm/angle'.*got two"):
+        observation_specs(space, image_size=16)
+
+
+def test_names_of_a_dict_need_not_be_strings():
+    space = spaces.Dict({3: UNIT, 4: spaces.Discrete(2)})
+    encoded = encode_observation(space, observation_specs(space, image_size=16), {3: np.float32([0, 1]), 4: 1})
+    assert {path: x.tolist() for path, x in encoded.items()} == {"3": [0, 1], "4": [1]}
 
 
 def test_text_is_refused_by_name_or_dropped():
@@ -176,8 +190,9 @@ def test_other_observation_spaces_are_refused_with_their_path(leaf):
         observation_specs(space, image_size=16)
 
 
-def test_channels_first_images_are_refused_with_their_path():
-    space = spaces.Dict({"camera": spaces.Box(0, 255, (3, 32, 32), np.uint8)})
+@pytest.mark.parametrize("channels", [1, 3, 8])
+def test_channels_first_images_are_refused_with_their_path(channels):
+    space = spaces.Dict({"camera": spaces.Box(0, 255, (channels, 32, 32), np.uint8)})
     with pytest.raises(UnsupportedSpaceError, match=r"'camera'.*channels first"):
         observation_specs(space, image_size=16)
 
@@ -234,3 +249,22 @@ def test_continuous_actions_are_linear_with_exact_ends_and_clipped_beyond_them()
     vector = np.linspace(-1, 1, 4, dtype=np.float32)
     expected = np.interp(vector.astype(np.float64), [-1, 1], [0, 1]).reshape(2, 2) * (np.float64(high) - low) + low
     np.testing.assert_allclose(decode_action(space, vector), expected, rtol=1e-6)  # float32 rounding
+
+
+def test_double_actions_end_exactly_at_their_bounds():
+    rng = np.random.default_rng(0)
+    low, high = np.sort(rng.normal(size=(2, 1000)) * 10.0 ** rng.uniform(-3, 3, (1, 1000)), 0)
+    space = spaces.Box(low, high, dtype=np.float64)
+    np.testing.assert_array_equal(decode_action(space, -np.ones(1000, np.float32)), low)
+    np.testing.assert_array_equal(decode_action(space, np.ones(1000, np.float32)), high)
+
+
+def test_the_widest_box_has_a_middle():
+    limit = np.finfo(np.float64).max
+    assert decode_action(spaces.Box(-limit, limit, (1,), np.float64), np.zeros(1, np.float32)) == [0]
+
+
+def test_whole_number_actions_are_rounded_to_the_nearest():
+    space = spaces.Box(-2, 2, (9,), np.int32)
+    vector = np.float32([-1, -0.8, -0.7, -0.2, 0, 0.2, 0.7, 0.8, 1])
+    assert decode_action(space, vector).tolist() == [-2, -2, -1, 0, 0, 0, 1, 2, 2]

@@ -6,8 +6,10 @@ run them, in this process or one worker each.
 """
 
 import contextlib
+import os
 import signal
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing import TimeoutError as WorkerTimeoutError
 from typing import Any, Literal
@@ -40,13 +42,15 @@ class Canonical(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment; what it reports beside the observation is not kept."""
-        obs, _ = self.env.reset(seed=seed, options=options)
-        return self._encode(obs), {}
+        with _one_line_errors():
+            obs, _ = self.env.reset(seed=seed, options=options)
+            return self._encode(obs), {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step with an action vector."""
-        obs, reward, terminated, truncated, _ = self.env.step(spaces.decode_action(self.env.action_space, action))
-        return self._encode(obs), float(reward), bool(terminated), bool(truncated), {}
+        with _one_line_errors():
+            obs, reward, terminated, truncated, _ = self.env.step(spaces.decode_action(self.env.action_space, action))
+            return self._encode(obs), float(reward), bool(terminated), bool(truncated), {}
 
     def _encode(self, obs: Any) -> dict[str, np.ndarray]:
         return spaces.encode_observation(self.env.observation_space, self.specs, obs)
@@ -65,7 +69,8 @@ class Environments:
         try:
             if isinstance(self._vector, AsyncVectorEnv):
                 self._vector.reset_async(seed=seed)
-                obs, _ = self._vector.reset_wait(timeout=self._step_timeout)
+                with _quiet():
+                    obs, _ = self._vector.reset_wait(timeout=self._step_timeout)
             else:
                 obs, _ = self._vector.reset(seed=seed)
         except Exception as error:
@@ -83,7 +88,8 @@ class Environments:
         try:
             if isinstance(self._vector, AsyncVectorEnv):
                 self._vector.step_async(action)
-                obs, reward, terminated, truncated, _ = self._vector.step_wait(timeout=self._step_timeout)
+                with _quiet():
+                    obs, reward, terminated, truncated, _ = self._vector.step_wait(timeout=self._step_timeout)
             else:
                 obs, reward, terminated, truncated, _ = self._vector.step(action)
         except Exception as error:
@@ -98,6 +104,7 @@ class Environments:
         # Closing politely hangs after a worker died, and terminating asks dead workers first: so both, then by hand.
         with contextlib.suppress(Exception):
             self._vector.close(terminate=True)
+        self._vector.closed = True  # also where that failed; or it is tried, and fails, again on deletion
         for process in self._vector.processes:
             if process.is_alive():
                 process.terminate()
@@ -118,7 +125,8 @@ class Environments:
             )
         if isinstance(error, EOFError | ConnectionError):
             return EnvironmentFailureError(f"an environment worker died during {verb}; its own words are above")
-        return EnvironmentFailureError(f"an environment raised during {verb}: {type(error).__name__}: {error}")
+        words = error if isinstance(error, EnvironmentFailureError) else f"{type(error).__name__}: {error}"
+        return EnvironmentFailureError(f"an environment raised during {verb}: {words}")
 
 
 def make_environments(
@@ -143,6 +151,7 @@ def make_environments(
     Raises:
         UnsupportedSpaceError: if an observation or action space cannot be modelled.
         ValueError: if Gymnasium does not know the id, or pixels are asked of an environment without `rgb_array`.
+        EnvironmentFailureError: if a worker does not start.
     """
     make = partial(
         _make_one,
@@ -159,7 +168,12 @@ def make_environments(
     spec = EnvSpec(probe.specs, spaces.action_spec(probe.env.action_space))
     probe.close()
     if asynchronous:
-        return Environments(AsyncVectorEnv([partial(_make_in_worker, make)] * count), spec, step_timeout)
+        try:
+            return Environments(
+                AsyncVectorEnv([partial(_make_in_worker, make, os.getpid())] * count), spec, step_timeout
+            )
+        except (EOFError, ConnectionError) as error:
+            raise EnvironmentFailureError("an environment worker died at its start; its own words are above") from error
     return Environments(SyncVectorEnv([make] * count), spec, step_timeout)
 
 
@@ -180,9 +194,11 @@ def _make_one(
     try:
         env = gymnasium.make(env_id, max_episode_steps=time_limit, **kwargs)
     except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+        if pixels != "off" and "render_mode" in str(error):
+            raise ValueError(f"env.pixels: expected an environment that takes a render_mode, got {env_id!r}") from error
         raise ValueError(f"env.id: expected an environment that Gymnasium can make, got {env_id!r}: {error}") from error
     if pixels != "off":
-        if env.render_mode != "rgb_array":
+        if env.render_mode != "rgb_array" or "rgb_array" not in env.metadata.get("render_modes", []):
             raise ValueError(f"env.pixels: expected an environment that renders rgb_array, got {env_id!r}")
         env = with_pixels(env, only=pixels == "only")
     if action_repeat > 1:
@@ -192,10 +208,32 @@ def _make_one(
     return Canonical(env, image_size=image_size, drop_text=drop_text)
 
 
-def _make_in_worker(make: Callable[[], Canonical]) -> Canonical:
-    """In a worker process: Ctrl-C reaches every process of a terminal, and is for the parent to act on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _make_in_worker(make: Callable[[], Canonical], parent: int) -> Canonical:
+    """Ctrl-C reaches every process of a terminal, and is for the parent to act on: a worker ignores it."""
+    if os.getpid() != parent:  # the parent makes an environment too, to read its spaces
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return make()
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """An environment's exception as one string: it has to be pickled in a worker, and not every exception can be."""
+    try:
+        yield
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        words = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
+        raise EnvironmentFailureError(words) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Gymnasium's log, which fails itself on a traceback with a percent sign in it."""
+    level, gymnasium.logger.min_level = gymnasium.logger.min_level, gymnasium.logger.ERROR + 1
+    try:
+        yield
+    finally:
+        gymnasium.logger.min_level = level
 
 
 def _leaf_space(spec: ObservationSpec) -> gymnasium.Space:

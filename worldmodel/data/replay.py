@@ -1,12 +1,13 @@
 """Rows on disk, and batches of sequences drawn from them.
 
 Each environment writes a stream of its own: a ring of fixed-size records in one file, whole episodes one after the
-other. When a stream is full its oldest episode goes. All rows of all streams lie on one circle, stream after stream; a
+other. When a stream is full its oldest episode goes (row by row if it takes up over half of the stream, so that a full
+stream never falls below half). All rows of all streams lie on one circle, stream after stream; a
 sequence is T neighbours on it, from a start drawn uniformly. So every stored row is equally likely, those of short
 episodes and those at the ends included: a sequence that runs past an episode goes on with the next one, whose
 `is_first` tells the model to begin again.
 
-Rows never stay in memory: what does is 8 bytes an episode.
+Rows never stay in memory: what does is one number an episode.
 """
 
 import json
@@ -78,7 +79,13 @@ class Replay:
         return sum(len(stream) for stream in self._streams)
 
     def append(self, rows: Rows) -> None:
-        """Store one row of each environment."""
+        """Store one row of each environment.
+
+        Raises:
+            ValueError: if there are not as many rows as streams.
+        """
+        if len(rows.reward) != len(self._streams):
+            raise ValueError(f"rows: expected one for each of {len(self._streams)} streams, got {len(rows.reward)}")
         records = np.zeros(len(self._streams), self.row_type)
         for path, value in rows.obs.items():
             records[f"obs:{path}"] = value
@@ -161,7 +168,7 @@ class Replay:
 
     def _batch(self, records: np.ndarray, valid: np.ndarray) -> Batch:
         def tensor(name: str) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(records[name]))
+            return torch.from_numpy(records[name].copy())
 
         return Batch(
             obs={path: tensor(f"obs:{path}") for path in self.spec.observations},
@@ -177,6 +184,7 @@ class _Stream:
         self.dtype, self.capacity = dtype, capacity
         self.tail = self.count = 0  # the rows [tail, count) are stored
         self.starts: deque[int] = deque()  # the stored rows that begin an episode
+        self._begin = 0  # the row, stored or not, that begins the episode of the oldest stored row
         path.touch()
         self._file = path.open("r+b", buffering=0)
         self._recover(path)
@@ -213,10 +221,13 @@ class _Stream:
         self._file.close()
 
     def _drop_oldest(self) -> None:
+        """Make room for a row: drop the oldest episode, or only its oldest row if it takes up over half the stream."""
         if self.starts and self.starts[0] == self.tail:
             self.starts.popleft()
-        # Without another start the running episode has outgrown the stream: it loses its own oldest row.
-        self.tail = self.starts[0] if self.starts else self.tail + 1
+        whole = self.starts and self.starts[0] - self._begin <= self.capacity // 2
+        self.tail = self.starts[0] if whole else self.tail + 1
+        if self.starts and self.starts[0] == self.tail:
+            self._begin = self.tail
 
     def _read_into(self, records: np.ndarray, slot: int) -> None:
         self._file.seek(slot * self.dtype.itemsize)
@@ -238,7 +249,10 @@ class _Stream:
         rows = np.arange(oldest, self.count)
         slot = rows % self.capacity
         self.starts = deque(rows[stored["is_first"][slot]].tolist())
-        self.tail = self.starts[0] if self.starts else oldest
+        self._begin = oldest - int(stored["episode_step"][oldest % self.capacity])
+        self.tail = oldest
+        if self._begin < oldest and self.starts and self.starts[0] - self._begin <= self.capacity // 2:
+            self.tail = self._begin = self.starts[0]  # its first rows are overwritten, so it had been dropped whole
         del stored
 
 
@@ -309,4 +323,4 @@ def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
 
 
 def _mark_beginning(record: np.ndarray) -> None:
-    record["is_first"], record["prev_action"], record["reward"] = True, 0, 0
+    record["is_first"], record["episode_step"], record["prev_action"], record["reward"] = True, 0, 0, 0

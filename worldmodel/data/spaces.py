@@ -40,6 +40,8 @@ def observation_specs(space: Space, *, image_size: int, drop_text: bool = False)
             raise UnsupportedSpaceError(
                 f"observation {path!r}: {leaf} is text, which the model cannot read; env.drop_text leaves it out"
             )
+        if path in specs:
+            raise UnsupportedSpaceError(f"observation {path!r}: expected one leaf of that path, got two")
         specs[path] = _observation_spec(path, leaf, image_size)
     if not specs:
         raise UnsupportedSpaceError(f"observation space {space}: expected at least one leaf that is not text")
@@ -85,31 +87,30 @@ def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
     if isinstance(space, spaces.MultiBinary):
         return (vector > 0.5).astype(space.dtype).reshape(space.shape)
     assert isinstance(space, spaces.Box)
-    unit = (np.clip(vector, -1, 1).reshape(space.shape) + 1) / 2
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    return (low + unit * (high - low)).astype(space.dtype)
+    unit = (np.clip(vector, -1, 1).reshape(space.shape).astype(np.float64) + 1) / 2
+    action = (1 - unit) * space.low + unit * space.high  # exact at both ends, and never beyond them
+    return (action if space.dtype.kind == "f" else np.rint(action)).astype(space.dtype)
 
 
 def _leaves(space: Space, path: str = "") -> Iterator[tuple[str, Space]]:
     for name, child in _children(space):
-        yield from _leaves(child, f"{path}/{name}" if path else name)
+        yield from _leaves(child, f"{path}/{name}" if path else str(name))
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         yield path or ROOT, space
 
 
 def _values(space: Space, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     for name, child in _children(space):
-        inner = value[name] if isinstance(space, spaces.Dict) else value[int(name)]
-        yield from _values(child, inner, f"{path}/{name}" if path else name)
+        yield from _values(child, value[name], f"{path}/{name}" if path else str(name))
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         yield path or ROOT, value
 
 
-def _children(space: Space) -> list[tuple[str, Space]]:
+def _children(space: Space) -> list[tuple[Any, Space]]:
     if isinstance(space, spaces.Dict):
-        return [(str(name), child) for name, child in space.spaces.items()]
+        return list(space.spaces.items())
     if isinstance(space, spaces.Tuple):
-        return [(str(i), child) for i, child in enumerate(space.spaces)]
+        return list(enumerate(space.spaces))
     return []
 
 
@@ -126,12 +127,12 @@ def _observation_spec(path: str, space: Space, image_size: int) -> ObservationSp
     if isinstance(space, spaces.MultiBinary):
         return ObservationSpec("binary", (int(np.prod(space.shape)),))
     if isinstance(space, spaces.Box):
+        if _is_channels_first(space):
+            raise UnsupportedSpaceError(
+                f"observation {path!r}: {space} looks like channels first; expected (H, W) or (H, W, C)"
+            )
         if _is_image(space):
             channels = 1 if len(space.shape) == 2 else space.shape[2]
-            if channels > 4 and space.shape[0] <= 4:
-                raise UnsupportedSpaceError(
-                    f"observation {path!r}: {space} looks like channels first; expected (H, W) or (H, W, C)"
-                )
             return ObservationSpec("image", (image_size, image_size, channels))
         return ObservationSpec("vector", (int(np.prod(space.shape)),))
     raise UnsupportedSpaceError(
@@ -142,7 +143,13 @@ def _observation_spec(path: str, space: Space, image_size: int) -> ObservationSp
 def _is_image(space: spaces.Box) -> bool:
     if space.dtype != np.uint8 or len(space.shape) not in (2, 3):
         return False
-    return sorted(space.shape)[-2] >= SMALLEST_IMAGE
+    return min(space.shape[:2]) >= SMALLEST_IMAGE
+
+
+def _is_channels_first(space: spaces.Box) -> bool:
+    if space.dtype != np.uint8 or len(space.shape) != 3:
+        return False
+    return space.shape[0] < SMALLEST_IMAGE <= min(space.shape[1:])
 
 
 def _encode_leaf(space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:
