@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from worldmodel.config import Config
 
 
 def add_config_options(parser: ArgumentParser) -> None:
     """Give a parser `--config FILE` (repeatable, later files win) and an option per setting, such as `--rssm.deter`."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the line under each field is its help
     parser.add_argument(
         "--config", action="config", help="YAML file that overrides defaults; may be repeated, later files win."
     )
