@@ -15,13 +15,17 @@ from worldmodel.config_io import add_config_options, config_from_namespace
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; mistakes in the input end with status 2 and a sentence, failures of a run with status 1."""
     parser = ArgumentParser(
-        prog="worldmodel", description="Sequential latent world models whose evidence can be measured."
+        prog="worldmodel",
+        allow_abbrev=False,
+        description="Sequential latent world models whose evidence can be measured.",
     )
     commands = parser.add_subcommands(dest="command")
-    train_parser = ArgumentParser(description="Train a world model on rollouts of a Gymnasium environment.")
+    train_parser = ArgumentParser(
+        allow_abbrev=False, description="Train a world model on rollouts of a Gymnasium environment."
+    )
     add_config_options(train_parser)
     commands.add_subcommand("train", train_parser, help="train a world model")
-    evaluate_parser = ArgumentParser(description="Score a run on its held-out episodes.")
+    evaluate_parser = ArgumentParser(allow_abbrev=False, description="Score a run on its held-out episodes.")
     evaluate_parser.add_argument("run", type=str, help="the run's folder")
     evaluate_parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
     commands.add_subcommand("evaluate", evaluate_parser, help="score a run on its held-out episodes")

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -30,6 +30,7 @@ def config_from_namespace(parser: ArgumentParser, namespace: Namespace) -> Confi
     Raises:
         ValueError: if a setting is out of range or two settings contradict each other; the message names the key.
     """
+    _refuse_blanks(namespace, Config, "")
     built = parser.instantiate(namespace)
     return Config(**{f.name: built[f.name] for f in dataclasses.fields(Config)})
 
@@ -48,7 +49,7 @@ def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mappin
     arguments = [f"--config={path}" for path in paths]
     for key, value in (overrides or {}).items():
         arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_config_options(parser)
     try:
         namespace = parser.parse_args(arguments)
@@ -60,3 +61,13 @@ def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mappin
 def write_config(config: Config, path: Path) -> None:
     """Write every setting as YAML, readable by `read_config`."""
     path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+
+
+def _refuse_blanks(values: Namespace, section: Any, prefix: str) -> None:
+    """A key left blank in a file reads as null, which the parser lets pass whatever the setting's type."""
+    for setting, kind in get_type_hints(section).items():
+        value = values[setting]
+        if dataclasses.is_dataclass(kind) and isinstance(value, Namespace):
+            _refuse_blanks(value, kind, f"{prefix}{setting}.")
+        elif value is None and type(None) not in get_args(kind):
+            raise ValueError(f"{prefix}{setting}: expected a value, got null")
