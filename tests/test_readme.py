@@ -7,10 +7,10 @@ from pathlib import Path
 
 import gymnasium
 import pytest
-from worlds import Counting
 
 import worldmodel
 from worldmodel.config_io import read_config
+from worlds import Counting
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

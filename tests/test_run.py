@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 import wandb
-import wandb_reader
 from PIL import Image
 from rich.console import Console
 
+import wandb_reader
 import worldmodel
 from worldmodel.cli import main
 from worldmodel.config_io import read_config
@@ -46,7 +47,7 @@ SETTINGS = {
     "training.env_steps": 400,
     "training.train_ratio": 9.6,
     "training.log_every": 5,
-    "training.evaluate_every": 10,
+    "training.evaluate_every": 15,
     "training.save_every": 10,
     "evaluation.episodes": 2,
     "evaluation.max_length": 60,
@@ -104,7 +105,7 @@ def test_a_run_folder_holds_settings_metrics_pictures_checkpoints_and_data(tiny)
 
 def test_metrics_come_when_due_and_count_up(tiny):
     assert [row["update"] for row in rows_with(tiny, "loss/value")] == [5, 10, 15, 20, 25, 30]
-    assert [row["update"] for row in rows_with(tiny, "heldout/elbo")] == [10, 20, 30]
+    assert [row["update"] for row in rows_with(tiny, "heldout/elbo")] == [15, 30]
     assert rows_with(tiny, "env_steps")[-1]["env_steps"] == 400
     steps = [row["update"] for row in tiny.metrics]
     assert steps == sorted(steps)
@@ -182,13 +183,19 @@ def test_w_and_b_has_the_kl_of_every_step_as_tables_and_pictures(tiny, logged):
         assert name in logged
     for group in ("ledger/", "grad_norm/", "rate/"):
         assert any(name.startswith(group) for name in logged)
-    for name, rows in (("kl/by_position", 16), ("kl/by_episode_step", 60), ("kl/surprise", 3 * 60)):
+    curves = {
+        "kl/by_position": (16, {"raw", "as optimised"}),
+        "kl/by_episode_step": (60, {"raw"}),
+        "kl/surprise": (60, {"KL, raw", "KL, as optimised", "reward"}),
+    }
+    for name, (length, lines) in curves.items():
         table = json.loads((tiny.media / "files" / logged[f"{name}_table"]["path"]).read_text())
-        assert len(table["data"]) == {"kl/by_position": 2 * rows}.get(name, rows)
-        assert {line for _, line, _ in table["data"]} <= {"raw", "as optimised", "KL, raw", "KL, as optimised", "reward"}
+        assert len(table["data"]) == length * len(lines)
+        assert {line for _, line, _ in table["data"]} == lines
     for name in ("kl/overview", "kl/heat_map"):
         assert logged[name]["_type"] == "image-file"
-        assert Image.open(tiny.media / "files" / logged[name]["path"]).size[0] > 100
+        with Image.open(tiny.media / "files" / logged[name]["path"]) as picture:
+            assert picture.size[0] > 100
 
 
 def test_w_and_b_has_the_settings_and_the_model(tiny):
@@ -199,10 +206,11 @@ def test_w_and_b_has_the_settings_and_the_model(tiny):
     assert tiny.wandb["exit"] == 0
 
 
-def test_the_same_seed_gives_the_same_numbers_tracked_or_not_and_leaves_no_wandb_folder(tiny, tmp_path):
+def test_the_same_seed_gives_the_same_numbers_tracked_or_not_and_leaves_no_wandb_folder(tiny, tmp_path, monkeypatch):
     again = train_tiny(tmp_path, SETTINGS, tracking="none")
     assert without_rates(metrics(again.folder)) == without_rates(tiny.metrics)
     assert not (again.folder / "wandb").exists()
+    monkeypatch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
     other = train_tiny(tmp_path, QUICK, seed=1)
     assert metrics(other.folder)[0]["loss/value"] != tiny.metrics[0]["loss/value"]
 
@@ -218,6 +226,16 @@ def test_an_opened_run_scores_as_it_did_when_its_checkpoint_was_written(tiny, ch
     for name, value in scores.kl.summary.items():
         assert value == pytest.approx(expected[f"heldout_kl/{name}"], rel=1e-5), name
     assert scores.open_loop["obs"].model.mean().item() == pytest.approx(expected["open_loop/obs/model"], rel=1e-5)
+
+
+def test_the_best_checkpoint_is_opened_unless_another_is_named_or_there_is_none(tiny, tmp_path):
+    for missing, opens in (("last", [None, "best"]), ("best", [None, "last"])):
+        folder = tmp_path / missing
+        shutil.copytree(tiny.run.folder, folder, ignore=shutil.ignore_patterns("wandb", f"{missing}.safetensors"))
+        for checkpoint in opens:
+            open_run(folder, checkpoint)
+        with pytest.raises(CheckpointError, match=f"{missing}.safetensors"):
+            open_run(folder, missing)
 
 
 def test_the_command_shows_the_same_scores(tiny, capsys):
@@ -242,7 +260,6 @@ def test_imagined_futures_differ_between_samples_and_agree_under_the_same_seed(t
         assert not torch.equal(prediction, other.prediction[name])
     futures = dream.prediction["obs"]
     assert (futures[0] - futures[1]).abs().amin((1, 2)).min() > 0
-    assert (futures[:, 0] - futures[:, 1]).abs().max() > 0.01  # and with what was seen
 
 
 def test_a_run_can_be_imagined_from_given_rows_which_beyond_the_context_are_only_actions(tiny):
@@ -250,8 +267,11 @@ def test_a_run_can_be_imagined_from_given_rows_which_beyond_the_context_are_only
     changed = rows.obs["obs"].clone()
     changed[:, 4:] = 0
     blind = rows._replace(obs={"obs": changed}, reward=torch.zeros_like(rows.reward))
-    given = tiny.run.imagine(rows, context=4, horizon=8, samples=2)
-    assert torch.equal(given.prediction["obs"], tiny.run.imagine(blind, context=4, horizon=8, samples=2).prediction["obs"])
+    given, unseen = (tiny.run.imagine(batch, context=4, horizon=8, samples=2) for batch in (rows, blind))
+    assert torch.equal(given.prediction["obs"], unseen.prediction["obs"])
+    other_past = rows._replace(obs={"obs": -rows.obs["obs"]})
+    elsewhere = tiny.run.imagine(other_past, context=4, horizon=8, samples=2)
+    assert not torch.equal(given.prediction["obs"], elsewhere.prediction["obs"])
     with pytest.raises(ValueError, match="at most the 60 rows given, got 61"):
         tiny.run.imagine(rows, context=53, horizon=8)
 
@@ -273,10 +293,9 @@ def test_overrides_beside_a_finished_config_are_refused(tmp_path):
         train(read_config(), {"seed": 1})
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["in one process", "with workers"])
-def test_control_c_in_a_terminal_ends_the_command_well_and_keeps_everything(asynchronous, tmp_path):
-    settings = {**QUICK, "training.env_steps": 1_000_000, "training.log_every": 1, "runs": tmp_path / "runs"}
-    settings |= {"tracking": "auto", "env.asynchronous": asynchronous}
+def test_control_c_in_a_terminal_ends_the_command_well_and_keeps_everything(tmp_path):
+    settings = {**QUICK, "training.env_steps": 1_000_000, "training.log_every": 1, "tracking": "auto"}
+    settings["runs"] = tmp_path / "runs"
     command = [sys.executable, "-m", "worldmodel", "train", *(f"--{key}={value}" for key, value in settings.items())]
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **options)

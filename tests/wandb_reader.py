@@ -1,7 +1,7 @@
 """Reads a W&B run's file (.wandb) without a server, so that tests can look at what was really logged.
 
-The file is a LevelDB log: 32 KiB blocks of chunks, each with a header of checksum, length and kind; a record is one full
-chunk, or a first, some middle and a last one. A record is a protobuf message.
+The file is a LevelDB log: 32 KiB blocks of chunks, each with a header of checksum, length and kind. A record, which is
+a protobuf message, is one full chunk, or a first, some middle and a last one.
 """
 
 import json

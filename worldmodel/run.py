@@ -192,10 +192,12 @@ def _make_folder(config: Config) -> Path:
     stem = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
     for suffix in ["", *(f"-{i}" for i in range(2, 100))]:
         folder = Path(config.runs) / (stem + suffix)
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            write_config(config, folder / "config.yaml")
-            return folder
+        try:
+            folder.mkdir(parents=True)  # not asked for first: another run may start in the same second
+        except FileExistsError:
+            continue
+        write_config(config, folder / "config.yaml")
+        return folder
     raise FileExistsError(f"{config.runs}: a hundred runs named {stem} exist already")
 
 

@@ -6,11 +6,11 @@ import signal
 import gymnasium
 import numpy as np
 import pytest
-from worlds import Counting, register
 
 from worldmodel.data.environment import EnvironmentFailureError, make_environments
 from worldmodel.data.spaces import UnsupportedSpaceError
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
+from worlds import Counting, register
 
 MODES = pytest.mark.parametrize("asynchronous", [False, True], ids=["one process", "a worker each"])
 

@@ -6,13 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from worlds import MIXED_SPEC, make_batch, register
 
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, pad_episodes, row_type
 from worldmodel.data.rollout import Rollout, Rows
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
+from worlds import MIXED_SPEC, make_batch, register
 
 SPEC = EnvSpec({"at": ObservationSpec("vector", (2,))}, ActionSpec("continuous", 1))
 STANDARD_ERRORS = 4.5  # two-sided: a false alarm in 150,000 comparisons; seeds are fixed

@@ -4,11 +4,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from worlds import Counting, register
 
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.rollout import Rollout, generator
+from worlds import Counting, register
 
 COUNT, STEPS, SEED = 3, 31, 40
 

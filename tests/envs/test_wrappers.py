@@ -4,9 +4,9 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
-from worlds import Counting
 
 from envs.wrappers import ActionRepeat, MujocoRendering, use_headless_rendering, with_pixels
+from worlds import Counting
 
 IDLE = np.zeros(1, np.float32)
 

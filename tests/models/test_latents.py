@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch.distributions import Categorical, Normal
-from worlds import CATEGORICAL, GAUSSIAN
 
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
+from worlds import CATEGORICAL, GAUSSIAN
 
 
 def draw(family, generator, count=100_000):

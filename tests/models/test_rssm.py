@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from worlds import CATEGORICAL, GAUSSIAN
 
 from worldmodel.models.latents import CategoricalFamily
 from worldmodel.models.networks import BlockLinear
 from worldmodel.models.rssm import RSSM, BlockGRU
 from worldmodel.types import State
+from worlds import CATEGORICAL, GAUSSIAN
 
 ROUNDING = {"rtol": 1e-12, "atol": 1e-13}  # float64; hoisting a projection only reorders sums
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 from worldmodel.models.encoder import as_numbers
 from worldmodel.models.likelihoods import Affine, SymlogNormal, TwoHot
 from worldmodel.objectives.elbo import elbo
 from worldmodel.types import ObservationSpec, State
+from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 specs = pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector", "mixed"])
 

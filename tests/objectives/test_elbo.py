@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from torch.distributions import Normal
-from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
 
 from worldmodel.models.latents import GaussianFamily
 from worldmodel.models.likelihoods import Normal as NormalLikelihood
 from worldmodel.objectives.elbo import Bound, elbo, masked_mean
 from worldmodel.types import State
+from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
 
 MIN_STD = 1e-3
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
 
 from worldmodel.objectives.elbo import Bound, elbo
 from worldmodel.objectives.loss import Objective, loss, with_free_nats
+from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
 
 RECIPES = {
     "bound": Objective(),

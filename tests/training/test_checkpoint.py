@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch.testing import assert_close
-from worlds import CATEGORICAL, make_batch, make_model
 
 from worldmodel.objectives.loss import Objective
 from worldmodel.training import checkpoint
 from worldmodel.training.checkpoint import CheckpointError, load_model, load_training_state, save_checkpoint
 from worldmodel.training.learner import Learner
+from worlds import CATEGORICAL, make_batch, make_model
 
 SETTINGS = {"learning_rate": 1e-2, "warmup": 2, "final_fraction": 0.1, "total_updates": 9, "clip_norm": 100.0}
 COUNTERS = {"updates": 2, "env_steps": 500, "best_elbo": -1.25}
@@ -131,7 +131,8 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_a_tensor_and_both
         load_model(path, model)
     file, _, message = str(refusal.value).partition(": expected ")
     name = message.split()[0]
-    want, have = (tuple(state[name].shape) if name in state else "nothing" for state in (before, learner.model.state_dict()))
+    states = before, learner.model.state_dict()
+    want, have = (tuple(state[name].shape) if name in state else "nothing" for state in states)
     assert file == str(path)
     assert want != have
     assert message == f"{name} of shape {want}, got {have}; it was written with another configuration"

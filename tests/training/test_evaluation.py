@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from worlds import make_batch, make_model
 
 from worldmodel.objectives.elbo import Bound
 from worldmodel.objectives.loss import Objective
 from worldmodel.training.evaluation import evaluate, kl_diagnostics, training_kl
 from worldmodel.training.learner import bound_and_loss
+from worlds import make_batch, make_model
 
 NAN, PAD = float("nan"), 99.0
 

@@ -1,5 +1,6 @@
-"""One gradient step: the rate it takes, the gradient it applies, and that it leads somewhere, the same way each time."""
+"""One gradient step: its rate, the gradient it applies, and that it leads somewhere, the same way each time."""
 
+import copy
 import math
 import os
 import subprocess
@@ -9,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch.testing import assert_close
-from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, make_batch, make_model
 
 from worldmodel.objectives.loss import Objective
 from worldmodel.training.learner import Learner, bound_and_loss, learning_rate
+from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, make_batch, make_model
 
 SETTINGS = {"learning_rate": 3e-3, "warmup": 5, "final_fraction": 0.1, "total_updates": 60, "clip_norm": 1e6}
 # Compiled code fuses and reorders float32 sums; 16 steps of recurrence amplify that a little.
@@ -68,6 +69,17 @@ def test_reported_gradient_norms_are_those_before_clipping_by_part_and_in_all():
         assert float(norms[name]) == pytest.approx(part, rel=1e-4)
         assert part > 0
     assert float(norms["total"]) == pytest.approx(gradient_norm(learner.model.parameters()), rel=1e-4)
+
+
+def test_the_gradient_of_an_update_is_its_own_and_not_the_last_ones_too():
+    learner = make_learner()
+    learner.update(make_batch(seed=1))
+    twin, noise = copy.deepcopy(learner.model), learner.generator.clone_state()
+    twin.zero_grad()
+    bound_and_loss(twin, make_batch(seed=2), learner.objective, noise)[1].value.backward()
+    learner.update(make_batch(seed=2))
+    for got, expected in zip(learner.model.parameters(), twin.parameters(), strict=True):
+        assert_close(got.grad, expected.grad)
 
 
 def test_a_longer_gradient_is_scaled_down_to_the_limit_and_keeps_its_direction():
@@ -150,7 +162,7 @@ def test_autocast_changes_the_networks_and_leaves_densities_in_float32(latent):
     seen = []
     model.rssm.action_in.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     noise = [torch.Generator().manual_seed(0) for _ in range(2)]
-    full, full_loss = bound_and_loss(model, batch, Objective(), noise[0])
+    _, full_loss = bound_and_loss(model, batch, Objective(), noise[0])
     fast, fast_loss = bound_and_loss(model, batch, Objective(), noise[1], autocast=True)
     assert torch.bfloat16 in seen
     for name, term in {**fast.log_likelihood, "kl": fast.kl_groups, "loss": fast_loss.value}.items():

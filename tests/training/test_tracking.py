@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
-import wandb_reader
 from matplotlib.figure import Figure
 from PIL import Image
 
+import wandb_reader
 import worldmodel
 from worldmodel.training.tracking import FolderTracker, Trackers, WandbTracker, render, wandb_mode
 
@@ -75,8 +75,8 @@ def test_metrics_are_on_disk_as_soon_as_they_are_tracked(tmp_path):
     tracker = FolderTracker(tmp_path)
     tracker.scalars(5, {"kl/mean": 0.5})
     assert read_lines(tmp_path) == [{"update": 5, "kl/mean": 0.5}]
-    tracker.scalars(10, {"kl/mean": float("nan"), "loss": float("inf"), "array": np.float32(0.25)})
-    assert read_lines(tmp_path)[1] == {"update": 10, "kl/mean": None, "loss": None, "array": 0.25}
+    tracker.scalars(10, {"kl/mean": float("nan"), "loss": float("inf")})
+    assert read_lines(tmp_path)[1] == {"update": 10, "kl/mean": None, "loss": None}
     tracker.finish([])
 
 
@@ -105,16 +105,21 @@ def test_several_trackers_get_the_same_calls_in_order():
             self.calls = []
 
         def __getattr__(self, name):
-            return lambda *arguments: self.calls.append((name, *arguments))
+            return lambda *arguments, **options: self.calls.append((name, *arguments, options))
 
     recorders = [Recorder(), Recorder()]
     both = Trackers(recorders)
     both.scalars(1, {"a": 1.0})
     both.lines(1, "curve", {"x": [0.0]})
     both.image(2, "picture", b"png")
-    both.finish([Path("file")])
-    expected = [("scalars", 1, {"a": 1.0}), ("lines", 1, "curve", {"x": [0.0]}), ("image", 2, "picture", b"png")]
-    assert recorders[0].calls == recorders[1].calls == [*expected, ("finish", [Path("file")])]
+    both.finish([Path("file")], failed=True)
+    expected = [
+        ("scalars", 1, {"a": 1.0}, {}),
+        ("lines", 1, "curve", {"x": [0.0]}, {}),
+        ("image", 2, "picture", b"png", {}),
+        ("finish", [Path("file")], {"failed": True}),
+    ]
+    assert recorders[0].calls == recorders[1].calls == expected
 
 
 def test_a_rendered_figure_is_a_png_of_its_size():
@@ -122,14 +127,15 @@ def test_a_rendered_figure_is_a_png_of_its_size():
     assert (picture.format, picture.size) == ("PNG", (330, 220))
 
 
-def test_an_offline_run_is_filed_under_its_project_name_and_tags_with_its_settings_and_files(tmp_path):
+@pytest.mark.parametrize("failed", [False, True])
+def test_an_offline_run_is_filed_with_its_settings_its_files_and_how_it_ended(failed, tmp_path):
     where = {"name": "some-run", "project": "some-project", "tags": ["a", "b"]}
     tracker = WandbTracker(tmp_path, {"rssm": {"deter": 8}}, mode="offline", may_go_offline=False, **where)
     tracker.scalars(3, {"kl/mean": 0.5})
     tracker.lines(3, "curve", {"x": np.arange(2), "raw": np.array([0.5, np.nan])})
     location = Path(tracker.location)
     (tmp_path / "weights").write_bytes(b"x")
-    tracker.finish([tmp_path / "weights"])
+    tracker.finish([tmp_path / "weights"], failed=failed)
     wandb.teardown()
     assert location.parent == tmp_path / "wandb"
     (file,) = location.glob("*.wandb")
@@ -139,29 +145,23 @@ def test_an_offline_run_is_filed_under_its_project_name_and_tags_with_its_settin
     assert run["history"][0]["_step"] == 3
     assert run["history"][0]["kl/mean"] == 0.5
     assert [paths for _, kind, paths in run["artifacts"] if kind == "model"] == [["weights"]]
-    assert run["exit"] == 0
+    assert run["exit"] == int(failed)
 
 
-@pytest.mark.parametrize("terminal", [False, True], ids=["stdin closed", "in a terminal"])
-def test_automatic_tracking_without_a_key_asks_nobody_anything_and_says_nothing(terminal, tmp_path):
+def test_automatic_tracking_without_a_key_asks_nobody_anything_in_a_terminal_and_says_nothing(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from worldmodel.build import build_tracker\n"
+        "import sys; from pathlib import Path; from worldmodel.build import build_tracker, tracking_mode\n"
         "from worldmodel.config import Config\n"
-        "tracker, at = build_tracker(Config(), Path(sys.argv[1]))\n"
+        "tracker, at = build_tracker(Config(), Path(sys.argv[1]), tracking_mode(Config()))\n"
         "assert 'offline-run' in at, at\n"
         "tracker.scalars(1, {'a': 1.0}); tracker.finish([])\n"
     )
     root = Path(worldmodel.__file__).parent.parent
-    ends = pty.openpty() if terminal else None
-    stream = ends[1] if ends else subprocess.DEVNULL
-    said = ends[1] if ends else subprocess.PIPE
+    ours, theirs = pty.openpty()
     command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, cwd=root, stdin=stream, stdout=said, stderr=said, timeout=120, check=False)
-    output = b"".join(filter(None, (done.stdout, done.stderr)))
-    if ends:
-        os.close(ends[1])
-        output = read_all(ends[0])
-    assert (done.returncode, output) == (0, b"")
+    done = subprocess.run(command, cwd=root, stdin=theirs, stdout=theirs, stderr=theirs, timeout=120)
+    os.close(theirs)
+    assert (done.returncode, read_all(ours)) == (0, b"")
 
 
 def read_lines(folder: Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""The loop: what it does when, what it passes on, and how it stops. A real one is run from end to end in test_run.py."""
+"""The loop: what it does when, what it passes on, how it stops. A whole run is looked at in test_run.py."""
 
 import dataclasses
 import re
@@ -7,7 +7,6 @@ import signal
 import pytest
 import torch
 from rich.console import Console
-from worlds import make_batch
 
 from worldmodel import build
 from worldmodel.config import Config, EnvConfig, EvaluationConfig, ReplayConfig, RSSMConfig, TrainingConfig
@@ -16,8 +15,10 @@ from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout, generator
 from worldmodel.training.checkpoint import load_model
+from worldmodel.training.evaluation import evaluate
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.trainer import NonFiniteLossError, Schedule, Trainer
+from worlds import make_batch
 
 # 60 rows after the prefill, an eighth of an update each: updates 1 to 7 fall due at rows 208, 216, ..., 256.
 CONFIG = Config(
@@ -106,7 +107,8 @@ def test_updates_are_made_as_rows_pay_for_them_and_logged_when_due(start):
     assert trainer.run() is True
     assert trainer.learner.updates == trainer.schedule.total_updates == 7
     assert len(trainer.replay) == 260
-    assert [(row["update"], row["env_steps"]) for row in train_rows(trainer)] == [(2, 216), (4, 232), (6, 248), (7, 260)]
+    logged = [(row["update"], row["env_steps"]) for row in train_rows(trainer)]
+    assert logged == [(2, 216), (4, 232), (6, 248), (7, 260)]
 
 
 def test_a_row_of_metrics_is_the_mean_over_the_updates_since_the_last(start):
@@ -136,9 +138,21 @@ def test_evaluations_and_checkpoints_come_when_due_and_at_the_end(start):
     assert [row["update"] for row in evaluated] == [3, 6, 7]
     assert saved == [6]
     assert kept(trainer)["updates"] == 7
-    best = max(evaluated, key=lambda row: row["heldout/elbo"])
-    assert kept(trainer, "best")["updates"] == best["update"]
-    assert kept(trainer)["best_elbo"] == best["heldout/elbo"]
+
+
+def test_the_best_checkpoint_is_the_one_with_the_highest_held_out_bound(start, monkeypatch):
+    trainer = start(evaluate_every=2)
+    bounds = iter([-3.0, -1.0, -2.0, float("nan")])
+
+    def scored(*arguments, **options):
+        evaluation = evaluate(*arguments, **options)
+        return dataclasses.replace(evaluation, per_step={**evaluation.per_step, "elbo": next(bounds)})
+
+    monkeypatch.setattr("worldmodel.training.trainer.evaluate", scored)
+    trainer.run()
+    assert [row["update"] for row in trainer.tracker.rows if "heldout/elbo" in row] == [2, 4, 6, 7]
+    assert kept(trainer, "best")["updates"] == 4
+    assert kept(trainer)["best_elbo"] == -1.0
 
 
 def test_inputs_and_targets_are_standardised_by_the_prefill_once(start):

@@ -57,9 +57,9 @@ class RunProgress:
         )
         self._bar.update(self._task, completed=env_steps, description="training", state=state)
         done = env_steps >= self.total
-        if not self._live and (done or now - self._spoke > SECONDS_BETWEEN_LINES):
+        if not self._live and env_rate > 0 and (done or now - self._spoke > SECONDS_BETWEEN_LINES):
             self._spoke = now
-            left = (self.total - env_steps) / env_rate if env_rate > 0 else float("nan")
+            left = (self.total - env_steps) / env_rate
             self.console.print(f"{env_steps}/{self.total} env steps  {state}  {left:.0f} s left", soft_wrap=True)
 
     def say(self, text: str) -> None:
