@@ -27,6 +27,7 @@ slow: .venv/installed
 	$(BIN)/pytest -m slow
 
 .venv/installed: pyproject.toml constraints.txt
+	@echo "setting up .venv; the first time takes some minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@

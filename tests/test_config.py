@@ -246,3 +246,23 @@ def settings_read(tree: ast.AST) -> set[tuple[str, str]]:
                 elif sections.get(outer) == "" and section in SECTIONS:
                     read.add((section, node.attr))
     return read
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("rssm.detr", "rssm.deter"), ("traning.prefill", "training.prefill"), ("sed", "seed")]
+)
+def test_a_misspelt_key_is_answered_with_the_one_that_was_meant(key, meant):
+    with pytest.raises(ValueError, match=f"{re.escape(key)}.*did you mean {re.escape(meant)}"):
+        read_config((), {key: 1})
+
+
+def test_a_run_too_short_for_one_update_is_refused_with_the_least_that_would_do():
+    settings = {
+        "training.prefill": 100,
+        "replay.batch_size": 4,
+        "replay.sequence_length": 16,
+        "training.train_ratio": 8,
+    }
+    with pytest.raises(ValueError, match=r"training.env_steps: .* at least 108, got 107"):
+        read_config((), {**settings, "training.env_steps": 107})
+    read_config((), {**settings, "training.env_steps": 108})

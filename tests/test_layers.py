@@ -16,7 +16,7 @@ ENV_FILES = sorted((PACKAGE.parent / "envs").rglob("*.py"))
 # A module imports its own layer and those to the right of it.
 LAYERS = [
     *("__main__", "cli", "run", "build", "config_io", "training", "report", "behaviour", "data", "objectives"),
-    *("models", "oracles", "kernels", "config", "types"),
+    *("models", "oracles", "kernels", "config", "seeding", "types"),
 ]
 SETTINGS = {"config", "config_io"}
 MAY_SEE_SETTINGS = {"__main__", "cli", "run", "build", "config_io"}

@@ -72,5 +72,5 @@ def test_what_the_readme_points_at_exists():
 
 
 def test_the_presets_that_the_readme_stacks_do_stack():
-    stacked = re.search(r"Presets stack: `(.*?)`", README, re.DOTALL).group(1).split()
+    stacked = re.search(r"Presets stack, recipes last: `(.*?)`", README, re.DOTALL).group(1).split()
     read_config([ROOT / word for word in stacked if word.endswith(".yaml")])

@@ -35,8 +35,8 @@ def build_environments(config: Config, *, heldout: bool = False) -> Environments
 def build_model(config: Config, spec: EnvSpec) -> WorldModel:
     """A world model for an environment, its weights drawn from the configuration's seed."""
     latent = build_latent(config.rssm)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):  # the weights are made on the CPU, whatever the device
+        torch.default_generator.manual_seed(config.seed)
         encoder = Encoder(
             spec.observations, layers=config.encoder.layers, units=config.encoder.units, depth=config.encoder.depth
         )
@@ -187,7 +187,7 @@ def build_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device: expected auto or a torch device of this machine, got {name!r}: {error}") from error
     return device

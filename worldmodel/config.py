@@ -4,6 +4,7 @@ The sections are frozen dataclasses that check themselves when they are built, s
 work starts. Nothing below `build.py` sees them: that file unpacks a section into arguments.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -150,7 +151,7 @@ class DecoderConfig:
     standardise: bool = True
     """Predict Gaussian targets in units of the prefill's mean and std (the density stays in the data's own units)."""
     std: Literal["learned", "fixed"] = "learned"
-    """Standard deviation of the Gaussian and symlog densities: a function of the state, or `fixed_std`."""
+    """Std of the Gaussian and symlog densities: a function of the state, or `fixed_std`. Images always learn theirs."""
     fixed_std: float = 1.0
     """The fixed standard deviation, in the units the head predicts in."""
     resolution: float = 0.01
@@ -246,7 +247,7 @@ class TrainingConfig:
     autocast: bool = False
     """Run the networks in bfloat16; densities and KLs stay in float32."""
     compile: bool = False
-    """Compile the recurrent step with torch.compile (seconds of start-up; needs a C++ compiler on a CPU)."""
+    """Compile the recurrent step with torch.compile: half a minute of start-up; needs a C++ compiler on a CPU."""
 
     def __post_init__(self) -> None:
         _positive(self, "training", "env_steps", "prefill", "train_ratio")
@@ -315,10 +316,18 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(bool(self.name) and "/" not in self.name, "name", "a file name", self.name)
-        _require(self.seed >= 0, "seed", "zero or more", self.seed)
+        _require(0 <= self.seed < 2**63, "seed", "zero or more, below 2^63", self.seed)
         streams, length = self.env.num_envs, self.replay.sequence_length
         enough = self.training.prefill >= length
         _require(enough, "training.prefill", f"at least replay.sequence_length = {length}", self.training.prefill)
+        after, ratio = self.training.env_steps - self.training.prefill, self.training.train_ratio
+        needed = self.training.prefill + math.ceil(self.replay.batch_size * length / ratio)
+        _require(
+            after * ratio >= self.replay.batch_size * length,
+            "training.env_steps",
+            f"rows enough for one update: at least {needed}",
+            self.training.env_steps,
+        )
         share = self.replay.capacity // streams
         roomy = share >= 2 * length
         expected = f"at least two sequences per environment = {2 * length * streams}"

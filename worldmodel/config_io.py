@@ -4,8 +4,10 @@ One parser serves the command line and Python, so both refuse the same mistakes 
 """
 
 import dataclasses
+import difflib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -48,19 +50,40 @@ def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mappin
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     arguments = [f"--config={path}" for path in paths]
     for key, value in (overrides or {}).items():
-        arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+        arguments.append(f"--{key}={value if isinstance(value, str | Path) else json.dumps(value)}")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_config_options(parser)
     try:
         namespace = parser.parse_args(arguments)
     except Exception as error:
-        raise ValueError(f"configuration: {error}") from error
+        raise ValueError(f"configuration: {explain(str(error))}") from error
     return config_from_namespace(parser, namespace)
+
+
+def explain(message: str) -> str:
+    """A parser's complaint, with what was probably meant where it is about a key that does not exist."""
+    unknown = re.search(r"(?:arguments: --|does not accept option ')([\w.]+)", message)
+    if message.startswith("Unexpected config"):
+        return f"{message.strip()} (expected a file of settings by section, such as `rssm: {{deter: 256}}`)"
+    if not unknown:
+        return message
+    group = re.search(r"Group '([\w.]+)'", message)
+    key = f"{group[1]}.{unknown[1]}" if group and "." not in unknown[1] else unknown[1]
+    near = difflib.get_close_matches(key, list(_keys(Config, "")), n=1)
+    return f"{message}: there is no setting {key}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def write_config(config: Config, path: Path) -> None:
     """Write every setting as YAML, readable by `read_config`."""
     path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+
+
+def _keys(section: Any, prefix: str) -> Iterator[str]:
+    for setting, kind in get_type_hints(section).items():
+        if dataclasses.is_dataclass(kind):
+            yield from _keys(kind, f"{prefix}{setting}.")
+        else:
+            yield prefix + setting
 
 
 def _refuse_blanks(values: Namespace, section: Any, prefix: str) -> None:

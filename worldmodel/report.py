@@ -1,5 +1,6 @@
-"""Figures and tables from arrays. Returns them, writes nothing and shows nothing."""
+"""Figures from arrays, and figures as PNG. Returns them, writes nothing and shows nothing."""
 
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ RAW, OPTIMISED, REWARD, BASELINE = "#20558a", "#d9822b", "#5b9a5b", "#888888"
 def kl_overview(
     history: Mapping[str, Sequence[float]],
     by_position: np.ndarray,
-    clamped_by_position: np.ndarray,
+    optimised_by_position: np.ndarray,
     by_episode_step: np.ndarray,
     heat_map: np.ndarray,
     surprise_kl: np.ndarray,
@@ -25,7 +26,7 @@ def kl_overview(
 
     Args:
         history: columns `update`, `mean`, `median`, `q95` and `optimised_mean`, one entry per row of metrics.
-        by_position, clamped_by_position: [T] training sequences.
+        by_position, optimised_by_position: [T] training sequences.
         by_episode_step: [L] held-out episodes.
         heat_map: [S, T] training sequences.
         surprise_kl, surprise_optimised, surprise_reward: [L] one held-out episode.
@@ -33,7 +34,7 @@ def kl_overview(
     figure = Figure(figsize=(12, 10), layout="constrained")
     axes = figure.subplot_mosaic([["history", "position"], ["episode", "groups"], ["surprise", "surprise"]])
     draw_kl_history(axes["history"], history)
-    draw_line(axes["position"], by_position, clamped_by_position, "row of the training sequence")
+    draw_line(axes["position"], by_position, optimised_by_position, "row of the training sequence")
     axes["position"].set_title("KL by place in the sequence (most start cold, inside an episode)")
     draw_line(axes["episode"], by_episode_step, None, "steps since the episode began")
     axes["episode"].set_title("KL by steps since the reset (held-out episodes)")
@@ -102,8 +103,8 @@ def bound_curves(train: Mapping[str, Sequence[float]], heldout: Mapping[str, Seq
         train, heldout: columns `update` and one of each term, in nats per step.
     """
     names = [name for name in train if name != "update"]
-    figure = Figure(figsize=(3.4 * len(names), 3.2), layout="constrained")
-    for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+    figure, axes = _grid(len(names), width=3.4)
+    for axis, name in zip(axes, names, strict=True):
         axis.plot(train["update"], train[name], color=RAW, lw=0.8, label="training")
         if heldout.get(name):
             axis.plot(heldout["update"], heldout[name], "o-", color=OPTIMISED, ms=3, label="held-out")
@@ -121,10 +122,8 @@ def open_loop_figure(errors: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     Args:
         errors: by leaf, three arrays [H] in that order.
     """
-    figure = Figure(figsize=(5 * len(errors), 3.4), layout="constrained")
-    for axis, (name, (model, repeat, mean)) in zip(
-        np.atleast_1d(figure.subplots(1, len(errors))), errors.items(), strict=True
-    ):
+    figure, axes = _grid(len(errors), width=5)
+    for axis, (name, (model, repeat, mean)) in zip(axes, errors.items(), strict=True):
         horizon = np.arange(1, len(model) + 1)
         axis.plot(horizon, model, color=RAW, label="imagined, mean of samples")
         axis.plot(horizon, repeat, color=OPTIMISED, label="last row repeated")
@@ -135,10 +134,22 @@ def open_loop_figure(errors: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     return figure
 
 
-def ledger_table(ledger: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Rows (what, nats per step) that lead from the negative bound to the loss; departures of zero are left out."""
-    rows = [(name, value) for name, value in ledger.items() if name == "negative_elbo" or abs(value) > 1e-9]
-    return [*rows, ("loss", sum(ledger.values()))]
+def render(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _grid(count: int, width: float) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes of this width in inches, at most five a row."""
+    columns = min(count, 5)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, 3.2 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
 
 
 def _differ(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> bool:

@@ -25,9 +25,10 @@ from worldmodel.config_io import read_config, write_config
 from worldmodel.data.environment import Environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, pad_episodes
-from worldmodel.data.rollout import Rollout, generator
+from worldmodel.data.rollout import Rollout
 from worldmodel.models.networks import parameter_count
 from worldmodel.models.world_model import WorldModel
+from worldmodel.seeding import make_generator
 from worldmodel.training.checkpoint import load_model
 from worldmodel.training.evaluation import Evaluation, evaluate
 from worldmodel.training.progress import RunProgress
@@ -48,7 +49,7 @@ class Run:
 
     def heldout(self) -> Batch:
         """The held-out episodes, whole, [B, T] padded."""
-        with Replay.open(self.folder / "heldout") as replay:
+        with Replay.open(self.folder / "heldout", read_only=True) as replay:
             episodes = pad_episodes(list(replay.episodes()), self.config.evaluation.max_length)
         return episodes.to(_device(self.model))
 
@@ -66,7 +67,7 @@ class Run:
         Raises:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
         """
-        noise = generator(seed, stream=IMAGINATION, device=_device(self.model))
+        noise = make_generator(seed, stream=IMAGINATION, device=_device(self.model))
         batch = _long_enough(self.heldout(), context + horizon) if batch is None else batch
         return imagine(self.model, batch, context=context, horizon=horizon, samples=samples, generator=noise)
 
@@ -99,7 +100,7 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
     config = read_config(folder / "config.yaml")
-    with Replay.open(folder / "heldout") as heldout:
+    with Replay.open(folder / "heldout", read_only=True) as heldout:
         model = build.build_model(config, heldout.spec)
     path = folder / "checkpoints" / "best.safetensors"
     if checkpoint is not None or not path.is_file():
@@ -121,7 +122,7 @@ def train(
         overrides: single settings by dotted key, such as {"rssm.deter": 256}; only with a file or the defaults.
         progress: shows how it goes; standard error by default.
     Returns:
-        The finished (or interrupted) run.
+        The finished (or interrupted) run, with the last weights; `open_run` takes the best.
     Raises:
         ValueError: for impossible settings or environments, before anything is written.
         EnvironmentFailureError, NonFiniteLossError: the run stopped; its last good checkpoint is kept.
@@ -142,9 +143,9 @@ def train(
         _announce(progress.say, config, model, folder, wandb_at)
         heldout = _collect_heldout(config, apart, folder / "heldout").to(device)
         replay = stack.enter_context(build.build_replay(config, environments, folder / "replay"))
-        policy = RandomPolicy(environments.spec.action, generator(config.seed, stream=POLICY))
+        policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=POLICY))
         trainer = Trainer(
-            build.build_learner(config, model, generator(config.seed, stream=LATENTS, device=device)),
+            build.build_learner(config, model, make_generator(config.seed, stream=LATENTS, device=device)),
             Rollout(environments, policy, config.seed),
             replay,
             heldout,
@@ -152,7 +153,7 @@ def train(
             progress,
             folder=folder,
             schedule=build.build_schedule(config),
-            sampling=generator(config.seed, stream=SAMPLING),
+            sampling=make_generator(config.seed, stream=SAMPLING),
             seed=config.seed,
         )
         with progress:
@@ -164,7 +165,7 @@ def train(
 def _collect_heldout(config: Config, environments: Environments, folder: Path) -> Batch:
     """Whole episodes of the same random policy, with seeds of their own."""
     settings = config.evaluation
-    random = generator(config.seed, stream=HELDOUT)
+    random = make_generator(config.seed, stream=HELDOUT)
     seed = int(torch.randint(2**31, (1,), generator=random))
     rollout = Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
     capacity = settings.episodes * settings.max_length
@@ -223,6 +224,8 @@ def _conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_
     terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))
     say(f"held-out, nats per step: ELBO {per_step['elbo']:.3f} = log-likelihoods ({terms}) - KL {per_step['kl']:.3f}")
     say(f"KL per step: median {kl['median']:.3f}, 95 % {kl['q95']:.3f}; {kl['active_units']:.0f} active latent groups")
+    if not trainer.evaluation.open_loop:
+        say("no open-loop errors: no held-out episode has evaluation.context + evaluation.horizon rows")
     floors = trainer.learner.model.resolution()
     if floors:
         listed = "; ".join(f"{name} {_numbers(floor)}" for name, floor in floors.items())

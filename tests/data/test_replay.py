@@ -361,3 +361,11 @@ def test_stored_rows_do_not_stay_in_memory(tmp_path, keep):
     tracemalloc.stop()
     assert (tmp_path / "stream-000.rows").stat().st_size > 10_000_000
     assert peak < 50_000
+
+
+def test_a_splice_into_a_running_episode_wants_a_burn_in_and_a_reset_does_not(make):
+    replay, _ = make([[20], [20]], capacity=12)  # both streams hold the end of an episode that outgrew them
+    batch = replay.sample(200, 8, torch.Generator().manual_seed(0), burn_in=2)
+    for first, valid in zip(batch.is_first.tolist(), batch.valid.tolist(), strict=True):
+        cold = [0] + [t for t in range(1, 8) if first[t]]
+        assert valid == [not any(c <= t < c + 2 for c in cold) for t in range(8)]

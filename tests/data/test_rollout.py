@@ -7,7 +7,8 @@ import torch
 
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
-from worldmodel.data.rollout import Rollout, generator
+from worldmodel.data.rollout import Rollout
+from worldmodel.seeding import make_generator
 from worlds import Counting, register
 
 COUNT, STEPS, SEED = 3, 31, 40
@@ -125,7 +126,7 @@ def test_actions_of_the_wrong_shape_are_refused(shape):
 
 def cartpole(seed, asynchronous=False):
     with make_environments("CartPole-v1", count=COUNT, asynchronous=asynchronous) as environments:
-        policy = RandomPolicy(environments.spec.action, generator(seed, stream=1))
+        policy = RandomPolicy(environments.spec.action, make_generator(seed, stream=1))
         rollout = Rollout(environments, policy, seed)
         return np.stack([rollout.step().obs["obs"] for _ in range(STEPS)])
 
@@ -140,10 +141,10 @@ def test_a_seed_decides_every_row_whatever_the_process():
 
 def test_generators_repeat_for_the_same_seed_and_stream_and_differ_for_any_other():
     draws = {
-        (seed, stream): torch.rand(4, generator=generator(seed, stream=stream)).tolist()
+        (seed, stream): torch.rand(4, generator=make_generator(seed, stream=stream)).tolist()
         for seed in range(3)
         for stream in range(3)
     }
-    assert draws[2, 1] == torch.rand(4, generator=generator(2, stream=1)).tolist()
+    assert draws[2, 1] == torch.rand(4, generator=make_generator(2, stream=1)).tolist()
     values = np.array(list(draws.values())).ravel()
     assert len(set(values)) == len(values)  # (seed, stream) and (stream, seed) among them

@@ -268,3 +268,11 @@ def test_whole_number_actions_are_rounded_to_the_nearest():
     space = spaces.Box(-2, 2, (9,), np.int32)
     vector = np.float32([-1, -0.8, -0.7, -0.2, 0, 0.2, 0.7, 0.8, 1])
     assert decode_action(space, vector).tolist() == [-2, -2, -1, 0, 0, 0, 1, 2, 2]
+
+
+def test_a_leaf_never_takes_the_name_of_another_term_of_the_bound():
+    space = spaces.Dict({"reward": spaces.Discrete(3), "kl": spaces.Discrete(2), "x": spaces.Discrete(4)})
+    specs = observation_specs(space, image_size=16)
+    assert set(specs) == {"obs/reward", "obs/kl", "x"}
+    encoded = encode_observation(space, specs, {"reward": 2, "kl": 1, "x": 3})
+    assert {path: x.tolist() for path, x in encoded.items()} == {"obs/reward": [2], "obs/kl": [1], "x": [3]}

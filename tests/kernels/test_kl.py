@@ -69,6 +69,15 @@ def test_nearly_equal_gaussians_lose_no_digits(generator):
     assert (naive / exact - 1).abs().max() > 2e-3  # which the textbook form does
 
 
+def test_a_posterior_far_narrower_than_the_prior_loses_no_digits():
+    q, p = torch.tensor([[0.3, -30.0]]), torch.tensor([[0.0, 30.0]])
+    exact = gaussian_kl(q.double(), p.double(), min_std=1e-6)
+    torch.testing.assert_close(gaussian_kl(q, p, min_std=1e-6).double(), exact, rtol=1e-6, atol=0)
+    q = q.requires_grad_()
+    gaussian_kl(q, p, min_std=1e-6).sum().backward()
+    assert q.grad.isfinite().all()
+
+
 def test_extreme_inputs_stay_finite():
     raw = torch.tensor([[1e4, -1e4, 50.0, -50.0]])
     assert gaussian_kl(raw, -raw, min_std=MIN_STD).isfinite().all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldmodel.objectives.elbo import Bound, elbo
-from worldmodel.objectives.loss import Objective, loss, with_free_nats
+from worldmodel.objectives.loss import Objective, loss, optimised_kl, with_free_nats
 from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
 
 RECIPES = {
@@ -88,6 +88,13 @@ def test_each_rule_of_free_nats_is_its_formula():
     assert with_free_nats(kl, valid, 1.0, "excess").tolist() == [[0.0, 0.5, 3.0]]
     assert with_free_nats(kl, valid, 1.0, "mean").tolist() == [[2.0, 2.0, 2.0]]
     assert with_free_nats(kl, valid, 3.0, "mean").tolist() == [[3.0, 3.0, 3.0]]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_value_of_the_optimised_kl_follows_from_the_raw_one(recipe):
+    _, bound, posterior, prior = made()
+    result = loss(bound, posterior, prior, RECIPES[recipe])
+    torch.testing.assert_close(optimised_kl(bound.kl, bound.valid, RECIPES[recipe]), result.optimised_kl)
 
 
 def test_beta_and_scales_price_what_they_add():

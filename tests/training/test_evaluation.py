@@ -32,7 +32,7 @@ def kl():
 
 def test_kl_by_position_is_the_mean_over_the_sequences_that_have_a_row_there(kl):
     np.testing.assert_allclose(kl.by_position, [0.305, 3.25, 2.51, 3.51])
-    np.testing.assert_allclose(kl.clamped_by_position, [1.0, 3.25, 2.51, 3.51])
+    np.testing.assert_allclose(kl.optimised_by_position, [1.0, 3.25, 2.51, 3.51])
 
 
 def test_kl_by_episode_step_goes_by_the_reset_and_is_nan_where_no_row_is(kl):

@@ -16,7 +16,8 @@ from PIL import Image
 
 import wandb_reader
 import worldmodel
-from worldmodel.training.tracking import FolderTracker, Trackers, WandbTracker, render, wandb_mode
+from worldmodel.report import render
+from worldmodel.training.tracking import FolderTracker, Trackers, WandbTracker, wandb_mode
 
 KEY = {"WANDB_API_KEY": "0" * 40}
 SERVER = {"WANDB_BASE_URL": "https://wandb.example.org"}

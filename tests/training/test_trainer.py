@@ -13,7 +13,8 @@ from worldmodel.config import Config, EnvConfig, EvaluationConfig, ReplayConfig,
 from worldmodel.data.environment import EnvironmentFailureError
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
-from worldmodel.data.rollout import Rollout, generator
+from worldmodel.data.rollout import Rollout
+from worldmodel.seeding import make_generator
 from worldmodel.training.checkpoint import load_model
 from worldmodel.training.evaluation import evaluate
 from worldmodel.training.progress import RunProgress
@@ -61,15 +62,15 @@ def start(tmp_path, monkeypatch):
         replay = Replay(tmp_path / "replay", spec, capacity=config.replay.capacity, streams=environments.count)
         opened.extend([environments, replay])
         return Trainer(
-            build.build_learner(config, build.build_model(config, spec), generator(0, stream=0)),
-            Rollout(environments, RandomPolicy(spec.action, generator(0, stream=1)), seed=0),
+            build.build_learner(config, build.build_model(config, spec), make_generator(0, stream=0)),
+            Rollout(environments, RandomPolicy(spec.action, make_generator(0, stream=1)), seed=0),
             replay,
             make_batch(spec, batch=2, length=20, first=()),
             Recorder(),
             RunProgress(config.training.env_steps, Console(quiet=True)),
             folder=tmp_path,
             schedule=build.build_schedule(config),
-            sampling=generator(0, stream=2),
+            sampling=make_generator(0, stream=2),
             seed=0,
         )
 

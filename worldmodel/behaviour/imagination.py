@@ -15,6 +15,9 @@ from worldmodel.models.encoder import as_numbers
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, State
 
+STARTS = 8  # at most, in one episode
+ROWS_AT_ONCE = 2**15  # sampled rows that are filtered in one pass
+
 
 class Dream(NamedTuple):
     """N imagined futures of H rows for each of B recorded pasts."""
@@ -99,8 +102,8 @@ def open_loop_errors(
 ) -> dict[str, OpenLoopError]:
     """Score the mean of N imagined futures against what happened, by observation leaf.
 
-    Episodes are filtered from their reset. Futures start after `context` rows and then every half horizon, wherever
-    the whole future was recorded.
+    Episodes are filtered from their reset. Futures start after `context` rows and then every half horizon (but at most
+    eight times an episode), wherever the whole future was recorded.
 
     Args:
         model: the world model.
@@ -112,31 +115,22 @@ def open_loop_errors(
     Returns:
         The errors by name; empty if no episode is long enough.
     """
-    length = episodes.is_first.shape[1]
-    starts = range(context - 1, length - horizon, max(1, horizon // 2))
-    filtered = filter_samples(model, episodes, samples, generator)
-    truth = {name: as_numbers(model.spec.observations[name], x) for name, x in episodes.obs.items()}
-    spread = {name: _mean_and_std(rows[episodes.valid]) for name, rows in truth.items()}
-    sums = {name: torch.zeros(3, horizon, dtype=torch.float64) for name in truth}
-    count = 0
-    for t in starts:
-        whole = episodes.valid[:, t + horizon]
-        if not whole.any():
-            continue
-        count += int(whole.sum())
-        future = slice(t + 1, t + 1 + horizon)
-        start = State(*(x[:, whole, t] for x in filtered))
-        states = imagine_from(model, start, episodes.prev_action[whole, future], generator)
-        predicted = {name: torch.zeros_like(rows[whole, future]) for name, rows in truth.items()}
-        for n in range(samples):
-            means = _means(model, states, n)
-            for name, total in predicted.items():
-                total += means[name] / samples
-        for name, rows in truth.items():
-            mean, std = spread[name]
-            for i, guess in enumerate((predicted[name], rows[whole, t : t + 1], mean)):
-                error = ((guess - rows[whole, future]) / std).square()  # [B, H, ...]
-                sums[name][i] += error.flatten(2).mean(-1).sum(0).double().cpu()
+    spread = _spread(model, episodes)
+    sums = {name: torch.zeros(3, horizon, dtype=torch.float64) for name in spread}
+    B, T = episodes.is_first.shape
+    size, count = max(1, ROWS_AT_ONCE // (samples * T)), 0
+    for first in range(0, B, size):
+        part = select(episodes, slice(first, first + size))
+        filtered = filter_samples(model, part, samples, generator)
+        for t in range(context - 1, T - horizon, max(1, horizon // 2, (T - horizon - context) // STARTS + 1)):
+            whole = part.valid[:, t + horizon]
+            if not whole.any():
+                continue
+            count += int(whole.sum())
+            start = State(*(x[:, whole, t] for x in filtered))
+            rows = select(part, whole, slice(t, t + 1 + horizon))  # the last row seen, then the future
+            for name, errors in _squared_errors(model, start, rows, spread, generator).items():
+                sums[name] += errors
     return {name: OpenLoopError(*(total / count)) for name, total in sums.items()} if count else {}
 
 
@@ -147,9 +141,42 @@ def select(batch: Batch, sequences: slice | Tensor = slice(None), rows: slice = 
     return Batch(obs, **rest)
 
 
-def _mean_and_std(rows: Tensor) -> tuple[Tensor, Tensor]:
-    mean, std = rows.mean(0), rows.std(0)
-    return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
+def _spread(model: WorldModel, episodes: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and std of every leaf over the valid rows, one sequence at a time; 1 for what does not vary."""
+    count = episodes.valid.sum()
+    spread = {}
+    for name, leaf in model.spec.observations.items():
+        sequences = list(zip(episodes.obs[name], episodes.valid, strict=True))
+        mean = sum(as_numbers(leaf, x[valid]).sum(0).double() for x, valid in sequences) / count
+        squares = sum((as_numbers(leaf, x[valid]) - mean).square().sum(0) for x, valid in sequences)
+        std = (squares / (count - 1).clamp(min=1)).sqrt()
+        spread[name] = mean.float(), torch.where(std > 1e-6, std, 1.0).float()
+    return spread
+
+
+def _squared_errors(
+    model: WorldModel,
+    start: State,
+    rows: Batch,
+    spread: dict[str, tuple[Tensor, Tensor]],
+    generator: torch.Generator | None,
+) -> dict[str, Float[Tensor, "3 H"]]:
+    """Summed over sequences, by leaf: the imagined mean, the last row seen (the first of `rows`), the data's mean."""
+    states = imagine_from(model, start, rows.prev_action[:, 1:], generator)
+    samples = start.deter.shape[0]
+    truth = {name: as_numbers(leaf, rows.obs[name]) for name, leaf in model.spec.observations.items()}
+    predicted = {name: torch.zeros_like(x[:, 1:]) for name, x in truth.items()}
+    for n in range(samples):
+        means = _means(model, states, n)
+        for name, total in predicted.items():
+            total += means[name] / samples
+    errors = {}
+    for name, x in truth.items():
+        mean, std = spread[name]
+        guesses = (predicted[name], x[:, :1], mean)
+        squares = [((guess - x[:, 1:]) / std).square().flatten(2).mean(-1).sum(0) for guess in guesses]
+        errors[name] = torch.stack(squares).double().cpu()
+    return errors
 
 
 def _means(model: WorldModel, states: State, sample: int) -> dict[str, Tensor]:

@@ -193,10 +193,13 @@ def _make_one(
         kwargs = {**kwargs, "render_mode": "rgb_array"}
     try:
         env = gymnasium.make(env_id, max_episode_steps=time_limit, **kwargs)
-    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+    except Exception as error:  # of somebody else's constructor: a KeyError for a wrong env.kwargs is one
         if pixels != "off" and "render_mode" in str(error):
             raise ValueError(f"env.pixels: expected an environment that takes a render_mode, got {env_id!r}") from error
-        raise ValueError(f"env.id: expected an environment that Gymnasium can make, got {env_id!r}: {error}") from error
+        raise ValueError(
+            f"env.id: expected an environment that Gymnasium can make, got {env_id!r} with "
+            f"env.kwargs {kwargs!r}: {type(error).__name__}: {error}"
+        ) from error
     if pixels != "off":
         if env.render_mode != "rgb_array" or "rgb_array" not in env.metadata.get("render_modes", []):
             raise ValueError(f"env.pixels: expected an environment that renders rgb_array, got {env_id!r}")

@@ -10,6 +10,7 @@ episodes and those at the ends included: a sequence that runs past an episode go
 Rows never stay in memory: what does is one number an episode.
 """
 
+import io
 import json
 import os
 from collections import deque
@@ -51,28 +52,31 @@ class Replay:
         header = {"format": FORMAT, "capacity": capacity, "streams": streams, "spec": asdict(spec)}
         with (folder / "replay.json").open("x") as file:
             json.dump(header, file, indent=1)
-        self._open(folder, spec, capacity, streams)
+        self._open(folder, spec, capacity, streams, "w+b")
 
     @classmethod
-    def open(cls, folder: Path) -> "Replay":
-        """Open a stored replay, with every row that was in it.
+    def open(cls, folder: Path, *, read_only: bool = False) -> "Replay":
+        """Open a stored replay, with every row that was in it; `read_only` needs no right to write.
 
         Raises:
-            FileNotFoundError: if there is none.
+            FileNotFoundError: if there is none, or a stream of it is missing.
             ValueError: if it was written in another format.
         """
         header = json.loads((folder / "replay.json").read_text())
         if header.get("format") != FORMAT:
             raise ValueError(f"{folder}: expected replay format {FORMAT}, got {header.get('format')!r}")
         replay = cls.__new__(cls)
-        replay._open(folder, spec_from_json(header["spec"]), header["capacity"], header["streams"])
+        replay._open(
+            folder, spec_from_json(header["spec"]), header["capacity"], header["streams"], "rb" if read_only else "r+b"
+        )
         return replay
 
-    def _open(self, folder: Path, spec: EnvSpec, capacity: int, streams: int) -> None:
+    def _open(self, folder: Path, spec: EnvSpec, capacity: int, streams: int, mode: str) -> None:
         self.folder, self.spec, self.capacity = folder, spec, capacity
         self.row_type = row_type(spec)
         share = capacity // streams
-        self._streams = [_Stream(folder / f"stream-{i:03d}.rows", self.row_type, share) for i in range(streams)]
+        paths = [folder / f"stream-{i:03d}.rows" for i in range(streams)]
+        self._streams = [_Stream(path, self.row_type, share, mode) for path in paths]
 
     def __len__(self) -> int:
         """Rows stored."""
@@ -108,9 +112,12 @@ class Replay:
         if rows < length:
             raise ValueError(f"length: expected at most the {rows} rows stored, got {length}")
         starts = torch.randint(rows, (batch_size,), generator=generator).tolist()
-        records = np.stack([self._read_circle(start, length) for start in starts])  # [B, T]
-        begun = np.logical_or.accumulate(records["is_first"], axis=1)
-        return self._batch(records, valid=begun | (np.arange(length) >= burn_in))
+        sequences, colds = zip(*(self._read_circle(start, length) for start in starts), strict=True)
+        records, place = np.stack(sequences), np.arange(length)  # [B, T]
+        cold = np.stack(colds)  # where the state begins from nothing inside an episode
+        last_cold = np.maximum.accumulate(np.where(cold, place, -1), axis=1)
+        last_reset = np.maximum.accumulate(np.where(records["is_first"] & ~cold, place, -1), axis=1)
+        return self._batch(records, valid=(last_reset > last_cold) | (place - last_cold >= burn_in))
 
     def episodes(self) -> Iterator[Batch]:
         """Every whole stored episode, from its reset to its last row, as a batch of one."""
@@ -149,22 +156,27 @@ class Replay:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _read_circle(self, start: int, length: int) -> np.ndarray:
-        """Rows start, start + 1, ... of the circle, with a beginning marked wherever one stream follows another."""
+    def _read_circle(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows start, start + 1, ... of the circle, with a beginning marked wherever one stream follows another.
+
+        Beside them, [T], the rows before which nothing is known although their episode had begun: these want a burn-in.
+        """
         parts: list[np.ndarray] = []
+        cold = np.zeros(length, bool)
         needed, index = length, 0
         while start >= len(self._streams[index]):
             start, index = start - len(self._streams[index]), index + 1
         while needed:
             stream = self._streams[index]
             part = stream.read(stream.tail + start, min(needed, len(stream) - start))
+            cold[length - needed] = not part["is_first"][0]
             if parts:
                 # The oldest row may lie inside an episode that outgrew its whole stream: a row that follows another
                 # stream's is a beginning even then.
                 _mark_beginning(part[:1])
             parts.append(part)
             needed, start, index = needed - len(part), 0, (index + 1) % len(self._streams)
-        return np.concatenate(parts)
+        return np.concatenate(parts), cold
 
     def _batch(self, records: np.ndarray, valid: np.ndarray) -> Batch:
         def tensor(name: str) -> Tensor:
@@ -180,13 +192,12 @@ class Replay:
 class _Stream:
     """A ring of records in a file. Row i, counted from the first ever written, lies in slot i modulo capacity."""
 
-    def __init__(self, path: Path, dtype: np.dtype, capacity: int) -> None:
+    def __init__(self, path: Path, dtype: np.dtype, capacity: int, mode: str) -> None:
         self.dtype, self.capacity = dtype, capacity
         self.tail = self.count = 0  # the rows [tail, count) are stored
         self.starts: deque[int] = deque()  # the stored rows that begin an episode
         self._begin = 0  # the row, stored or not, that begins the episode of the oldest stored row
-        path.touch()
-        self._file = path.open("r+b", buffering=0)
+        self._file: io.FileIO = path.open(mode, buffering=0)  # type: ignore[assignment]
         self._recover(path)
 
     def __len__(self) -> int:

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from worldmodel.data.environment import Environments
 from worldmodel.types import Policy
@@ -71,9 +70,3 @@ class Rollout:
             is_terminal=terminated,
             episode_step=np.where(is_first, 0, last.episode_step + 1).astype(np.int32),
         )
-
-
-def generator(seed: int, *, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for each consumer of randomness: streams of one seed are independent of each other."""
-    word = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(word >> np.uint64(1)))

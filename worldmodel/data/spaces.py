@@ -15,6 +15,7 @@ from PIL import Image
 from worldmodel.types import ActionSpec, ObservationSpec
 
 ROOT = "obs"
+RESERVED = {"reward", "continue", "elbo", "kl"}  # names of the bound's other terms: a leaf of that name is "obs/NAME"
 SMALLEST_IMAGE = 16  # pixels; smaller uint8 grids are symbols rather than pictures, and are read as vectors
 
 
@@ -94,16 +95,21 @@ def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
 
 def _leaves(space: Space, path: str = "") -> Iterator[tuple[str, Space]]:
     for name, child in _children(space):
-        yield from _leaves(child, f"{path}/{name}" if path else str(name))
+        yield from _leaves(child, _join(path, name))
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         yield path or ROOT, space
 
 
 def _values(space: Space, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     for name, child in _children(space):
-        yield from _values(child, value[name], f"{path}/{name}" if path else str(name))
+        yield from _values(child, value[name], _join(path, name))
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         yield path or ROOT, value
+
+
+def _join(path: str, name: Any) -> str:
+    joined = f"{path}/{name}" if path else str(name)
+    return f"{ROOT}/{joined}" if joined in RESERVED else joined
 
 
 def _children(space: Space) -> list[tuple[Any, Space]]:

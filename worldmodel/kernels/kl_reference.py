@@ -37,7 +37,9 @@ def gaussian_kl(
     q_mean, q_std = split_gaussian(posterior_raw, min_std)
     p_mean, p_std = split_gaussian(prior_raw, min_std)
     excess = (q_std - p_std) / p_std
-    return 0.5 * ((q_mean - p_mean) / p_std).square() + 0.5 * excess * (excess + 2) - torch.log1p(excess)
+    # log1p is exact near r = 1 and useless near r = 0, where r - 1 has lost r.
+    log_ratio = torch.where(excess < -0.5, torch.log(q_std / p_std), torch.log1p(excess.clamp(min=-0.5)))
+    return 0.5 * ((q_mean - p_mean) / p_std).square() + 0.5 * excess * (excess + 2) - log_ratio
 
 
 def categorical_kl(

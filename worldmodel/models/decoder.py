@@ -42,15 +42,16 @@ class GaussianHead(nn.Module):
         self.fixed_std, self.resolution = std, resolution
 
     def forward(self, features: Tensor, stoch: Tensor) -> Normal:
-        """The Normal at features [*batch, I] and z_t [*batch, Z]."""
-        mean = self.mean(features)
-        if self.skip is not None:
-            mean = mean + self.skip(stoch)
-        mean = full_precision(mean)
-        if self.fixed_std is not None:
-            return Normal(mean, torch.full_like(mean, self.fixed_std))
-        assert self.raw_std is not None
-        return Normal(mean, learned_std(full_precision(self.raw_std(features)), self.resolution))
+        """The Normal at features [*batch, I] and z_t [*batch, Z]; never in bfloat16, which is too coarse."""
+        with torch.autocast(features.device.type, enabled=False):
+            features, stoch = full_precision(features), full_precision(stoch)
+            mean = self.mean(features)
+            if self.skip is not None:
+                mean = mean + self.skip(stoch)
+            if self.fixed_std is not None:
+                return Normal(mean, torch.full_like(mean, self.fixed_std))
+            assert self.raw_std is not None
+            return Normal(mean, learned_std(self.raw_std(features), self.resolution))
 
 
 class ImageHead(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def mlp(widths: list[int]) -> nn.Sequential:
-    """Hidden layers only: (Linear, RMSNorm, SiLU) from each width to the next."""
+    """Hidden layers only: (Linear, LayerNorm, SiLU) from each width to the next."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.SiLU()]
@@ -33,7 +33,7 @@ class BlockLinear(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """RMS normalisation over the channels of [B, C, H, W]."""
+    """Layer normalisation over the channels of [B, C, H, W]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -62,19 +62,25 @@ def loss(bound: Bound, posterior: Latent, prior: Latent, objective: Objective) -
         dyn_kl = with_free_nats(posterior.detach().kl(prior).sum(-1), valid, free, rule)
         rep_kl = with_free_nats(posterior.kl(prior.detach()).sum(-1), valid, free, rule)
         clipped, balanced = dyn_kl, dyn * dyn_kl + rep * rep_kl
-    optimised_kl = objective.beta * balanced
+    weighted = objective.beta * balanced
     scaled = {name: objective.scales.get(name, 1.0) * term for name, term in bound.log_likelihood.items()}
-    value = masked_mean(optimised_kl - torch.stack(list(scaled.values())).sum(0), valid)
-    departures = {
-        "free_nats": clipped - bound.kl,
-        "balancing": balanced - clipped,
-        "beta": optimised_kl - balanced,
-        **{f"scale_{name}": bound.log_likelihood[name] - scaled[name] for name in scaled},
-    }
+    value = masked_mean(weighted - torch.stack(list(scaled.values())).sum(0), valid)
     with torch.no_grad():
+        departures = {
+            "free_nats": clipped - bound.kl,
+            "balancing": balanced - clipped,
+            "beta": weighted - balanced,
+            **{f"scale_{name}": bound.log_likelihood[name] - scaled[name] for name in scaled},
+        }
         ledger = {"negative_elbo": -masked_mean(bound.elbo, valid)}
         ledger |= {name: masked_mean(term, valid) for name, term in departures.items()}
-    return Loss(value, optimised_kl, ledger)
+    return Loss(value, weighted, ledger)
+
+
+def optimised_kl(kl: Float[Tensor, "B T"], valid: Tensor, objective: Objective) -> Float[Tensor, "B T"]:
+    """The value, though not the gradient, that the loss makes of a raw KL: clipped, balanced and weighted."""
+    weight = objective.beta * (1.0 if objective.dyn_rep is None else sum(objective.dyn_rep))
+    return weight * with_free_nats(kl, valid, objective.free_nats, objective.free_nats_rule)
 
 
 def with_free_nats(

@@ -1,7 +1,8 @@
 """A training state on disk: one safetensors file, written whole or not at all. Nothing that is loaded can run code.
 
-Tensors are named `model/...`, `optimizer/...` and `random/...`; counters and the configuration are JSON in the file's
-header. `last` is the newest state, `best` the one with the highest held-out bound.
+Tensors are named `model/...`, `optimizer/...` and `random/...`; counters are JSON in the file's header;
+the configuration is config.yaml in the run's folder. `last` is the newest state, `best` the one with the highest
+held-out bound.
 """
 
 import json

@@ -3,6 +3,7 @@
 Episodes are filtered whole from their reset, so their sums are bounds on the evidence of whole episodes.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from worldmodel.behaviour.imagination import OpenLoopError, open_loop_errors, select
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import Bound
-from worldmodel.objectives.loss import Objective
+from worldmodel.objectives.loss import Objective, optimised_kl
 from worldmodel.training.learner import bound_and_loss
 from worldmodel.types import Batch
 
@@ -26,7 +27,7 @@ class KLDiagnostics:
     by_position: np.ndarray  # [T] mean over sequences at each place of the sequence
     by_episode_step: np.ndarray  # [L] mean over rows that lie that many steps after their episode's reset
     heat_map: np.ndarray  # [S, T] mean of each latent group at each place of the sequence
-    clamped_by_position: np.ndarray  # [T] the optimised KL (clipped, weighted), beside the raw one
+    optimised_by_position: np.ndarray  # [T] the optimised KL (clipped, weighted), beside the raw one
     summary: dict[str, float]  # mean, median, q95, share_under_free_nats, share_under_1_nat, active_units, ...
 
 
@@ -45,6 +46,7 @@ class Evaluation:
 
     per_step: dict[str, float]  # elbo, kl and every log-likelihood, nats per step
     elbo_per_episode: np.ndarray  # [B] nats
+    bits_per_dimension: dict[str, float]  # of every image: -log2 p per channel of a pixel
     kl: KLDiagnostics
     surprise: Surprise
     open_loop: dict[str, OpenLoopError]  # by leaf; empty if the episodes are too short
@@ -71,31 +73,35 @@ def evaluate(
         seed: of the noise, so that two evaluations of one model agree.
     """
     generator = torch.Generator(episodes.reward.device).manual_seed(seed)
-    bound, optimised_kl = _score(model, episodes, objective, generator)
+    bound = _score(model, episodes, objective, generator)
+    optimised = optimised_kl(bound.kl, bound.valid, objective)
     errors = open_loop_errors(model, episodes, context=context, horizon=horizon, samples=samples, generator=generator)
-    elbo = torch.where(bound.valid, bound.elbo, 0.0).sum(-1)
-    kl = kl_diagnostics(bound, optimised_kl, episodes.episode_step, objective.free_nats)
+    elbo = torch.where(bound.valid, bound.elbo, 0.0).double().sum(-1)
+    kl = kl_diagnostics(bound, optimised, episodes.episode_step, objective.free_nats)
     one = bound.valid[0]
-    surprise = Surprise(_numpy(bound.kl[0][one]), _numpy(optimised_kl[0][one]), _numpy(episodes.reward[0][one]))
+    surprise = Surprise(_numpy(bound.kl[0][one]), _numpy(optimised[0][one]), _numpy(episodes.reward[0][one]))
     per_step = {name: value.item() for name, value in bound.per_step().items()}
-    return Evaluation(per_step, _numpy(elbo), kl, surprise, errors)
+    images = {name: leaf for name, leaf in model.spec.observations.items() if leaf.kind == "image"}
+    bits = {name: -per_step[name] / (leaf.width * math.log(2)) for name, leaf in images.items()}
+    return Evaluation(per_step, _numpy(elbo), bits, kl, surprise, errors)
 
 
 @torch.no_grad()
 def training_kl(model: WorldModel, objective: Objective, batch: Batch, *, seed: int) -> KLDiagnostics:
     """The KL on training sequences: the same, but sequences start inside episodes, from an empty state."""
     generator = torch.Generator(batch.reward.device).manual_seed(seed)
-    bound, optimised_kl = _score(model, batch, objective, generator)
+    bound = _score(model, batch, objective, generator)
+    optimised = optimised_kl(bound.kl, bound.valid, objective)
     everywhere = Bound(bound.log_likelihood, bound.kl_groups, torch.ones_like(bound.valid))
-    return kl_diagnostics(everywhere, optimised_kl, batch.episode_step, objective.free_nats)
+    return kl_diagnostics(everywhere, optimised, batch.episode_step, objective.free_nats)
 
 
 def kl_diagnostics(
-    bound: Bound, optimised_kl: torch.Tensor, episode_step: torch.Tensor, free_nats: float
+    bound: Bound, optimised: torch.Tensor, episode_step: torch.Tensor, free_nats: float
 ) -> KLDiagnostics:
     """Summarise the KL of every valid row of [B, T]. Arguments as in `Loss` and `Batch`; free_nats in nats per step."""
     valid, kl, groups = _numpy(bound.valid), _numpy(bound.kl), _numpy(bound.kl_groups)
-    clamped, steps = _numpy(optimised_kl), _numpy(episode_step)
+    clamped, steps = _numpy(optimised), _numpy(episode_step)
     rows, group_means = kl[valid], groups[valid].mean(0)
     summary = {
         "mean": rows.mean(),
@@ -113,26 +119,22 @@ def kl_diagnostics(
         by_position=_mean_over_batch(kl, valid),
         by_episode_step=by_episode_step,
         heat_map=_mean_over_batch(groups, valid).T,
-        clamped_by_position=_mean_over_batch(clamped, valid),
+        optimised_by_position=_mean_over_batch(clamped, valid),
         summary={name: float(value) for name, value in summary.items()},
     )
 
 
-def _score(
-    model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator
-) -> tuple[Bound, torch.Tensor]:
-    """The bound and the optimised KL of many rows, as many sequences at a time as memory allows."""
+def _score(model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator) -> Bound:
+    """The bound of many rows, as many sequences at a time as memory allows."""
     B, T = batch.is_first.shape
     numbers = T * sum(leaf.width for leaf in model.spec.observations.values())
     size = max(1, NUMBERS_AT_ONCE // numbers)
-    parts = [
-        bound_and_loss(model, select(batch, slice(start, start + size)), objective, generator)
+    bounds = [
+        bound_and_loss(model, select(batch, slice(start, start + size)), objective, generator)[0]
         for start in range(0, B, size)
     ]
-    bounds = [bound for bound, _ in parts]
     terms = {name: torch.cat([bound.log_likelihood[name] for bound in bounds]) for name in bounds[0].log_likelihood}
-    joined = Bound(terms, torch.cat([bound.kl_groups for bound in bounds]), batch.valid)
-    return joined, torch.cat([loss.optimised_kl for _, loss in parts])
+    return Bound(terms, torch.cat([bound.kl_groups for bound in bounds]), batch.valid)
 
 
 def _mean_over_batch(x: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from worldmodel import report
+from worldmodel.report import render
 from worldmodel.training.evaluation import Evaluation, KLDiagnostics
-from worldmodel.training.tracking import Tracker, render
+from worldmodel.training.tracking import Tracker
 
 History = Mapping[str, Mapping[str, list[float]]]
 
@@ -21,13 +22,12 @@ def show(tracker: Tracker, update: int, history: History, evaluation: Evaluation
         evaluation: of the held-out episodes.
         training_kl: of training sequences.
     """
-    tracker.scalars(update, {f"training_kl/{name}": value for name, value in training_kl.summary.items()})
     _kl_lines(tracker, update, evaluation, training_kl)
     surprise = evaluation.surprise
     overview = report.kl_overview(
         history["kl"],
         training_kl.by_position,
-        training_kl.clamped_by_position,
+        training_kl.optimised_by_position,
         evaluation.kl.by_episode_step,
         training_kl.heat_map,
         surprise.kl,
@@ -50,7 +50,7 @@ def _kl_lines(tracker: Tracker, update: int, evaluation: Evaluation, training_kl
     by_position = {
         "row of the sequence": np.arange(len(training_kl.by_position)),
         "raw": training_kl.by_position,
-        "as optimised": training_kl.clamped_by_position,
+        "as optimised": training_kl.optimised_by_position,
     }
     along_episode = {
         "step of the episode": np.arange(len(surprise.kl)),

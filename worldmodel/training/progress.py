@@ -40,7 +40,7 @@ class RunProgress:
         self._bar.stop()
 
     def collected(self, env_steps: int) -> None:
-        """Rows were collected before the first update."""
+        """So many rows were collected, the prefill included."""
         self._bar.update(self._task, completed=env_steps)
 
     def trained(self, env_steps: int, updates: int, elbo: float, kl: float) -> None:
@@ -64,4 +64,4 @@ class RunProgress:
 
     def say(self, text: str) -> None:
         """A message that stays."""
-        self.console.print(text, soft_wrap=True, highlight=False)
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 from urllib.parse import urlparse
 
 import numpy as np
-from matplotlib.figure import Figure
 
 Columns = Mapping[str, Sequence[float] | np.ndarray]
 
@@ -198,13 +197,6 @@ def wandb_mode(
     if wanted:
         raise ValueError("tracking: expected a W&B key for online tracking, found none; run `wandb login` once")
     return "offline"
-
-
-def render(figure: Figure) -> bytes:
-    """A figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
 
 
 def _has_key(environment: Mapping[str, str]) -> bool:

@@ -47,8 +47,12 @@ class Schedule:
 
     @property
     def total_updates(self) -> int:
-        """Updates that the rows after the prefill pay for."""
-        return int((self.env_steps - self.prefill) * self.train_ratio / (self.batch_size * self.sequence_length))
+        """Updates of the whole run."""
+        return self.updates_paid(self.env_steps)
+
+    def updates_paid(self, env_steps: int) -> int:
+        """Updates that the rows collected after the prefill pay for."""
+        return int((env_steps - self.prefill) * self.train_ratio / (self.batch_size * self.sequence_length))
 
 
 class Trainer:
@@ -84,6 +88,8 @@ class Trainer:
         self.env_steps = 0
         self.best_elbo = -np.inf
         self.evaluation: Evaluation | None = None
+        self._started = time.monotonic()
+        self._last: Update | None = None
         self._recent: list[dict[str, torch.Tensor]] = []  # one entry an update since the last log
         self._bad_places: list[dict[str, torch.Tensor]] = []
         self._history: dict[str, dict[str, list[float]]] = {"kl": {}, "train": {}, "heldout": {}}
@@ -112,7 +118,8 @@ class Trainer:
         self._started = time.monotonic()
         while self.env_steps < schedule.env_steps and not interruptions.requested:
             self._collect()
-            while self.learner.updates < self._updates_paid() and not interruptions.requested:
+            self.progress.collected(self.env_steps)
+            while self.learner.updates < schedule.updates_paid(self.env_steps) and not interruptions.requested:
                 self._last = self.learner.update(self._sample())
                 self._remember(self._last)
                 if self._due(schedule.log_every):
@@ -135,10 +142,6 @@ class Trainer:
         self.replay.append(self.rollout.step())
         self.env_steps += self.rollout.environments.count
 
-    def _updates_paid(self) -> int:
-        rows = (self.env_steps - self.schedule.prefill) * self.schedule.train_ratio
-        return int(rows / (self.schedule.batch_size * self.schedule.sequence_length))
-
     def _sample(self, sequences: int | None = None, generator: torch.Generator | None = None) -> Batch:
         schedule = self.schedule
         batch = self.replay.sample(
@@ -158,6 +161,7 @@ class Trainer:
 
     def _log(self) -> None:
         """Read the metrics of all updates since the last log, check them, and pass on their means."""
+        assert self._last is not None
         columns = self._check_recent()
         self._recent.clear()
         self._bad_places.clear()
@@ -214,21 +218,24 @@ class Trainer:
         self.evaluation = evaluation
         values = {f"heldout/{name}": value for name, value in evaluation.per_step.items()}
         values |= {f"heldout_kl/{name}": value for name, value in evaluation.kl.summary.items()}
+        values |= {f"heldout_bits_per_dimension/{name}": bits for name, bits in evaluation.bits_per_dimension.items()}
         for name, errors in evaluation.open_loop.items():
             values |= {f"open_loop/{name}/{kind}": x.mean().item() for kind, x in errors._asdict().items()}
         self.tracker.scalars(updates, values)
         self._keep("heldout", evaluation.per_step)
         sequences = self._sample(4 * schedule.batch_size, torch.Generator().manual_seed(self.seed))
         kl = training_kl(self.learner.model, self.learner.objective, sequences, seed=self.seed)
+        self.tracker.scalars(updates, {f"training_kl/{name}": value for name, value in kl.summary.items()})
         show(self.tracker, updates, self._history, evaluation, kl)
         if evaluation.per_step["elbo"] > self.best_elbo:
             self.best_elbo = evaluation.per_step["elbo"]
             self._save("best")
 
     def _finish(self) -> None:
+        self._save("last")  # first: an evaluation takes long, and a second Ctrl-C stops it
         if self.evaluation is None or not self._due(self.schedule.evaluate_every):
             self._evaluate()
-        self._save("last")
+            self._save("last")  # again, with the best bound so far in its counters
 
     def _save(self, name: str) -> None:
         self._check_recent()
@@ -236,7 +243,11 @@ class Trainer:
         if bad:
             raise NonFiniteLossError(f"after update {self.learner.updates}: not finite: the weights {', '.join(bad)}")
         random = {"learner": self.learner.generator.get_state(), "sampling": self.sampling.get_state()}
-        counters = {"updates": self.learner.updates, "env_steps": self.env_steps, "best_elbo": self.best_elbo}
+        counters = {
+            "updates": self.learner.updates,
+            "env_steps": self.env_steps,
+            "best_elbo": self.best_elbo if np.isfinite(self.best_elbo) else None,
+        }
         path = self.folder / "checkpoints" / f"{name}.safetensors"
         save_checkpoint(path, self.learner.model, self.learner.optimizer, random, counters)
         self.replay.flush()

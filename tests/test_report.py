@@ -1,0 +1,67 @@
+"""Figures draw the numbers they are given."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from worldmodel import report
+
+
+def lines(axis):
+    return {line.get_label(): line.get_ydata() for line in axis.get_lines()}
+
+
+def overview(optimised_factor):
+    raw = np.linspace(1.0, 2.0, 6)
+    history = {"update": [1, 2], "mean": [1.0, 2.0], "median": [0.5, 1.0], "q95": [3.0, 4.0]}
+    history["optimised_mean"] = [optimised_factor * x for x in history["mean"]]
+    heat_map = np.arange(12.0).reshape(2, 6)
+    figure = report.kl_overview(
+        history, raw, optimised_factor * raw, raw[:4], heat_map, raw, optimised_factor * raw, -raw
+    )
+    return figure, raw, heat_map
+
+
+def axis_titled(figure, words):
+    return next(axis for axis in figure.axes if words in axis.get_title())
+
+
+def test_the_raw_kl_is_drawn_alone_where_the_loss_sees_the_same():
+    figure, raw, _ = overview(1.0)
+    assert not any("optimised" in label for axis in figure.axes for label in lines(axis))
+    np.testing.assert_array_equal(lines(axis_titled(figure, "place in the sequence"))["raw"], raw)
+    np.testing.assert_array_equal(lines(axis_titled(figure, "over training"))["median"], [0.5, 1.0])
+
+
+def test_the_optimised_kl_is_drawn_beside_the_raw_one_where_they_differ():
+    figure, raw, _ = overview(2.0)
+    position = lines(axis_titled(figure, "place in the sequence"))
+    np.testing.assert_array_equal(position["raw"], raw)
+    np.testing.assert_array_equal(position["as optimised"], 2 * raw)
+    surprise = lines(axis_titled(figure, "Surprise"))
+    np.testing.assert_array_equal(surprise["KL, as optimised"], 2 * surprise["KL, raw"])
+
+
+def test_the_reward_stands_beside_the_surprise_and_the_heat_map_holds_the_groups():
+    figure, raw, heat_map = overview(1.0)
+    assert any(np.array_equal(y, -raw) for axis in figure.axes for y in lines(axis).values())
+    np.testing.assert_array_equal(axis_titled(figure, "latent group").get_images()[0].get_array(), heat_map)
+
+
+def test_open_loop_errors_are_drawn_from_one_step_ahead():
+    model, repeat, mean = np.array([0.1, 0.2]), np.array([0.3, 0.4]), np.array([1.0, 1.0])
+    (axis,) = report.open_loop_figure({"obs": (model, repeat, mean)}).axes
+    for label, values in (("imagined", model), ("repeated", repeat), ("mean of the data", mean)):
+        line = next(line for line in axis.get_lines() if label in line.get_label())
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([[1, 2], values], -1))
+
+
+def test_many_leaves_make_a_grid_that_can_still_be_rendered():
+    names = [f"leaf {i}" for i in range(23)]
+    table = {"update": [1, 2], **{name: [float(i), i + 1.0] for i, name in enumerate(names)}}
+    figure = report.bound_curves(table, {"update": [2], **{name: [0.0] for name in names}})
+    assert [axis.get_title() for axis in figure.axes] == names
+    width, height = figure.get_size_inches()
+    assert width < 20 and height > 10
+    assert Image.open(io.BytesIO(report.render(figure))).size[0] > 1000
