@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import re
 import typing
 from pathlib import Path
 

@@ -233,6 +233,19 @@ def test_the_second_signal_ends_the_run_at_once(start):
     assert trainer.learner.updates == 2
 
 
+def test_a_signal_during_the_last_evaluation_finds_everything_saved(start, monkeypatch):
+    trainer = start()
+
+    def interrupted(*arguments, **settings):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("worldmodel.training.trainer.evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert kept(trainer)["updates"] == trainer.learner.updates == 7
+
+
 def test_a_signal_during_the_prefill_ends_the_run_without_an_update(start):
     trainer = start()
     step = trainer.rollout.step
