@@ -115,7 +115,7 @@ def test_triton_is_imported_by_kernel_files_alone_and_nobody_imports_those_when_
     [
         ("import worldmodel", HEAVY),
         ("from worldmodel.cli import main; main(['train', '--print_config'])", HEAVY),
-        ("import worldmodel.run", ("wandb", "worldmodel.kernels.kl_triton")),
+        ("import worldmodel.run", ("wandb", "matplotlib", "worldmodel.kernels.kl_triton")),
     ],
 )
 def test_what_is_heavy_is_not_imported_before_it_is_needed(statement, absent):

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from worldmodel import report
-from worldmodel.report import render
 from worldmodel.training.evaluation import Evaluation, KLDiagnostics
 from worldmodel.training.tracking import Tracker
 
@@ -22,6 +20,8 @@ def show(tracker: Tracker, update: int, history: History, evaluation: Evaluation
         evaluation: of the held-out episodes.
         training_kl: of training sequences.
     """
+    from worldmodel import report  # and so matplotlib, which opening a run does not need
+
     _kl_lines(tracker, update, evaluation, training_kl)
     surprise = evaluation.surprise
     overview = report.kl_overview(
@@ -34,12 +34,12 @@ def show(tracker: Tracker, update: int, history: History, evaluation: Evaluation
         surprise.optimised_kl,
         surprise.reward,
     )
-    tracker.image(update, "kl/overview", render(overview))
-    tracker.image(update, "kl/heat_map", render(report.kl_heat_map(training_kl.heat_map)))
-    tracker.image(update, "bound", render(report.bound_curves(history["train"], history["heldout"])))
+    tracker.image(update, "kl/overview", report.render(overview))
+    tracker.image(update, "kl/heat_map", report.render(report.kl_heat_map(training_kl.heat_map)))
+    tracker.image(update, "bound", report.render(report.bound_curves(history["train"], history["heldout"])))
     if evaluation.open_loop:
         errors = {name: [np.asarray(x) for x in error] for name, error in evaluation.open_loop.items()}
-        tracker.image(update, "open_loop", render(report.open_loop_figure(errors)))
+        tracker.image(update, "open_loop", report.render(report.open_loop_figure(errors)))
         for name, (model, repeat, mean) in errors.items():
             columns = {"steps ahead": np.arange(1, len(model) + 1), "model": model}
             tracker.lines(update, f"open_loop/{name}", {**columns, "repeat last": repeat, "data mean": mean})
