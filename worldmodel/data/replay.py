@@ -204,6 +204,7 @@ class _Stream:
         return self.count - self.tail
 
     def append(self, record: np.void) -> None:
+        """Write one row, numbered, over the oldest if the ring is full."""
         if len(self) == self.capacity:
             self._drop_oldest()
         record["number"] = self.count + 1
@@ -274,6 +275,7 @@ class _Moments:
         self.count, self.mean, self.squares = 0, np.zeros(()), np.zeros(())
 
     def add(self, x: np.ndarray) -> None:
+        """Take in some more rows, [rows, n]."""
         if not len(x):
             return
         x = x.astype(np.float64)

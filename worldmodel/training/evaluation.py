@@ -13,7 +13,7 @@ from worldmodel.behaviour.imagination import OpenLoopError, open_loop_errors, se
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import Bound
 from worldmodel.objectives.loss import Objective, optimised_kl
-from worldmodel.training.learner import bound_and_loss
+from worldmodel.training.learner import sampled_bound
 from worldmodel.types import Batch
 
 NUMBERS_AT_ONCE = 2**25  # observed numbers scored in one pass; the likelihood of an image takes about ten times that
@@ -73,7 +73,7 @@ def evaluate(
         seed: of the noise, so that two evaluations of one model agree.
     """
     generator = torch.Generator(episodes.reward.device).manual_seed(seed)
-    bound = _score(model, episodes, objective, generator)
+    bound = _score(model, episodes, generator)
     optimised = optimised_kl(bound.kl, bound.valid, objective)
     errors = open_loop_errors(model, episodes, context=context, horizon=horizon, samples=samples, generator=generator)
     elbo = torch.where(bound.valid, bound.elbo, 0.0).double().sum(-1)
@@ -90,7 +90,7 @@ def evaluate(
 def training_kl(model: WorldModel, objective: Objective, batch: Batch, *, seed: int) -> KLDiagnostics:
     """The KL on training sequences: the same, but sequences start inside episodes, from an empty state."""
     generator = torch.Generator(batch.reward.device).manual_seed(seed)
-    bound = _score(model, batch, objective, generator)
+    bound = _score(model, batch, generator)
     optimised = optimised_kl(bound.kl, bound.valid, objective)
     everywhere = Bound(bound.log_likelihood, bound.kl_groups, torch.ones_like(bound.valid))
     return kl_diagnostics(everywhere, optimised, batch.episode_step, objective.free_nats)
@@ -124,14 +124,13 @@ def kl_diagnostics(
     )
 
 
-def _score(model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator) -> Bound:
+def _score(model: WorldModel, batch: Batch, generator: torch.Generator) -> Bound:
     """The bound of many rows, as many sequences at a time as memory allows."""
     B, T = batch.is_first.shape
     numbers = T * sum(leaf.width for leaf in model.spec.observations.values())
     size = max(1, NUMBERS_AT_ONCE // numbers)
     bounds = [
-        bound_and_loss(model, select(batch, slice(start, start + size)), objective, generator)[0]
-        for start in range(0, B, size)
+        sampled_bound(model, select(batch, slice(start, start + size)), generator)[0] for start in range(0, B, size)
     ]
     terms = {name: torch.cat([bound.log_likelihood[name] for bound in bounds]) for name in bounds[0].log_likelihood}
     return Bound(terms, torch.cat([bound.kl_groups for bound in bounds]), batch.valid)

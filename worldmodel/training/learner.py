@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import Bound, elbo
 from worldmodel.objectives.loss import Loss, Objective, loss
-from worldmodel.types import Batch
+from worldmodel.types import Batch, Latent
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,20 @@ def bound_and_loss(
     model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator, *, autocast: bool = False
 ) -> tuple[Bound, Loss]:
     """The bound and the loss of a batch, for one draw of the latents; with gradients unless they are switched off."""
+    bound, posterior, prior = sampled_bound(model, batch, generator, autocast=autocast)
+    return bound, loss(bound, posterior, prior, objective)
+
+
+def sampled_bound(
+    model: WorldModel, batch: Batch, generator: torch.Generator, *, autocast: bool = False
+) -> tuple[Bound, Latent, Latent]:
+    """The bound of a batch for one draw of the latents, with the posterior they were drawn from and the prior."""
     B, T = batch.is_first.shape
     noise = model.rssm.noise(B, T, generator)
     with torch.autocast(batch.reward.device.type, torch.bfloat16, enabled=autocast):
         (_, posterior, prior), likelihoods = model(batch, noise)
     bound = elbo(likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch))
-    return bound, loss(bound, posterior, prior, objective)
+    return bound, posterior, prior
 
 
 def learning_rate(update: int, peak: float, warmup: int, final_fraction: float, total_updates: int) -> float:
