@@ -33,7 +33,7 @@ QUICK = {
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """`worldmodel.train` with the snippet's own settings, but for seconds and in a folder that goes away."""
-    from worldmodel.run import train
+    from worldmodel.session import train
 
     def quick_train(config=None, overrides=None):
         small = {**QUICK, "runs": str(tmp_path)}

@@ -22,7 +22,8 @@ import wandb_reader
 import worldmodel
 from worldmodel.cli import main
 from worldmodel.config_io import read_config
-from worldmodel.run import open_run, train
+from worldmodel.run import open_run
+from worldmodel.session import train
 from worldmodel.training.checkpoint import CheckpointError, load_model
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.trainer import NonFiniteLossError

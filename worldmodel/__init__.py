@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worldmodel.config import Config
     from worldmodel.config_io import read_config
-    from worldmodel.run import Run, open_run, train
+    from worldmodel.run import Run, open_run
+    from worldmodel.session import train
 
 __all__ = ["Config", "Run", "open_run", "read_config", "train"]
 
@@ -23,7 +24,7 @@ _HOME = {
     "Run": "worldmodel.run",
     "open_run": "worldmodel.run",
     "read_config": "worldmodel.config_io",
-    "train": "worldmodel.run",
+    "train": "worldmodel.session",
 }
 
 

@@ -1,7 +1,19 @@
 """Random generators: one seed for a run, and a stream of its own for everything in it that is random."""
 
+from enum import IntEnum
+
 import numpy as np
 import torch
+
+
+class Stream(IntEnum):
+    """Who draws. Every consumer has a stream of its own, so that adding one does not change the others."""
+
+    POLICY = 0
+    SAMPLING = 1
+    LATENTS = 2
+    HELDOUT = 3
+    IMAGINATION = 4
 
 
 def make_generator(seed: int, *, stream: int, device: torch.device | str = "cpu") -> torch.Generator:

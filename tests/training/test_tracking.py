@@ -16,7 +16,7 @@ from PIL import Image
 
 import wandb_reader
 import worldmodel
-from worldmodel.report import render
+from worldmodel.report.figures import render
 from worldmodel.training.tracking import FolderTracker, Trackers, WandbTracker, wandb_mode
 
 KEY = {"WANDB_API_KEY": "0" * 40}

@@ -73,6 +73,11 @@ class WorldModel(nn.Module):
         self.standardised = tuple(widths)  # the names that have a standardiser
         self.standardisers = nn.ModuleList(Standardiser(n) for n in widths.values())
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
     def standardiser(self, name: str) -> Standardiser:
         """The standardiser of a vector leaf, or of the reward."""
         module = self.standardisers[self.standardised.index(name)]

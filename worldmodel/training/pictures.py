@@ -20,7 +20,7 @@ def show(tracker: Tracker, update: int, history: History, evaluation: Evaluation
         evaluation: of the held-out episodes.
         training_kl: of training sequences.
     """
-    from worldmodel import report  # and so matplotlib, which opening a run does not need
+    from worldmodel.report import figures as report  # and so matplotlib, which opening a run does not need
 
     _kl_lines(tracker, update, evaluation, training_kl)
     surprise = evaluation.surprise

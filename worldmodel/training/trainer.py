@@ -84,7 +84,7 @@ class Trainer:
         self.learner, self.rollout, self.replay, self.heldout = learner, rollout, replay, heldout
         self.tracker, self.progress, self.folder, self.schedule = tracker, progress, folder, schedule
         self.sampling, self.seed = sampling, seed
-        self.device = next(learner.model.parameters()).device
+        self.device = learner.model.device
         self.env_steps = 0
         self.best_elbo = -np.inf
         self.evaluation: Evaluation | None = None

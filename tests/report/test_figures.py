@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from worldmodel import report
+from worldmodel.report import figures as report
 
 
 def lines(axis):

@@ -1,0 +1,38 @@
+"""Score a run on its held-out episodes."""
+
+from jsonargparse import ArgumentParser, Namespace
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Which run, which weights, where."""
+    parser.add_argument("run", type=str, help="the run's folder")
+    parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
+    parser.add_argument("--device", type=str, default="cpu", help="a torch device, or auto")
+
+
+def run(parser: ArgumentParser, options: Namespace) -> None:
+    """Print the bound, the KL and the open-loop errors as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from worldmodel.run import open_run
+
+    opened = open_run(options.run, options.checkpoint, options.device)
+    evaluation = opened.evaluate()
+    table = Table("held-out", "nats per step")
+    for name, value in evaluation.per_step.items():
+        table.add_row(name, f"{value:.4f}")
+    for name, value in evaluation.kl.summary.items():
+        table.add_row(f"KL {name}", f"{value:.4f}")
+    for name, bits in evaluation.bits_per_dimension.items():
+        table.add_row(f"{name}, bits per dimension", f"{bits:.4f}")
+    for name, floor in opened.model.resolution().items():
+        table.add_row(f"{name}, floor of the std", " ".join(f"{value:.3g}" for value in floor.tolist()))
+    console = Console()
+    console.print(table)
+    if evaluation.open_loop:
+        errors = Table("squared error / variance", "steps ahead", "imagined", "last row repeated", "mean of the data")
+        for name, (model, repeat, mean) in evaluation.open_loop.items():
+            for h in sorted({0, len(model) // 4 - 1, len(model) // 2 - 1, len(model) - 1} - {-1}):
+                errors.add_row(name, str(h + 1), f"{model[h]:.4f}", f"{repeat[h]:.4f}", f"{mean[h]:.4f}")
+        console.print(errors)
