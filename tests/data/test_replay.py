@@ -254,7 +254,7 @@ def test_another_format_or_no_replay_is_refused(tmp_path):
     Replay(tmp_path, SPEC, capacity=10, streams=1).close()
     header = json.loads((tmp_path / "replay.json").read_text())
     (tmp_path / "replay.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(ValueError, match="expected replay format 1, got 99"):
+    with pytest.raises(ValueError, match="expected replay format 2, got 99"):
         Replay.open(tmp_path)
 
 
@@ -290,10 +290,15 @@ def test_episodes_are_the_whole_ones_in_order(make):
     assert all(episode.valid.all() for episode in found)
 
 
-def test_an_episode_cut_short_by_a_reset_is_not_whole(tmp_path, keep):
+def test_an_episode_cut_short_by_a_reset_counts_as_truncated(tmp_path, keep):
     replay = keep(Replay(tmp_path, SPEC, capacity=100, streams=1))
     append(replay, [[*list(episode_rows(0, [3, 4]))[:5], *episode_rows(0, [2], offset=50)]])
-    assert [episode.reward.shape[1] for episode in replay.episodes()] == [3, 2]
+    assert [episode.reward.shape[1] for episode in replay.episodes()] == [3, 2, 2]
+    interrupted = list(replay.episodes())[1]
+    assert interrupted.is_last.tolist() == [[False, True]]
+    assert interrupted.is_terminal.tolist() == [[False, False]]
+    reopened = keep(Replay.open(tmp_path, read_only=True))
+    assert [unpack(e) for e in reopened.episodes()] == [unpack(e) for e in replay.episodes()]
 
 
 def test_padding_joins_episodes_and_marks_what_it_added(make):

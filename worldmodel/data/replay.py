@@ -8,12 +8,15 @@ episodes and those at the ends included: a sequence that runs past an episode go
 `is_first` tells the model to begin again.
 
 Rows never stay in memory: what does is one number an episode.
+
+A process may be killed at any moment. Every row that `append` has returned from is there when the replay is opened
+again; a row that was being written is dropped with a warning. Every record carries its number and a checksum, so head
+and tail are found again without a file that could disagree, and an altered row is an error when it is read.
 """
 
-import io
 import json
 import os
-from collections import deque
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -24,11 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.data.records import RESTORE, DamagedReplayError, RecordFile
 from worldmodel.data.rollout import Rows
 from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 1024  # rows read at once where a whole stream is walked through
+
+
+class TornRowsWarning(UserWarning):
+    """Rows that were being written when the process ended are dropped."""
 
 
 class Replay:
@@ -48,45 +56,72 @@ class Replay:
         """
         if capacity < streams:
             raise ValueError(f"capacity: expected at least one row for each of {streams} streams, got {capacity}")
+        if (folder / "replay.json").exists():
+            raise FileExistsError(f"{folder}: there is a replay here already")
         folder.mkdir(parents=True, exist_ok=True)
-        header = {"format": FORMAT, "capacity": capacity, "streams": streams, "spec": asdict(spec)}
-        with (folder / "replay.json").open("x") as file:
-            json.dump(header, file, indent=1)
         self._open(folder, spec, capacity, streams, "w+b")
+        header = {"format": FORMAT, "capacity": capacity, "streams": streams, "spec": asdict(spec)}
+        partial = folder / "replay.partial"  # the header comes last: where there is one, there is a whole replay
+        partial.write_text(json.dumps(header, indent=1))
+        os.replace(partial, folder / "replay.json")
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> "Replay":
         """Open a stored replay, with every row that was in it; `read_only` needs no right to write.
 
+        Rows that were being written when the last process ended are dropped with a TornRowsWarning that counts them.
+
         Raises:
             FileNotFoundError: if there is none, or a stream of it is missing.
+            DamagedReplayError: if a file of it was cut or altered.
             ValueError: if it was written in another format.
         """
-        header = json.loads((folder / "replay.json").read_text())
-        if header.get("format") != FORMAT:
-            raise ValueError(f"{folder}: expected replay format {FORMAT}, got {header.get('format')!r}")
+        path = folder / "replay.json"
+        try:
+            header = json.loads(path.read_text())
+            form, capacity, streams = header.get("format"), header["capacity"], header["streams"]
+            spec = spec_from_json(header["spec"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedReplayError(f"{path}: expected the header of a replay; {RESTORE}") from error
+        if form != FORMAT:
+            raise ValueError(f"{folder}: expected replay format {FORMAT}, got {form!r}; collect its rows again")
         replay = cls.__new__(cls)
-        replay._open(
-            folder, spec_from_json(header["spec"]), header["capacity"], header["streams"], "rb" if read_only else "r+b"
-        )
+        replay._open(folder, spec, capacity, streams, "rb" if read_only else "r+b")
+        torn = sum(stream.torn for stream in replay._streams)
+        if torn:
+            text = f"{folder}: dropped {torn} row(s) that were being written when the last process ended"
+            warnings.warn(text, TornRowsWarning, stacklevel=2)
         return replay
 
     def _open(self, folder: Path, spec: EnvSpec, capacity: int, streams: int, mode: str) -> None:
         self.folder, self.spec, self.capacity = folder, spec, capacity
         self.row_type = row_type(spec)
         share = capacity // streams
-        paths = [folder / f"stream-{i:03d}.rows" for i in range(streams)]
-        self._streams = [_Stream(path, self.row_type, share, mode) for path in paths]
+        self._streams: list[RecordFile] = []
+        try:
+            for i in range(streams):
+                self._streams.append(RecordFile(folder / f"stream-{i:03d}.rows", self.row_type, share, mode))
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """Rows stored."""
         return sum(len(stream) for stream in self._streams)
 
+    @property
+    def rows_written(self) -> int:
+        """Rows ever appended, those that have been overwritten included."""
+        return sum(stream.count for stream in self._streams)
+
     def append(self, rows: Rows) -> None:
-        """Store one row of each environment.
+        """Store one row of each environment. Once this returns, the rows survive the death of the process.
+
+        A row that begins an episode ends the one before it: where that was interrupted, it counts as truncated.
 
         Raises:
             ValueError: if there are not as many rows as streams.
+            OSError: if the disk is full.
         """
         if len(rows.reward) != len(self._streams):
             raise ValueError(f"rows: expected one for each of {len(self._streams)} streams, got {len(rows.reward)}")
@@ -189,85 +224,6 @@ class Replay:
         )
 
 
-class _Stream:
-    """A ring of records in a file. Row i, counted from the first ever written, lies in slot i modulo capacity."""
-
-    def __init__(self, path: Path, dtype: np.dtype, capacity: int, mode: str) -> None:
-        self.dtype, self.capacity = dtype, capacity
-        self.tail = self.count = 0  # the rows [tail, count) are stored
-        self.starts: deque[int] = deque()  # the stored rows that begin an episode
-        self._begin = 0  # the row, stored or not, that begins the episode of the oldest stored row
-        self._file: io.FileIO = path.open(mode, buffering=0)  # type: ignore[assignment]
-        self._recover(path)
-
-    def __len__(self) -> int:
-        return self.count - self.tail
-
-    def append(self, record: np.void) -> None:
-        """Write one row, numbered, over the oldest if the ring is full."""
-        if len(self) == self.capacity:
-            self._drop_oldest()
-        record["number"] = self.count + 1
-        if record["is_first"]:
-            self.starts.append(self.count)
-        self._file.seek(self.count % self.capacity * self.dtype.itemsize)
-        data = memoryview(record.tobytes())
-        while data:
-            data = data[self._file.write(data) :]
-        self.count += 1
-
-    def read(self, start: int, length: int) -> np.ndarray:
-        """Rows start to start + length, which must be stored."""
-        assert self.tail <= start <= start + length <= self.count, (self.tail, start, length, self.count)
-        records = np.empty(length, self.dtype)
-        slot = start % self.capacity
-        first = min(length, self.capacity - slot)
-        self._read_into(records[:first], slot)
-        self._read_into(records[first:], 0)
-        return records
-
-    def flush(self) -> None:
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _drop_oldest(self) -> None:
-        """Make room for a row: drop the oldest episode, or only its oldest row if it takes up over half the stream."""
-        if self.starts and self.starts[0] == self.tail:
-            self.starts.popleft()
-        whole = self.starts and self.starts[0] - self._begin <= self.capacity // 2
-        self.tail = self.starts[0] if whole else self.tail + 1
-        if self.starts and self.starts[0] == self.tail:
-            self._begin = self.tail
-
-    def _read_into(self, records: np.ndarray, slot: int) -> None:
-        self._file.seek(slot * self.dtype.itemsize)
-        data = memoryview(records.view(np.uint8).data)
-        while data:
-            got = self._file.readinto(data)
-            assert got, "a stored row is not in the file"
-            data = data[got:]
-
-    def _recover(self, path: Path) -> None:
-        """Find the stored rows of an existing file from the numbers that its records carry."""
-        slots = path.stat().st_size // self.dtype.itemsize
-        if slots == 0:
-            return
-        stored = np.memmap(path, self.dtype, "r", shape=(slots,))
-        numbers = np.array(stored["number"]).astype(np.int64)
-        self.count = int(numbers.max())
-        oldest = max(0, self.count - self.capacity)
-        rows = np.arange(oldest, self.count)
-        slot = rows % self.capacity
-        self.starts = deque(rows[stored["is_first"][slot]].tolist())
-        self._begin = oldest - int(stored["episode_step"][oldest % self.capacity])
-        self.tail = oldest
-        if self._begin < oldest and self.starts and self.starts[0] - self._begin <= self.capacity // 2:
-            self.tail = self._begin = self.starts[0]  # its first rows are overwritten, so it had been dropped whole
-        del stored
-
-
 class _Moments:
     """Mean and variance of rows that come in pieces. Source: Chan et al. 1979, the pairwise update."""
 
@@ -290,10 +246,12 @@ class _Moments:
 
 
 def row_type(spec: EnvSpec) -> np.dtype:
-    """The record that a row is stored as. The small fields come first."""
+    """The record that a row is stored as."""
     kinds = {"vector": np.float32, "image": np.uint8, "categorical": np.int32, "binary": np.uint8}
     return np.dtype(
         [
+            ("closed", np.bool_),  # the last row of an episode that was interrupted: set when the next one begins
+            ("check", np.uint32),  # of everything that follows
             ("number", np.uint64),  # rows written before it in its stream, and itself; zero in a slot never written
             ("episode_step", np.int32),
             ("is_first", np.bool_),
