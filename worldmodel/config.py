@@ -39,7 +39,9 @@ class EnvConfig:
     asynchronous: bool = False
     """One worker process per environment. Pays when a single step costs more than about 100 microseconds."""
     step_timeout: float = 60.0
-    """Seconds an asynchronous worker may take for one step before the run stops with an error."""
+    """Seconds that a step of one environment may take; longer is a failure."""
+    restarts: int = 0
+    """Failures of an environment after which a new one takes its place; one more saves and stops the run."""
     action_repeat: int = 1
     """Environment steps for which an action is held; their rewards are summed into one row."""
     time_limit: int | None = None
@@ -54,6 +56,7 @@ class EnvConfig:
     def __post_init__(self) -> None:
         _require(bool(self.id), "env.id", "the id of a Gymnasium environment", self.id)
         _positive(self, "env", "num_envs", "step_timeout", "action_repeat")
+        _not_negative(self, "env", "restarts")
         _require(
             self.time_limit is None or self.time_limit > 0, "env.time_limit", "null or at least 1", self.time_limit
         )

@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from worldmodel.data.environment import EnvironmentFailureError, make_environments
+from worldmodel.data.environment import make_environments
+from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.spaces import UnsupportedSpaceError
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 from worlds import Counting, register
@@ -44,6 +45,30 @@ class Awkward(Counting):
         raise TwoPartError("the pole", "is on fire")
 
 
+class Lying(Counting):
+    """The second environment of those seeded from zero gives what its spaces do not promise."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.fault = fault
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.instance == 1:
+            wrong = {
+                "nan": np.array([2.0, np.nan, 7.0]),
+                "huge": np.array([2.0, 1e300, 7.0]),
+                "shape": np.zeros(4),
+                "dtype": np.array(["one", "two", "three"]),
+            }
+            if self.fault in wrong:
+                obs["count"] = wrong[self.fault]
+            obs = {"structure": 7, "missing": {"action": 0.0}}.get(self.fault, obs)
+            rewards = {"text reward": "much", "no reward": None, "nan reward": np.nan, "many rewards": [1.0, 2.0]}
+            reward = rewards.get(self.fault, reward)
+        return obs, reward, terminated, truncated, info
+
+
 class Unresettable(Counting):
     def reset(self, *, seed=None, options=None):
         raise RuntimeError("the ground is wet")
@@ -52,7 +77,12 @@ class Unresettable(Counting):
 @pytest.fixture(autouse=True, scope="module")
 def _worlds():
     register()
-    for name, maker in (("Blind", Blind), ("Awkward", Awkward), ("Unresettable", Unresettable)):
+    for name, maker in (
+        ("Blind", Blind),
+        ("Awkward", Awkward),
+        ("Lying", Lying),
+        ("Unresettable", Unresettable),
+    ):
         if f"{name}-v0" not in gymnasium.registry:
             gymnasium.register(f"{name}-v0", maker, disable_env_checker=True)
 
@@ -75,7 +105,7 @@ def transitions(steps, env_id="Counting-v0", **kwargs):
     with make_environments(env_id, count=1, **kwargs) as environments:
         environments.reset(0)
         idle = np.zeros((1, environments.spec.action.width), np.float32)
-        return [tuple(x[0].item() for x in environments.step(idle)[1:]) for _ in range(steps)]
+        return [tuple(x[0].item() for x in environments.step(idle)[1:4]) for _ in range(steps)]
 
 
 @pytest.mark.parametrize("env_id", ["Nowhere-v0", "no_such_module:Nowhere-v0", "nonsense"])
@@ -230,14 +260,22 @@ def provoke(env_id, asynchronous, **kwargs):
 @pytest.mark.parametrize(
     "env_id, kwargs, words",
     [
-        ("Faulty-v0", {"fault": "raise"}, "raised during step: RuntimeError: the pole is on fire"),
-        ("Unresettable-v0", {}, "raised during reset: RuntimeError: the ground is wet"),
+        (
+            "Faulty-v0",
+            {"fault": "raise"},
+            r"environment 0 \(Faulty-v0\), episode 2, step 1: RuntimeError: the pole is on fire \(.*worlds.py, line",
+        ),
+        (
+            "Unresettable-v0",
+            {},
+            r"environment [01] \(Unresettable-v0\), episode 1, reset: RuntimeError: the ground is wet",
+        ),
         (
             "Awkward-v0",
             {"fault": "percent"},
-            "raised during step: ValueError: only 3 % left .*test_environment.py, line",
+            r"environment 0 \(Awkward-v0\), episode 1, step 1: ValueError: only 3 % left .*test_environment.py, line",
         ),
-        ("Awkward-v0", {"fault": "parts"}, "raised during step: TwoPartError: the pole is on fire"),
+        ("Awkward-v0", {"fault": "parts"}, r"episode 1, step 1: TwoPartError: the pole is on fire"),
     ],
 )
 def test_an_environment_that_raises_is_reported_in_its_own_words(env_id, kwargs, words, asynchronous):
@@ -246,12 +284,86 @@ def test_an_environment_that_raises_is_reported_in_its_own_words(env_id, kwargs,
 
 
 @pytest.mark.parametrize(
-    "fault, words", [("die", "worker died during step"), ("hang", "worker did not step within 2 seconds")]
+    "fault, words",
+    [
+        ("die", "environment 0( and 1)?: the worker died during step 4"),
+        ("hang", r"environment [01] \(Faulty-v0\), episode 2, step 1: no answer within 2 seconds"),
+    ],
 )
 def test_a_worker_that_dies_or_hangs_is_reported_and_none_is_left_behind(fault, words):
     with pytest.raises(EnvironmentFailureError, match=words):
         provoke("Faulty-v0", True, fault=fault)
     gc.collect()  # quietly: nothing is closed for a second time
+
+
+def test_a_hang_is_noticed_in_one_process_too():
+    with pytest.raises(EnvironmentFailureError, match=r"environment 0 \(Faulty-v0\), .* no answer within 2 seconds"):
+        provoke("Faulty-v0", False, fault="hang")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("nan", r"observation 'count': expected finite numbers within float32, got \[ *2. +nan +7.\]"),
+        ("huge", "observation 'count': expected finite numbers within float32, got .*e[+]300"),
+        ("shape", r"observation 'count': expected shape \(3,\), got \(4,\)"),
+        ("dtype", "observation 'count': expected dtype float64, got <U5"),
+        ("structure", "observation 'action': expected a value in the Dict around it, got 7"),
+        ("missing", "observation 'count': expected a value in the Dict around it, got {'action': 0.0}"),
+        ("text reward", "reward: expected a number, got 'much'"),
+        ("no reward", "reward: expected a number, got None"),
+        ("nan reward", "reward: expected a finite number within float32, got nan"),
+        ("many rewards", r"reward: expected a number, got \[1.0, 2.0\]"),
+    ],
+)
+@MODES
+def test_what_the_spaces_do_not_promise_is_named_by_environment_step_and_key(fault, words, asynchronous):
+    with pytest.raises(EnvironmentFailureError, match=r"environment 1 \(Lying-v0\), episode 1, step 1: " + words):
+        provoke("Lying-v0", asynchronous, fault=fault)
+
+
+def run_faulty(asynchronous, fault, restarts, steps):
+    """Rows of two environments, of which each fails at its third step in every life."""
+    with make_environments(
+        "Faulty-v0",
+        count=2,
+        asynchronous=asynchronous,
+        step_timeout=2.0,
+        restarts=restarts,
+        kwargs={"fault": fault},
+    ) as environments:
+        environments.reset(0)
+        return [environments.step(np.zeros((2, 1), np.float32)) for _ in range(steps)], environments.failures
+
+
+@MODES
+def test_a_failed_environment_begins_again_as_often_as_it_may(asynchronous):
+    # Each life: an episode of two steps, a reset, and a third step that fails.
+    seen, failures = run_faulty(asynchronous, "raise", restarts=4, steps=8)
+    assert [t.restarted.tolist() for t in seen] == [[step % 4 == 3] * 2 for step in range(8)]
+    assert all("RuntimeError: the pole is on fire" in words for words in failures)
+    assert sorted(words.split(":")[0] for words in failures) == [
+        "environment 0 (Faulty-v0), episode 2, step 1",
+        "environment 0 (Faulty-v0), episode 4, step 1",
+        "environment 1 (Faulty-v0), episode 2, step 1",
+        "environment 1 (Faulty-v0), episode 4, step 1",
+    ]
+    for transition in seen[3::4]:  # the first row of a new life: the seeds, here the instances, are new too
+        assert transition.obs["count"][:, 1:].tolist() == [[0, 0], [0, 0]]
+        assert not transition.reward.any() and not (transition.terminated | transition.truncated).any()
+    instances = np.stack([t.obs["count"][0, 0] for t in seen])
+    assert len(np.unique(instances)) == 3
+    with pytest.raises(
+        EnvironmentFailureError, match=r"the pole is on fire .*after 3 restarts, which is what env.restarts"
+    ):
+        run_faulty(asynchronous, "raise", restarts=3, steps=8)
+
+
+def test_dead_workers_are_replaced_together():
+    seen, failures = run_faulty(True, "die", restarts=1, steps=6)
+    assert [t.restarted.tolist() for t in seen] == [[step == 3] * 2 for step in range(6)]
+    assert len(failures) == 1 and "the worker died during step 4" in failures[0]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what was half made

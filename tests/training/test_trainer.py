@@ -10,7 +10,7 @@ from rich.console import Console
 
 from worldmodel import build
 from worldmodel.config import Config, EnvConfig, EvaluationConfig, ReplayConfig, RSSMConfig, TrainingConfig
-from worldmodel.data.environment import EnvironmentFailureError
+from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout

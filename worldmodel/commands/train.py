@@ -16,7 +16,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     """Train; a run that had to stop ends with status 1."""
     config = config_from_namespace(parser, options)
     # Heavy, and not needed to print a configuration or to refuse one.
-    from worldmodel.data.environment import EnvironmentFailureError
+    from worldmodel.data.guard import EnvironmentFailureError
     from worldmodel.session import train
     from worldmodel.training.trainer import NonFiniteLossError
 

@@ -8,26 +8,34 @@ run them, in this process or one worker each.
 import contextlib
 import os
 import signal
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing import TimeoutError as WorkerTimeoutError
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces as gym_spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import TimeLimit
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from envs.wrappers import ActionRepeat, use_headless_rendering, with_pixels
 from worldmodel.data import spaces
+from worldmodel.data.guard import FAILURE, EnvironmentFailureError, Guard
 from worldmodel.types import EnvSpec, ObservationSpec
 
+GRACE = 2.0  # seconds beyond the step timeout that a worker has to report a hang itself
 
-class EnvironmentFailureError(RuntimeError):
-    """An environment raised, died or did not answer in time; the message says which and how."""
+
+class Transition(NamedTuple):
+    """What one step of N environments gives."""
+
+    obs: dict[str, np.ndarray]  # [N, ...] by path
+    reward: np.ndarray  # [N]
+    terminated: np.ndarray  # [N] bool
+    truncated: np.ndarray  # [N] bool
+    restarted: np.ndarray  # [N] bool: failed and replaced; the observation is the first of a new episode
 
 
 class Canonical(gymnasium.Wrapper):
@@ -42,15 +50,13 @@ class Canonical(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment; what it reports beside the observation is not kept."""
-        with _one_line_errors():
-            obs, _ = self.env.reset(seed=seed, options=options)
-            return self._encode(obs), {}
+        obs, _ = self.env.reset(seed=seed, options=options)
+        return self._encode(obs), {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step with an action vector."""
-        with _one_line_errors():
-            obs, reward, terminated, truncated, _ = self.env.step(spaces.decode_action(self.env.action_space, action))
-            return self._encode(obs), float(reward), bool(terminated), bool(truncated), {}
+        obs, reward, terminated, truncated, _ = self.env.step(spaces.decode_action(self.env.action_space, action))
+        return self._encode(obs), spaces.checked_reward(reward), bool(terminated), bool(truncated), {}
 
     def _encode(self, obs: Any) -> dict[str, np.ndarray]:
         return spaces.encode_observation(self.env.observation_space, self.specs, obs)
@@ -59,42 +65,35 @@ class Canonical(gymnasium.Wrapper):
 class Environments:
     """N environments side by side. Use it in a `with` block: its end is clean even after a worker died or hung."""
 
-    def __init__(self, vector: VectorEnv, spec: EnvSpec, step_timeout: float) -> None:
-        self.spec, self.count = spec, vector.num_envs
-        self._vector, self._step_timeout = vector, step_timeout
-        assert vector.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP, vector.metadata
+    def __init__(self, make: Callable[[], VectorEnv], spec: EnvSpec, *, step_timeout: float, restarts: int) -> None:
+        """Args:
+        make: makes the environments, each under a Guard; again where a worker died.
+        spec: of one environment.
+        step_timeout: seconds that a reset or step may take.
+        restarts: failures after which an environment is replaced; the next one is raised.
+        """
+        self.spec, self.failures = spec, list[str]()
+        self._make, self._step_timeout, self._restarts = make, step_timeout, restarts
+        self._vector, self._seed, self._steps = make(), 0, 0
+        self.count = self._vector.num_envs
+        assert self._vector.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP, self._vector.metadata
 
     def reset(self, seed: int) -> dict[str, np.ndarray]:
         """Begin an episode everywhere, environment i with seed + i: -> observations [N, ...] by path."""
-        try:
-            if isinstance(self._vector, AsyncVectorEnv):
-                self._vector.reset_async(seed=seed)
-                with _quiet():
-                    obs, _ = self._vector.reset_wait(timeout=self._step_timeout)
-            else:
-                obs, _ = self._vector.reset(seed=seed)
-        except Exception as error:
-            raise self._failure("reset", error) from error
-        return dict(obs)
+        self._seed, self._steps = seed, 0
+        return self._attempt(lambda: self._reset(seed)).obs
 
-    def step(
-        self, action: Float[np.ndarray, "N A"]
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-        """One step everywhere: -> observations, rewards, terminated, truncated, each [N, ...].
+    def step(self, action: Float[np.ndarray, "N A"]) -> Transition:
+        """One step everywhere.
 
         An environment whose episode has just ended begins a new one instead: its action is not used, its reward is zero
         and its observation is the first of the new episode.
+
+        Raises:
+            EnvironmentFailureError: if one fails, and as many have been replaced as may be.
         """
-        try:
-            if isinstance(self._vector, AsyncVectorEnv):
-                self._vector.step_async(action)
-                with _quiet():
-                    obs, reward, terminated, truncated, _ = self._vector.step_wait(timeout=self._step_timeout)
-            else:
-                obs, reward, terminated, truncated, _ = self._vector.step(action)
-        except Exception as error:
-            raise self._failure("step", error) from error
-        return dict(obs), reward, terminated, truncated
+        self._steps += 1
+        return self._attempt(lambda: self._step(action))
 
     def close(self) -> None:
         """End all environments; workers that do not answer are killed."""
@@ -118,15 +117,62 @@ class Environments:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _failure(self, verb: str, error: Exception) -> EnvironmentFailureError:
+    def _reset(self, seed: int) -> Transition:
+        if isinstance(self._vector, AsyncVectorEnv):
+            self._vector.reset_async(seed=seed)
+            obs, info = self._vector.reset_wait(timeout=self._step_timeout + GRACE)
+        else:
+            obs, info = self._vector.reset(seed=seed)
+        self._count(info)
+        none = np.zeros(self.count, bool)
+        return Transition(dict(obs), np.zeros(self.count), none, none, ~none)
+
+    def _step(self, action: np.ndarray) -> Transition:
+        if isinstance(self._vector, AsyncVectorEnv):
+            self._vector.step_async(action)
+            results = self._vector.step_wait(timeout=self._step_timeout + GRACE)
+        else:
+            results = self._vector.step(action)
+        obs, reward, terminated, truncated, info = results
+        return Transition(dict(obs), reward, terminated, truncated, self._count(info))
+
+    def _attempt(self, call: Callable[[], Transition]) -> Transition:
+        """Call the environments; where that takes a worker's life, all begin again."""
+        try:
+            with _quiet():
+                return call()
+        except (WorkerTimeoutError, EOFError, ConnectionError) as error:
+            self._note(self._lost_workers(error), error)
+        self.close()
+        self._vector = self._make()
+        return self._reset(self._seed + 1_000_003 * len(self.failures))
+
+    def _count(self, info: Mapping[str, Any]) -> Bool[np.ndarray, " N"]:
+        """Take note of the environments that were replaced: -> which."""
+        replaced = np.asarray(info.get(f"_{FAILURE}", np.zeros(self.count, bool)))
+        for i in np.flatnonzero(replaced):
+            self._note(info[FAILURE][i], None)
+        return replaced
+
+    def _note(self, words: str, error: Exception | None) -> None:
+        self.failures.append(words)
+        if len(self.failures) > self._restarts:
+            after = f" (after {self._restarts} restarts, which is what env.restarts allows)" if self._restarts else ""
+            raise EnvironmentFailureError(words + after) from error
+
+    def _lost_workers(self, error: Exception) -> str:
+        """Which workers died or hang, where no Guard could say so."""
+        assert isinstance(self._vector, AsyncVectorEnv), error
+        when = f"step {self._steps}" if self._steps else "reset"
         if isinstance(error, WorkerTimeoutError):
-            return EnvironmentFailureError(
-                f"an environment worker did not {verb} within {self._step_timeout:g} seconds"
+            silent = [i for i, pipe in enumerate(self._vector.parent_pipes) if not pipe.poll(0)]
+            return (
+                f"environment {_listed(silent)}: the worker gave no answer to {when} in {self._step_timeout:g} seconds"
             )
-        if isinstance(error, EOFError | ConnectionError):
-            return EnvironmentFailureError(f"an environment worker died during {verb}; its own words are above")
-        words = error if isinstance(error, EnvironmentFailureError) else f"{type(error).__name__}: {error}"
-        return EnvironmentFailureError(f"an environment raised during {verb}: {words}")
+        for process in self._vector.processes:
+            process.join(timeout=0.1)
+        dead = [i for i, process in enumerate(self._vector.processes) if not process.is_alive()]
+        return f"environment {_listed(dead)}: the worker died during {when}; its own words are above"
 
 
 def make_environments(
@@ -136,6 +182,7 @@ def make_environments(
     kwargs: Mapping[str, Any] | None = None,
     asynchronous: bool = False,
     step_timeout: float = 60.0,
+    restarts: int = 0,
     action_repeat: int = 1,
     time_limit: int | None = None,
     pixels: Literal["off", "only", "add"] = "off",
@@ -167,14 +214,18 @@ def make_environments(
     probe = make()  # in this process: errors are raised here with their own words, and the spaces are read once
     spec = EnvSpec(probe.specs, spaces.action_spec(probe.env.action_space))
     probe.close()
-    if asynchronous:
+    guarded = partial(_make_guarded, make, os.getpid(), env_id=env_id, timeout=step_timeout, replace=restarts > 0)
+    makers = [partial(guarded, index=index) for index in range(count)]
+
+    def make_vector() -> VectorEnv:
+        if not asynchronous:
+            return SyncVectorEnv(makers)
         try:
-            return Environments(
-                AsyncVectorEnv([partial(_make_in_worker, make, os.getpid())] * count), spec, step_timeout
-            )
+            return AsyncVectorEnv(makers)
         except (EOFError, ConnectionError) as error:
             raise EnvironmentFailureError("an environment worker died at its start; its own words are above") from error
-    return Environments(SyncVectorEnv([make] * count), spec, step_timeout)
+
+    return Environments(make_vector, spec, step_timeout=step_timeout, restarts=restarts)
 
 
 def _make_one(
@@ -211,22 +262,17 @@ def _make_one(
     return Canonical(env, image_size=image_size, drop_text=drop_text)
 
 
-def _make_in_worker(make: Callable[[], Canonical], parent: int) -> Canonical:
+def _make_guarded(
+    make: Callable[[], Canonical], parent: int, *, index: int, env_id: str, timeout: float, replace: bool
+) -> Guard:
     """Ctrl-C reaches every process of a terminal, and is for the parent to act on: a worker ignores it."""
-    if os.getpid() != parent:  # the parent makes an environment too, to read its spaces
+    if os.getpid() != parent:  # the parent makes environments too: an asynchronous one, to read its spaces
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return make()
+    return Guard(make, name=f"environment {index} ({env_id})", timeout=timeout, replace=replace)
 
 
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """An environment's exception as one string: it has to be pickled in a worker, and not every exception can be."""
-    try:
-        yield
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        words = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
-        raise EnvironmentFailureError(words) from error
+def _listed(indices: list[int]) -> str:
+    return " and ".join(map(str, indices))
 
 
 @contextlib.contextmanager

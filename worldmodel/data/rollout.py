@@ -35,7 +35,8 @@ class Rollout:
         """The next rows.
 
         Raises:
-            EnvironmentFailureError: if an environment raised, died or took too long.
+            EnvironmentFailureError: if an environment fails and may not be replaced. Where it may, the row is the first
+                of a new episode, though the one before it was not the last of its own.
             ValueError: if the policy's actions have the wrong shape.
         """
         self._last = self._begin() if self._last is None else self._advance(self._last)
@@ -59,8 +60,8 @@ class Rollout:
         action = np.asarray(self.policy(last.obs, last.is_first), np.float32)
         if action.shape != last.prev_action.shape:
             raise ValueError(f"policy: expected actions of shape {last.prev_action.shape}, got {action.shape}")
-        obs, reward, terminated, truncated = self.environments.step(action)
-        is_first = last.is_last  # these environments have just been reset and did not use their action
+        obs, reward, terminated, truncated, restarted = self.environments.step(action)
+        is_first = last.is_last | restarted  # these environments have just been reset and did not use their action
         return Rows(
             obs=obs,
             prev_action=np.where(is_first[:, None], np.float32(0), action),

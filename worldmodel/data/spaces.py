@@ -23,6 +23,10 @@ class UnsupportedSpaceError(ValueError):
     """A space that the model cannot read or act in; the message names it and its place in the tree."""
 
 
+class UnexpectedValueError(ValueError):
+    """What an environment gave is not what its spaces promise; the message names the key and both."""
+
+
 def observation_specs(space: Space, *, image_size: int, drop_text: bool = False) -> dict[str, ObservationSpec]:
     """The leaves of an observation space by path.
 
@@ -50,9 +54,29 @@ def observation_specs(space: Space, *, image_size: int, drop_text: bool = False)
 
 
 def encode_observation(space: Space, specs: Mapping[str, ObservationSpec], value: Any) -> dict[str, np.ndarray]:
-    """One observation as the arrays that `specs` describes."""
+    """One observation as the arrays that `specs` describes.
+
+    Raises:
+        UnexpectedValueError: if a leaf is missing, has another shape or dtype than its space, holds a number that is
+            not finite in float32, or a class that there is not.
+    """
     parts = dict(_values(space, value))
-    return {path: _encode_leaf(leaf, specs[path], parts[path]) for path, leaf in _leaves(space) if path in specs}
+    leaves = [(path, leaf) for path, leaf in _leaves(space) if path in specs]
+    return {path: _encode_leaf(leaf, specs[path], _checked(path, leaf, parts[path])) for path, leaf in leaves}
+
+
+def checked_reward(value: Any) -> float:
+    """A reward as a finite float.
+
+    Raises:
+        UnexpectedValueError: if it is anything else.
+    """
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise UnexpectedValueError(f"reward: expected a number, got {value!r}")
+    if not np.isfinite(np.float32(array.item())):
+        raise UnexpectedValueError(f"reward: expected a finite number within float32, got {array.item()!r}")
+    return float(array.item())
 
 
 def action_spec(space: Space) -> ActionSpec:
@@ -102,7 +126,12 @@ def _leaves(space: Space, path: str = "") -> Iterator[tuple[str, Space]]:
 
 def _values(space: Space, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     for name, child in _children(space):
-        yield from _values(child, value[name], _join(path, name))
+        try:
+            part = value[name]
+        except (KeyError, IndexError, TypeError) as error:
+            expected = f"observation {_join(path, name)!r}: expected a value in the {type(space).__name__} around it"
+            raise UnexpectedValueError(f"{expected}, got {_short(value)}") from error
+        yield from _values(child, part, _join(path, name))
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         yield path or ROOT, value
 
@@ -156,6 +185,30 @@ def _is_channels_first(space: spaces.Box) -> bool:
     if space.dtype != np.uint8 or len(space.shape) != 3:
         return False
     return space.shape[0] < SMALLEST_IMAGE <= min(space.shape[1:])
+
+
+def _checked(path: str, space: Space, value: Any) -> np.ndarray:
+    """A leaf's value as an array, if it is one that its space promises."""
+    array = np.asarray(value)
+    assert space.dtype is not None
+    if array.shape != space.shape:
+        raise UnexpectedValueError(f"observation {path!r}: expected shape {space.shape}, got {array.shape}")
+    if not np.can_cast(array.dtype, space.dtype, "same_kind"):
+        raise UnexpectedValueError(f"observation {path!r}: expected dtype {space.dtype}, got {array.dtype}")
+    if isinstance(space, spaces.Box):
+        with np.errstate(over="ignore"):
+            finite = space.dtype == np.uint8 or np.isfinite(array.astype(np.float32)).all()
+        if not finite:
+            raise UnexpectedValueError(
+                f"observation {path!r}: expected finite numbers within float32, got {_short(value)}"
+            )
+    elif not space.contains(value if isinstance(space, spaces.Discrete) else array.astype(space.dtype)):
+        raise UnexpectedValueError(f"observation {path!r}: expected a member of {space}, got {_short(value)}")
+    return array
+
+
+def _short(value: Any) -> str:
+    return np.array2string(value, threshold=8) if isinstance(value, np.ndarray) else repr(value)[:200]
 
 
 def _encode_leaf(space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.data.environment import EnvironmentFailureError
+from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
 from worldmodel.training.checkpoint import save_checkpoint
