@@ -263,7 +263,7 @@ def provoke(env_id, asynchronous, **kwargs):
         (
             "Faulty-v0",
             {"fault": "raise"},
-            r"environment 0 \(Faulty-v0\), episode 2, step 1: RuntimeError: the pole is on fire \(.*worlds.py, line",
+            r"environment [01] \(Faulty-v0\), episode 2, step 1: RuntimeError: the pole is on fire \(.*worlds.py, line",
         ),
         (
             "Unresettable-v0",
@@ -273,7 +273,7 @@ def provoke(env_id, asynchronous, **kwargs):
         (
             "Awkward-v0",
             {"fault": "percent"},
-            r"environment 0 \(Awkward-v0\), episode 1, step 1: ValueError: only 3 % left .*test_environment.py, line",
+            r"environment [01] \(Awkward-v0\), episode 1, step 1: ValueError: only 3 % left .*_environment.py, line",
         ),
         ("Awkward-v0", {"fault": "parts"}, r"episode 1, step 1: TwoPartError: the pole is on fire"),
     ],

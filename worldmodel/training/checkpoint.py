@@ -1,13 +1,14 @@
 """A training state on disk: one safetensors file, written whole or not at all. Nothing that is loaded can run code.
 
-Tensors are named `model/...`, `optimizer/...` and `random/...`; counters are JSON in the file's header;
-the configuration is config.yaml in the run's folder. `last` is the newest state, `best` the one with the highest
-held-out bound.
+Tensors are named `model/...`, `optimizer/...` and `random/...`; the file's header holds a checksum of them and, as
+JSON, the counters and the run's settings. `last` is the newest state, `previous` the one before it, `best` the one with the
+highest held-out bound.
 """
 
 import json
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-FORMAT = 1
+FORMAT = 2
+PREVIOUS = "previous.safetensors"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or belongs to another model; the message says which and what to do."""
+    """A checkpoint that cannot be read or written, or belongs to another model; the message says what to do."""
 
 
 def save_checkpoint(
@@ -29,6 +31,9 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     random: Mapping[str, Tensor],
     counters: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    keep_previous: bool = False,
 ) -> None:
     """Write a checkpoint; a reader sees the old file or the new one, never a part.
 
@@ -36,20 +41,34 @@ def save_checkpoint(
         path: the file; its folder is made.
         model, optimizer: their whole state is stored.
         random: states of random generators by name, uint8 [n].
-        counters: anything that JSON can hold.
+        counters, settings: anything that JSON can hold.
+        keep_previous: keep the file that was there as `previous`.
+    Raises:
+        OSError: if there is no room or no right to write. The old file is still there then.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
     tensors |= {f"random/{name}": state for name, state in random.items()}
-    header = {"format": FORMAT, "counters": dict(counters)}
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    header = {
+        "format": FORMAT,
+        "checksum": _checksum(stored),
+        "counters": dict(counters),
+        "settings": dict(settings),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(stored, partial, metadata={"worldmodel": json.dumps(header)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    try:
+        save_file(stored, partial, metadata={"worldmodel": json.dumps(header)})
+        _sync(partial)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path}: the checkpoint could not be written ({error}); make room, then resume") from error
+    if keep_previous and path.exists():
+        os.replace(path, path.with_name(PREVIOUS))
     os.replace(partial, path)
+    _sync(path.parent)
 
 
 def load_model(path: Path, model: nn.Module) -> dict[str, Any]:
@@ -58,7 +77,47 @@ def load_model(path: Path, model: nn.Module) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, damaged, or from a model of another shape.
     """
-    tensors, counters = _read(path, "model/")
+    tensors, header = _read(path)
+    _put(path, model, _part(tensors, "model/"))
+    return header["counters"]
+
+
+def load_training_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Put a whole checkpoint into a model and its optimiser: -> random states by name, and the counters.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged, or was written under other settings than these.
+    """
+    tensors, header = _read(path)
+    _compare(path, settings, header["settings"])
+    _put(path, model, _part(tensors, "model/"))
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in _part(tensors, "optimizer/").items():
+        index, slot = name.split("/")
+        slots.setdefault(int(index), {})[slot] = value
+    state = optimizer.state_dict()
+    optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
+    return _part(tensors, "random/"), header["counters"]
+
+
+def newest_sound(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:
+    """The first of these checkpoints that is there and whole, and what is wrong with those before it."""
+    complaints = []
+    for path in paths:
+        if not path.is_file():
+            continue
+        try:
+            _read(path)
+        except CheckpointError as error:
+            complaints.append(str(error))
+        else:
+            return path, complaints
+    return None, complaints
+
+
+def _put(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         have = tuple(tensors[name].shape) if name in tensors else "nothing"
@@ -68,33 +127,59 @@ def load_model(path: Path, model: nn.Module) -> dict[str, Any]:
                 f"{path}: expected {name} of shape {want}, got {have}; it was written with another configuration"
             )
     model.load_state_dict(tensors)
-    return counters
 
 
-def load_training_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Put a whole checkpoint into a model and its optimiser: -> random states by name, and the counters."""
-    counters = load_model(path, model)
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in _read(path, "optimizer/")[0].items():
-        index, slot = name.split("/")
-        slots.setdefault(int(index), {})[slot] = value
-    state = optimizer.state_dict()
-    optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
-    return _read(path, "random/")[0], counters
+def _compare(path: Path, settings: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+    now, then = _flat(json.loads(json.dumps(settings))), _flat(written)
+    for key in sorted(now.keys() | then.keys()):
+        if now.get(key) != then.get(key):
+            raise CheckpointError(
+                f"{path}: was written with {key} = {then.get(key)!r}, and config.yaml has {now.get(key)!r}; "
+                "restore config.yaml, or begin a new run"
+            )
 
 
-def _read(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a checkpoint, found no file")
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get("worldmodel", "{}"))
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
-            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {header.get('format')!r}")
-    return tensors, header["counters"]
+    if header["checksum"] != _checksum(tensors):
+        raise CheckpointError(f"{path}: damaged: its contents are not what was written")
+    return tensors, header
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    check = 0
+    for name in sorted(tensors):
+        check = zlib.crc32(name.encode(), check)
+        check = zlib.crc32(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()), check)
+    return check
+
+
+def _sync(path: Path) -> None:
+    """Return when a file, or the names in a folder, are on the disk itself."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows does not open folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

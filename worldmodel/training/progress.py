@@ -11,24 +11,25 @@ SECONDS_BETWEEN_LINES = 10.0
 class RunProgress:
     """Shows rows collected, updates, both rates, ELBO, KL and the time left. Use it in a `with` block."""
 
-    def __init__(self, env_steps: int, console: Console | None = None) -> None:
+    def __init__(self, total: int, console: Console | None = None, *, unit: str = "env steps") -> None:
         """Args:
-        env_steps: rows to collect in all.
+        total: rows to collect in all, or updates to make where none are collected.
         console: where to write; standard error by default.
+        unit: what is counted, "env steps" or "updates".
         """
         self.console = console or Console(stderr=True)
-        self.total = env_steps
+        self.total, self.unit = total, unit
         self._live = self.console.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("[dim]env steps[/dim] {task.fields[state]}"),
+            TextColumn(f"[dim]{unit}[/dim] {{task.fields[state]}}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("prefill", total=env_steps, state="")
+        self._task = self._bar.add_task("prefill", total=total, state="")
         self._started = self._spoke = self._training_since = time.monotonic()
         self._training_from: tuple[int, int] | None = None
 
@@ -51,16 +52,16 @@ class RunProgress:
         seconds = max(now - self._training_since, 1e-9)
         env_rate = (env_steps - self._training_from[0]) / seconds
         update_rate = (updates - self._training_from[1]) / seconds
-        state = (
-            f"{updates} updates  {env_rate:.0f} steps/s  {update_rate:.1f} updates/s  "
-            f"ELBO {elbo:.3f}  KL {kl:.3f} nats/step"
-        )
-        self._bar.update(self._task, completed=env_steps, description="training", state=state)
-        done = env_steps >= self.total
-        if not self._live and env_rate > 0 and (done or now - self._spoke > SECONDS_BETWEEN_LINES):
+        collecting = self.unit == "env steps"
+        place, rate = (env_steps, env_rate) if collecting else (updates, update_rate)
+        counted = f"{updates} updates  {env_rate:.0f} steps/s  " if collecting else ""
+        state = f"{counted}{update_rate:.1f} updates/s  ELBO {elbo:.3f}  KL {kl:.3f} nats/step"
+        self._bar.update(self._task, completed=place, description="training", state=state)
+        done = place >= self.total
+        if not self._live and rate > 0 and (done or now - self._spoke > SECONDS_BETWEEN_LINES):
             self._spoke = now
-            left = (self.total - env_steps) / env_rate
-            self.console.print(f"{env_steps}/{self.total} env steps  {state}  {left:.0f} s left", soft_wrap=True)
+            left = max(0, self.total - place) / rate
+            self.console.print(f"{place}/{self.total} {self.unit}  {state}  {left:.0f} s left", soft_wrap=True)
 
     def say(self, text: str) -> None:
         """A message that stays."""

@@ -13,13 +13,16 @@ import numpy as np
 import torch
 
 from worldmodel.data.guard import EnvironmentFailureError
+from worldmodel.data.records import RESTORE, DamagedReplayError
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
-from worldmodel.training.checkpoint import save_checkpoint
+from worldmodel.training.checkpoint import load_training_state, save_checkpoint
 from worldmodel.training.evaluation import Evaluation, evaluate, training_kl
+from worldmodel.training.history import History
 from worldmodel.training.learner import Learner, Update
 from worldmodel.training.pictures import show
 from worldmodel.training.progress import RunProgress
+from worldmodel.training.stages import Stages
 from worldmodel.training.tracking import Tracker
 from worldmodel.types import Batch
 
@@ -44,11 +47,12 @@ class Schedule:
     context: int
     horizon: int
     samples: int
+    updates: int | None = None  # of a run from stored rows
 
     @property
     def total_updates(self) -> int:
         """Updates of the whole run."""
-        return self.updates_paid(self.env_steps)
+        return self.updates_paid(self.env_steps) if self.updates is None else self.updates
 
     def updates_paid(self, env_steps: int) -> int:
         """Updates that the rows collected after the prefill pay for."""
@@ -61,7 +65,7 @@ class Trainer:
     def __init__(
         self,
         learner: Learner,
-        rollout: Rollout,
+        rollout: Rollout | None,
         replay: Replay,
         heldout: Batch,
         tracker: Tracker,
@@ -69,33 +73,64 @@ class Trainer:
         *,
         folder: Path,
         schedule: Schedule,
-        sampling: torch.Generator,
+        randomness: Mapping[str, torch.Generator],
+        settings: Mapping[str, Any],
         seed: int,
+        stages: Stages | None = None,
     ) -> None:
         """Args:
-        learner, rollout, replay: the three that do the work; the replay is empty or belongs to this run.
+        learner, rollout, replay: the three that do the work. Without a rollout the replay is learned from as it is.
         heldout: whole episodes, padded, on the learner's device.
         tracker, progress: where numbers go.
         folder: the run's folder; checkpoints are made in it.
         schedule: when things happen.
-        sampling: decides which sequences are drawn.
+        randomness: every generator whose state belongs to the run; `sampling` decides which sequences are drawn.
+        settings: what a checkpoint belongs to, for JSON.
         seed: of the noise in evaluations.
+        stages: adds up how long things take.
         """
         self.learner, self.rollout, self.replay, self.heldout = learner, rollout, replay, heldout
         self.tracker, self.progress, self.folder, self.schedule = tracker, progress, folder, schedule
-        self.sampling, self.seed = sampling, seed
+        self.randomness, self.settings, self.seed = randomness, settings, seed
+        self.stages = stages or Stages()
+        self.history = History()
         self.device = learner.model.device
-        self.env_steps = 0
         self.best_elbo = -np.inf
         self.evaluation: Evaluation | None = None
-        self._started = time.monotonic()
+        self._ready = False  # whether the prefill is over, so that there is something to save
         self._last: Update | None = None
         self._recent: list[dict[str, torch.Tensor]] = []  # one entry an update since the last log
         self._bad_places: list[dict[str, torch.Tensor]] = []
-        self._history: dict[str, dict[str, list[float]]] = {"kl": {}, "train": {}, "heldout": {}}
+        self._failures_told = 0
+        self._since = (time.monotonic(), 0, 0)  # when this session began to train, its rows and its updates by then
+
+    @property
+    def env_steps(self) -> int:
+        """Rows collected in all, those of earlier sessions included."""
+        return self.replay.rows_written
+
+    def restore(self, path: Path) -> None:
+        """Go back to a checkpoint of this run; call it before `run`.
+
+        Raises:
+            CheckpointError: if it is damaged or belongs to other settings.
+            DamagedReplayError: if the replay holds fewer rows than when it was written.
+        """
+        random, counters = load_training_state(path, self.learner.model, self.learner.optimizer, self.settings)
+        if self.env_steps < counters["env_steps"]:
+            raise DamagedReplayError(
+                f"{self.replay.folder}: expected at least the {counters['env_steps']} rows that {path} was made after, "
+                f"found {self.env_steps}; {RESTORE}"
+            )
+        for name, generator in self.randomness.items():
+            generator.set_state(random[name])
+        self.learner.updates, self._ready = counters["updates"], True
+        self.best_elbo = -np.inf if counters["best_elbo"] is None else counters["best_elbo"]
+        for stage, seconds in counters["seconds"].items():
+            self.stages.seconds[stage] = self.stages.seconds.get(stage, 0.0) + seconds
 
     def run(self) -> bool:
-        """Train until the rows are collected, or until Ctrl-C: -> whether it went to the end.
+        """Train until the last update, or until Ctrl-C: -> whether it went to the end.
 
         Raises:
             NonFiniteLossError: the last checkpoint is from before it happened.
@@ -103,10 +138,11 @@ class Trainer:
         """
         with _Interruptions() as interruptions:
             try:
-                self._prefill(interruptions)
+                if not self._ready:
+                    self._prefill(interruptions)
                 self._train(interruptions)
             except EnvironmentFailureError:
-                if self.learner.updates:
+                if self._ready:
                     self._save("last")
                 raise
             if self.learner.updates:
@@ -115,39 +151,54 @@ class Trainer:
 
     def _train(self, interruptions: "_Interruptions") -> None:
         schedule = self.schedule
-        self._started = time.monotonic()
-        while self.env_steps < schedule.env_steps and not interruptions.requested:
-            self._collect()
-            self.progress.collected(self.env_steps)
-            while self.learner.updates < schedule.updates_paid(self.env_steps) and not interruptions.requested:
-                self._last = self.learner.update(self._sample())
+        self._since = (time.monotonic(), self.env_steps, self.learner.updates)
+        while self.learner.updates < schedule.total_updates and not interruptions.requested:
+            if self.learner.updates >= self._updates_paid():
+                self._collect()
+                continue
+            with self.stages("sample"):
+                batch = self._sample()
+            with self.stages("update"):
+                self._last = self.learner.update(batch)
                 self._remember(self._last)
-                if self._due(schedule.log_every):
-                    self._log()
-                if self._due(schedule.evaluate_every):
-                    self._evaluate()
-                if self._due(schedule.save_every):
-                    self._save("last")
+            if self._due(schedule.log_every):
+                self._log()
+            if self._due(schedule.evaluate_every):
+                self._evaluate()
+            if self._due(schedule.save_every):
+                self._save("last")
+
+    def _updates_paid(self) -> int:
+        """Updates that may have been made by now: all of them, where the rows are given."""
+        total = self.schedule.total_updates
+        return total if self.rollout is None else min(total, self.schedule.updates_paid(self.env_steps))
 
     def _prefill(self, interruptions: "_Interruptions") -> None:
-        while self.env_steps < self.schedule.prefill and not interruptions.requested:
-            self._collect()
-            self.progress.collected(self.env_steps)
-        if interruptions.requested:
-            return
+        while self.rollout is not None and self.env_steps < self.schedule.prefill:
+            if interruptions.requested:
+                return
+            self._collect("prefill")
         for name, (mean, std) in self.replay.statistics().items():
             self.learner.model.standardiser(name).set(mean.float(), std.float())
+        self._ready = True
+        self._save("last")
 
-    def _collect(self) -> None:
-        self.replay.append(self.rollout.step())
-        self.env_steps += self.rollout.environments.count
+    def _collect(self, stage: str = "collect") -> None:
+        assert self.rollout is not None
+        with self.stages(stage):
+            self.replay.append(self.rollout.step())
+        self.progress.collected(self.env_steps)
+        failures = self.rollout.environments.failures
+        for words in failures[self._failures_told :]:
+            self.progress.say(f"restarted: {words}")
+        self._failures_told = len(failures)
 
     def _sample(self, sequences: int | None = None, generator: torch.Generator | None = None) -> Batch:
         schedule = self.schedule
         batch = self.replay.sample(
             sequences or schedule.batch_size,
             schedule.sequence_length,
-            generator or self.sampling,
+            generator or self.randomness["sampling"],
             burn_in=schedule.burn_in,
         )
         return batch.to(self.device)
@@ -166,18 +217,18 @@ class Trainer:
         self._recent.clear()
         self._bad_places.clear()
         values = {name: column.mean().item() for name, column in columns.items()}
-        kl = _last_kl(self._last)
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        values |= {f"kl/{name}": value for name, value in kl.items()}
+        values |= {f"kl/{name}": value for name, value in _last_kl(self._last).items()}
+        values |= {"optimizer/learning_rate": self._last.learning_rate, "env_steps": self.env_steps}
+        began, env_steps, updates = self._since
+        seconds = max(time.monotonic() - began, 1e-9)
         values |= {
-            "optimizer/learning_rate": self._last.learning_rate,
-            "rate/env_steps_per_second": (self.env_steps - self.schedule.prefill) / seconds,
-            "rate/updates_per_second": self.learner.updates / seconds,
-            "env_steps": self.env_steps,
+            "rate/env_steps_per_second": (self.env_steps - env_steps) / seconds,
+            "rate/updates_per_second": (self.learner.updates - updates) / seconds,
         }
-        self.tracker.scalars(self.learner.updates, values)
-        self._keep("kl", kl)
-        self._keep("train", {name.split("/", 1)[1]: v for name, v in values.items() if name.startswith("train/")})
+        values |= {f"seconds/{stage}": seconds for stage, seconds in self.stages.seconds.items()}
+        if self.rollout is not None:
+            values["env_restarts"] = len(self.rollout.environments.failures)
+        self._report(values)
         self.progress.trained(self.env_steps, self.learner.updates, values["train/elbo"], values["train/kl"])
 
     def _check_recent(self) -> dict[str, torch.Tensor]:
@@ -202,9 +253,17 @@ class Trainer:
         )
 
     def _evaluate(self) -> None:
-        """Score the held-out episodes, draw the KL from every side, keep the best checkpoint."""
         if self._recent:
             self._log()
+        with self.stages("evaluate"):
+            self._score()
+        assert self.evaluation is not None
+        if self.evaluation.per_step["elbo"] > self.best_elbo:
+            self.best_elbo = self.evaluation.per_step["elbo"]
+            self._save("best")
+
+    def _score(self) -> None:
+        """Score the held-out episodes and draw the KL from every side."""
         schedule, updates = self.schedule, self.learner.updates
         evaluation = evaluate(
             self.learner.model,
@@ -221,40 +280,45 @@ class Trainer:
         values |= {f"heldout_bits_per_dimension/{name}": bits for name, bits in evaluation.bits_per_dimension.items()}
         for name, errors in evaluation.open_loop.items():
             values |= {f"open_loop/{name}/{kind}": x.mean().item() for kind, x in errors._asdict().items()}
-        self.tracker.scalars(updates, values)
-        self._keep("heldout", evaluation.per_step)
+        self._report(values)
         sequences = self._sample(4 * schedule.batch_size, torch.Generator().manual_seed(self.seed))
         kl = training_kl(self.learner.model, self.learner.objective, sequences, seed=self.seed)
         self.tracker.scalars(updates, {f"training_kl/{name}": value for name, value in kl.summary.items()})
-        show(self.tracker, updates, self._history, evaluation, kl)
-        if evaluation.per_step["elbo"] > self.best_elbo:
-            self.best_elbo = evaluation.per_step["elbo"]
-            self._save("best")
+        show(self.tracker, updates, self.history.tables, evaluation, kl)
 
     def _finish(self) -> None:
         self._save("last")  # first: an evaluation takes long, and a second Ctrl-C stops it
         if self.evaluation is None or not self._due(self.schedule.evaluate_every):
             self._evaluate()
             self._save("last")  # again, with the best bound so far in its counters
+        self._report({f"seconds/{stage}": seconds for stage, seconds in self.stages.seconds.items()})
 
     def _save(self, name: str) -> None:
         self._check_recent()
         bad = [key for key, p in self.learner.model.named_parameters() if not torch.isfinite(p).all()]
         if bad:
             raise NonFiniteLossError(f"after update {self.learner.updates}: not finite: the weights {', '.join(bad)}")
-        random = {"learner": self.learner.generator.get_state(), "sampling": self.sampling.get_state()}
         counters = {
             "updates": self.learner.updates,
             "env_steps": self.env_steps,
             "best_elbo": self.best_elbo if np.isfinite(self.best_elbo) else None,
+            "seconds": self.stages.seconds,
         }
-        path = self.folder / "checkpoints" / f"{name}.safetensors"
-        save_checkpoint(path, self.learner.model, self.learner.optimizer, random, counters)
-        self.replay.flush()
+        with self.stages("save"):
+            self.replay.flush()  # before the checkpoint that counts its rows
+            save_checkpoint(
+                self.folder / "checkpoints" / f"{name}.safetensors",
+                self.learner.model,
+                self.learner.optimizer,
+                {name: generator.get_state() for name, generator in self.randomness.items()},
+                counters,
+                self.settings,
+                keep_previous=name == "last",
+            )
 
-    def _keep(self, table: str, values: Mapping[str, float]) -> None:
-        for name, value in {"update": self.learner.updates, **values}.items():
-            self._history[table].setdefault(name, []).append(value)
+    def _report(self, values: Mapping[str, float]) -> None:
+        self.tracker.scalars(self.learner.updates, values)
+        self.history.add(self.learner.updates, values)
 
 
 class _Interruptions:
