@@ -3,12 +3,16 @@
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from worldmodel.config import Config
 from worldmodel.config_io import add_config_options, config_from_namespace, write_config
+
+if TYPE_CHECKING:
+    from worldmodel.data.offline import Tally
+    from worldmodel.data.rollout import Rollout
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -44,9 +48,8 @@ def collect(config: Config, folder: Path, rows: int) -> None:
     Every environment writes as many rows, so that there may be a few more than were asked for.
     """
     from worldmodel import build
-    from worldmodel.data.offline import HELDOUT, REPLAY, Tally, written_whole
+    from worldmodel.data.offline import HELDOUT, REPLAY, tally, written_whole
     from worldmodel.data.policy import RandomPolicy
-    from worldmodel.data.replay import Replay
     from worldmodel.data.rollout import Rollout
     from worldmodel.seeding import Stream, make_generator
     from worldmodel.session import collect_heldout
@@ -59,23 +62,30 @@ def collect(config: Config, folder: Path, rows: int) -> None:
         write_config(config, partial / "config.yaml")
         print(f"collecting {config.evaluation.episodes} held-out episodes of {config.env.id}, then {rows} rows")
         collect_heldout(config, apart, partial / HELDOUT)
+        scored = tally(partial / HELDOUT)
         policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))
-        rollout, tally = Rollout(environments, policy, config.seed), Tally()
-        steps = -(-rows // environments.count)
-        capacity = steps * environments.count
-        started = spoke = time.monotonic()
-        with Replay(partial / REPLAY, environments.spec, capacity=capacity, streams=environments.count) as replay:
-            for _ in range(steps):
-                new = rollout.step()
-                replay.append(new)
-                tally.add(new)
-                now = time.monotonic()
-                if now - spoke > SECONDS_BETWEEN_LINES:
-                    spoke = now
-                    print(f"{tally.rows}/{capacity} rows  {tally.rows / (now - started):.0f} rows/s", file=sys.stderr)
-        with Replay.open(partial / HELDOUT, read_only=True) as heldout:
-            scored = Tally()
-            for episode in heldout.episodes():
-                scored.add_episode(episode)
-    print(f"{folder / REPLAY}: {tally}")
+        learnt = _fill(partial / REPLAY, Rollout(environments, policy, config.seed), rows)
+    print(f"{folder / REPLAY}: {learnt}")
     print(f"{folder / HELDOUT}: {scored}")
+
+
+def _fill(folder: Path, rollout: "Rollout", rows: int) -> "Tally":
+    """Write a replay of at least so many rows, saying now and then how far it is."""
+    from worldmodel.data.offline import Tally
+    from worldmodel.data.replay import Replay
+
+    count = rollout.environments.count
+    steps = -(-rows // count)
+    written, started = Tally(), time.monotonic()
+    spoke = started
+    with Replay(folder, rollout.environments.spec, capacity=steps * count, streams=count) as replay:
+        for _ in range(steps):
+            new = rollout.step()
+            replay.append(new)
+            written.add(new)
+            now = time.monotonic()
+            if now - spoke > SECONDS_BETWEEN_LINES:
+                spoke = now
+                speed = written.rows / (now - started)
+                print(f"{written.rows}/{steps * count} rows  {speed:.0f} rows/s", file=sys.stderr)
+    return written

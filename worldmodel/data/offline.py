@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
+from worldmodel.data.minari import PREFIX, open_minari
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rows
 from worldmodel.types import Batch, EnvSpec
@@ -95,6 +96,39 @@ def open_data(source: Path) -> DataFolders:
     names = sorted(path.name for path in source.iterdir())
     shown = ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
     raise FileNotFoundError(f"{expected}; found {shown or 'an empty folder'}")
+
+
+def prepare_data(
+    source: str, folder: Path, *, heldout: int, generator: torch.Generator, image_size: int, drop_text: bool = False
+) -> tuple[Path, Path]:
+    """The replay and the held-out folder that a source means; what is not divided yet is divided into `folder`.
+
+    Args:
+        source: a folder as `open_data` takes it, or "minari:" and the id of a Minari dataset on this machine.
+        folder, heldout, generator: see `divide`.
+        image_size, drop_text: of a Minari dataset, see `spaces.observation_specs`.
+    Raises:
+        Whatever `open_data`, `open_minari` and `divide` raise.
+    """
+    if source.startswith(PREFIX):
+        episodes = open_minari(source, image_size=image_size, drop_text=drop_text)
+        divide(episodes, folder, heldout=heldout, generator=generator)
+        return folder / REPLAY, folder / HELDOUT
+    found = open_data(Path(source))
+    if found.heldout is not None:
+        return found.replay, found.heldout
+    with Replay.open(found.replay, read_only=True) as replay:
+        divide(replay, folder, heldout=heldout, generator=generator)
+    return folder / REPLAY, folder / HELDOUT
+
+
+def tally(folder: Path) -> Tally:
+    """Count the whole episodes of a stored replay."""
+    counted = Tally()
+    with Replay.open(folder, read_only=True) as replay:
+        for episode in replay.episodes():
+            counted.add_episode(episode)
+    return counted
 
 
 def divide(source: EpisodeSource, folder: Path, *, heldout: int, generator: torch.Generator) -> tuple[Tally, Tally]:
