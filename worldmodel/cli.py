@@ -2,6 +2,9 @@
 
 worldmodel train --config configs/pendulum.yaml --rssm.deter 256 [--print_config]
 worldmodel evaluate runs/pendulum-...
+worldmodel collect --config configs/pendulum.yaml --rows 20000 --output data/pendulum
+worldmodel import minari:namespace/name-v0 --output data/name
+worldmodel export data/pendulum namespace/name-v0
 """
 
 import sys
@@ -13,7 +16,13 @@ from jsonargparse import ArgumentParser
 
 from worldmodel.config_io import explain
 
-COMMANDS = ("train", "evaluate")
+COMMANDS = {  # what is typed, and the module of `commands` that does it
+    "train": "train",
+    "evaluate": "evaluate",
+    "collect": "collect",
+    "import": "import_minari",
+    "export": "export",
+}
 
 
 class _Parser(ArgumentParser):
@@ -32,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Sequential latent world models whose evidence can be measured.",
     )
     subcommands = parser.add_subcommands(dest="command")
-    modules = {name: import_module(f"worldmodel.commands.{name}") for name in COMMANDS}
+    modules = {name: import_module(f"worldmodel.commands.{module}") for name, module in COMMANDS.items()}
     parsers = {name: _Parser(allow_abbrev=False, description=module.__doc__) for name, module in modules.items()}
     for name, module in modules.items():
         module.add_options(parsers[name])
@@ -40,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         modules[options.command].run(parsers[options.command], options[options.command])
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:
         print(f"worldmodel: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -7,7 +7,9 @@ from worldmodel.data.spaces import (
     UnsupportedSpaceError,
     action_spec,
     decode_action,
+    encode_action,
     encode_observation,
+    encode_observations,
     observation_specs,
 )
 from worldmodel.types import ActionSpec, ObservationSpec
@@ -276,3 +278,114 @@ def test_a_leaf_never_takes_the_name_of_another_term_of_the_bound():
     assert set(specs) == {"obs/reward", "obs/kl", "x"}
     encoded = encode_observation(space, specs, {"reward": 2, "kl": 1, "x": 3})
     assert {path: x.tolist() for path, x in encoded.items()} == {"obs/reward": [2], "obs/kl": [1], "x": [3]}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(5),
+        spaces.Discrete(4, start=-1),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiDiscrete([[2, 3], [1, 4]], start=[[0, 5], [7, -1]]),
+        spaces.MultiBinary(3),
+        spaces.MultiBinary([2, 2]),
+        spaces.Box(-2, 2, (2, 2), np.int32),
+        spaces.Box(np.array([-7, 0, 250]), np.array([300, 1, 255]), dtype=np.int64),
+        spaces.Box(0, 255, (3,), np.uint8),
+        spaces.Box(-1, 1, (3,), np.float32),
+        spaces.Box(-4, 4, (2, 2), np.float32),
+    ],
+    ids=repr,
+)
+def test_an_action_comes_back_exactly_from_its_vector(space):
+    space.seed(0)
+    for _ in range(100):
+        action = space.sample()
+        vector = encode_action(space, action)
+        assert vector.shape == (action_spec(space).width,)
+        assert vector.dtype == np.float32
+        decoded = decode_action(space, vector)
+        assert space.contains(decoded)
+        np.testing.assert_array_equal(decoded, action, strict=True)
+
+
+@pytest.mark.parametrize(
+    "space, vectors",
+    [
+        (spaces.Discrete(3, start=7), np.eye(3)),
+        (spaces.MultiDiscrete([2, 1, 2]), [[1, 0, 1, 0, 1], [0, 1, 1, 1, 0]]),
+        (spaces.MultiBinary([3, 1]), list(np.ndindex(2, 2, 2))),
+        (spaces.Box(-2, 2, (3,), np.float32), [[-1, 0, 1], [0.1, -0.7, 1e-3]]),
+        (spaces.Box(0, 8, (2,), np.int64), [[-1, -0.75], [0.25, 1]]),
+    ],
+    ids=lambda x: repr(x)[:20],
+)
+def test_a_vector_comes_back_exactly_from_its_action(space, vectors):
+    for vector in np.asarray(vectors, np.float32):
+        np.testing.assert_array_equal(encode_action(space, decode_action(space, vector)), vector, strict=True)
+
+
+def test_in_a_uniform_box_even_the_smallest_action_is_its_vector():
+    tiny = np.float32([1e-30, -3e-39, 0.1, -1])
+    np.testing.assert_array_equal(encode_action(spaces.Box(-1, 1, (4,), np.float32), tiny), tiny, strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_box_comes_back_to_rounding_and_its_bounds_exactly(dtype):
+    rng = np.random.default_rng(0)
+    low, high = np.sort(rng.normal(size=(2, 1000)) * 10.0 ** rng.uniform(-3, 3, (1, 1000)), 0).astype(dtype)
+    space = spaces.Box(low, high, dtype=dtype)
+    np.testing.assert_array_equal(encode_action(space, low), -np.ones(1000))
+    np.testing.assert_array_equal(encode_action(space, high), np.ones(1000))
+    np.testing.assert_array_equal(encode_action(space, low - 1), -np.ones(1000))  # beyond: clipped
+    np.testing.assert_array_equal(encode_action(space, high + 1), np.ones(1000))
+    action = (low + rng.random(1000) * (high - low)).astype(dtype)
+    error = np.abs(decode_action(space, encode_action(space, action)).astype(np.float64) - action)
+    # Half a unit of the vector, over half the range, and one of the action's own dtype.
+    assert (error <= 2.0**-25 * (high - low) + np.spacing(np.abs(action))).all()
+
+
+def test_a_box_without_width_and_the_widest_box_have_a_vector_for_every_action():
+    point, limit = np.float32([3.5]), np.finfo(np.float64).max
+    space = spaces.Box(point, point, dtype=np.float32)
+    assert encode_action(space, point) == [0]
+    np.testing.assert_array_equal(decode_action(space, encode_action(space, point)), point)
+    widest = spaces.Box(-limit, limit, (3,), np.float64)
+    np.testing.assert_array_equal(encode_action(widest, np.array([-limit, 0, limit / 2])), [-1, 0, 0.5])
+
+
+@pytest.mark.parametrize(
+    "space, action, words",
+    [
+        (spaces.Discrete(3), 3, "expected one of Discrete"),
+        (spaces.Discrete(3, start=1), 0, "expected one of Discrete"),
+        (spaces.MultiDiscrete([2, 3]), [1, -1], "expected one of MultiDiscrete"),
+        (spaces.Discrete(3), [1], r"expected the shape \(\) .* got \(1,\)"),
+        (UNIT, np.zeros((2, 1)), r"expected the shape \(2,\) .* got \(2, 1\)"),
+    ],
+)
+def test_what_is_no_action_of_the_space_has_no_vector(space, action, words):
+    with pytest.raises(ValueError, match=words):
+        encode_action(space, action)
+
+
+def test_stacked_observations_are_encoded_one_by_one():
+    space = spaces.Dict(
+        {
+            "camera": spaces.Box(0, 255, (32, 32, 3), np.uint8),
+            "inner": spaces.Tuple((spaces.Discrete(3, start=1), spaces.Box(-1, 1, (2, 2), np.float64))),
+            "lamp": spaces.MultiBinary(2),
+        }
+    )
+    space.seed(0)
+    values = [space.sample() for _ in range(5)]
+    stacked = {
+        "camera": np.stack([value["camera"] for value in values]),
+        "inner": tuple(np.stack([value["inner"][i] for value in values]) for i in range(2)),
+        "lamp": np.stack([value["lamp"] for value in values]),
+    }
+    specs = observation_specs(space, image_size=16)
+    encoded = encode_observations(space, specs, stacked)
+    for t, value in enumerate(values):
+        for path, x in encode_observation(space, specs, value).items():
+            np.testing.assert_array_equal(encoded[path][t], x, strict=True)

@@ -38,7 +38,7 @@ def observation_specs(space: Space, *, image_size: int, drop_text: bool = False)
         UnsupportedSpaceError: for any other space, or where nothing is left.
     """
     specs = {}
-    for path, leaf in _leaves(space):
+    for path, leaf in leaves(space):
         if _is_text(leaf):
             if drop_text:
                 continue
@@ -53,6 +53,14 @@ def observation_specs(space: Space, *, image_size: int, drop_text: bool = False)
     return specs
 
 
+def leaves(space: Space, path: str = "") -> Iterator[tuple[str, Space]]:
+    """The leaves of a nested observation space, each with its path."""
+    for name, child in _children(space):
+        yield from leaves(child, _join(path, name))
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        yield path or ROOT, space
+
+
 def encode_observation(space: Space, specs: Mapping[str, ObservationSpec], value: Any) -> dict[str, np.ndarray]:
     """One observation as the arrays that `specs` describes.
 
@@ -61,8 +69,22 @@ def encode_observation(space: Space, specs: Mapping[str, ObservationSpec], value
             not finite in float32, or a class that there is not.
     """
     parts = dict(_values(space, value))
-    leaves = [(path, leaf) for path, leaf in _leaves(space) if path in specs]
-    return {path: _encode_leaf(leaf, specs[path], _checked(path, leaf, parts[path])) for path, leaf in leaves}
+    wanted = [(path, leaf) for path, leaf in leaves(space) if path in specs]
+    return {path: _encode_leaf(leaf, specs[path], _checked(path, leaf, parts[path])) for path, leaf in wanted}
+
+
+def encode_observations(space: Space, specs: Mapping[str, ObservationSpec], values: Any) -> dict[str, np.ndarray]:
+    """T observations whose leaves are stacked, [T, ...] each, as the arrays [T, ...] that `specs` describes.
+
+    Raises:
+        UnexpectedValueError: as `encode_observation`.
+    """
+    parts = dict(_values(space, values))
+    return {
+        path: np.stack([_encode_leaf(leaf, specs[path], _checked(path, leaf, value)) for value in parts[path]])
+        for path, leaf in leaves(space)
+        if path in specs
+    }
 
 
 def checked_reward(value: Any) -> float:
@@ -117,11 +139,29 @@ def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
     return (action if space.dtype.kind == "f" else np.rint(action)).astype(space.dtype)
 
 
-def _leaves(space: Space, path: str = "") -> Iterator[tuple[str, Space]]:
-    for name, child in _children(space):
-        yield from _leaves(child, _join(path, name))
-    if not isinstance(space, spaces.Dict | spaces.Tuple):
-        yield path or ROOT, space
+def encode_action(space: Space, action: Any) -> Float[np.ndarray, " A"]:
+    """The vector for an environment's action, as `action_spec` lays it out: the inverse of `decode_action`.
+
+    Numbers of a Box come back to float32 rounding, its bounds exactly, and what lies beyond them as they do.
+
+    Raises:
+        ValueError: if the action has another shape than the space, or is none of its choices.
+    """
+    if np.shape(action) != space.shape:
+        raise ValueError(f"action: expected the shape {space.shape} of {space}, got {np.shape(action)}")
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        classes = action_spec(space).classes
+        index = (np.asarray(action, np.int64) - space.start).ravel()
+        if (index < 0).any() or (index >= classes).any():
+            raise ValueError(f"action: expected one of {space}, got {action}")
+        return np.concatenate([np.eye(n, dtype=np.float32)[i] for n, i in zip(classes, index, strict=True)])
+    if isinstance(space, spaces.MultiBinary):
+        return np.asarray(action, np.float32).ravel()
+    assert isinstance(space, spaces.Box)
+    low, high = space.low.astype(np.float64).ravel() / 2, space.high.astype(np.float64).ravel() / 2
+    half = high - low  # of the range: the whole of the widest Box has no float64
+    offset = np.asarray(action, np.float64).ravel() - (low + high)
+    return np.clip(np.divide(offset, half, out=np.zeros_like(half), where=half > 0), -1, 1).astype(np.float32)
 
 
 def _values(space: Space, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from worldmodel.cli import main
+from worldmodel.config_io import read_config
+from worldmodel.data.environment import make_environments
+from worldmodel.data.offline import DataFolders, open_data
+from worldmodel.data.policy import RandomPolicy
+from worldmodel.data.replay import Replay
+from worldmodel.data.rollout import Rollout
+from worldmodel.seeding import Stream, make_generator
+from worlds import register
+
+OPTIONS = ["--env.id", "Counting-v0", "--env.num_envs", "3", "--evaluation.episodes", "4", "--seed", "5"]
+
+
+@pytest.fixture(autouse=True)
+def _worlds(tmp_path, monkeypatch):
+    register()
+    monkeypatch.chdir(tmp_path)
+
+
+def collect(*options):
+    main(["collect", *OPTIONS, *options])
+
+
+def test_what_is_written_is_what_a_training_would_begin_with(tmp_path, capsys):
+    collect("--rows", "40", "--output", "data/counting")
+    folder = tmp_path / "data" / "counting"
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "replay", "heldout"}
+    assert [path.name for path in folder.parent.iterdir()] == ["counting"]
+    assert open_data(folder) == DataFolders(folder / "replay", folder / "heldout")
+    config = read_config(folder / "config.yaml")
+    assert (config.env.id, config.env.num_envs, config.seed) == ("Counting-v0", 3, 5)
+    with make_environments("Counting-v0", count=3) as environments:
+        policy = RandomPolicy(environments.spec.action, make_generator(5, stream=Stream.POLICY))
+        rollout = Rollout(environments, policy, 5)
+        steps = [rollout.step() for _ in range(14)]  # 42 rows: three environments write as many each
+    ends = [(t, i) for i in range(3) for t in range(14) if steps[t].is_last[i]]
+    with Replay.open(folder / "replay") as replay:
+        assert (len(replay), replay.capacity) == (42, 42)
+        episodes = list(replay.episodes())
+        assert len(episodes) == len(ends)
+        for episode, (end, i) in zip(episodes, ends, strict=True):
+            length = episode.reward.shape[1]
+            for t, rows in enumerate(steps[end + 1 - length : end + 1]):
+                np.testing.assert_array_equal(episode.obs["count"][0, t], rows.obs["count"][i])
+                np.testing.assert_array_equal(episode.prev_action[0, t], rows.prev_action[i])
+    whole = sum(episode.reward.shape[1] for episode in episodes)
+    said = capsys.readouterr().out
+    assert f"42 rows, {len(ends)} whole episodes of {whole / len(ends):.1f} rows on average" in said
+    with Replay.open(folder / "heldout") as heldout:
+        lengths = [episode.reward.shape[1] for episode in heldout.episodes()]
+    assert len(lengths) == 4
+    assert f"{sum(lengths)} rows, 4 whole episodes of {np.mean(lengths):.1f} rows on average" in said
+
+
+def test_progress_is_told_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr("worldmodel.commands.collect.SECONDS_BETWEEN_LINES", 0.0)
+    collect("--rows", "6", "--output", "data")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["3/6 rows", "6/6 rows"]
+    assert all(line.endswith(" rows/s") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        (["--rows", "0", "--output", "new"], "rows: expected at least 1, got 0"),
+        (["--rows", "10", "--output", "there"], "output: expected a folder that does not exist yet, got there"),
+        (["--rows", "10", "--output", "new", "--env.id", "Nothing-v0"], "env.id: expected an environment"),
+        (["--rows", "10", "--output", "new", "--policy", "clever"], "policy"),
+        (["--rows", "10"], "output"),
+        (["--output", "new"], "rows"),
+    ],
+    ids=lambda x: str(x)[:30],
+)
+def test_a_mistake_ends_with_status_2_before_anything_is_written(tmp_path, capsys, options, named):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(SystemExit) as end:
+        collect(*options)
+    assert end.value.code == 2
+    assert named in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_an_environment_that_fails_ends_it_with_status_1_and_no_data_folder(tmp_path, capsys):
+    faulty = ["--env.id", "Faulty-v0", "--env.kwargs", '{"fault": "raise"}', "--evaluation.episodes", "1"]
+    with pytest.raises(SystemExit) as end:
+        collect("--rows", "40", "--output", "data", *faulty)
+    assert end.value.code == 1
+    assert "collecting stopped: an environment raised during step" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["data.partial"]
+    collect("--rows", "6", "--output", "data")  # another attempt takes its place
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_seed_decides(tmp_path):
+    rows = {}
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        collect("--rows", "12", "--output", name, "--seed", seed)
+        for part in ("replay", "heldout"):
+            with Replay.open(tmp_path / name / part) as replay:
+                rows[name, part] = torch.cat([episode.prev_action for episode in replay.episodes()], 1)
+    for part in ("replay", "heldout"):
+        assert torch.equal(rows["a", part], rows["b", part])
+        assert not torch.equal(rows["a", part], rows["c", part])

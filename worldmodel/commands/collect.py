@@ -1,0 +1,91 @@
+"""Write rollouts of a Gymnasium environment to a folder, to train on later."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from worldmodel.config import Config
+from worldmodel.config_io import add_config_options, config_from_namespace, write_config
+
+if TYPE_CHECKING:
+    from worldmodel.data.offline import Tally
+    from worldmodel.data.rollout import Rollout
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Every setting, and files of them; how much to collect, and where to."""
+    add_config_options(parser)
+    parser.add_argument("--rows", type=int, required=True, help="rows to write, over all environments")
+    parser.add_argument("--output", type=str, required=True, help="the folder to make; must not exist")
+    parser.add_argument("--policy", type=Literal["random"], default="random", help="who chooses the actions")
+
+
+def run(parser: ArgumentParser, options: Namespace) -> None:
+    """Collect; an environment that fails ends it with status 1, and what there is stays in OUTPUT.partial."""
+    config, folder = config_from_namespace(parser, options), Path(options.output)
+    if options.rows < 1:
+        raise ValueError(f"rows: expected at least 1, got {options.rows}")
+    if folder.exists():
+        raise FileExistsError(f"output: expected a folder that does not exist yet, got {folder}")
+    # Heavy, and not needed to refuse a setting.
+    from worldmodel.data.environment import EnvironmentFailureError
+
+    try:
+        collect(config, folder, options.rows)
+    except EnvironmentFailureError as error:
+        print(f"worldmodel: collecting stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def collect(config: Config, folder: Path, rows: int) -> None:
+    """Write config.yaml, heldout/ and replay/: the rows that a training with these settings would begin with.
+
+    Every environment writes as many rows, so that there may be a few more than were asked for.
+    """
+    from worldmodel import build
+    from worldmodel.data.offline import HELDOUT, REPLAY, tally, written_whole
+    from worldmodel.data.policy import RandomPolicy
+    from worldmodel.data.rollout import Rollout
+    from worldmodel.seeding import Stream, make_generator
+    from worldmodel.session import collect_heldout
+
+    with (
+        build.build_environments(config) as environments,
+        build.build_environments(config, heldout=True) as apart,
+        written_whole(folder) as partial,
+    ):
+        write_config(config, partial / "config.yaml")
+        print(f"collecting {config.evaluation.episodes} held-out episodes of {config.env.id}, then {rows} rows")
+        collect_heldout(config, apart, partial / HELDOUT)
+        scored = tally(partial / HELDOUT)
+        policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))
+        learnt = _fill(partial / REPLAY, Rollout(environments, policy, config.seed), rows)
+    print(f"{folder / REPLAY}: {learnt}")
+    print(f"{folder / HELDOUT}: {scored}")
+
+
+def _fill(folder: Path, rollout: "Rollout", rows: int) -> "Tally":
+    """Write a replay of at least so many rows, saying now and then how far it is."""
+    from worldmodel.data.offline import Tally
+    from worldmodel.data.replay import Replay
+
+    count = rollout.environments.count
+    steps = -(-rows // count)
+    written, started = Tally(), time.monotonic()
+    spoke = started
+    with Replay(folder, rollout.environments.spec, capacity=steps * count, streams=count) as replay:
+        for _ in range(steps):
+            new = rollout.step()
+            replay.append(new)
+            written.add(new)
+            now = time.monotonic()
+            if now - spoke > SECONDS_BETWEEN_LINES:
+                spoke = now
+                speed = written.rows / (now - started)
+                print(f"{written.rows}/{steps * count} rows  {speed:.0f} rows/s", file=sys.stderr)
+    return written

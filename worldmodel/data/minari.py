@@ -1,0 +1,308 @@
+"""Minari datasets <-> stored episodes.
+
+Reading, the spaces of a dataset become leaves and an action vector as those of an environment do. Writing, the leaves
+become a Dict as nested as their paths, or the bare leaf where there is only "obs", and the action vector becomes the
+plainest space of its kind, so that what is written is read back row for row and byte for byte.
+
+Minari is an extra of this package and is imported when it is first needed. It keeps its datasets under
+MINARI_DATASETS_PATH, or in the home folder.
+"""
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces as gym_spaces
+from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
+
+from worldmodel.data import spaces
+from worldmodel.data.replay import Replay
+from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec
+
+PREFIX = "minari:"  # what marks a dataset's id where a folder could stand instead
+INSTALL = "pip install -e '.[minari]' -c constraints.txt"
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """A part of the package that is installed on demand is not there; the message says how to install it."""
+
+
+class MinariEpisodes:
+    """The episodes of a Minari dataset, read from it anew every time they are walked through."""
+
+    def __init__(self, dataset: Any, *, image_size: int, drop_text: bool) -> None:
+        """Args:
+        dataset: as `minari.load_dataset` returns it.
+        image_size, drop_text: see `spaces.observation_specs`.
+        """
+        self._dataset = dataset
+        observations = spaces.observation_specs(dataset.observation_space, image_size=image_size, drop_text=drop_text)
+        self._spec = EnvSpec(observations, spaces.action_spec(dataset.action_space))
+
+    @property
+    def spec(self) -> EnvSpec:
+        """What a row holds."""
+        return self._spec
+
+    @property
+    def lossy(self) -> bool:
+        """Whether pictures were changed when the dataset was written: Minari's default is to store them as JPEG."""
+        from minari.dataset.minari_storage import is_image_space
+
+        space = self._dataset.observation_space
+        return bool(self._dataset.storage.jpeg_encoding) and any(
+            is_image_space(leaf) for _, leaf in spaces.leaves(space)
+        )
+
+    def episodes(self) -> Iterator[Batch]:
+        """Every episode in the order of the dataset, as a batch of one.
+
+        Raises:
+            ValueError: for data that is not what the dataset's own spaces promise; the message names the episode.
+        """
+        for episode in self._dataset.iterate_episodes():
+            try:
+                yield self._batch(episode)
+            except ValueError as error:
+                raise ValueError(f"episode {episode.id} of the dataset: {error}") from error
+
+    def _batch(self, episode: Any) -> Batch:
+        dataset, steps = self._dataset, len(episode.rewards)
+        obs = spaces.encode_observations(dataset.observation_space, self.spec.observations, episode.observations)
+        actions = [spaces.encode_action(dataset.action_space, action) for action in episode.actions]
+        _check(self.spec, obs, actions, episode)
+        step = np.arange(steps + 1)
+        nothing = np.zeros((1, self.spec.action.width), np.float32)  # led to the first row
+        rows = {
+            "prev_action": np.concatenate([nothing, np.stack(actions)]),
+            "reward": np.concatenate([[0], episode.rewards]).astype(np.float32),
+            "is_first": step == 0,
+            "is_last": step == steps,
+            "is_terminal": (step == steps) & bool(episode.terminations[-1]),
+            "episode_step": step.astype(np.int32),
+            "valid": np.ones(steps + 1, bool),
+        }
+        return Batch(
+            {path: torch.from_numpy(x)[None] for path, x in obs.items()},
+            **{name: torch.from_numpy(x)[None] for name, x in rows.items()},
+        )
+
+
+class Exported(NamedTuple):
+    """What an export wrote."""
+
+    episodes: int
+    rows: int  # of these episodes; Minari counts steps, one less an episode
+    left_behind: int  # rows of episodes that are not whole
+
+
+def open_minari(dataset_id: str, *, image_size: int = 64, drop_text: bool = False) -> MinariEpisodes:
+    """Open a dataset that Minari has stored on this machine; nothing is downloaded.
+
+    Args:
+        dataset_id: such as "D4RL/door/human-v2", with or without "minari:" before it.
+        image_size: height and width that images are resized to.
+        drop_text: leave text observations out instead of refusing the dataset.
+    Raises:
+        MissingExtraError: if Minari is not installed.
+        ValueError: if that is no id.
+        FileNotFoundError: if there is no such dataset.
+        UnsupportedSpaceError: if its spaces cannot be modelled.
+    """
+    minari, name = _import_minari(), _checked_id(dataset_id)
+    try:
+        dataset = minari.load_dataset(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{PREFIX}{name}: expected a dataset that is on this machine, found none of that id "
+            f"(`minari list local` shows those there are, `minari download {name}` fetches it)"
+        ) from error
+    return MinariEpisodes(dataset, image_size=image_size, drop_text=drop_text)
+
+
+def export_minari(
+    replay: Replay,
+    dataset_id: str,
+    *,
+    environment: GymnasiumSpec | None = None,
+    author: str | None = None,
+    author_email: str | None = None,
+    algorithm_name: str | None = None,
+    code_permalink: str | None = None,
+    description: str | None = None,
+) -> Exported:
+    """Write the whole episodes of a replay as a new Minari dataset, images bit for bit.
+
+    An action goes out as the one that the environment was given: clipped to [-1, 1], the largest entry of a one-hot
+    group. An episode of a single row stays behind, for Minari stores steps.
+
+    Args:
+        replay: open; read one episode at a time.
+        dataset_id: such as "pendulum/random-v0"; must be new.
+        environment: what Minari's `recover_environment` makes; its spaces need not be those that are stored.
+        author, author_email, algorithm_name, code_permalink, description: filed with the dataset where given.
+    Raises:
+        MissingExtraError: if Minari is not installed.
+        ValueError: if the id is malformed or taken, a leaf's path is impossible in Minari, or no episode is whole.
+    """
+    minari, name = _import_minari(), _checked_id(dataset_id)
+    observation_space, action_space = _observation_space(replay.spec), _action_space(replay.spec.action)
+    if not any(True for _ in _exportable(replay)):
+        raise ValueError(f"{replay.folder}: expected at least one whole episode to export, found none")
+    about = {
+        "author": author,
+        "author_email": author_email,
+        "algorithm_name": algorithm_name,
+        "code_permalink": code_permalink,
+        "description": description,
+    }
+    with _new_dataset(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of what was left out: it may not be known
+        dataset = minari.create_dataset_from_buffers(
+            name,
+            [],
+            env=environment,
+            observation_space=observation_space,
+            action_space=action_space,
+            data_format="hdf5",
+            jpeg_encoding=False,
+            **about,
+        )
+        dataset.storage.update_episodes(_buffers(replay, action_space))
+    episodes, steps = dataset.storage.total_episodes, dataset.storage.total_steps
+    return Exported(episodes, steps + episodes, len(replay) - steps - episodes)
+
+
+@contextmanager
+def _new_dataset(name: str) -> Iterator[None]:
+    """Where a dataset is made: it must not be there yet, and half of one must not stay, for it would pass for one."""
+    from minari.storage import get_dataset_path
+
+    path = get_dataset_path(name)
+    if path.exists():
+        raise ValueError(f"dataset: expected a new id, got {name}, which Minari has already; raise its version")
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def _import_minari() -> ModuleType:
+    try:
+        import h5py  # noqa: F401  Minari finds out later, and in other words
+        import minari
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"Minari datasets need the extra `minari`, which is not installed: {INSTALL}"
+        ) from error
+    return minari
+
+
+def _checked_id(dataset_id: str) -> str:
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    name = dataset_id.removeprefix(PREFIX)
+    try:
+        parse_dataset_id(name)
+    except (ValueError, TypeError) as error:  # TypeError: without a version
+        raise ValueError(f"dataset: expected an id such as namespace/name-v0, got {dataset_id!r}") from error
+    return name
+
+
+def _check(spec: EnvSpec, obs: dict[str, np.ndarray], actions: list[np.ndarray], episode: Any) -> None:
+    """That an episode of T steps has T + 1 observations in their spaces, T actions, and no end but its last step."""
+    steps = len(episode.rewards)
+    if steps < 1 or len(actions) != steps:
+        raise ValueError(f"expected a step at least, and an action for each; got {steps} and {len(actions)}")
+    if np.any(episode.terminations[:-1]) or np.any(episode.truncations[:-1]):
+        raise ValueError(f"expected it to end at the last of its {steps} steps, found an end before")
+    if not np.isfinite(episode.rewards).all() or not np.isfinite(actions).all():
+        raise ValueError("expected finite rewards and actions, found others")
+    for path, x in obs.items():
+        leaf = spec.observations[path]
+        if len(x) != steps + 1:
+            raise ValueError(f"observation {path!r}: expected {steps + 1} for {steps} steps, got {len(x)}")
+        if leaf.kind == "categorical" and not ((x >= 0) & (x < leaf.classes)).all():
+            raise ValueError(f"observation {path!r}: expected classes from 0 to below {leaf.classes}, found others")
+        if not np.isfinite(x).all():
+            raise ValueError(f"observation {path!r}: expected finite numbers, found others")
+
+
+def _exportable(replay: Replay) -> Iterator[Batch]:
+    return (episode for episode in replay.episodes() if episode.reward.shape[1] > 1)
+
+
+def _buffers(replay: Replay, action_space: gymnasium.Space) -> Iterator[Any]:
+    """Minari's form of every whole episode."""
+    from minari.data_collector import EpisodeBuffer
+
+    for episode in _exportable(replay):
+        terminal = episode.is_terminal[0, 1:].numpy()
+        yield EpisodeBuffer(
+            observations=_nest({path: x[0].numpy() for path, x in episode.obs.items()}),
+            actions=_decode_actions(action_space, episode.prev_action[0, 1:].numpy()),
+            rewards=episode.reward[0, 1:].numpy(),
+            terminations=terminal,
+            truncations=episode.is_last[0, 1:].numpy() & ~terminal,
+            infos={},
+        )
+
+
+def _decode_actions(space: gymnasium.Space, vectors: np.ndarray) -> np.ndarray:
+    if isinstance(space, gym_spaces.Box):  # already in its units; going there and back would round what is tiny
+        return np.clip(vectors, -1, 1)
+    return np.stack([spaces.decode_action(space, vector) for vector in vectors])
+
+
+def _action_space(spec: ActionSpec) -> gymnasium.Space:
+    if spec.kind == "continuous":
+        return gym_spaces.Box(-1, 1, (spec.width,), np.float32)
+    if spec.kind == "binary":
+        return gym_spaces.MultiBinary(spec.width)
+    return (
+        gym_spaces.Discrete(spec.classes[0]) if len(spec.classes) == 1 else gym_spaces.MultiDiscrete(list(spec.classes))
+    )
+
+
+def _observation_space(spec: EnvSpec) -> gymnasium.Space:
+    nested = _nest({path: _leaf_space(leaf) for path, leaf in spec.observations.items()})
+
+    def space(node: Any) -> gymnasium.Space:
+        if not isinstance(node, dict):
+            return node
+        return gym_spaces.Dict({name: space(child) for name, child in node.items()})
+
+    return space(nested)
+
+
+def _leaf_space(leaf: ObservationSpec) -> gymnasium.Space:
+    if leaf.kind == "image":
+        return gym_spaces.Box(0, 255, leaf.shape, np.uint8)
+    if leaf.kind == "categorical":
+        return gym_spaces.MultiDiscrete(list(leaf.classes), dtype=np.int32)
+    if leaf.kind == "binary":
+        return gym_spaces.MultiBinary(leaf.shape[0])
+    return gym_spaces.Box(-np.inf, np.inf, leaf.shape, np.float32)
+
+
+def _nest(leaves: dict[str, Any]) -> Any:
+    """{"arm/angle": x} -> {"arm": {"angle": x}}, for HDF5 reads a slash as a folder; {"obs": x} -> x."""
+    if list(leaves) == [spaces.ROOT]:
+        return leaves[spaces.ROOT]
+    nested: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *folders, name = path.split("/")
+        node: Any = nested
+        for folder in folders:
+            node = node.setdefault(folder, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name in node or {"", "."} & {*folders, name}:
+            raise ValueError(f"observation {path!r}: expected a path that can be a Dict in a Dict, as Minari stores it")
+        node[name] = leaf
+    return nested

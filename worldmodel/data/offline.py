@@ -1,0 +1,216 @@
+"""Stored episodes as data to learn from: which folders hold them, and how held-out ones are set apart.
+
+A data folder holds replay/ (to learn from) and heldout/ (to be scored on). A run's folder holds the same two, so either
+will do; a replay alone, or episodes from elsewhere, are divided first.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+from worldmodel.data.minari import PREFIX, open_minari
+from worldmodel.data.replay import Replay
+from worldmodel.data.rollout import Rows
+from worldmodel.types import Batch, EnvSpec
+
+REPLAY, HELDOUT = "replay", "heldout"
+HEADER = "replay.json"  # what makes a folder a replay
+
+
+@runtime_checkable
+class EpisodeSource(Protocol):
+    """Whole episodes that can be walked through more than once. `Replay` is one, `MinariEpisodes` another."""
+
+    @property
+    def spec(self) -> EnvSpec:
+        """What a row holds."""
+        ...
+
+    def episodes(self) -> Iterator[Batch]:
+        """The same episodes in the same order every time, each as a batch of one, [1, T, ...]."""
+        ...
+
+
+class DataFolders(NamedTuple):
+    """Where stored episodes lie."""
+
+    replay: Path  # to learn from
+    heldout: Path | None  # to be scored on; None where the replay has yet to be divided
+
+
+@dataclass
+class Tally:
+    """What was written: rows, and how many of them belong to episodes that ended."""
+
+    rows: int = 0
+    episodes: int = 0
+    whole_rows: int = 0
+
+    def add(self, rows: Rows) -> None:
+        """Count one row of each environment. Every episode must be counted from its first row."""
+        self.rows += len(rows.reward)
+        self.episodes += int(rows.is_last.sum())
+        self.whole_rows += int((rows.episode_step[rows.is_last] + 1).sum())
+
+    def add_episode(self, episode: Batch) -> None:
+        """Count a whole episode, [1, T, ...]."""
+        length = episode.reward.shape[1]
+        self.rows, self.episodes, self.whole_rows = self.rows + length, self.episodes + 1, self.whole_rows + length
+
+    def __str__(self) -> str:
+        if not self.episodes:
+            return f"{self.rows} rows, no whole episode"
+        length = self.whole_rows / self.episodes
+        return f"{self.rows} rows, {self.episodes} whole episodes of {length:.1f} rows on average"
+
+
+def open_data(source: Path) -> DataFolders:
+    """Find the replay and the held-out episodes that a folder stands for.
+
+    Args:
+        source: a data folder or a run's (replay/ and heldout/ in it), or a replay's own (replay.json in it).
+    Raises:
+        FileNotFoundError: if there is no such folder, or something else in it.
+        ValueError: if it is a file.
+    """
+    expected = f"{source}: expected a data folder or a run's (replay/ and heldout/ in it), or a replay's"
+    if not source.exists():
+        raise FileNotFoundError(f"{expected}; found nothing of that name")
+    if not source.is_dir():
+        raise ValueError(f"{expected}; found a file")
+    if (source / HEADER).is_file():
+        return DataFolders(source, None)
+    stored = [name for name in (REPLAY, HELDOUT) if (source / name / HEADER).is_file()]
+    if len(stored) == 2:
+        return DataFolders(source / REPLAY, source / HELDOUT)
+    if stored:
+        raise FileNotFoundError(
+            f"{expected}; found {stored[0]}/ alone (to use it by itself, name {source / stored[0]})"
+        )
+    names = sorted(path.name for path in source.iterdir())
+    shown = ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
+    raise FileNotFoundError(f"{expected}; found {shown or 'an empty folder'}")
+
+
+def prepare_data(
+    source: str, folder: Path, *, heldout: int, generator: torch.Generator, image_size: int, drop_text: bool = False
+) -> tuple[Path, Path]:
+    """The replay and the held-out folder that a source means; what is not divided yet is divided into `folder`.
+
+    Args:
+        source: a folder as `open_data` takes it, or "minari:" and the id of a Minari dataset on this machine.
+        folder, heldout, generator: see `divide`.
+        image_size, drop_text: of a Minari dataset, see `spaces.observation_specs`.
+    Raises:
+        Whatever `open_data`, `open_minari` and `divide` raise.
+    """
+    if source.startswith(PREFIX):
+        episodes = open_minari(source, image_size=image_size, drop_text=drop_text)
+        divide(episodes, folder, heldout=heldout, generator=generator)
+        return folder / REPLAY, folder / HELDOUT
+    found = open_data(Path(source))
+    if found.heldout is not None:
+        return found.replay, found.heldout
+    with Replay.open(found.replay, read_only=True) as replay:
+        divide(replay, folder, heldout=heldout, generator=generator)
+    return folder / REPLAY, folder / HELDOUT
+
+
+def tally(folder: Path) -> Tally:
+    """Count the whole episodes of a stored replay."""
+    counted = Tally()
+    with Replay.open(folder, read_only=True) as replay:
+        for episode in replay.episodes():
+            counted.add_episode(episode)
+    return counted
+
+
+def divide(source: EpisodeSource, folder: Path, *, heldout: int, generator: torch.Generator) -> tuple[Tally, Tally]:
+    """Write whole episodes to FOLDER/replay and FOLDER/heldout, the held-out ones drawn at random without replacement.
+
+    Both keep the order of the source and have room for just what is written. The source is walked through twice, one
+    episode in memory at a time. Everything is written to FOLDER.partial and on the disk before it takes its name, so
+    that FOLDER/replay is there only if all is.
+
+    Args:
+        source: where the episodes come from.
+        folder: made, with its parents, or a folder with neither replay/ nor heldout/ in it, such as a new run's.
+        heldout: episodes to set apart.
+        generator: decides which.
+    Returns:
+        What went into the replay, and into the held-out set.
+    Raises:
+        FileExistsError: if there is a replay/ or heldout/ in the folder.
+        ValueError: if no episode would be left to learn from, or none held out.
+    """
+    for name in (REPLAY, HELDOUT):
+        if (folder / name).exists():
+            raise FileExistsError(f"{folder}: expected no {name}/ in it, found one")
+    if heldout < 1:
+        raise ValueError(f"heldout: expected at least 1 episode, got {heldout}")
+    lengths = [episode.reward.shape[1] for episode in source.episodes()]
+    if len(lengths) <= heldout:
+        raise ValueError(f"heldout: expected fewer than the {len(lengths)} whole episodes there are, got {heldout}")
+    chosen = torch.zeros(len(lengths), dtype=torch.bool)
+    chosen[torch.randperm(len(lengths), generator=generator)[:heldout]] = True
+    room = {REPLAY: int(torch.tensor(lengths)[~chosen].sum()), HELDOUT: int(torch.tensor(lengths)[chosen].sum())}
+    tallies = {name: Tally() for name in room}
+    with written_whole(folder) as partial, ExitStack() as stack:
+        replays = {
+            name: stack.enter_context(Replay(partial / name, source.spec, capacity=rows, streams=1))
+            for name, rows in room.items()
+        }
+        for apart, episode in zip(chosen.tolist(), source.episodes(), strict=True):
+            name = HELDOUT if apart else REPLAY
+            tallies[name].add_episode(episode)
+            for rows in episode_rows(episode):
+                replays[name].append(rows)
+    return tallies[REPLAY], tallies[HELDOUT]
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write in, FOLDER.partial, that takes its name once everything in it is on the disk itself.
+
+    Where `folder` exists already, what was written moves into it, the replay last. After an error it keeps the name
+    that says it is partial, until the next attempt.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    yield partial
+    for path in [*partial.rglob("*"), partial]:
+        _sync(path)
+    if folder.exists():
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == REPLAY):
+            path.rename(folder / path.name)
+        partial.rmdir()
+        _sync(folder)
+    else:
+        partial.rename(folder)
+    _sync(folder.absolute().parent)
+
+
+def episode_rows(episode: Batch) -> Iterator[Rows]:
+    """The rows of one episode, [1, T, ...], as the environment that made it would write them, one by one."""
+    obs = {path: x[0].numpy() for path, x in episode.obs.items()}
+    rest = {name: getattr(episode, name)[0].numpy() for name in Rows._fields[1:]}
+    for t in range(len(rest["reward"])):
+        here = slice(t, t + 1)
+        yield Rows({path: x[here] for path, x in obs.items()}, **{name: x[here] for name, x in rest.items()})
+
+
+def _sync(path: Path) -> None:
+    """Return when a file, or the names in a folder, are on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
