@@ -2,6 +2,8 @@
 
 worldmodel train --config configs/pendulum.yaml --rssm.deter 256 [--print_config]
 worldmodel evaluate runs/pendulum-...
+worldmodel report runs/pendulum-...
+worldmodel compare runs/pendulum-... runs/pendulum-...
 """
 
 import sys
@@ -13,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from worldmodel.config_io import explain
 
-COMMANDS = ("train", "evaluate")
+COMMANDS = ("train", "evaluate", "report", "compare")
 
 
 class _Parser(ArgumentParser):

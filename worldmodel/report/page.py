@@ -54,8 +54,8 @@ def document(title: str, head: Html, parts: Sequence[Section]) -> str:
     contents = tag("ul", *(tag("li", tag("a", name, href=f"#{anchor}")) for anchor, name, _ in kept))
     body = join(tag("section", tag("h2", name), content, id=anchor) for anchor, name, content in kept)
     here = files("worldmodel.report")
-    template = Template((here / "page.html").read_text())
-    sheet = (here / "page.css").read_text()
+    template = Template((here / "page.html").read_text(encoding="utf-8"))
+    sheet = (here / "page.css").read_text(encoding="utf-8")
     return template.substitute(title=escape(title), style=sheet, head=head, contents=contents, body=body)
 
 
@@ -67,13 +67,16 @@ def configuration(record: Record, defaults: Mapping[str, Any] | None) -> Html:
         return everything
     usual, here = settings(defaults), settings(record.config)
     changed = [key for key in here if key not in usual or here[key] != usual[key]]
-    rows = [(key, value(here[key]), value(usual[key]) if key in usual else "no such setting") for key in changed]
+    rows = [
+        (key, setting_text(here[key]), setting_text(usual[key]) if key in usual else "no such setting")
+        for key in changed
+    ]
     if not rows:
         return join([tag("p", "Every setting has its default."), everything])
     return join([table(("setting that differs from its default", "here", "default"), rows), everything])
 
 
-def value(setting: Any) -> str:
+def setting_text(setting: Any) -> str:
     """A setting as YAML writes it."""
     return yaml.safe_dump(setting, default_flow_style=True, allow_unicode=True).removesuffix("...\n").strip()
 

@@ -176,7 +176,7 @@ def _config(path: Path) -> dict[str, Any]:
 def _metrics(path: Path, notes: list[str]) -> tuple[dict[str, float], ...]:
     """One row an update. A run that was resumed goes on from its checkpoint, so rows past that are of a lost branch."""
     merged: dict[int, dict[str, float]] = {}
-    written = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    written = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     for place, line in enumerate(written, 1):
         row = _row(line)
         if row is None:
