@@ -38,8 +38,8 @@ def comparison(records: Sequence[Record]) -> str:
     with style():
         parts = [
             ("numbers", "Numbers", _numbers(records, names)),
-            ("curves", "The bound", _curves(records)),
-            ("kl", "The KL", _kl(records)),
+            ("curves", "The bound", _curves(records, names)),
+            ("kl", "The KL", _kl(records, names)),
             ("imagination", "Imagination", _imagination(records, names)),
             ("ledger", "The ledger", _ledger(records, names)),
             ("settings", "Settings that differ", _settings(records, names)),
@@ -135,7 +135,7 @@ def _look(run: int) -> tuple[str, str]:
     return RUNS[run % len(RUNS)], list(DASHES)[run // len(RUNS) % len(DASHES)]
 
 
-def _curves(records: Sequence[Record]) -> Html | None:
+def _curves(records: Sequence[Record], names: list[str]) -> Html | None:
     terms = _names(records, "heldout/")
     if not terms:
         return None
@@ -146,7 +146,13 @@ def _curves(records: Sequence[Record]) -> Html | None:
             title = term_name(term) if x_label == "updates" else f"{term_name(term)} by {x_label}"
             caption = term_caption(term).split(" Training")[0] if x_label == "updates" else ""
             parts += _overlay(curves, title, x_label, PER_STEP, caption, marker="o", focus=True)
-    return tag("div", *parts, class_="panels")
+    return _panels(parts, names)
+
+
+def _panels(parts: Sequence[Html], names: list[str]) -> Html:
+    """Panels under the key to their colours."""
+    keys = [tag("span", _key(i), name) for i, name in enumerate(names)]
+    return join([tag("p", *keys, class_="key"), tag("div", *parts, class_="panels")])
 
 
 def _updates(record: Record, curve: Curve) -> Curve:
@@ -197,7 +203,7 @@ def _line(record: Record, name: str, column: str) -> Curve:
     return Curve(next(iter(columns.values())), columns[column])
 
 
-def _kl(records: Sequence[Record]) -> Html | None:
+def _kl(records: Sequence[Record], names: list[str]) -> Html | None:
     history = [record.column("kl/mean") for record in records]
     position = [_line(record, "kl_by_position", "raw") for record in records]
     step = [_line(record, "kl_by_episode_step", "raw") for record in records]
@@ -206,7 +212,7 @@ def _kl(records: Sequence[Record]) -> Html | None:
         *_overlay(position, "By place in the training sequence", "row of the sequence", "nats", "", log=True),
         *_overlay(step, "By steps since the reset", "steps since the reset", "nats", "Held-out episodes.", log=True),
     ]
-    return tag("div", *parts, class_="panels") if parts else None
+    return _panels(parts, names) if parts else None
 
 
 def _imagination(records: Sequence[Record], names: list[str]) -> Html | None:
@@ -217,7 +223,7 @@ def _imagination(records: Sequence[Record], names: list[str]) -> Html | None:
         parts += _overlay(curves, title, "steps ahead", "squared error / variance", "", log=True)
     scored = {name: record.scores for name, record in zip(names, records, strict=True) if record.scores}
     tables = [table(*scores_table(scored))] if scored else []
-    return join([tag("div", *parts, class_="panels"), *tables]) if parts or tables else None
+    return join([_panels(parts, names), *tables]) if parts or tables else None
 
 
 def _ledger(records: Sequence[Record], names: list[str]) -> Html | None:

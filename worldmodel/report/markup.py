@@ -68,11 +68,13 @@ def count(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3 h 5 min, 4 min 10 s, 12.3 s or 12 ms."""
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+    """3 h 5 min, 4 min 10 s, 12.3 s or 12 ms; never broken over lines."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    if seconds < 1:
+        said = f"{1000 * seconds:.0f} ms"
+    elif seconds < 59.95:
+        said = f"{seconds:.1f} s"
+    else:
+        said = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return said.replace(" ", "\N{NO-BREAK SPACE}")

@@ -37,7 +37,7 @@ def panel(
         curves: to draw, first at the bottom.
         x_label, y_label: with their units.
         log: a logarithmic y axis, where anything is greater than zero.
-        focus: leave the lowest twentieth of the numbers out of sight, which is how a run begins.
+        focus: leave the lowest twentieth of many numbers out of sight, which is how a run begins.
         legend: name the curves, where there is more than one.
     """
     figure, axis = _axis()
@@ -52,7 +52,7 @@ def panel(
     if log and (values > 0).any():
         _logarithmic(axis)
     elif focus and len(values):
-        low, high = np.quantile(values, [0.05, 1.0])
+        low, high = np.sort(values)[[len(values) // 20, -1]]
         axis.set_ylim(low - 0.06 * (high - low) - 1e-6, high + 0.06 * (high - low) + 1e-6)
     if legend and len(curves) > 1:
         axis.legend(frameon=False, loc="best")
