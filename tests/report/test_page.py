@@ -72,7 +72,7 @@ def test_imagination_has_its_scores_at_a_few_horizons_and_its_pictures(full):
         ["obs: coverage", "the model", "0.860", "0.870", "0.890"],
     ]
     shown = [image["alt"] for image in full.all("img")]
-    assert shown == ["Fan obs", "Film obs", "Something else"]  # the others are drawn anew
+    assert shown == ["Futures of obs", "Film of obs", "Something else"]  # the others are drawn anew
 
 
 def test_time_versions_and_settings_are_tables(full):
@@ -128,7 +128,16 @@ def test_old_pictures_stand_in_for_numbers_that_were_not_kept(tmp_path):
     (folder / "imagination" / "scores.json").unlink()
     shown = [image["alt"] for image in read(folder).all("img")]
     assert sorted(shown) == sorted(
-        ["KL by latent group", "Fan obs", "Film obs", "Scores", "Bound", "Kl overview", "Open loop", "Something else"]
+        [
+            "KL by latent group",
+            "Futures of obs",
+            "Film of obs",
+            "Scores",
+            "Bound",
+            "Kl overview",
+            "Open loop",
+            "Something else",
+        ]
     )
 
 

@@ -26,10 +26,22 @@ def test_a_panel_draws_its_curves_and_the_bands_around_them():
 
 
 def test_a_logarithmic_axis_is_drawn_where_there_is_something_above_zero():
-    (axis,) = panels.panel([drawn()], "x", "y", log=True).axes
+    (axis,) = panels.panel([drawn()], "x", "y", scale="log").axes
     assert axis.get_yscale() == "log"
-    (axis,) = panels.panel([Drawn("", np.arange(2), np.array([0.0, np.nan]))], "x", "y", log=True).axes
+    (axis,) = panels.panel([Drawn("", np.arange(2), np.array([0.0, np.nan]))], "x", "y", scale="log").axes
     assert axis.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize(("top", "scale"), [(50.0, "linear"), (5000.0, "symlog")])
+def test_nats_that_lie_far_apart_are_drawn_on_a_symmetric_logarithm(top, scale):
+    (axis,) = panels.panel([Drawn("", np.arange(4), np.array([-9.0, 0.0, 4.0, top]))], "x", "y", scale="symlog").axes
+    assert axis.get_yscale() == scale
+
+
+def test_a_logarithm_shows_six_decades_at_most():
+    (axis,) = panels.panel([Drawn("", np.arange(2), np.array([1e-12, 1.0]))], "x", "y", scale="log").axes
+    low, high = axis.get_ylim()
+    assert high > 1.0 and low == pytest.approx(1e-6 * high)
 
 
 @pytest.mark.parametrize(("count", "hidden"), [(2, 0), (19, 0), (40, 2)])

@@ -13,14 +13,16 @@ from worldmodel.report.record import Curve, Record, settings
 from worldmodel.report.sections import (
     PER_STEP,
     departure_name,
+    key,
     scores_table,
     svg,
+    swatch,
     term_caption,
     term_name,
 )
-from worldmodel.report.vector import RUNS, css_colour, style
+from worldmodel.report.vector import RUNS, style
 
-DASHES = {"-": "solid", "--": "dashed", ":": "dotted"}  # of a curve, and of its key in the style sheet
+DASHES = ("-", "--", ":")
 # Settings of the environment that change how rows are collected, not what is in them.
 HARMLESS = {"env.id", "env.num_envs", "env.asynchronous", "env.step_timeout"}
 ABOUT_THE_FOLDER = {"name", "runs"}
@@ -120,19 +122,14 @@ def _unfinished(record: Record) -> bool:
 
 def _numbers(records: Sequence[Record], names: list[str]) -> Html:
     header, rows = summary(records)
-    keyed = [(join([_key(i), name]), *rest) for i, (name, *rest) in enumerate(rows)]
+    keyed = [(join([swatch(*_look(i)), name]), *rest) for i, (name, *rest) in enumerate(rows)]
     said = "Held-out numbers in nats per step at the last evaluation of each run, and its best bound."
     return join([tag("p", said), table(header, keyed)])
 
 
-def _key(run: int) -> Html:
-    colour, dash = _look(run)
-    return tag("span", "", class_="swatch", style=f"border-top-style: {DASHES[dash]}; color: {css_colour(colour)}")
-
-
 def _look(run: int) -> tuple[str, str]:
     """A run's colour and dash; the dash changes when the colours are used up."""
-    return RUNS[run % len(RUNS)], list(DASHES)[run // len(RUNS) % len(DASHES)]
+    return RUNS[run % len(RUNS)], DASHES[run // len(RUNS) % len(DASHES)]
 
 
 def _curves(records: Sequence[Record], names: list[str]) -> Html | None:
@@ -145,14 +142,13 @@ def _curves(records: Sequence[Record], names: list[str]) -> Html | None:
             curves = [over(record, record.column(f"heldout/{term}")) for record in records]
             title = term_name(term) if x_label == "updates" else f"{term_name(term)} by {x_label}"
             caption = term_caption(term).split(" Training")[0] if x_label == "updates" else ""
-            parts += _overlay(curves, title, x_label, PER_STEP, caption, marker="o", focus=True)
+            parts += _overlay(curves, title, x_label, PER_STEP, caption, marker="o", focus=term != "kl")
     return _panels(parts, names)
 
 
 def _panels(parts: Sequence[Html], names: list[str]) -> Html:
     """Panels under the key to their colours."""
-    keys = [tag("span", _key(i), name) for i, name in enumerate(names)]
-    return join([tag("p", *keys, class_="key"), tag("div", *parts, class_="panels")])
+    return join([key((*_look(i), name) for i, name in enumerate(names)), tag("div", *parts, class_="panels")])
 
 
 def _updates(record: Record, curve: Curve) -> Curve:
@@ -208,9 +204,9 @@ def _kl(records: Sequence[Record], names: list[str]) -> Html | None:
     position = [_line(record, "kl_by_position", "raw") for record in records]
     step = [_line(record, "kl_by_episode_step", "raw") for record in records]
     parts = [
-        *_overlay(history, "Over training", "updates", "nats", "The raw KL of training batches.", log=True),
-        *_overlay(position, "By place in the training sequence", "row of the sequence", "nats", "", log=True),
-        *_overlay(step, "By steps since the reset", "steps since the reset", "nats", "Held-out episodes.", log=True),
+        *_overlay(history, "Over training", "updates", "nats", "The raw KL of training batches.", scale="log"),
+        *_overlay(position, "By place in the training sequence", "row of the sequence", "nats", "", scale="log"),
+        *_overlay(step, "By steps since the reset", "steps since the reset", "nats", "Held-out episodes.", scale="log"),
     ]
     return _panels(parts, names) if parts else None
 
@@ -220,7 +216,7 @@ def _imagination(records: Sequence[Record], names: list[str]) -> Html | None:
     for name in dict.fromkeys(line for record in records for line in record.lines if line.startswith("open_loop_")):
         curves = [_line(record, name, "model") for record in records]
         title = f"Open-loop error: {name.removeprefix('open_loop_')}"
-        parts += _overlay(curves, title, "steps ahead", "squared error / variance", "", log=True)
+        parts += _overlay(curves, title, "steps ahead", "squared error / variance", "", scale="log")
     scored = {name: record.scores for name, record in zip(names, records, strict=True) if record.scores}
     tables = [table(*scores_table(scored))] if scored else []
     return join([_panels(parts, names), *tables]) if parts or tables else None

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from worldmodel.report import sections
-from worldmodel.report.markup import Html, count, figure, join, number, picture, table, tag
+from worldmodel.report.markup import Html, count, join, number, table, tag
 from worldmodel.report.record import Record, settings
 from worldmodel.report.vector import style
 
@@ -76,9 +76,10 @@ def configuration(record: Record, defaults: Mapping[str, Any] | None) -> Html:
     return join([table(("setting that differs from its default", "here", "default"), rows), everything])
 
 
-def setting_text(setting: Any) -> str:
+def setting_text(setting: Any) -> Html:
     """A setting as YAML writes it."""
-    return yaml.safe_dump(setting, default_flow_style=True, allow_unicode=True).removesuffix("...\n").strip()
+    text = yaml.safe_dump(setting, default_flow_style=True, allow_unicode=True, width=10_000)
+    return sections.words(text.removesuffix("...\n").strip())
 
 
 def _ending(record: Record) -> Html:
@@ -144,9 +145,7 @@ def _other_pictures(record: Record) -> Html | None:
     }
     known = {f"figures/{name}.png" for name, anew in redrawn.items() if anew}
     shown = [name for name in record.pictures if name.startswith("figures/") and name not in known]
-    titles = {name: sections.picture_title(name) for name in shown}
-    drawn = [figure(picture(name, record.pictures[name], title), title, "", "wide") for name, title in titles.items()]
-    return join(drawn) if drawn else None
+    return join(sections.picture_figure(name, record.pictures[name]) for name in shown) if shown else None
 
 
 def _notes(record: Record, parts: Sequence[Section]) -> Html:

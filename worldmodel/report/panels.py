@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from worldmodel.report.figures import RAW, draw_heat_map, draw_surprise
 
 MOST_POINTS = 600  # on one curve; more than a panel has room for
+_SHORT = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,21 @@ class Drawn:
 
 
 def panel(
-    curves: Sequence[Drawn], x_label: str, y_label: str, *, log: bool = False, focus: bool = False, legend: bool = True
+    curves: Sequence[Drawn],
+    x_label: str,
+    y_label: str,
+    *,
+    scale: Literal["linear", "log", "symlog"] = "linear",
+    focus: bool = False,
+    legend: bool = True,
 ) -> Figure:
     """Curves over one axis.
 
     Args:
         curves: to draw, first at the bottom.
         x_label, y_label: with their units.
-        log: a logarithmic y axis, where anything is greater than zero.
+        scale: of the y axis. log is linear where nothing is greater than zero, and shows six decades at most; symlog
+            is linear unless the numbers lie far apart, and then logarithmic beyond 10 in both directions.
         focus: leave the lowest twentieth of many numbers out of sight, which is how a run begins.
         legend: name the curves, where there is more than one.
     """
@@ -49,8 +57,10 @@ def panel(
             axis.fill_between(curve.x, *curve.between, color=curve.colour, alpha=0.16, lw=0)
     values = np.concatenate([curve.y for curve in curves])
     values = values[np.isfinite(values)]
-    if log and (values > 0).any():
+    if scale == "log" and (values > 0).any():
         _logarithmic(axis)
+    elif scale == "symlog" and len(values) and np.ptp(values) > 10 * max(10.0, abs(np.median(values))):
+        axis.set_yscale("symlog", linthresh=10)
     elif focus and len(values):
         low, high = np.sort(values)[[len(values) // 20, -1]]
         axis.set_ylim(low - 0.06 * (high - low) - 1e-6, high + 0.06 * (high - low) + 1e-6)
@@ -100,14 +110,16 @@ def _axis() -> tuple[Figure, Axes]:
 def _logarithmic(axis: Axes) -> None:
     axis.set_yscale("log", nonpositive="clip")
     low, high = axis.get_ylim()
+    low = axis.set_ylim(bottom=max(low, 1e-6 * high))[0]
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=6))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_formatter(_SHORT)
 
 
 def _finish(axis: Axes, x_label: str, y_label: str) -> None:
     axis.set(xlabel=x_label, ylabel=y_label)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.yaxis.set_major_formatter(_SHORT)
     axis.grid(alpha=0.35)
     axis.spines[["top", "right"]].set_visible(False)

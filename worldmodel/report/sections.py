@@ -1,6 +1,7 @@
 """The parts of a run's page, one function a section: a record -> markup, or nothing where the record has nothing."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from worldmodel.report.figures import BASELINE, OPTIMISED, RAW
 from worldmodel.report.markup import Html, count, duration, figure, join, number, picture, table, tag
 from worldmodel.report.panels import Drawn
 from worldmodel.report.record import Band, Record, Scores
-from worldmodel.report.vector import inline_svg
+from worldmodel.report.vector import css_colour, inline_svg
 
 PER_STEP = "nats per step"
 DEPARTURES = {
@@ -23,11 +24,18 @@ METHODS = {
     "repeat_last": ("last row repeated", OPTIMISED, "-"),
     "marginal": ("the data's marginal", BASELINE, "--"),
 }
-METRICS = {
-    "nll": ("negative log-likelihood", "nats", "Lower is better."),
-    "squared_error": ("squared error", "squared error", "Lower is better."),
-    "crps": ("CRPS", "units of the data", "Lower is better; the distance of whole distributions."),
-    "coverage": ("coverage", "share inside", "The share of what happened that lay inside the predicted interval."),
+METRICS = {  # title, unit, what to look for
+    "nll": ("negative log-likelihood", PER_STEP, "Lower is better. It shoots up where confident futures went wrong."),
+    "squared_error": ("squared error", "squared error / variance", "Lower is better; of the mean over futures."),
+    "crps": ("CRPS", "CRPS / std", "Lower is better; it scores the whole predicted distribution."),
+    "coverage": ("coverage", "share inside", "What happened, inside the central 90 % of predictions: ideally 0.9."),
+}
+SCALES: dict[str, Literal["log", "symlog"]] = {"nll": "symlog", "squared_error": "log", "crps": "log"}
+PICTURES = {  # by how their names begin: title, what to look for
+    "fan": ("Futures of", "Single futures should surround what happened, and spread as they go on."),
+    "film": ("Film of", "From the end of the context on, the model sees nothing but actions."),
+    "classes": ("Classes of", "The share of futures in each class, beside the class that came."),
+    "latents": ("Map of the latents", "Imagined states should stay among those that filtering real episodes leads to."),
 }
 
 
@@ -45,7 +53,7 @@ def bound(record: Record) -> Html | None:
                 ("heldout", "held-out", OPTIMISED, 1.4, "o"),
             )
         ]
-        panel = panels.panel([c for c in curves if len(c.x)], "updates", PER_STEP, focus=True)
+        panel = panels.panel([c for c in curves if len(c.x)], "updates", PER_STEP, focus=term != "kl")
         drawn.append(figure(svg(panel, f"bound {term}", term_name(term)), term_name(term), term_caption(term)))
     return join([tag("div", *drawn, class_="panels"), _heldout_table(record, terms)])
 
@@ -71,10 +79,10 @@ def ledger(record: Record) -> Html | None:
     if not names:
         return None
     values = {name: (record.first(f"ledger/{name}"), record.last(f"ledger/{name}")) for name in names}
-    rows = [(departure_name(name), *map(number, pair), departure_meaning(name)) for name, pair in values.items()]
+    rows = [(departure_name(name), *map(number, pair), words(departure_meaning(name))) for name, pair in values.items()]
     if record.last("loss/value") is not None:
         ends = (number(record.first("loss/value")), number(record.last("loss/value")))
-        rows.append(("= the loss", *ends, "what the optimiser saw; the sum of the rows above"))
+        rows.append(("= the loss", *ends, words("what the optimiser saw; the sum of the rows above")))
     honest = all(not any(pair) for name, pair in values.items() if name != "negative_elbo")
     said = (
         "This run optimised the bound itself: no departure costs anything."
@@ -120,7 +128,7 @@ def _kl_history(record: Record) -> Iterable[Html]:
     if curves and len(seen.y) == len(curves[0].y) and not np.allclose(seen.y, curves[0].y, rtol=1e-4, equal_nan=True):
         curves.append(Drawn("mean, as optimised", *seen, colour=OPTIMISED))
     if curves:
-        drawn = svg(panels.panel(curves, "updates", "nats", log=True), "kl history", "KL per step over training")
+        drawn = svg(panels.panel(curves, "updates", "nats", scale="log"), "kl history", "KL per step over training")
         yield figure(drawn, "Over training", "The median should lie well under the mean: most steps hold little news.")
 
 
@@ -135,7 +143,7 @@ def _kl_lines(record: Record) -> Iterable[Html]:
             curves = [Drawn(label, x, raw)]
             if twin and not np.allclose(twin[0][1], raw, rtol=1e-4, atol=1e-6, equal_nan=True):
                 curves.append(Drawn(twin[0][0], x, twin[0][1], colour=OPTIMISED))
-            yield figure(svg(panels.panel(curves, x_label, "nats", log=True), name, title), title, caption)
+            yield figure(svg(panels.panel(curves, x_label, "nats", scale="log"), name, title), title, caption)
 
 
 def _kl_summary(record: Record) -> list[Html]:
@@ -158,17 +166,16 @@ def _summary(name: str, amount: float | None) -> str:
 
 def imagination(record: Record) -> Html | None:
     """Open-loop errors, scores of imagined futures, and pictures of them."""
-    parts = [tag("div", *panelled, class_="panels") for panelled in (_open_loop(record), _scores(record)) if panelled]
+    errors = _open_loop(record)
+    parts = [tag("div", *errors, class_="panels")] if errors else []
     if record.scores:
-        parts.insert(0, tag("p", scores_sentence(record.scores)))
-        parts.append(table(*scores_table({"": record.scores})))
+        numbers = tag("details", tag("summary", "Scores as numbers"), table(*scores_table({"": record.scores})))
+        methods = key((colour, dash, said) for said, colour, dash in METHODS.values())
+        parts += [tag("p", scores_sentence(record.scores)), methods, *_scores(record.scores), numbers]
     shown = [name for name in record.pictures if name.startswith("imagination/")]
     if record.scores:
         shown = [name for name in shown if name != "imagination/scores.png"]
-    pictures = [
-        figure(picture(name, record.pictures[name], picture_title(name)), picture_title(name), "", "wide")
-        for name in shown
-    ]
+    pictures = [picture_figure(name, record.pictures[name]) for name in shown]
     return join([*parts, *pictures]) if parts or pictures else None
 
 
@@ -180,15 +187,15 @@ def _open_loop(record: Record) -> list[Html]:
             leaf = name.removeprefix("open_loop_")
             (x_label, x), *series = record.lines[name].items()
             curves = [Drawn(label, x, y, *colours.get(label, (BASELINE, ":"))) for label, y in series]
-            panel = panels.panel(curves, x_label, "squared error / variance", log=True)
+            panel = panels.panel(curves, x_label, "squared error / variance", scale="log")
             caption = "Under the recorded actions. The model should stay below both baselines at every horizon."
             drawn.append(figure(svg(panel, name, f"open-loop error of {leaf}"), f"Open-loop error: {leaf}", caption))
     return drawn
 
 
-def _scores(record: Record) -> list[Html]:
+def _scores(scores: Scores) -> list[Html]:
     found: dict[tuple[str, str], dict[str, Band]] = {}
-    for (leaf, metric, method), band in (record.scores.bands if record.scores else {}).items():
+    for (leaf, metric, method), band in scores.bands.items():
         found.setdefault((leaf, metric), {})[method] = band
     drawn = []
     for (leaf, metric), bands in found.items():
@@ -198,9 +205,9 @@ def _scores(record: Record) -> list[Html]:
             label, colour, dash = METHODS.get(method, (method, BASELINE, ":"))
             ahead = np.arange(1, len(band.mean) + 1)
             curves.append(Drawn(label, ahead, band.mean, colour, dash, between=(band.low, band.high)))
-        panel = panels.panel(curves, "steps ahead", unit)
+        panel = panels.panel(curves, "steps ahead", unit, scale=SCALES.get(metric, "linear"), legend=False)
         drawn.append(figure(svg(panel, f"{leaf} {metric}", title), f"{leaf}: {title}", caption))
-    return drawn
+    return [tag("div", *drawn, class_="panels")]
 
 
 def scores_sentence(scores: Scores) -> str:
@@ -241,7 +248,7 @@ def optimisation(record: Record) -> Html | None:
         ]
         if curves:
             drawn = svg(
-                panels.panel(curves, "updates", curves[0].label if len(curves) == 1 else "norm", log=True),
+                panels.panel(curves, "updates", curves[0].label if len(curves) == 1 else "norm", scale="log"),
                 prefix,
                 title,
             )
@@ -286,6 +293,22 @@ def svg(drawn: panels.Figure, name: str, description: str) -> Html:
     return Html(inline_svg(drawn, name, description))
 
 
+def key(looks: Iterable[tuple[str, str, str]]) -> Html:
+    """What colours and dashes stand for, above panels that share them: (colour, dash, name) each."""
+    return tag("p", *(tag("span", swatch(colour, dash), name) for colour, dash, name in looks), class_="key")
+
+
+def swatch(colour: str, dash: str) -> Html:
+    """A piece of a curve."""
+    border = {"-": "solid", "--": "dashed", ":": "dotted"}[dash]
+    return tag("span", "", class_="swatch", style=f"border-top-style: {border}; color: {css_colour(colour)}")
+
+
+def words(text: str) -> Html:
+    """Text in a table that may run over several lines, as numbers may not."""
+    return tag("span", text, class_="words")
+
+
 def bar(share: float) -> Html:
     """A share as a bar."""
     return tag("span", tag("span", "", style=f"width: {100 * share:.1f}%"), class_="bar")
@@ -315,6 +338,13 @@ def departure_meaning(name: str) -> str:
     return DEPARTURES.get(name, f"the factor of log p({name.removeprefix('scale_')})" if "scale_" in name else "")
 
 
-def picture_title(name: str) -> str:
-    """imagination/fan_obs.png -> Fan obs."""
-    return name.split("/")[-1].rsplit(".", 1)[0].replace("_", " ").capitalize()
+def picture_figure(name: str, data: bytes) -> Html:
+    """A picture of the folder under a title made of its name: imagination/fan_obs.png -> Futures of obs."""
+    kind, _, leaf = name.split("/")[-1].rsplit(".", 1)[0].partition("_")
+    if kind in PICTURES and name.startswith("imagination/"):
+        title, caption = PICTURES[kind]
+        title = "Film strip of" if kind == "film" and name.endswith(".png") else title
+        title = f"{title} {leaf}".strip()
+    else:
+        title, caption = f"{kind} {leaf}".replace("_", " ").strip().capitalize(), ""
+    return figure(picture(name, data, title), title, caption, "wide")
