@@ -20,6 +20,7 @@ from rich.console import Console
 
 import wandb_reader
 import worldmodel
+from run_folder import Page
 from worldmodel.cli import main
 from worldmodel.config_io import read_config
 from worldmodel.run import open_run
@@ -99,9 +100,26 @@ def test_a_run_folder_holds_settings_metrics_pictures_checkpoints_and_data(tiny)
     folder = tiny.run.folder
     assert folder.name.startswith("tiny-")
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "lines", "figures", "checkpoints", "replay", "heldout", "wandb"}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "lines",
+        "figures",
+        "checkpoints",
+        "replay",
+        "heldout",
+        "wandb",
+        "report.html",
+    }
     assert read_config(folder / "config.yaml") == tiny.run.config
     assert {path.stem for path in (folder / "checkpoints").iterdir()} == {"best", "last"}
+
+
+def test_a_run_ends_with_a_page_about_itself(tiny):
+    page = Page((tiny.run.folder / "report.html").read_text(encoding="utf-8"))
+    assert "Finished · 30 updates on 400 env steps" in page.text
+    bound = next(table for table in page.tables if table[1][0] == "ELBO")
+    assert bound[1][3] == f"{rows_with(tiny, 'heldout/elbo')[-1]['heldout/elbo']:.3f}"
 
 
 def test_metrics_come_when_due_and_count_up(tiny):
@@ -160,8 +178,10 @@ def test_figures_are_pictures_with_something_in_them(tiny):
 
 def test_the_kl_lines_are_kept_with_one_value_per_step(tiny):
     lines = {path.stem: json.loads(path.read_text()) for path in (tiny.run.folder / "lines").glob("*.json")}
-    assert lines.keys() == {"kl_by_position", "kl_by_episode_step", "kl_surprise", "open_loop_obs"}
+    assert lines.keys() == {"kl_by_position", "kl_by_episode_step", "kl_by_group", "kl_surprise", "open_loop_obs"}
     assert len(lines["kl_by_position"]["raw"]) == 16
+    groups = [lines["kl_by_group"][f"group {s}"] for s in range(tiny.run.config.rssm.stoch)]
+    np.testing.assert_allclose(np.sum(groups, 0), lines["kl_by_position"]["raw"], rtol=1e-4)
     assert len(lines["kl_by_episode_step"]["raw"]) == len(lines["kl_surprise"]["reward"]) == 60
     assert len(lines["open_loop_obs"]["model"]) == 8
     heldout = np.mean(lines["kl_by_episode_step"]["raw"])  # both episodes have all 60 rows

@@ -19,6 +19,8 @@ from worldmodel.config_io import explain
 COMMANDS = {  # what is typed, and the module of `commands` that does it
     "train": "train",
     "evaluate": "evaluate",
+    "report": "report",
+    "compare": "compare",
     "collect": "collect",
     "import": "import_minari",
     "export": "export",

@@ -5,6 +5,7 @@ run = train("configs/pendulum.yaml", {"seed": 1})
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,23 @@ def train(
         with progress:
             finished = trainer.run()
         _conclude(progress.say, trainer, folder, wandb_at, finished)
+    if trainer.evaluation is not None:
+        progress.say(f"report      {write_report(folder)}")
     return Run(folder, config, model.eval())
+
+
+def write_report(folder: Path) -> Path:
+    """Write a run's page, folder/report.html, from what is in its folder: -> where it is.
+
+    Raises:
+        FileNotFoundError, ValueError: if the folder is not a run's, or has no metrics.
+    """
+    from worldmodel.report.page import page  # and so matplotlib
+    from worldmodel.report.record import read_record
+
+    path = folder / "report.html"
+    path.write_text(page(read_record(folder), asdict(Config())), encoding="utf-8")
+    return path
 
 
 def collect_heldout(config: Config, environments: Environments, folder: Path) -> Batch:

@@ -63,3 +63,5 @@ def _kl_lines(tracker: Tracker, update: int, evaluation: Evaluation, training_kl
         update, "kl/by_episode_step", {"steps since the reset": np.arange(len(since_reset)), "raw": since_reset}
     )
     tracker.lines(update, "kl/surprise", along_episode)
+    groups = {f"group {s}": row for s, row in enumerate(training_kl.heat_map)}
+    tracker.lines(update, "kl/by_group", {"row of the sequence": by_position["row of the sequence"], **groups})

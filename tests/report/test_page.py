@@ -1,0 +1,163 @@
+"""A run's page: every number of its folder, nothing that is not there, no way out of the file."""
+
+import dataclasses
+import re
+
+import pytest
+
+from run_folder import Page, add_everything, write_run
+from worldmodel.config import Config
+from worldmodel.report.page import page
+from worldmodel.report.record import read_record
+
+DEFAULTS = dataclasses.asdict(Config())
+
+
+def read(folder, defaults=DEFAULTS) -> Page:
+    return Page(page(read_record(folder), defaults))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> Page:
+    folder = write_run(tmp_path_factory.mktemp("runs") / "run", loss={"beta": 0.1}, seed=7)
+    return read(add_everything(folder))
+
+
+def test_a_whole_run_has_every_section_and_a_contents_that_leads_to_it(full):
+    expected = ["bound", "ledger", "kl", "imagination", "optimisation", "pictures", "time", "configuration", "versions"]
+    expected.remove("optimisation")  # the folder has no gradient norms
+    assert full.sections == [*expected, "notes"]
+    assert [a["href"] for a in full.all("a")] == [f"#{anchor}" for anchor in full.sections]
+
+
+def test_the_headline_says_the_bound_its_terms_and_how_the_run_ended(full):
+    assert "Finished · 100 updates on 7,000 env steps · seed 7" in full.text
+    assert re.search(r"1\.125\s*ELBO=\s*2\.000\s*log p\(obs\)−\s*0\.875\s*KL", full.text)
+    assert "best held-out ELBO1.125 at update 100" in full.text
+    assert "pixels, bits per dimension0.438" in full.text
+    assert "active latent groups3 of 8" in full.text
+    assert "open-loop error, obs0.062" in full.text
+
+
+def test_the_bound_and_the_ledger_are_tables_of_first_and_last(full):
+    bound, ledger = [{row[0]: row[1:] for row in table} for table in full.tables if table[0][0] == "nats per step"]
+    assert bound["ELBO"] == ["-3.500", "1.125", "1.125", "1.500"]
+    assert bound["KL"] == ["2.250", "0.875", "0.875", "0.625"]
+    assert bound["log p(obs)"] == ["-1.250", "2.000", "2.000", "2.125"]
+    assert ledger["negative bound"][:2] == ["4.000", "-1.500"]
+    assert ledger["+ beta"][:2] == ["-0.750", "-0.200"]
+    assert ledger["= the loss"][:2] == ["3.250", "-1.700"]
+    assert "A row that is far from zero is a trick" in full.text
+
+
+def test_the_kl_is_summarised_and_drawn_from_every_side(full):
+    rows = full.table("KL of a step, last evaluation")
+    assert rows["mean"] == ["0.875", "–"]
+    assert rows["share under 1 nat"] == ["37.5%", "–"]
+    assert rows["active units"] == ["3", "–"]
+    drawn = {svg["aria-label"] for svg in full.all("svg")}
+    assert {
+        *("KL per step over training", "By place in the training sequence", "By steps since the reset"),
+        *("KL by latent group and place in the sequence", "KL and reward along an episode"),
+    } <= drawn
+
+
+def test_imagination_has_its_scores_at_a_few_horizons_and_its_pictures(full):
+    assert "5 episodes, 40 futures, 16 samples each, 8 rows of context" in full.text
+    (scores,) = [table for table in full.tables if table[0][0] == "score"]
+    assert scores == [
+        ["score", "of", "1 ahead", "2 ahead", "4 ahead"],
+        ["obs: CRPS", "the model", "0.110", "0.120", "0.140"],
+        ["obs: CRPS", "last row repeated", "0.310", "0.320", "0.340"],
+        ["obs: coverage", "the model", "0.860", "0.870", "0.890"],
+    ]
+    shown = [image["alt"] for image in full.all("img")]
+    assert shown == ["Futures of obs", "Film of obs", "Something else"]  # the others are drawn anew
+
+
+def test_time_versions_and_settings_are_tables(full):
+    stages = full.table("stage")
+    assert [row.replace("\N{NO-BREAK SPACE}", " ") for row in stages["evaluate"][:2]] == ["2 min 0 s", "60.0%"]
+    assert stages["in all"][0].replace("\N{NO-BREAK SPACE}", " ") == "3 min 20 s"
+    versions = full.table("")
+    assert versions["torch"] == ["2.6.1", "2.7.0"]
+    assert versions["python"] == ["3.11.7", "–"]
+    assert versions["at update"] == ["0", "50"]
+    changed = full.table("setting that differs from its default")
+    assert changed["loss.beta"] == ["0.1", "1.0"]
+    assert changed["seed"] == ["7", "0"]
+    assert "rssm.deter" not in changed
+    assert "deter: 128" in full.text  # but it is among all of them
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path):
+    text = page(read_record(add_everything(write_run(tmp_path / "run"))), DEFAULTS)
+    assert not re.search(r"https?:|//[a-z]|@import|<script|<link", text)
+    read_page = Page(text)
+    assert all(str(image["src"]).startswith("data:image/") for image in read_page.all("img"))
+    assert all(str(image["href"]).startswith("data:image/") for image in read_page.all("image"))
+    links = [attributes["href"] for _, attributes in read_page.tags if "href" in attributes]
+    assert all(str(link).startswith(("#", "data:image/")) for link in links)
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_names_are_text_and_never_markup(tmp_path):
+    rows = [{"update": 1, "train/elbo": 1.0, "train/<i>": 1.0, "heldout/<i>": 1.0, "ledger/<u>": 0.5}]
+    folder = write_run(tmp_path / "<b>", rows, name="<script>alert(1)</script>", env={"id": "<em>&amp;"})
+    read_page = read(folder)
+    assert not {"b", "i", "u", "em", "script"} & ({tag for tag, _ in read_page.tags} - {"b"})
+    assert [attributes for tag, attributes in read_page.tags if tag == "b"] == [{"class": "bad"}]  # Not finished
+    for said in ("<b>", "log p(<i>)", "<em>&amp;", "<script>alert(1)</script>"):
+        assert said in read_page.text
+
+
+def test_missing_parts_are_left_out_and_said_to_be_missing(tmp_path):
+    read_page = read(write_run(tmp_path / "run", [{"update": 30, "train/elbo": -2.0, "train/kl": 0.5}]))
+    assert read_page.sections == ["bound", "configuration", "notes"]
+    assert "Not finished at update 30 of 100: interrupted, failed or still going" in read_page.text
+    assert "Training batches (no held-out episode was scored)" in read_page.text
+    assert "No held-out episodes were scored." in read_page.text
+    for name in ("The ledger", "The KL", "Imagination", "Optimisation", "Time", "Versions"):
+        assert f"{name}: this run's folder holds nothing for this section" in read_page.text
+
+
+def test_old_pictures_stand_in_for_numbers_that_were_not_kept(tmp_path):
+    folder = add_everything(write_run(tmp_path / "run", [{"update": 1, "env_steps": 4.0}]))
+    for line in (folder / "lines").iterdir():
+        line.unlink()
+    (folder / "imagination" / "scores.json").unlink()
+    shown = [image["alt"] for image in read(folder).all("img")]
+    assert sorted(shown) == sorted(
+        [
+            "KL by latent group",
+            "Futures of obs",
+            "Film of obs",
+            "Scores",
+            "Bound",
+            "Kl overview",
+            "Open loop",
+            "Something else",
+        ]
+    )
+
+
+def test_what_was_damaged_is_noted_on_the_page(tmp_path):
+    folder = write_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"update"')
+    assert "metrics.jsonl: the last line is damaged and was left out" in read(folder).text
+
+
+def test_a_run_whose_numbers_are_not_finite_still_has_a_page(tmp_path):
+    columns = ("train/elbo", "heldout/elbo", "heldout/kl", "ledger/beta", "kl/mean", "grad_norm/total")
+    read_page = read(write_run(tmp_path / "run", [{"update": u, **dict.fromkeys(columns)} for u in (1, 2)]))
+    assert "not finite" in read_page.text
+    assert "No held-out episodes were scored." in read_page.text
+
+
+def test_a_run_that_changed_nothing_says_so(tmp_path):
+    folder = write_run(tmp_path / "run", config=DEFAULTS)
+    assert "Every setting has its default." in read(folder).text
+    assert "Every setting has its default." not in read(folder, defaults=None).text
+    honest = [{"update": 1, "ledger/negative_elbo": 2.0, "ledger/beta": 0.0, "loss/value": 2.0}]
+    assert "This run optimised the bound itself" in read(write_run(tmp_path / "honest", honest)).text
