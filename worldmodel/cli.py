@@ -2,6 +2,7 @@
 
 worldmodel train --config configs/pendulum.yaml --rssm.deter 256 [--print_config]
 worldmodel evaluate runs/pendulum-...
+worldmodel imagine runs/pendulum-... --context 16 --horizon 48
 """
 
 import sys
@@ -13,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 from worldmodel.config_io import explain
 
-COMMANDS = ("train", "evaluate")
+COMMANDS = ("train", "evaluate", "imagine")
 
 
 class _Parser(ArgumentParser):

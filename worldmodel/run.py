@@ -9,17 +9,26 @@ replay/ (what it trained on), heldout/ (what it is scored on) and wandb/.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from worldmodel import build
-from worldmodel.behaviour.imagination import Dream, imagine, select
+from worldmodel.behaviour.baselines import Baseline, fit_baselines
+from worldmodel.behaviour.imagination import Dream, imagine, long_enough, require_positive, select
+from worldmodel.behaviour.scenes import Scenes, make_scenes
+from worldmodel.behaviour.scores import Scores, score_imagination
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
+from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, pad_episodes
 from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.checkpoint import load_model
 from worldmodel.training.evaluation import Evaluation, evaluate
 from worldmodel.types import Batch
+
+BASELINE_ROWS = 20_000  # training rows, at most, that baselines are fitted on
+BASELINE_NUMBERS = 2**24  # observed numbers in them, at most
+SHOWN = 3  # episodes in pictures
 
 # Every consumer of randomness has a stream of its own, so that adding one does not change the others.
 POLICY, SAMPLING, LATENTS, HELDOUT, IMAGINATION = range(5)
@@ -54,7 +63,7 @@ class Run:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
         """
         noise = make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device)
-        batch = _long_enough(self.heldout(), context + horizon) if batch is None else batch
+        batch = long_enough(self.heldout(), context + horizon) if batch is None else batch
         return imagine(self.model, batch, context=context, horizon=horizon, samples=samples, generator=noise)
 
     def evaluate(self) -> Evaluation:
@@ -69,6 +78,113 @@ class Run:
             samples=settings.samples,
             seed=self.config.seed,
         )
+
+    def baselines(self, horizon: int, *, seed: int = 0) -> dict[str, Baseline]:
+        """What a forecast without a model knows from the training rows: see `behaviour.baselines`.
+
+        Args:
+            horizon: the longest step ahead.
+            seed: of the choice of rows, where there are more than are used.
+        Raises:
+            FileNotFoundError: if the run's folder has no replay (any more).
+        """
+        numbers = sum(leaf.width for leaf in self.model.spec.observations.values())
+        choice = make_generator(seed, stream=Stream.SAMPLING)
+        with Replay.open(self.folder / "replay", read_only=True) as replay:
+            length = min(len(replay), 2 * (horizon + 1))
+            rows = min(len(replay), BASELINE_ROWS, BASELINE_NUMBERS // numbers)
+            batch = replay.sample(max(1, rows // length), length, choice)
+        return fit_baselines(self.model, batch.to(self.model.device), horizon)
+
+    def score(
+        self, *, context: int = 16, horizon: int = 48, samples: int = 16, seed: int = 0, episodes: int | None = None
+    ) -> Scores:
+        """Score imagination on the held-out episodes, by horizon, beside baselines: see `behaviour.scores`.
+
+        Args:
+            context, horizon, samples: rows seen, rows imagined, futures of each start.
+            seed: of everything random.
+            episodes: how many held-out episodes to score; by default all that are long enough.
+        Raises:
+            ValueError: if no episode has context + horizon rows, or a number is not positive.
+        """
+        require_positive(context, horizon, samples)
+        heldout = long_enough(self.heldout(), context + horizon)
+        return score_imagination(
+            self.model,
+            select(heldout, slice(episodes)),
+            self.baselines(horizon, seed=seed),
+            context=context,
+            horizon=horizon,
+            samples=samples,
+            generator=make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device),
+            resampling=make_generator(seed, stream=Stream.SAMPLING),
+        )
+
+    def scenes(
+        self,
+        *,
+        context: int = 16,
+        horizon: int = 48,
+        samples: int = 16,
+        seed: int = 0,
+        policy: Literal["recorded", "random"] = "recorded",
+    ) -> Scenes:
+        """A few held-out episodes imagined in full, for pictures. Arguments as in `write_imagination`."""
+        require_positive(context, horizon, samples)
+        action = None
+        if policy == "random":
+            choice = make_generator(seed, stream=Stream.POLICY)
+            action = random_actions(self.model.spec.action, (SHOWN, horizon), choice).to(self.model.device)
+        return make_scenes(
+            self.model,
+            self.heldout(),
+            context=context,
+            horizon=horizon,
+            samples=samples,
+            shown=SHOWN,
+            generator=make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device),
+            action=action,
+        )
+
+
+def write_imagination(
+    run: Run,
+    *,
+    context: int = 16,
+    horizon: int = 48,
+    samples: int = 16,
+    seed: int = 0,
+    episodes: int | None = None,
+    policy: Literal["recorded", "random"] = "recorded",
+) -> Path:
+    """Imagine on from held-out episodes, score it, draw it, and write it all into the run's folder.
+
+    Args:
+        run: a trained run.
+        context, horizon, samples: rows seen, rows imagined, futures of each start.
+        seed: of everything random.
+        episodes: how many held-out episodes to score; by default all that are long enough.
+        policy: imagine under the recorded actions; or under random ones, after which nothing really happened: pictures
+            go on without truth, and there are no scores.
+    Returns:
+        The folder: RUN/imagination, or RUN/imagination/random for a random policy. Files of those names are replaced.
+    Raises:
+        ValueError: if no episode is long enough, or a number is not positive; nothing is written then.
+    """
+    from worldmodel.report.imagination import imagination_files  # and so matplotlib, which opening a run does not need
+
+    folder = run.folder / "imagination"
+    settings = {"context": context, "horizon": horizon, "samples": samples, "seed": seed}
+    if policy == "random":
+        folder, scores = folder / "random", None
+    else:
+        scores = run.score(**settings, episodes=episodes)
+    files = imagination_files(run.scenes(**settings, policy=policy), scores)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "cpu") -> Run:
@@ -93,10 +209,3 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
         path = folder / "checkpoints" / f"{checkpoint or 'last'}.safetensors"
     load_model(path, model)
     return Run(folder, config, model.to(build.build_device(device)).eval())
-
-
-def _long_enough(episodes: Batch, length: int) -> Batch:
-    rows = episodes.valid.sum(1)
-    if not (rows >= length).any():
-        raise ValueError(f"context + horizon: expected at most {int(rows.max())}, the longest episode; got {length}")
-    return select(episodes, rows >= length)
