@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -120,6 +120,7 @@ def build_schedule(config: Config) -> Schedule:
         context=evaluation.context,
         horizon=evaluation.horizon,
         samples=evaluation.samples,
+        updates=training.updates if config.offline is not None else None,
     )
 
 
@@ -160,10 +161,9 @@ def tracking_mode(config: Config) -> Literal["online", "offline"] | None:
     return None if mode == "disabled" else mode
 
 
-def build_tracker(
-    config: Config, folder: Path, mode: Literal["online", "offline"] | None
-) -> tuple[Tracker, str | None]:
+def build_tracker(config: Config, folder: Path, run_id: str, *, resumed: bool) -> tuple[Tracker, str | None]:
     """The run's trackers, and where W&B keeps the run if it does."""
+    mode = tracking_mode(config)
     if mode is None:
         return FolderTracker(folder), None
     wandb = WandbTracker(
@@ -171,10 +171,22 @@ def build_tracker(
         asdict(config),
         mode=mode,
         may_go_offline=config.tracking == "auto",
+        run_id=run_id,
+        resumed=resumed,
         name=folder.name,
         **asdict(config.wandb),
     )
     return Trackers([FolderTracker(folder), wandb]), wandb.location
+
+
+def lasting_settings(config: Config) -> dict[str, Any]:
+    """The settings that a run keeps for life: its checkpoints belong to them. How long and where it runs may change."""
+    settings = asdict(config)
+    for key in ("training", "evaluation", "wandb", "tracking", "name", "runs", "device"):
+        del settings[key]
+    for key in ("asynchronous", "step_timeout", "restarts"):
+        del settings["env"][key]
+    return settings
 
 
 def build_device(name: str) -> torch.device:

@@ -1,7 +1,11 @@
 """The command line. The commands are in `commands/`.
 
 worldmodel train --config configs/pendulum.yaml --rssm.deter 256 [--print_config]
+worldmodel train --resume runs/pendulum-...
 worldmodel evaluate runs/pendulum-...
+worldmodel imagine runs/pendulum-... --context 16 --horizon 48
+worldmodel report runs/pendulum-...
+worldmodel compare runs/pendulum-... runs/pendulum-...
 worldmodel collect --config configs/pendulum.yaml --rows 20000 --output data/pendulum
 worldmodel import minari:namespace/name-v0 --output data/name
 worldmodel export data/pendulum namespace/name-v0
@@ -19,6 +23,7 @@ from worldmodel.config_io import explain
 COMMANDS = {  # what is typed, and the module of `commands` that does it
     "train": "train",
     "evaluate": "evaluate",
+    "imagine": "imagine",
     "report": "report",
     "compare": "compare",
     "collect": "collect",

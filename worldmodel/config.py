@@ -241,6 +241,8 @@ class TrainingConfig:
     """Rows to collect before the first update."""
     train_ratio: float = 128.0
     """Rows replayed into updates per row collected after the prefill."""
+    updates: int | None = None
+    """Updates of a run that learns from stored rows (`offline`); null: as many as env_steps would pay for."""
     log_every: int = 50
     """Updates between two rows of metrics."""
     evaluate_every: int = 500
@@ -255,6 +257,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _positive(self, "training", "env_steps", "prefill", "train_ratio")
         _positive(self, "training", "log_every", "evaluate_every", "save_every")
+        _require(self.updates is None or self.updates > 0, "training.updates", "null or at least 1", self.updates)
         more = self.env_steps > self.prefill
         _require(more, "training.env_steps", f"more than training.prefill = {self.prefill}", self.env_steps)
 
@@ -306,6 +309,8 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    offline: str | None = None
+    """Learn from stored rows, without an environment: a data folder, a run's, a replay's, or minari:ID."""
     tracking: Literal["auto", "offline", "online", "none"] = "auto"
     """Weights & Biases: online if a key is configured, else offline (auto); always either; or not at all."""
     name: str = "run"
@@ -320,6 +325,8 @@ class Config:
     def __post_init__(self) -> None:
         _require(bool(self.name) and "/" not in self.name, "name", "a file name", self.name)
         _require(0 <= self.seed < 2**63, "seed", "zero or more, below 2^63", self.seed)
+        alone = self.training.updates is None or self.offline is not None
+        _require(alone, "training.updates", "null unless offline names stored rows", self.training.updates)
         streams, length = self.env.num_envs, self.replay.sequence_length
         enough = self.training.prefill >= length
         _require(enough, "training.prefill", f"at least replay.sequence_length = {length}", self.training.prefill)

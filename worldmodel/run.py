@@ -3,26 +3,33 @@
     run = open_run("runs/pendulum-20260101-120000")
     dream = run.imagine(context=16, horizon=48, samples=16)
 
-A run's folder holds config.yaml, metrics.jsonl, lines/, figures/, checkpoints/last.safetensors and best.safetensors,
-replay/ (what it trained on), heldout/ (what it is scored on) and wandb/.
+What a run's folder holds is told in `folder`.
 """
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from worldmodel import build
-from worldmodel.behaviour.imagination import Dream, imagine, select
+from worldmodel.behaviour.baselines import Baseline, fit_baselines
+from worldmodel.behaviour.imagination import Dream, imagine, long_enough, require_positive, select
+from worldmodel.behaviour.scenes import Scenes, make_scenes
+from worldmodel.behaviour.scores import Scores, score_imagination
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
+from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
+from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, pad_episodes
 from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import Stream, make_generator
-from worldmodel.training.checkpoint import load_model
+from worldmodel.training.checkpoint import CheckpointError, load_model, newest_sound
 from worldmodel.training.evaluation import Evaluation, evaluate
 from worldmodel.types import Batch
 
-# Every consumer of randomness has a stream of its own, so that adding one does not change the others.
-POLICY, SAMPLING, LATENTS, HELDOUT, IMAGINATION = range(5)
+BASELINE_ROWS = 20_000  # training rows, at most, that baselines are fitted on
+BASELINE_NUMBERS = 2**24  # observed numbers in them, at most
+SHOWN = 3  # episodes in pictures
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Run:
 
     def heldout(self) -> Batch:
         """The held-out episodes, whole, [B, T] padded."""
-        with Replay.open(self.folder / "heldout", read_only=True) as replay:
+        with Replay.open(stored_data(self.config, self.folder)[1], read_only=True) as replay:
             episodes = pad_episodes(list(replay.episodes()), self.config.evaluation.max_length)
         return episodes.to(self.model.device)
 
@@ -54,7 +61,7 @@ class Run:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
         """
         noise = make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device)
-        batch = _long_enough(self.heldout(), context + horizon) if batch is None else batch
+        batch = long_enough(self.heldout(), context + horizon) if batch is None else batch
         return imagine(self.model, batch, context=context, horizon=horizon, samples=samples, generator=noise)
 
     def evaluate(self) -> Evaluation:
@@ -70,33 +77,192 @@ class Run:
             seed=self.config.seed,
         )
 
+    def baselines(self, horizon: int, *, seed: int = 0) -> dict[str, Baseline]:
+        """What a forecast without a model knows from the training rows: see `behaviour.baselines`.
+
+        Args:
+            horizon: the longest step ahead.
+            seed: of the choice of rows, where there are more than are used.
+        Raises:
+            FileNotFoundError: if the run's folder has no replay (any more).
+        """
+        numbers = sum(leaf.width for leaf in self.model.spec.observations.values())
+        choice = make_generator(seed, stream=Stream.SAMPLING)
+        with Replay.open(stored_data(self.config, self.folder)[0], read_only=True) as replay:
+            length = min(len(replay), 2 * (horizon + 1))
+            rows = min(len(replay), BASELINE_ROWS, BASELINE_NUMBERS // numbers)
+            batch = replay.sample(max(1, rows // length), length, choice)
+        return fit_baselines(self.model, batch.to(self.model.device), horizon)
+
+    def score(
+        self, *, context: int = 16, horizon: int = 48, samples: int = 16, seed: int = 0, episodes: int | None = None
+    ) -> Scores:
+        """Score imagination on the held-out episodes, by horizon, beside baselines: see `behaviour.scores`.
+
+        Args:
+            context, horizon, samples: rows seen, rows imagined, futures of each start.
+            seed: of everything random.
+            episodes: how many held-out episodes to score; by default all that are long enough.
+        Raises:
+            ValueError: if no episode has context + horizon rows, or a number is not positive.
+        """
+        require_positive(context, horizon, samples)
+        heldout = long_enough(self.heldout(), context + horizon)
+        return score_imagination(
+            self.model,
+            select(heldout, slice(episodes)),
+            self.baselines(horizon, seed=seed),
+            context=context,
+            horizon=horizon,
+            samples=samples,
+            generator=make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device),
+            resampling=make_generator(seed, stream=Stream.SAMPLING),
+        )
+
+    def scenes(
+        self,
+        *,
+        context: int = 16,
+        horizon: int = 48,
+        samples: int = 16,
+        seed: int = 0,
+        policy: Literal["recorded", "random"] = "recorded",
+    ) -> Scenes:
+        """A few held-out episodes imagined in full, for pictures. Arguments as in `write_imagination`."""
+        require_positive(context, horizon, samples)
+        action = None
+        if policy == "random":
+            choice = make_generator(seed, stream=Stream.POLICY)
+            action = random_actions(self.model.spec.action, (SHOWN, horizon), choice).to(self.model.device)
+        return make_scenes(
+            self.model,
+            self.heldout(),
+            context=context,
+            horizon=horizon,
+            samples=samples,
+            shown=SHOWN,
+            generator=make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device),
+            action=action,
+        )
+
+
+def write_imagination(
+    run: Run,
+    *,
+    context: int = 16,
+    horizon: int = 48,
+    samples: int = 16,
+    seed: int = 0,
+    episodes: int | None = None,
+    policy: Literal["recorded", "random"] = "recorded",
+) -> Path:
+    """Imagine on from held-out episodes, score it, draw it, and write it all into the run's folder.
+
+    Args:
+        run: a trained run.
+        context, horizon, samples: rows seen, rows imagined, futures of each start.
+        seed: of everything random.
+        episodes: how many held-out episodes to score; by default all that are long enough.
+        policy: imagine under the recorded actions; or under random ones, after which nothing really happened: pictures
+            go on without truth, and there are no scores.
+    Returns:
+        The folder: RUN/imagination, or RUN/imagination/random for a random policy. Files of those names are replaced.
+    Raises:
+        ValueError: if no episode is long enough, or a number is not positive; nothing is written then.
+    """
+    from worldmodel.report.imagination import imagination_files  # and so matplotlib, which opening a run does not need
+
+    folder = run.folder / "imagination"
+    settings = {"context": context, "horizon": horizon, "samples": samples, "seed": seed}
+    if policy == "random":
+        folder, scores = folder / "random", None
+    else:
+        scores = run.score(**settings, episodes=episodes)
+    files = imagination_files(run.scenes(**settings, policy=policy), scores)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_report(folder: Path) -> Path:
+    """Write a run's page, RUN/report.html, from what is in its folder: -> where it is.
+
+    Raises:
+        FileNotFoundError, ValueError: if the folder is not a run's, or has no metrics.
+    """
+    from worldmodel.report.page import page  # and so matplotlib
+    from worldmodel.report.record import read_record
+
+    path = folder / "report.html"
+    path.write_text(page(read_record(folder), asdict(Config())), encoding="utf-8")
+    return path
+
+
+def finish_run(run: Run) -> None:
+    """Write what a training leaves for people to look at: imagination/ and report.html.
+
+    The horizon is shortened where no held-out episode is long enough for it, down to a single step.
+    """
+    settings = run.config.evaluation
+    room = int(run.heldout().valid.sum(1).max()) - settings.context
+    if room > 0:
+        horizon = min(settings.horizon, room)
+        write_imagination(run, context=settings.context, horizon=horizon, samples=settings.samples)
+    write_report(run.folder)
+
 
 def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "cpu") -> Run:
     """Open a run's folder.
 
     Args:
         folder: as `train` made it.
-        checkpoint: "best" or "last"; by default the best, or the last where no best was written.
+        checkpoint: "best", "last" or "previous"; by default the best, or the newest of the others where that is
+            missing or, with a warning, damaged.
         device: where the model goes.
     Raises:
         FileNotFoundError: if the folder is not a run's.
-        CheckpointError: if there is no checkpoint, or it is damaged.
+        CheckpointError: if there is no checkpoint, or the one asked for is damaged.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
-    config = read_config(folder / "config.yaml")
-    with Replay.open(folder / "heldout", read_only=True) as heldout:
+    config = read_settings(folder)
+    with Replay.open(stored_data(config, folder)[1], read_only=True) as heldout:
         model = build.build_model(config, heldout.spec)
-    path = folder / "checkpoints" / "best.safetensors"
-    if checkpoint is not None or not path.is_file():
-        path = folder / "checkpoints" / f"{checkpoint or 'last'}.safetensors"
+    names = ("best", "last", "previous") if checkpoint is None else (checkpoint,)
+    paths = [folder / "checkpoints" / f"{name}.safetensors" for name in names]
+    path, complaints = newest_sound(paths)
+    if path is None:
+        raise CheckpointError(complaints[0] if complaints else f"{paths[0]}: expected a checkpoint, found no file")
+    for complaint in complaints:
+        warnings.warn(f"{complaint}; using {path} instead", stacklevel=2)
     load_model(path, model)
     return Run(folder, config, model.to(build.build_device(device)).eval())
 
 
-def _long_enough(episodes: Batch, length: int) -> Batch:
-    rows = episodes.valid.sum(1)
-    if not (rows >= length).any():
-        raise ValueError(f"context + horizon: expected at most {int(rows.max())}, the longest episode; got {length}")
-    return select(episodes, rows >= length)
+def read_settings(folder: Path) -> Config:
+    """A run's settings.
+
+    Raises:
+        FileNotFoundError: if the folder is not a run's.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
+    return read_config(folder / "config.yaml")
+
+
+def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
+    """Where a run's rows and its held-out episodes are: in its own folder, or with the stored data it learns from.
+
+    Stored episodes that are not divided yet are divided into the run's folder.
+    """
+    own = folder / REPLAY, folder / HELDOUT
+    if config.offline is None or own[0].exists():
+        return own
+    return prepare_data(
+        config.offline,
+        folder,
+        heldout=config.evaluation.episodes,
+        generator=make_generator(config.seed, stream=Stream.HELDOUT),
+        image_size=config.env.image_size,
+        drop_text=config.env.drop_text,
+    )

@@ -1,12 +1,11 @@
-"""A training from beginning to end: make everything, train, say what came of it.
+"""A training from beginning to end, or from where it stopped: make everything, train, say what came of it.
 
 run = train("configs/pendulum.yaml", {"seed": 1})
+run = resume("runs/pendulum-20260101-120000")
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,23 @@ import torch
 
 from worldmodel import build
 from worldmodel.config import Config
-from worldmodel.config_io import read_config, write_config
+from worldmodel.config_io import read_config
 from worldmodel.data.environment import Environments
+from worldmodel.data.offline import source_spec, written_whole
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, pad_episodes
 from worldmodel.data.rollout import Rollout
-from worldmodel.models.networks import parameter_count
+from worldmodel.folder import locked, make_folder, note_session, products
 from worldmodel.models.world_model import WorldModel
-from worldmodel.run import Run
+from worldmodel.run import Run, finish_run, read_settings, stored_data
 from worldmodel.seeding import Stream, make_generator
+from worldmodel.training.checkpoint import CheckpointError, newest_sound, read_counters
+from worldmodel.training.history import History, rewind_metrics
 from worldmodel.training.progress import RunProgress
+from worldmodel.training.stages import Stages
 from worldmodel.training.trainer import Trainer
-from worldmodel.types import Batch
+from worldmodel.types import Batch, EnvSpec
+from worldmodel.words import announce, conclude
 
 
 def train(
@@ -35,7 +39,7 @@ def train(
     *,
     progress: RunProgress | None = None,
 ) -> Run:
-    """Train a world model on rollouts of a random policy.
+    """Train a world model on rollouts of a random policy, or on stored rows where `offline` names some.
 
     Args:
         config: settings, or the YAML file they are in; the defaults if left out.
@@ -44,62 +48,167 @@ def train(
     Returns:
         The finished (or interrupted) run, with the last weights; `open_run` takes the best.
     Raises:
-        ValueError: for impossible settings or environments, before anything is written.
-        EnvironmentFailureError, NonFiniteLossError: the run stopped; its last good checkpoint is kept.
+        ValueError: for impossible settings, environments or data, before anything is written.
+        EnvironmentFailureError, NonFiniteLossError, OSError: the run stopped; `resume` goes on from its last
+            checkpoint.
     """
     if not isinstance(config, Config):
         config = read_config(config if config is not None else (), overrides)
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
-    device, tracking = build.build_device(config.device), build.tracking_mode(config)
-    progress = progress or RunProgress(config.training.env_steps)
+    with _world(config) as world:
+        folder = make_folder(config)
+        with locked(folder):
+            return _run(config, folder, *world, progress)
+
+
+def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
+    """Go on with a run from its newest sound checkpoint, or from its rows where it has none yet.
+
+    Weights, optimiser, counters, random states and the replay are as they were; rows collected since the checkpoint are
+    kept, and their updates made up for. Environments begin new episodes; interrupted ones count as truncated.
+
+    Args:
+        folder: the run's, as `train` made it.
+        progress: shows how it goes; standard error by default.
+    Raises:
+        FileNotFoundError: if the folder is not a run's.
+        CheckpointError: if a checkpoint was written under other settings than config.yaml now has, or all are damaged.
+        DamagedReplayError: if stored rows were altered or are missing.
+        ValueError: if another process is working on it.
+    """
+    folder = Path(folder)
+    config = read_settings(folder)
+    with locked(folder), _world(config) as world:
+        return _run(config, folder, *world, progress)
+
+
+@contextmanager
+def _world(config: Config) -> Iterator[tuple[WorldModel, Environments | None, Environments | None]]:
+    """The untrained model, the environments it learns from, and one for held-out episodes; none of these offline.
+
+    Nothing is written here, so that impossible settings leave nothing behind.
+    """
+    device = build.build_device(config.device)
+    build.tracking_mode(config)
     with ExitStack() as stack:
-        environments = stack.enter_context(build.build_environments(config))
-        apart = stack.enter_context(build.build_environments(config, heldout=True))
-        model = build.build_model(config, environments.spec).to(device)
-        folder = _make_folder(config)
-        tracker, wandb_at = build.build_tracker(config, folder, tracking)
-        stack.push(lambda kind, *_: tracker.finish(_products(folder), failed=kind is not None))
-        _announce(progress.say, config, model, folder, wandb_at)
-        heldout = collect_heldout(config, apart, folder / "heldout").to(device)
-        replay = stack.enter_context(build.build_replay(config, environments, folder / "replay"))
-        policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))
+        environments = apart = None
+        if config.offline is None:
+            environments = stack.enter_context(build.build_environments(config))
+            apart = stack.enter_context(build.build_environments(config, heldout=True))
+        yield build.build_model(config, _spec(config, environments)).to(device), environments, apart
+
+
+def _spec(config: Config, environments: Environments | None) -> EnvSpec:
+    if environments is not None:
+        return environments.spec
+    assert config.offline is not None
+    return source_spec(config.offline, image_size=config.env.image_size, drop_text=config.env.drop_text)
+
+
+def _run(
+    config: Config,
+    folder: Path,
+    model: WorldModel,
+    environments: Environments | None,
+    apart: Environments | None,
+    progress: RunProgress | None,
+) -> Run:
+    progress = progress or _progress(config)
+    checkpoint = _checkpoint(folder, progress)
+    update = 0 if checkpoint is None else read_counters(checkpoint)["updates"]
+    with ExitStack() as stack:
+        history = rewind_metrics(folder / "metrics.jsonl", update)
+        wandb_id, resumed = note_session(folder, update, str(model.device))
+        tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
+        stack.push(lambda kind, *_: tracker.finish(products(folder), failed=kind is not None))
+        announce(progress.say, config, model, folder, wandb_at)
+        stages = Stages()
+        with stages("held_out"):
+            replay, heldout = _data(config, folder, environments, apart)
+        stack.enter_context(replay)
+        randomness = {
+            "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
+            "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device),
+            "policy": make_generator(config.seed, stream=Stream.POLICY),
+        }
         trainer = Trainer(
-            build.build_learner(config, model, make_generator(config.seed, stream=Stream.LATENTS, device=device)),
-            Rollout(environments, policy, config.seed),
+            build.build_learner(config, model, randomness["latents"]),
+            _rollout(config, environments, replay, randomness["policy"]),
             replay,
-            heldout,
+            heldout.to(model.device),
             tracker,
             progress,
             folder=folder,
             schedule=build.build_schedule(config),
-            sampling=make_generator(config.seed, stream=Stream.SAMPLING),
+            randomness=randomness,
+            settings=build.lasting_settings(config),
             seed=config.seed,
+            stages=stages,
+            history=History(history),
         )
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        if resumed:
+            progress.say(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} rows")
         with progress:
             finished = trainer.run()
-        _conclude(progress.say, trainer, folder, wandb_at, finished)
-    if trainer.evaluation is not None:
-        progress.say(f"report      {write_report(folder)}")
-    return Run(folder, config, model.eval())
+        run = Run(folder, config, model.eval())
+        if trainer.evaluation is not None:
+            finish_run(run)
+        conclude(progress.say, trainer, folder, wandb_at, finished)
+    return run
 
 
-def write_report(folder: Path) -> Path:
-    """Write a run's page, folder/report.html, from what is in its folder: -> where it is.
-
-    Raises:
-        FileNotFoundError, ValueError: if the folder is not a run's, or has no metrics.
-    """
-    from worldmodel.report.page import page  # and so matplotlib
-    from worldmodel.report.record import read_record
-
-    path = folder / "report.html"
-    path.write_text(page(read_record(folder), asdict(Config())), encoding="utf-8")
-    return path
+def _checkpoint(folder: Path, progress: RunProgress) -> Path | None:
+    """The newest sound checkpoint, if there is one; says which newer ones are not."""
+    paths = [folder / "checkpoints" / f"{name}.safetensors" for name in ("last", "previous", "best")]
+    found, complaints = newest_sound(paths)
+    if complaints and found is None:
+        raise CheckpointError(f"{complaints[0]}; restore it from a copy, or begin a new run")
+    for complaint in complaints:
+        progress.say(f"{complaint}; going on from {found} instead")
+    return found
 
 
-def collect_heldout(config: Config, environments: Environments, folder: Path) -> Batch:
-    """Whole episodes of the same random policy, with seeds of their own."""
+def _data(
+    config: Config, folder: Path, environments: Environments | None, apart: Environments | None
+) -> tuple[Replay, Batch]:
+    """What the run learns from, and the held-out episodes: made now, or found where an earlier session left them."""
+    if environments is None or apart is None:
+        replay_folder, heldout_folder = stored_data(config, folder)
+        replay = Replay.open(replay_folder, read_only=True)
+    else:
+        heldout_folder = folder / "heldout"
+        if not heldout_folder.exists():
+            with written_whole(heldout_folder) as partial:
+                collect_heldout(config, apart, partial)
+        if (folder / "replay" / "replay.json").exists():
+            replay = Replay.open(folder / "replay")
+        else:
+            replay = build.build_replay(config, environments, folder / "replay")
+    with Replay.open(heldout_folder, read_only=True) as stored:
+        return replay, pad_episodes(list(stored.episodes()), config.evaluation.max_length)
+
+
+def _rollout(
+    config: Config, environments: Environments | None, replay: Replay, random: torch.Generator
+) -> Rollout | None:
+    if environments is None:
+        return None
+    rows = replay.rows_written  # a resumed run goes on with other episodes than those it began with
+    seed = config.seed if rows == 0 else int(np.random.SeedSequence([config.seed, rows]).generate_state(1)[0])
+    return Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
+
+
+def _progress(config: Config) -> RunProgress:
+    if config.offline is None:
+        return RunProgress(config.training.env_steps)
+    return RunProgress(build.build_schedule(config).total_updates, unit="updates")
+
+
+def collect_heldout(config: Config, environments: Environments, folder: Path) -> None:
+    """Write whole episodes of the same random policy, with seeds of their own."""
     settings = config.evaluation
     random = make_generator(config.seed, stream=Stream.HELDOUT)
     seed = int(torch.randint(2**31, (1,), generator=random))
@@ -111,61 +220,3 @@ def collect_heldout(config: Config, environments: Environments, folder: Path) ->
             rows = rollout.step()
             replay.append(rows)
             episodes += int(rows.is_last.sum())
-        return pad_episodes(list(replay.episodes()), settings.max_length)
-
-
-def _products(folder: Path) -> list[Path]:
-    return [folder / "config.yaml", *sorted((folder / "checkpoints").glob("*.safetensors"))]
-
-
-def _make_folder(config: Config) -> Path:
-    stem = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    for suffix in ["", *(f"-{i}" for i in range(2, 100))]:
-        folder = Path(config.runs) / (stem + suffix)
-        try:
-            folder.mkdir(parents=True)  # not asked for first: another run may start in the same second
-        except FileExistsError:
-            continue
-        write_config(config, folder / "config.yaml")
-        return folder
-    raise FileExistsError(f"{config.runs}: a hundred runs named {stem} exist already")
-
-
-def _announce(
-    say: Callable[[str], None], config: Config, model: WorldModel, folder: Path, wandb_at: str | None
-) -> None:
-    spec = model.spec
-    leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
-    parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder}
-    sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in parts.items())
-    say(f"{config.env.id}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]")
-    say(f"{parameter_count(model):,} parameters ({sizes}) on {model.device}")
-    say(f"run folder {folder}; W&B {wandb_at or 'off'}")
-    say(f"collecting {config.evaluation.episodes} held-out episodes, then {config.training.prefill} rows of prefill")
-
-
-def _conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool) -> None:
-    say("finished" if finished else "stopped early, as asked; everything so far is saved")
-    if trainer.evaluation is None:
-        say("no update was made")
-        return
-    per_step, kl = trainer.evaluation.per_step, trainer.evaluation.kl.summary
-    terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))
-    say(f"held-out, nats per step: ELBO {per_step['elbo']:.3f} = log-likelihoods ({terms}) - KL {per_step['kl']:.3f}")
-    say(f"KL per step: median {kl['median']:.3f}, 95 % {kl['q95']:.3f}; {kl['active_units']:.0f} active latent groups")
-    if not trainer.evaluation.open_loop:
-        say("no open-loop errors: no held-out episode has evaluation.context + evaluation.horizon rows")
-    floors = trainer.learner.model.resolution()
-    if floors:
-        listed = "; ".join(f"{name} {_numbers(floor)}" for name, floor in floors.items())
-        say(f"densities are measured down to a std of: {listed}")
-    say(f"pictures    {folder / 'figures' / 'kl_overview.png'} and its neighbours")
-    say(f"numbers     {folder / 'metrics.jsonl'}")
-    if wandb_at:
-        say(f"W&B         {wandb_at}" + ("" if wandb_at.startswith("http") else f"   (upload: wandb sync {wandb_at})"))
-
-
-def _numbers(x: torch.Tensor) -> str:
-    values = np.atleast_1d(x.cpu().numpy())
-    shown = " ".join(f"{v:.3g}" for v in values[:8])
-    return shown + (f" ... ({len(values)} in all)" if len(values) > 8 else "")

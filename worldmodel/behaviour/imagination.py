@@ -4,16 +4,17 @@ Samples are always leading: [N, B, ...]. Each has its own draw of the filtered p
 the model's whole uncertainty and not only that of the rollout.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel.models.encoder import as_numbers
 from worldmodel.models.world_model import WorldModel
-from worldmodel.types import Batch, State
+from worldmodel.types import Batch, ObservationSpec, State
 
 STARTS = 8  # at most, in one episode
 ROWS_AT_ONCE = 2**15  # sampled rows that are filtered in one pass
@@ -49,8 +50,7 @@ def imagine(
         ValueError: if the batch is too short or a number is not positive.
     """
     length = batch.is_first.shape[1]
-    if min(context, horizon, samples) < 1:
-        raise ValueError(f"context, horizon, samples: expected at least 1 each, got {(context, horizon, samples)}")
+    require_positive(context, horizon, samples)
     if context + horizon > length:
         raise ValueError(f"context + horizon: expected at most the {length} rows given, got {context + horizon}")
     filtered = filter_samples(model, select(batch, rows=slice(context)), samples, generator)
@@ -82,6 +82,50 @@ def imagine_from(
     return State(*(rearrange(x, "(N B) H W -> N B H W", N=samples) for x in states))
 
 
+class Futures(NamedTuple):
+    """Futures of several episodes that start at the same row: where they start from, and what happened."""
+
+    episode: Int[Tensor, " B"]  # which episodes
+    start: State  # [N, B, ...] filtered
+    rows: Batch  # [B, 1 + H]: the last row seen, then the future
+
+
+def futures(
+    model: WorldModel,
+    episodes: Batch,
+    *,
+    context: int,
+    horizon: int,
+    samples: int,
+    generator: torch.Generator | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> Iterator[Futures]:
+    """Every recorded future that is scored, a few episodes at a time, so that memory does not grow with their number.
+
+    Episodes are filtered from their reset. Futures start after `context` rows and then every half horizon (but at most
+    eight times an episode), wherever the whole future was recorded.
+
+    Args:
+        model: the world model.
+        episodes: whole episodes from their reset, padded; see `data.replay.pad_episodes`.
+        context: rows filtered before the first start.
+        horizon: rows of a future (H).
+        samples: filtered states a start (N).
+        generator: source of the noise.
+        rows_at_once: sampled rows that are filtered in one pass.
+    """
+    B, T = episodes.is_first.shape
+    size = max(1, rows_at_once // (samples * T))
+    for first in range(0, B, size):
+        part = select(episodes, slice(first, first + size))
+        filtered = filter_samples(model, part, samples, generator)
+        for t in range(context - 1, T - horizon, max(1, horizon // 2, (T - horizon - context) // STARTS + 1)):
+            whole = part.valid[:, t + horizon]
+            if whole.any():
+                start = State(*(x[:, whole, t] for x in filtered))
+                yield Futures(first + whole.nonzero()[:, 0], start, select(part, whole, slice(t, t + 1 + horizon)))
+
+
 class OpenLoopError(NamedTuple):
     """Mean squared error by horizon, [H] each, in units of the data's variance (for classes and bits: Brier scores)."""
 
@@ -102,8 +146,7 @@ def open_loop_errors(
 ) -> dict[str, OpenLoopError]:
     """Score the mean of N imagined futures against what happened, by observation leaf.
 
-    Episodes are filtered from their reset. Futures start after `context` rows and then every half horizon (but at most
-    eight times an episode), wherever the whole future was recorded.
+    Which futures those are is said in `futures`.
 
     Args:
         model: the world model.
@@ -115,22 +158,15 @@ def open_loop_errors(
     Returns:
         The errors by name; empty if no episode is long enough.
     """
-    spread = _spread(model, episodes)
-    sums = {name: torch.zeros(3, horizon, dtype=torch.float64) for name in spread}
-    B, T = episodes.is_first.shape
-    size, count = max(1, ROWS_AT_ONCE // (samples * T)), 0
-    for first in range(0, B, size):
-        part = select(episodes, slice(first, first + size))
-        filtered = filter_samples(model, part, samples, generator)
-        for t in range(context - 1, T - horizon, max(1, horizon // 2, (T - horizon - context) // STARTS + 1)):
-            whole = part.valid[:, t + horizon]
-            if not whole.any():
-                continue
-            count += int(whole.sum())
-            start = State(*(x[:, whole, t] for x in filtered))
-            rows = select(part, whole, slice(t, t + 1 + horizon))  # the last row seen, then the future
-            for name, errors in _squared_errors(model, start, rows, spread, generator).items():
-                sums[name] += errors
+    leaves = model.spec.observations.items()
+    moments = {name: spread(leaf, episodes.obs[name], episodes.valid) for name, leaf in leaves}
+    units = {name: (mean, or_one(std)) for name, (mean, std) in moments.items()}
+    sums = {name: torch.zeros(3, horizon, dtype=torch.float64) for name in units}
+    count = 0
+    for future in futures(model, episodes, context=context, horizon=horizon, samples=samples, generator=generator):
+        count += len(future.episode)
+        for name, errors in _squared_errors(model, future.start, future.rows, units, generator).items():
+            sums[name] += errors
     return {name: OpenLoopError(*(total / count)) for name, total in sums.items()} if count else {}
 
 
@@ -141,24 +177,39 @@ def select(batch: Batch, sequences: slice | Tensor = slice(None), rows: slice = 
     return Batch(obs, **rest)
 
 
-def _spread(model: WorldModel, episodes: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and std of every leaf over the valid rows, one sequence at a time; 1 for what does not vary."""
-    count = episodes.valid.sum()
-    spread = {}
-    for name, leaf in model.spec.observations.items():
-        sequences = list(zip(episodes.obs[name], episodes.valid, strict=True))
-        mean = sum(as_numbers(leaf, x[valid]).sum(0).double() for x, valid in sequences) / count
-        squares = sum((as_numbers(leaf, x[valid]) - mean).square().sum(0) for x, valid in sequences)
-        std = (squares / (count - 1).clamp(min=1)).sqrt()
-        spread[name] = mean.float(), torch.where(std > 1e-6, std, 1.0).float()
-    return spread
+def require_positive(context: int, horizon: int, samples: int) -> None:
+    """Raise ValueError unless each is at least 1."""
+    if min(context, horizon, samples) < 1:
+        raise ValueError(f"context, horizon, samples: expected at least 1 each, got {(context, horizon, samples)}")
+
+
+def long_enough(episodes: Batch, length: int) -> Batch:
+    """The padded episodes that have this many rows, context and horizon together; ValueError if there are none."""
+    rows = episodes.valid.sum(1)
+    if not (rows >= length).any():
+        raise ValueError(f"context + horizon: expected at most {int(rows.max())}, the longest episode; got {length}")
+    return select(episodes, rows >= length)
+
+
+def spread(leaf: ObservationSpec, x: Tensor, valid: Bool[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
+    """Mean and std over the valid rows of one leaf [B, T, ...], read as numbers; one sequence at a time."""
+    count = valid.sum()
+    sequences = list(zip(x, valid, strict=True))
+    mean = sum((as_numbers(leaf, rows[kept]).sum(0).double() for rows, kept in sequences), torch.zeros(())) / count
+    squares = sum(((as_numbers(leaf, rows[kept]) - mean).square().sum(0) for rows, kept in sequences), torch.zeros(()))
+    return mean.float(), (squares / (count - 1).clamp(min=1)).sqrt().float()
+
+
+def or_one(std: Tensor) -> Tensor:
+    """A std as a unit: 1 for what does not vary."""
+    return torch.where(std > 1e-6, std, 1.0)
 
 
 def _squared_errors(
     model: WorldModel,
     start: State,
     rows: Batch,
-    spread: dict[str, tuple[Tensor, Tensor]],
+    units: dict[str, tuple[Tensor, Tensor]],
     generator: torch.Generator | None,
 ) -> dict[str, Float[Tensor, "3 H"]]:
     """Summed over sequences, by leaf: the imagined mean, the last row seen (the first of `rows`), the data's mean."""
@@ -172,7 +223,7 @@ def _squared_errors(
             total += means[name] / samples
     errors = {}
     for name, x in truth.items():
-        mean, std = spread[name]
+        mean, std = units[name]
         guesses = (predicted[name], x[:, :1], mean)
         squares = [((guess - x[:, 1:]) / std).square().flatten(2).mean(-1).sum(0) for guess in guesses]
         errors[name] = torch.stack(squares).double().cpu()

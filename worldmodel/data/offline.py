@@ -98,6 +98,14 @@ def open_data(source: Path) -> DataFolders:
     raise FileNotFoundError(f"{expected}; found {shown or 'an empty folder'}")
 
 
+def source_spec(source: str, *, image_size: int, drop_text: bool = False) -> EnvSpec:
+    """What the rows of a source hold. Arguments and errors as in `prepare_data`, but nothing is written."""
+    if source.startswith(PREFIX):
+        return open_minari(source, image_size=image_size, drop_text=drop_text).spec
+    with Replay.open(open_data(Path(source)).replay, read_only=True) as replay:
+        return replay.spec
+
+
 def prepare_data(
     source: str, folder: Path, *, heldout: int, generator: torch.Generator, image_size: int, drop_text: bool = False
 ) -> tuple[Path, Path]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from worldmodel.types import ActionSpec
 
@@ -17,14 +19,18 @@ class RandomPolicy:
 
     def __call__(self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]) -> Float[np.ndarray, "N A"]:
         """One action for each of N environments."""
-        uniform = torch.rand(len(is_first), self.spec.width, generator=self.generator).numpy()
-        if self.spec.kind == "continuous":
-            return 2 * uniform - 1
-        if self.spec.kind == "binary":
-            return (uniform > 0.5).astype(np.float32)
-        groups = np.split(uniform, np.cumsum(self.spec.classes)[:-1], axis=-1)
-        one_hot = [np.eye(group.shape[-1], dtype=np.float32)[group.argmax(-1)] for group in groups]
-        return np.concatenate(one_hot, -1)
+        return random_actions(self.spec, (len(is_first),), self.generator).numpy()
+
+
+def random_actions(spec: ActionSpec, lead: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*lead A"]:
+    """Independent actions, uniform over the action space, of any leading shape, on the generator's device."""
+    uniform = torch.rand(*lead, spec.width, generator=generator, device=generator.device)
+    if spec.kind == "continuous":
+        return 2 * uniform - 1
+    if spec.kind == "binary":
+        return (uniform > 0.5).float()
+    groups = uniform.split(spec.classes, -1)
+    return torch.cat([one_hot(group.argmax(-1), group.shape[-1]) for group in groups], -1).float()
 
 
 class ScriptedPolicy:

@@ -1,8 +1,8 @@
 """A training state on disk: one safetensors file, written whole or not at all. Nothing that is loaded can run code.
 
 Tensors are named `model/...`, `optimizer/...` and `random/...`; the file's header holds a checksum of them and, as
-JSON, the counters and the run's settings. `last` is the newest state, `previous` the one before it, `best` the one with the
-highest held-out bound.
+JSON, the counters and the run's settings. `last` is the newest state, `previous` the one before it, `best` the one with
+the highest held-out bound.
 """
 
 import json
@@ -102,6 +102,11 @@ def load_training_state(
     return _part(tensors, "random/"), header["counters"]
 
 
+def read_counters(path: Path) -> dict[str, Any]:
+    """The counters of a checkpoint; raises CheckpointError."""
+    return _read(path)[1]["counters"]
+
+
 def newest_sound(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:
     """The first of these checkpoints that is there and whole, and what is wrong with those before it."""
     complaints = []
@@ -170,7 +175,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
     check = 0
     for name in sorted(tensors):
         check = zlib.crc32(name.encode(), check)
-        check = zlib.crc32(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()), check)
+        check = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, check)
     return check
 
 

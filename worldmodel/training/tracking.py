@@ -78,6 +78,8 @@ class WandbTracker:
         *,
         mode: Literal["online", "offline"],
         may_go_offline: bool,
+        run_id: str,
+        resumed: bool = False,
         name: str,
         project: str,
         entity: str | None = None,
@@ -90,6 +92,8 @@ class WandbTracker:
             folder: the run's folder.
             config: settings shown beside the run.
             mode: online needs a key and the network.
+            run_id: of the run at W&B, the same whenever it goes on.
+            resumed: whether it has been started before.
             may_go_offline: go on offline if the server cannot be reached in 30 seconds, instead of raising.
             name, project, entity, group, tags: as in `WandbConfig`.
         """
@@ -99,6 +103,7 @@ class WandbTracker:
         options: dict[str, Any] = {
             "dir": str(folder),
             "config": dict(config),
+            "id": run_id,
             "name": name,
             "project": project,
             "entity": entity,
@@ -108,7 +113,7 @@ class WandbTracker:
         }
         self.mode = mode
         try:
-            self._run = wandb.init(mode=mode, **options)
+            self._run = wandb.init(mode=mode, resume="allow" if resumed and mode == "online" else None, **options)
         except wandb.errors.CommError:
             if not may_go_offline:
                 raise

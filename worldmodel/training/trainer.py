@@ -77,6 +77,7 @@ class Trainer:
         settings: Mapping[str, Any],
         seed: int,
         stages: Stages | None = None,
+        history: History | None = None,
     ) -> None:
         """Args:
         learner, rollout, replay: the three that do the work. Without a rollout the replay is learned from as it is.
@@ -88,12 +89,13 @@ class Trainer:
         settings: what a checkpoint belongs to, for JSON.
         seed: of the noise in evaluations.
         stages: adds up how long things take.
+        history: of earlier sessions.
         """
         self.learner, self.rollout, self.replay, self.heldout = learner, rollout, replay, heldout
         self.tracker, self.progress, self.folder, self.schedule = tracker, progress, folder, schedule
         self.randomness, self.settings, self.seed = randomness, settings, seed
         self.stages = stages or Stages()
-        self.history = History()
+        self.history = history or History()
         self.device = learner.model.device
         self.best_elbo = -np.inf
         self.evaluation: Evaluation | None = None

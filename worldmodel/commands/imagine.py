@@ -1,0 +1,85 @@
+"""Imagine on from a run's held-out episodes, beside what really happened: pictures, films and scores."""
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from worldmodel.run import Run
+
+CELLS = (("model", "mean"), ("model", "low"), ("model", "high"), ("repeat_last", "mean"), ("marginal", "mean"))
+UNITS = {
+    "nll": "NLL, nats per step",
+    "squared_error": "squared error / variance",
+    "crps": "CRPS / std",
+    "coverage": "coverage of 90 %",
+}
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Which run, from where, how far, under whose actions."""
+    parser.add_argument("run", type=str, help="the run's folder")
+    parser.add_argument("--context", type=int | None, default=None, help="rows seen; by default as in the evaluation")
+    parser.add_argument("--horizon", type=int | None, default=None, help="rows imagined; by default likewise")
+    parser.add_argument("--samples", type=int | None, default=None, help="futures of each start; by default likewise")
+    parser.add_argument("--episodes", type=int | None, default=None, help="held-out episodes to score; by default all")
+    policies = Literal["recorded", "random"]
+    parser.add_argument("--policy", type=policies, default="recorded", help="whose actions; random ones have no truth")
+    parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
+    parser.add_argument("--device", type=str, default="cpu", help="a torch device, or auto")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+
+
+def run(parser: ArgumentParser, options: Namespace) -> None:
+    """Write RUN/imagination/ and print the scores as tables."""
+    from rich.console import Console
+
+    from worldmodel.run import open_run, write_imagination
+
+    opened = open_run(options.run, options.checkpoint, options.device)
+    usual = opened.config.evaluation
+    folder = write_imagination(
+        opened,
+        context=usual.context if options.context is None else options.context,
+        horizon=usual.horizon if options.horizon is None else options.horizon,
+        samples=usual.samples if options.samples is None else options.samples,
+        seed=options.seed,
+        episodes=options.episodes,
+        policy=options.policy,
+    )
+    console = Console()
+    if options.policy == "recorded":
+        scores = json.loads((folder / "scores.json").read_text())
+        console.print(
+            f"{scores['futures']} futures of {scores['episodes']} held-out episodes: {scores['context']} rows seen,"
+            f" {scores['horizon']} imagined, {scores['samples']} samples, one draw of the likelihood from each;"
+            " in brackets 90 % intervals, episodes drawn again"
+        )
+        for leaf, metrics in scores["scores"].items():
+            console.print(_table(opened, leaf, metrics))
+    console.print(f"pictures and numbers are in {folder}")
+
+
+def _table(opened: "Run", leaf: str, metrics: dict[str, Any]) -> "Table":
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    floor = opened.model.resolution().get(leaf)
+    unit = " (symlog)" if leaf in opened.model.decoder.symlog else ""
+    caption = None if floor is None else f"floor of the std{unit}: " + " ".join(f"{x:.3g}" for x in floor[:8].tolist())
+    table = Table(leaf, "ahead", "imagined", "90 % interval", "repeat last", "marginal", caption=caption, box=SIMPLE)
+    for metric, methods in metrics.items():
+        horizon = len(methods["model"]["mean"])
+        for h in sorted({0, horizon // 4 - 1, horizon // 2 - 1, horizon - 1} - {-1}):
+            mean, low, high, repeat, marginal = (_number(methods, *where, h) for where in CELLS)
+            table.add_row(UNITS[metric] if h == 0 else "", str(h + 1), mean, f"{low} to {high}", repeat, marginal)
+        table.add_section()
+    return table
+
+
+def _number(methods: dict[str, Any], method: str, column: str, h: int) -> str:
+    value = methods[method][column][h] if method in methods else None
+    return "" if value is None else f"{value:.3g}"

@@ -1,0 +1,99 @@
+"""A run's folder: made once, worked in by one process at a time, with a note of every start.
+
+config.yaml, metrics.jsonl, lines/, figures/, imagination/, report.html and versions.json are for people;
+checkpoints/ (last, previous, best), replay/ (what it trains on) and heldout/ (what it is scored on) for the program.
+"""
+
+import json
+import os
+import platform
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from worldmodel.config import Config
+from worldmodel.config_io import write_config
+
+PACKAGES = ("worldmodel", "torch", "gymnasium", "numpy", "wandb")
+
+
+def make_folder(config: Config) -> Path:
+    """A new folder, RUNS/NAME-TIME, with config.yaml in it.
+
+    Raises:
+        ValueError: if it cannot be made there.
+    """
+    stem = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    for suffix in ["", *(f"-{i}" for i in range(2, 100))]:
+        folder = Path(config.runs) / (stem + suffix)
+        try:
+            folder.mkdir(parents=True)  # not asked for first: another run may start in the same second
+            write_config(config, folder / "config.yaml")
+        except OSError as error:
+            if isinstance(error, FileExistsError) and Path(config.runs).is_dir():
+                continue
+            raise ValueError(f"runs: expected a folder that can be written in, got {config.runs!r}: {error}") from error
+        return folder
+    raise FileExistsError(f"{config.runs}: a hundred runs named {stem} exist already")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The right to write in a run's folder, which goes with the process that has it, however that ends.
+
+    Raises:
+        ValueError: if another process has it, or nobody may.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"{folder}: another process is working on this run; wait for it, or stop it") from error
+    except OSError as error:
+        raise ValueError(f"{folder}: expected a folder that can be written in: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def note_session(folder: Path, update: int, device: str) -> tuple[str, bool]:
+    """Add a start to versions.json: -> the run's id for W&B, and whether it had been started before."""
+    path = folder / "versions.json"
+    record: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "sessions": []}
+    if path.exists():
+        record = json.loads(path.read_text())
+    session = {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "update": update,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "platform": platform.platform(),
+        "device": device,
+    }
+    record["sessions"].append(session)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1))
+    os.replace(partial, path)
+    return record["wandb_id"], len(record["sessions"]) > 1
+
+
+def products(folder: Path) -> list[Path]:
+    """The files of a run that are worth keeping with its record elsewhere."""
+    files = [folder / "config.yaml", *sorted((folder / "checkpoints").glob("*.safetensors")), folder / "report.html"]
+    return [path for path in files if path.is_file()]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

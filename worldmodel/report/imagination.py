@@ -1,0 +1,124 @@
+"""Imagination as files: fans, films, heat maps of classes, the map of latents, and the scores. Writes nothing."""
+
+import json
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from worldmodel.behaviour.rules import COVERAGE, Curve
+from worldmodel.behaviour.scenes import LatentMap, Scene, Scenes
+from worldmodel.behaviour.scores import METRICS, Scores
+from worldmodel.report.fans import TRUTH, class_chart, fan_chart
+from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, render
+from worldmodel.report.films import film_gif, film_strip
+
+UNITS = {
+    "nll": "nats per step",
+    "squared_error": "squared error / variance",
+    "crps": "CRPS / std",
+    "coverage": "share inside the 90 % interval",
+}
+LINES = {"model": (RAW, "-"), "repeat_last": (OPTIMISED, "-"), "marginal": (BASELINE, "--")}
+SAID = {"model": "imagined", "repeat_last": "last row repeated", "marginal": "marginal of the training rows"}
+FINEST = 1e-6  # a squared error or a CRPS below this is nothing
+
+
+def imagination_files(scenes: Scenes, scores: Scores | None) -> dict[str, bytes]:
+    """Everything there is to look at, by file name; without scores where nothing happened to compare with."""
+    files = {"latents.png": render(latent_map(scenes.latents, scenes.context))}
+    if scores is not None:
+        files["scores.json"] = json.dumps(scores.as_json()).encode()
+        files["scores.png"] = render(score_chart(scores))
+    for (name, scene), stem in zip(scenes.leaves.items(), file_stems(scenes.leaves), strict=True):
+        files |= _leaf_files(name, stem, scene, scenes.context)
+    return files
+
+
+def file_stems(names: Iterable[str]) -> list[str]:
+    """Names as parts of file names: slashes become underscores, and a name that is then taken gets a number."""
+    stems: list[str] = []
+    for name in names:
+        stem = plain = name.replace("/", "_")
+        number = 2
+        while stem in stems:
+            stem, number = f"{plain}_{number}", number + 1
+        stems.append(stem)
+    return stems
+
+
+def _leaf_files(name: str, stem: str, scene: Scene, context: int) -> dict[str, bytes]:
+    if scene.leaf.kind == "image":
+        strip = render(film_strip(name, scene, context))
+        return {f"film_{stem}.png": strip, f"film_{stem}.gif": film_gif(scene, context)}
+    if name == "continue" or scene.leaf.kind == "vector":
+        return {f"fan_{stem}.png": render(fan_chart(name, scene, context))}
+    return {f"classes_{stem}.png": render(class_chart(name, scene, context))}
+
+
+def score_chart(scores: Scores) -> Figure:
+    """Every score by horizon: a row for each leaf, a column for each metric, 90 % bootstrap intervals as bands."""
+    figure = Figure(figsize=(4 * len(METRICS), 2.9 * len(scores.scores) + 0.9), layout="constrained")
+    axes = figure.subplots(len(scores.scores), len(METRICS), squeeze=False)
+    for line, (leaf, metrics) in zip(axes, scores.scores.items(), strict=True):
+        for axis, metric in zip(line, METRICS, strict=True):
+            if metric in metrics:
+                draw_score(axis, metric, metrics[metric])
+                axis.set_title(f"{leaf}: {metric.replace('_', ' ')}", fontsize=11)
+            else:
+                axis.remove()
+    handles = {
+        label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(
+        f"Imagination scored on {scores.futures} futures of {scores.episodes} held-out episodes"
+        f" ({scores.context} rows seen, {scores.samples} samples; bands: 90 % bootstrap over episodes)"
+    )
+    return figure
+
+
+def draw_score(axis: Axes, metric: str, curves: Mapping[str, Curve]) -> None:
+    """One metric of one leaf, every method a line."""
+    for method, curve in curves.items():
+        colour, style = LINES[method]
+        steps = np.arange(1, len(curve.mean) + 1)
+        axis.plot(steps, curve.mean, color=colour, ls=style, label=SAID[method])
+        axis.fill_between(steps, curve.low, curve.high, color=colour, alpha=0.2, lw=0)
+    if metric == "coverage":
+        axis.axhline(COVERAGE, color=TRUTH, lw=0.8, ls=":", label="nominal coverage")
+        axis.set_ylim(-0.03, 1.03)
+    elif metric != "nll" and min(curve.mean.min() for curve in curves.values()) > FINEST:
+        axis.set_yscale("log", nonpositive="clip")
+    axis.set_xlabel("steps ahead")
+    axis.set_ylabel(UNITS[metric])
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def latent_map(latents: LatentMap, context: int) -> Figure:
+    """Imagined paths among the posterior states of the held-out episodes, a panel for each imagined episode."""
+    episodes = latents.filtered.shape[0]
+    figure = Figure(figsize=(4.6 * episodes + 0.6, 5.2), layout="constrained")
+    axes = figure.subplots(1, episodes, squeeze=False, sharex=True, sharey=True)[0]
+    for b, axis in enumerate(axes):
+        axis.plot(*latents.posterior.T, ".", color=BASELINE, ms=2, alpha=0.3, mew=0, label="posterior states")
+        start = latents.filtered[b, context - 1]
+        for n, path in enumerate(latents.imagined[:, b]):
+            label = "imagined futures" if n == 0 else None
+            axis.plot(*np.vstack([start, path]).T, color=RAW, lw=0.8, alpha=0.5, label=label)
+        axis.plot(*latents.filtered[b].T, color=OPTIMISED, lw=1.6, label="what happened, filtered")
+        axis.plot(*start, "o", color=TRUTH, ms=5, zorder=5, label="last row seen")
+        axis.set_title(f"held-out episode {b + 1}", fontsize=10)
+        axis.set_xlabel(f"first principal component ({latents.explained[0]:.0%} of the variance)")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(f"second ({latents.explained[1]:.0%})")
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)
+    figure.suptitle("Imagination among the posterior states [deter, stoch]")
+    return figure

@@ -1,0 +1,56 @@
+"""What a run says at its start and at its end."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldmodel.config import Config
+from worldmodel.models.networks import parameter_count
+from worldmodel.models.world_model import WorldModel
+from worldmodel.training.trainer import Trainer
+
+
+def announce(say: Callable[[str], None], config: Config, model: WorldModel, folder: Path, wandb_at: str | None) -> None:
+    spec = model.spec
+    leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
+    parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder}
+    sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in parts.items())
+    say(
+        f"{config.env.id if config.offline is None else config.offline}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]"
+    )
+    say(f"{parameter_count(model):,} parameters ({sizes}) on {model.device}")
+    say(f"run folder {folder}; W&B {wandb_at or 'off'}")
+    if config.offline is None:
+        say(f"{config.evaluation.episodes} held-out episodes, then {config.training.prefill} rows of prefill")
+    else:
+        say(f"learning from {config.offline}, without an environment")
+
+
+def conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool) -> None:
+    say("finished" if finished else f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
+    if trainer.evaluation is None:
+        say("no update was made")
+        return
+    per_step, kl = trainer.evaluation.per_step, trainer.evaluation.kl.summary
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))
+    say(f"held-out, nats per step: ELBO {per_step['elbo']:.3f} = log-likelihoods ({terms}) - KL {per_step['kl']:.3f}")
+    say(f"KL per step: median {kl['median']:.3f}, 95 % {kl['q95']:.3f}; {kl['active_units']:.0f} active latent groups")
+    if not trainer.evaluation.open_loop:
+        say("no open-loop errors: no held-out episode has evaluation.context + evaluation.horizon rows")
+    floors = trainer.learner.model.resolution()
+    if floors:
+        listed = "; ".join(f"{name} {_numbers(floor)}" for name, floor in floors.items())
+        say(f"densities are measured down to a std of: {listed}")
+    say(f"report      {folder / 'report.html'}")
+    say(f"pictures    {folder / 'figures' / 'kl_overview.png'} and its neighbours, {folder / 'imagination'}")
+    say(f"numbers     {folder / 'metrics.jsonl'}")
+    if wandb_at:
+        say(f"W&B         {wandb_at}" + ("" if wandb_at.startswith("http") else f"   (upload: wandb sync {wandb_at})"))
+
+
+def _numbers(x: torch.Tensor) -> str:
+    values = np.atleast_1d(x.cpu().numpy())
+    shown = " ".join(f"{v:.3g}" for v in values[:8])
+    return shown + (f" ... ({len(values)} in all)" if len(values) > 8 else "")
