@@ -172,7 +172,7 @@ def imagination(record: Record) -> Html | None:
     parts = [tag("div", *errors, class_="panels")] if errors else []
     if record.scores:
         numbers = tag("details", tag("summary", "Scores as numbers"), table(*scores_table({"": record.scores})))
-        methods = key((colour, dash, said) for said, colour, dash in METHODS.values())
+        methods = legend((colour, dash, said) for said, colour, dash in METHODS.values())
         parts += [tag("p", scores_sentence(record.scores)), methods, *_scores(record.scores), numbers]
     shown = [name for name in record.pictures if name.startswith("imagination/")]
     if record.scores:
@@ -295,7 +295,7 @@ def svg(drawn: panels.Figure, name: str, description: str) -> Html:
     return Html(inline_svg(drawn, name, description))
 
 
-def key(looks: Iterable[tuple[str, str, str]]) -> Html:
+def legend(looks: Iterable[tuple[str, str, str]]) -> Html:
     """What colours and dashes stand for, above panels that share them: (colour, dash, name) each."""
     return tag("p", *(tag("span", swatch(colour, dash), name) for colour, dash, name in looks), class_="key")
 
