@@ -7,7 +7,7 @@ import numpy as np
 
 from worldmodel.report import panels
 from worldmodel.report.markup import Html, count, duration, figure, join, number, table, tag
-from worldmodel.report.page import document, setting_text
+from worldmodel.report.page import Section, document, setting_text
 from worldmodel.report.panels import Drawn
 from worldmodel.report.record import Curve, Record, settings
 from worldmodel.report.sections import (
@@ -41,7 +41,7 @@ def comparison(records: Sequence[Record]) -> str:
     """
     names = labels(records)
     with style():
-        parts = [
+        parts: list[Section] = [
             ("numbers", "Numbers", _numbers(records, names)),
             ("curves", "The bound", _curves(records, names)),
             ("kl", "The KL", _kl(records, names)),
@@ -53,7 +53,7 @@ def comparison(records: Sequence[Record]) -> str:
     kinds = dict.fromkeys(str(record.setting("env.id")) for record in records)
     kicker = tag("p", ", ".join(kinds), class_="kicker")
     head = join([kicker, tag("h1", f"{len(records)} runs compared"), *warnings])
-    return document("Comparison of runs", head, [(anchor, title, content) for anchor, title, content in parts])
+    return document("Comparison of runs", head, parts)
 
 
 def labels(records: Sequence[Record]) -> list[str]:
