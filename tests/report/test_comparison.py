@@ -45,7 +45,7 @@ def test_the_page_has_the_tables_the_curves_and_the_scores(records):
     assert scores[1] == ["obs: CRPS", "the model", "one", "0.110", "0.120", "0.140"]
     drawn = {svg["aria-label"] for svg in page.all("svg")}
     assert {"ELBO", "ELBO by env steps", "ELBO by seconds", "KL", "KL by env steps", "log p(obs)"} <= drawn
-    assert {"Over training", "By steps since the reset", "Open-loop error: obs"} <= drawn
+    assert {"Over training", "By steps since the reset", "Open-loop error: obs", "obs: CRPS"} <= drawn
     assert not page.all("img")
 
 
@@ -84,6 +84,12 @@ def test_runs_of_different_environments_are_said_not_to_be_comparable(records, t
 def test_what_makes_numbers_doubtful_is_said(sections, named, records, tmp_path):
     (said,) = doubts([records[0], read_record(write_run(tmp_path / "other", **sections))])
     assert named in said
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    with (write_run(tmp_path / "run") / "metrics.jsonl").open("a") as metrics:
+        metrics.write("{")
+    assert doubts([read_record(tmp_path / "run")]) == ["run: metrics.jsonl: the last line is damaged and was left out."]
 
 
 def test_settings_that_leave_the_data_alone_raise_no_doubt(records):

@@ -8,6 +8,13 @@ import pytest
 from run_folder import ROWS, add_everything, write_run
 from worldmodel.report.record import read_record, settings
 
+UNEQUAL = json.dumps(
+    {
+        **{"x": [0, 1], "y": [0], "sessions": 1},
+        "scores": {"obs": {"nll": {"model": {"mean": [0, 1], "low": [0], "high": [1]}}}},
+    }
+)
+
 
 def test_calls_at_one_update_are_one_row_and_columns_follow_the_updates(tmp_path):
     record = read_record(write_run(tmp_path / "run"))
@@ -56,7 +63,7 @@ def test_a_damaged_line_amid_the_metrics_is_named_by_its_place(line, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["lines/kl_surprise.json", "imagination/scores.json", "versions.json"])
-@pytest.mark.parametrize("text", ["{", "[]", '{"scores": {"obs": 1}, "sessions": [{}]}'])
+@pytest.mark.parametrize("text", ["{", "[]", UNEQUAL, '{"scores": {"obs": 1}, "sessions": [{}]}'])
 def test_a_damaged_part_is_left_out_and_named(file, text, tmp_path):
     folder = add_everything(write_run(tmp_path / "run"))
     (folder / file).write_text(text)
@@ -81,6 +88,8 @@ def test_optional_parts_are_read_where_they_are(tmp_path):
 
 def test_time_is_the_sum_of_the_stages_or_what_the_rate_amounts_to(tmp_path):
     np.testing.assert_array_equal(read_record(write_run(tmp_path / "a")).elapsed(), [[50, 100], [10, 25]])
+    rows = [{"update": u, "rate/updates_per_second": rate} for u, rate in ((0, 0.0), (1, None), (2, 4.0))]
+    np.testing.assert_array_equal(read_record(write_run(tmp_path / "c", rows)).elapsed(), [[2], [0.5]])
     np.testing.assert_array_equal(read_record(add_everything(write_run(tmp_path / "b"))).elapsed(), [[100], [200]])
 
 

@@ -7,13 +7,15 @@ import numpy as np
 
 from worldmodel.report import panels
 from worldmodel.report.markup import Html, count, duration, figure, join, number, table, tag
-from worldmodel.report.page import document, setting_text
+from worldmodel.report.page import Section, document, setting_text
 from worldmodel.report.panels import Drawn
 from worldmodel.report.record import Curve, Record, settings
 from worldmodel.report.sections import (
+    METRICS,
     PER_STEP,
+    SCALES,
     departure_name,
-    key,
+    legend,
     scores_table,
     svg,
     swatch,
@@ -25,6 +27,7 @@ from worldmodel.report.vector import RUNS, style
 DASHES = ("-", "--", ":")
 # Settings of the environment that change how rows are collected, not what is in them.
 HARMLESS = {"env.id", "env.num_envs", "env.asynchronous", "env.step_timeout"}
+NOTHING = Curve(np.empty(0), np.empty(0))
 ABOUT_THE_FOLDER = {"name", "runs"}
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # header and rows
@@ -38,7 +41,7 @@ def comparison(records: Sequence[Record]) -> str:
     """
     names = labels(records)
     with style():
-        parts = [
+        parts: list[Section] = [
             ("numbers", "Numbers", _numbers(records, names)),
             ("curves", "The bound", _curves(records, names)),
             ("kl", "The KL", _kl(records, names)),
@@ -50,7 +53,7 @@ def comparison(records: Sequence[Record]) -> str:
     kinds = dict.fromkeys(str(record.setting("env.id")) for record in records)
     kicker = tag("p", ", ".join(kinds), class_="kicker")
     head = join([kicker, tag("h1", f"{len(records)} runs compared"), *warnings])
-    return document("Comparison of runs", head, [(anchor, title, content) for anchor, title, content in parts])
+    return document("Comparison of runs", head, parts)
 
 
 def labels(records: Sequence[Record]) -> list[str]:
@@ -61,7 +64,7 @@ def labels(records: Sequence[Record]) -> list[str]:
 
 def doubts(records: Sequence[Record]) -> list[str]:
     """Why the runs' numbers may not be compared, a sentence each; empty where nothing stands against it."""
-    said = []
+    said = [f"{name}: {note}." for name, record in zip(labels(records), records, strict=True) for note in record.notes]
     flat = [settings(record.config) for record in records]
     environments = list(dict.fromkeys(str(one.get("env.id")) for one in flat))
     differing = set(_differing(records))
@@ -148,7 +151,7 @@ def _curves(records: Sequence[Record], names: list[str]) -> Html | None:
 
 def _panels(parts: Sequence[Html], names: list[str]) -> Html:
     """Panels under the key to their colours."""
-    return join([key((*_look(i), name) for i, name in enumerate(names)), tag("div", *parts, class_="panels")])
+    return join([legend((*_look(i), name) for i, name in enumerate(names)), tag("div", *parts, class_="panels")])
 
 
 def _updates(record: Record, curve: Curve) -> Curve:
@@ -165,8 +168,7 @@ def _seconds(record: Record, curve: Curve) -> Curve:
 
 def _over(clock: Curve, curve: Curve) -> Curve:
     """A curve over updates as one over what another column says of those updates."""
-    empty = np.empty(0)
-    return Curve(np.interp(curve.x, clock.x, clock.y), curve.y) if len(clock.x) else Curve(empty, empty)
+    return Curve(np.interp(curve.x, clock.x, clock.y), curve.y) if len(clock.x) else NOTHING
 
 
 ABSCISSAE: dict[str, Callable[[Record, Curve], Curve]] = {
@@ -195,7 +197,7 @@ def _overlay(
 def _line(record: Record, name: str, column: str) -> Curve:
     columns = record.lines.get(name, {})
     if column not in columns:
-        return Curve(np.empty(0), np.empty(0))
+        return NOTHING
     return Curve(next(iter(columns.values())), columns[column])
 
 
@@ -218,8 +220,16 @@ def _imagination(records: Sequence[Record], names: list[str]) -> Html | None:
         title = f"Open-loop error: {name.removeprefix('open_loop_')}"
         parts += _overlay(curves, title, "steps ahead", "squared error / variance", "", scale="log")
     scored = {name: record.scores for name, record in zip(names, records, strict=True) if record.scores}
-    tables = [table(*scores_table(scored))] if scored else []
-    return join([_panels(parts, names), *tables]) if parts or tables else None
+    for leaf, metric in dict.fromkeys(key[:2] for scores in scored.values() for key in scores.bands):
+        bands = [record.scores.bands.get((leaf, metric, "model")) if record.scores else None for record in records]
+        curves = [Curve(np.arange(1, len(band.mean) + 1), band.mean) if band else NOTHING for band in bands]
+        title, unit, caption = METRICS.get(metric, (metric, metric, ""))
+        scale = SCALES.get(metric, "linear")
+        parts += _overlay(curves, f"{leaf}: {title}", "steps ahead", unit, caption, scale=scale)
+    if not parts and not scored:
+        return None
+    numbers = tag("details", tag("summary", "Scores as numbers, with the baselines"), table(*scores_table(scored)))
+    return join([_panels(parts, names), *([numbers] if scored else [])])
 
 
 def _ledger(records: Sequence[Record], names: list[str]) -> Html | None:

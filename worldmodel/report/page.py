@@ -17,7 +17,7 @@ Section = tuple[str, str, Html | None]  # anchor, title, and what is in it, if t
 
 
 def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:
-    """A run's page.
+    """A run's page. What more a run's folder comes to hold is a function in `sections` and a line here.
 
     Args:
         record: the run.

@@ -116,7 +116,7 @@ class Record:
             seconds = [sum(row.get(f"seconds/{stage}", 0.0) for stage in stages) for row in rows]
             return Curve(np.array([row["update"] for row in rows]), np.array(seconds))
         update, rate = self.column("rate/updates_per_second")
-        return Curve(update, update / rate)
+        return Curve(update[rate > 0], (update / np.where(rate > 0, rate, 1.0))[rate > 0])
 
     def setting(self, key: str) -> Any:
         """A setting by dotted key, or none."""
@@ -212,7 +212,10 @@ def _json(path: Path, notes: list[str], form: Any) -> Any:
 
 
 def _columns(data: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {key: np.array(column, np.float64) for key, column in data.items() if isinstance(column, list)}
+    columns = {key: np.array(column, np.float64) for key, column in data.items() if isinstance(column, list)}
+    if len(columns) < 2 or len({column.shape for column in columns.values()}) > 1:
+        raise ValueError("expected two columns or more, of one length")
+    return columns
 
 
 def _scores(data: dict[str, Any]) -> Scores:
@@ -225,6 +228,8 @@ def _scores(data: dict[str, Any]) -> Scores:
         for metric, methods in metrics.items()
         for method, band in methods.items()
     }
+    if any(len({x.shape for x in band}) > 1 or band.mean.ndim != 1 for band in bands.values()):
+        raise ValueError("expected mean, low and high of one length")
     return Scores(about, bands)
 
 

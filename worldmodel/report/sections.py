@@ -96,16 +96,18 @@ def ledger(record: Record) -> Html | None:
 def kl(record: Record) -> Html | None:
     """The KL over training, by place, by latent group and along an episode."""
     parts = [*_kl_history(record), *_kl_lines(record)]
-    if "kl_by_group" in record.lines:
-        groups = [column for name, column in record.lines["kl_by_group"].items() if name.startswith("group")]
+    by_group = record.lines.get("kl_by_group", {})
+    groups = [column for name, column in by_group.items() if name.startswith("group")]
+    if groups and np.isfinite(groups).any():
         drawn = svg(panels.heat_map(np.stack(groups)), "kl groups", "KL by latent group and place in the sequence")
         parts.append(figure(drawn, "By latent group", HEAT_MAP))
     elif "figures/kl_heat_map.png" in record.pictures:
         image = picture("kl_heat_map.png", record.pictures["figures/kl_heat_map.png"], "KL by latent group")
         parts.append(figure(image, "By latent group", HEAT_MAP))
-    if "kl_surprise" in record.lines:
-        _, raw, optimised, reward = record.lines["kl_surprise"].values()
-        drawn = svg(panels.surprise(raw, optimised, reward), "kl surprise", "KL and reward along an episode")
+    along = record.lines.get("kl_surprise", {})
+    if {"KL, raw", "KL, as optimised", "reward"} <= set(along):
+        panel = panels.surprise(along["KL, raw"], along["KL, as optimised"], along["reward"])
+        drawn = svg(panel, "kl surprise", "KL and reward along an episode")
         parts.append(figure(drawn, "Surprise along one held-out episode", SURPRISE, "wide"))
     summary = _kl_summary(record)
     return join([tag("div", *parts, class_="panels"), *summary]) if parts or summary else None
@@ -170,7 +172,7 @@ def imagination(record: Record) -> Html | None:
     parts = [tag("div", *errors, class_="panels")] if errors else []
     if record.scores:
         numbers = tag("details", tag("summary", "Scores as numbers"), table(*scores_table({"": record.scores})))
-        methods = key((colour, dash, said) for said, colour, dash in METHODS.values())
+        methods = legend((colour, dash, said) for said, colour, dash in METHODS.values())
         parts += [tag("p", scores_sentence(record.scores)), methods, *_scores(record.scores), numbers]
     shown = [name for name in record.pictures if name.startswith("imagination/")]
     if record.scores:
@@ -293,7 +295,7 @@ def svg(drawn: panels.Figure, name: str, description: str) -> Html:
     return Html(inline_svg(drawn, name, description))
 
 
-def key(looks: Iterable[tuple[str, str, str]]) -> Html:
+def legend(looks: Iterable[tuple[str, str, str]]) -> Html:
     """What colours and dashes stand for, above panels that share them: (colour, dash, name) each."""
     return tag("p", *(tag("span", swatch(colour, dash), name) for colour, dash, name in looks), class_="key")
 
