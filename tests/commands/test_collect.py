@@ -91,7 +91,9 @@ def test_an_environment_that_fails_ends_it_with_status_1_and_no_data_folder(tmp_
     with pytest.raises(SystemExit) as end:
         collect("--rows", "40", "--output", "data", *faulty)
     assert end.value.code == 1
-    assert "collecting stopped: an environment raised during step" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "worldmodel: collecting stopped: " in said
+    assert "the pole is on fire" in said
     assert [path.name for path in tmp_path.iterdir()] == ["data.partial"]
     collect("--rows", "6", "--output", "data")  # another attempt takes its place
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -69,11 +69,15 @@ def test_the_seed_of_an_import_decides_what_is_held_out(world):
     "command, named",
     [
         ("export nowhere a/b-v0", "nowhere: expected a data folder or a run's"),
-        ("export collected noversion", "dataset: expected an id such as namespace/name-v0, got 'noversion'"),
+        ("export collected noversion", "dataset: expected an id such as namespace/name-v0"),
         ("import minari:not/there-v0 --output new", "minari:not/there-v0: expected a dataset that is on this machine"),
         ("import bytes/random-v0 --output new", "dataset: expected minari:namespace/name-v0, got 'bytes/random-v0'"),
         ("import minari:a/b-v0 --output collected", "output: expected a folder that does not exist yet, got collected"),
         ("import minari:a/b-v0", "output"),
+        (
+            "import minari:a/b-v0 --output new --image_size 50",
+            "image_size: expected a power of two, at least 16, got 50",
+        ),
     ],
 )
 def test_a_mistake_ends_with_status_2_and_a_sentence(world, capsys, command, named):

@@ -253,7 +253,7 @@ def test_images_are_resized_and_lossy_ones_are_called_so():
         ({"ends": ([False, True, False, False, False], [False] * 5)}, "end at the last of its 5 steps"),
         ({"ends": ([False] * 5, [True, False, False, False, True])}, "end at the last of its 5 steps"),
         ({"observations": np.arange(5)}, "'obs': expected 6 for 5 steps, got 5"),
-        ({"observations": np.arange(6) + 1}, "'obs': expected classes from 0 to below"),
+        ({"observations": np.arange(6) + 1}, "'obs': expected (classes from 0 to below|a member of)"),
         ({"actions": np.full((4, 1), 0.5, np.float32)}, "an action for each; got 5 and 4"),
         ({"actions": np.full((5, 1), np.nan, np.float32)}, "finite rewards and actions"),
         ({"rewards": [0.0, np.inf, 0.0, 0.0, 0.0]}, "finite rewards and actions"),

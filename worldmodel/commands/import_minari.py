@@ -4,6 +4,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from worldmodel.config import EnvConfig
+
 
 def add_options(parser: ArgumentParser) -> None:
     """Which dataset, where to, and what is held out."""
@@ -20,6 +22,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     folder = Path(options.output)
     if folder.exists():
         raise FileExistsError(f"output: expected a folder that does not exist yet, got {folder}")
+    EnvConfig(image_size=options.image_size)  # refuses what no model could read
     from worldmodel.data.minari import PREFIX, open_minari
     from worldmodel.data.offline import HELDOUT, REPLAY, divide
     from worldmodel.seeding import Stream, make_generator

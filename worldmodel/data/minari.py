@@ -212,7 +212,8 @@ def _checked_id(dataset_id: str) -> str:
     try:
         parse_dataset_id(name)
     except (ValueError, TypeError) as error:  # TypeError: without a version
-        raise ValueError(f"dataset: expected an id such as namespace/name-v0, got {dataset_id!r}") from error
+        form = "namespace/name-v0 (two letters, digits, - or _ at least before the slash)"
+        raise ValueError(f"dataset: expected an id such as {form}, got {dataset_id!r}") from error
     return name
 
 
