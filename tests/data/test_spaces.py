@@ -163,6 +163,13 @@ def test_text_is_refused_by_name_or_dropped():
     assert {path: x.tolist() for path, x in encoded.items()} == {"x": [0, 1]}
 
 
+def test_text_that_is_left_out_may_have_the_path_of_another_leaf():
+    space = spaces.Dict({"a": spaces.Dict({"b": UNIT}), "a/b": spaces.Text(8)})
+    specs = observation_specs(space, image_size=16, drop_text=True)
+    encoded = encode_observation(space, specs, {"a": {"b": np.float32([0.5, 1])}, "a/b": "abc"})
+    assert {path: x.tolist() for path, x in encoded.items()} == {"a/b": [0.5, 1]}
+
+
 def test_a_space_of_nothing_but_text_is_refused():
     with pytest.raises(UnsupportedSpaceError, match="at least one leaf that is not text"):
         observation_specs(spaces.Text(8), image_size=16, drop_text=True)

@@ -51,8 +51,12 @@ def observation_specs(space: Space, *, image_size: int, drop_text: bool = False)
 
 def encode_observation(space: Space, specs: Mapping[str, ObservationSpec], value: Any) -> dict[str, np.ndarray]:
     """One observation as the arrays that `specs` describes."""
-    parts = dict(_values(space, value))
-    return {path: _encode_leaf(leaf, specs[path], parts[path]) for path, leaf in _leaves(space) if path in specs}
+    parts = zip(_leaves(space), _values(space, value), strict=True)
+    return {
+        path: _encode_leaf(leaf, specs[path], part)
+        for (path, leaf), (_, part) in parts
+        if not _is_text(leaf)  # by kind, not by path: a text that is left out may have the path of another leaf
+    }
 
 
 def action_spec(space: Space) -> ActionSpec:
