@@ -31,7 +31,7 @@ def observation_specs(space: Space, *, image_size: int, drop_text: bool = False)
         image_size: height and width that images (uint8 Boxes [H, W] or [H, W, C], at least 16 a side) are resized to.
         drop_text: leave text leaves out instead of refusing them.
     Raises:
-        UnsupportedSpaceError: for any other space, or where nothing is left.
+        UnsupportedSpaceError: for any other space, an empty leaf, or where nothing is left.
     """
     specs = {}
     for path, leaf in _leaves(space):
@@ -63,8 +63,10 @@ def action_spec(space: Space) -> ActionSpec:
     """An action space as a vector of numbers.
 
     Raises:
-        UnsupportedSpaceError: unless it is Discrete, a bounded Box, MultiDiscrete or MultiBinary.
+        UnsupportedSpaceError: unless it is Discrete, a bounded Box, MultiDiscrete or MultiBinary, and not empty.
     """
+    if _is_empty(space):
+        raise UnsupportedSpaceError(f"action space {space}: expected at least one number, got the shape {space.shape}")
     if isinstance(space, spaces.Discrete):
         return ActionSpec("categorical", int(space.n), (int(space.n),))
     if isinstance(space, spaces.MultiDiscrete):
@@ -128,7 +130,15 @@ def _is_text(space: Space) -> bool:
     return space.dtype is not None and space.dtype.kind == "U"  # Text, and spaces such as MiniGrid's missions
 
 
+def _is_empty(space: Space) -> bool:
+    return space.shape is not None and 0 in space.shape
+
+
 def _observation_spec(path: str, space: Space, image_size: int) -> ObservationSpec:
+    if _is_empty(space):
+        raise UnsupportedSpaceError(
+            f"observation {path!r}: {space}; expected at least one number, got the shape {space.shape}"
+        )
     if isinstance(space, spaces.Discrete):
         return ObservationSpec("categorical", (1,), (int(space.n),))
     if isinstance(space, spaces.MultiDiscrete):
