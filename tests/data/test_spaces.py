@@ -275,6 +275,22 @@ def test_double_actions_end_exactly_at_their_bounds():
     np.testing.assert_array_equal(decode_action(space, np.ones(1000, np.float32)), high)
 
 
+def test_a_double_action_never_leaves_a_box_that_is_one_point():
+    rng = np.random.default_rng(0)
+    point = rng.normal(size=1000)
+    space = spaces.Box(point, point, dtype=np.float64)
+    np.testing.assert_array_equal(decode_action(space, rng.uniform(-1, 1, 1000).astype(np.float32)), point)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_whole_numbers_that_floats_do_not_hold_are_refused_as_actions(dtype):
+    with pytest.raises(UnsupportedSpaceError, match=r"within 2\^53"):
+        action_spec(spaces.Box(np.iinfo(dtype).min, np.iinfo(dtype).max, (1,), dtype))
+    widest = spaces.Box(0, 2**53, (1,), dtype)
+    assert action_spec(widest).width == 1
+    assert decode_action(widest, np.ones(1, np.float32)) == [2**53]
+
+
 def test_the_widest_box_has_a_middle():
     limit = np.finfo(np.float64).max
     assert decode_action(spaces.Box(-limit, limit, (1,), np.float64), np.zeros(1, np.float32)) == [0]

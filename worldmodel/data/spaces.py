@@ -16,6 +16,7 @@ from worldmodel.types import ActionSpec, ObservationSpec
 
 ROOT = "obs"
 RESERVED = {"reward", "continue", "elbo", "kl"}  # names of the bound's other terms: a leaf of that name is "obs/NAME"
+EXACT_INTEGERS = 2**53  # beyond it a float64 skips whole numbers, and the largest 64-bit ones are out of its reach
 SMALLEST_IMAGE = 16  # pixels; smaller uint8 grids are symbols rather than pictures, and are read as vectors
 
 
@@ -77,6 +78,8 @@ def action_spec(space: Space) -> ActionSpec:
     if isinstance(space, spaces.Box):
         if not space.is_bounded():
             raise UnsupportedSpaceError(f"action space {space}: expected a Box that is bounded above and below")
+        if space.dtype.kind in "iu" and max(-int(space.low.min()), int(space.high.max())) > EXACT_INTEGERS:
+            raise UnsupportedSpaceError(f"action space {space}: expected whole numbers within 2^53, which floats hold")
         return ActionSpec("continuous", int(np.prod(space.shape)))
     raise UnsupportedSpaceError(
         f"action space {space}: expected Discrete, a bounded Box, MultiDiscrete or MultiBinary at the root"
@@ -95,8 +98,9 @@ def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
         return (vector > 0.5).astype(space.dtype).reshape(space.shape)
     assert isinstance(space, spaces.Box)
     unit = (np.clip(vector, -1, 1).reshape(space.shape).astype(np.float64) + 1) / 2
-    action = (1 - unit) * space.low + unit * space.high  # exact at both ends, and never beyond them
-    return (action if space.dtype.kind == "f" else np.rint(action)).astype(space.dtype)
+    action = (1 - unit) * space.low + unit * space.high  # exact at both ends
+    action = action if space.dtype.kind == "f" else np.rint(action)
+    return np.clip(action, space.low, space.high).astype(space.dtype)  # rounding may go beyond them in between
 
 
 def _leaves(space: Space, path: str = "") -> Iterator[tuple[str, Space]]:
