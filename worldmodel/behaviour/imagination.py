@@ -147,10 +147,11 @@ def _spread(model: WorldModel, episodes: Batch) -> dict[str, tuple[Tensor, Tenso
     spread = {}
     for name, leaf in model.spec.observations.items():
         sequences = list(zip(episodes.obs[name], episodes.valid, strict=True))
-        mean = sum(as_numbers(leaf, x[valid]).sum(0).double() for x, valid in sequences) / count
-        squares = sum((as_numbers(leaf, x[valid]) - mean).square().sum(0) for x, valid in sequences)
+        mean = sum(as_numbers(leaf, x[valid], torch.float64).sum(0) for x, valid in sequences) / count
+        squares = sum((as_numbers(leaf, x[valid], torch.float64) - mean).square().sum(0) for x, valid in sequences)
         std = (squares / (count - 1).clamp(min=1)).sqrt()
-        spread[name] = mean.float(), torch.where(std > 1e-6, std, 1.0).float()
+        varies = std > 1e-6 * (1 + mean.abs())  # as `Standardiser` has it
+        spread[name] = mean.float(), torch.where(varies, std, 1.0).float()
     return spread
 
 
