@@ -227,8 +227,9 @@ def test_other_action_spaces_are_refused(space, words):
         action_spec(space)
 
 
-def test_every_discrete_action_comes_back_from_its_one_hot_vector():
-    space = spaces.Discrete(4, start=-1)
+@pytest.mark.parametrize("dtype", [np.int64, np.int8])
+def test_every_discrete_action_comes_back_from_its_one_hot_vector(dtype):
+    space = spaces.Discrete(4, start=-1, dtype=dtype)
     assert action_spec(space) == ActionSpec("categorical", 4, (4,))
     decoded = [decode_action(space, row) for row in np.eye(4, dtype=np.float32)]
     assert decoded == [-1, 0, 1, 2]

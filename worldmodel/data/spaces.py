@@ -89,7 +89,7 @@ def action_spec(space: Space) -> ActionSpec:
 def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
     """The environment's action for a vector as `action_spec` lays it out."""
     if isinstance(space, spaces.Discrete):
-        return space.start + np.int64(vector.argmax())
+        return space.dtype.type(space.start + vector.argmax())
     if isinstance(space, spaces.MultiDiscrete):
         ends = np.cumsum(space.nvec.flatten())[:-1]
         index = np.array([part.argmax() for part in np.split(vector, ends)], dtype=space.dtype)
