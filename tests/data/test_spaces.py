@@ -206,6 +206,14 @@ def test_spaces_without_a_number_are_refused(shape):
         action_spec(box)
 
 
+@pytest.mark.parametrize("space", [spaces.Discrete(2**40), spaces.MultiDiscrete([2**20, 2])], ids=type)
+def test_more_classes_than_a_network_can_read_are_refused(space):
+    with pytest.raises(UnsupportedSpaceError, match=r"'big'.*at most 1048576 classes"):
+        observation_specs(spaces.Dict({"big": space}), image_size=16)
+    with pytest.raises(UnsupportedSpaceError, match=r"action space.*at most 1048576 classes"):
+        action_spec(space)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 8])
 def test_channels_first_images_are_refused_with_their_path(channels):
     space = spaces.Dict({"camera": spaces.Box(0, 255, (channels, 32, 32), np.uint8)})

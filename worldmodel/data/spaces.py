@@ -17,6 +17,7 @@ from worldmodel.types import ActionSpec, ObservationSpec
 ROOT = "obs"
 RESERVED = {"reward", "continue", "elbo", "kl"}  # names of the bound's other terms: a leaf of that name is "obs/NAME"
 EXACT_INTEGERS = 2**53  # beyond it a float64 skips whole numbers, and the largest 64-bit ones are out of its reach
+MOST_CLASSES = 2**20  # of a leaf or an action: each is a number that networks read, and rows of actions store
 SMALLEST_IMAGE = 16  # pixels; smaller uint8 grids are symbols rather than pictures, and are read as vectors
 
 
@@ -68,10 +69,8 @@ def action_spec(space: Space) -> ActionSpec:
     """
     if _is_empty(space):
         raise UnsupportedSpaceError(f"action space {space}: expected at least one number, got the shape {space.shape}")
-    if isinstance(space, spaces.Discrete):
-        return ActionSpec("categorical", int(space.n), (int(space.n),))
-    if isinstance(space, spaces.MultiDiscrete):
-        classes = tuple(int(n) for n in space.nvec.flatten())
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        classes = _classes(f"action space {space}", space)
         return ActionSpec("categorical", sum(classes), classes)
     if isinstance(space, spaces.MultiBinary):
         return ActionSpec("binary", int(np.prod(space.shape)))
@@ -143,10 +142,8 @@ def _observation_spec(path: str, space: Space, image_size: int) -> ObservationSp
         raise UnsupportedSpaceError(
             f"observation {path!r}: {space}; expected at least one number, got the shape {space.shape}"
         )
-    if isinstance(space, spaces.Discrete):
-        return ObservationSpec("categorical", (1,), (int(space.n),))
-    if isinstance(space, spaces.MultiDiscrete):
-        classes = tuple(int(n) for n in space.nvec.flatten())
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        classes = _classes(f"observation {path!r}: {space}", space)
         return ObservationSpec("categorical", (len(classes),), classes)
     if isinstance(space, spaces.MultiBinary):
         return ObservationSpec("binary", (int(np.prod(space.shape)),))
@@ -162,6 +159,14 @@ def _observation_spec(path: str, space: Space, image_size: int) -> ObservationSp
     raise UnsupportedSpaceError(
         f"observation {path!r}: {space}; expected Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these"
     )
+
+
+def _classes(words: str, space: spaces.Discrete | spaces.MultiDiscrete) -> tuple[int, ...]:
+    counts = [space.n] if isinstance(space, spaces.Discrete) else space.nvec.flatten()
+    classes = tuple(int(n) for n in counts)
+    if sum(classes) > MOST_CLASSES:
+        raise UnsupportedSpaceError(f"{words}: expected at most {MOST_CLASSES} classes, got {sum(classes)}")
+    return classes
 
 
 def _is_image(space: spaces.Box) -> bool:
