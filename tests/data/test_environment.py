@@ -44,6 +44,18 @@ class Awkward(Counting):
         raise TwoPartError("the pole", "is on fire")
 
 
+class Paying(Counting):
+    """Every step pays the same."""
+
+    def __init__(self, reward):
+        super().__init__()
+        self.reward = reward
+
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        return obs, self.reward, *rest
+
+
 class Unresettable(Counting):
     def reset(self, *, seed=None, options=None):
         raise RuntimeError("the ground is wet")
@@ -52,9 +64,9 @@ class Unresettable(Counting):
 @pytest.fixture(autouse=True, scope="module")
 def _worlds():
     register()
-    for name, maker in (("Blind", Blind), ("Awkward", Awkward), ("Unresettable", Unresettable)):
-        if f"{name}-v0" not in gymnasium.registry:
-            gymnasium.register(f"{name}-v0", maker, disable_env_checker=True)
+    for maker in (Blind, Awkward, Paying, Unresettable):
+        if f"{maker.__name__}-v0" not in gymnasium.registry:
+            gymnasium.register(f"{maker.__name__}-v0", maker, disable_env_checker=True)
 
 
 @pytest.fixture(autouse=True)
@@ -243,6 +255,12 @@ def provoke(env_id, asynchronous, **kwargs):
 def test_an_environment_that_raises_is_reported_in_its_own_words(env_id, kwargs, words, asynchronous):
     with pytest.raises(EnvironmentFailureError, match=words):
         provoke(env_id, asynchronous, **kwargs)
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf, -1e39])
+def test_a_reward_that_a_row_cannot_hold_is_reported(reward):
+    with pytest.raises(EnvironmentFailureError, match="reward: expected a finite number that float32 holds, got"):
+        provoke("Paying-v0", False, reward=reward)
 
 
 @pytest.mark.parametrize(

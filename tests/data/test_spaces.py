@@ -317,3 +317,11 @@ def test_a_leaf_never_takes_the_name_of_another_term_of_the_bound():
     assert set(specs) == {"obs/reward", "obs/kl", "x"}
     encoded = encode_observation(space, specs, {"reward": 2, "kl": 1, "x": 3})
     assert {path: x.tolist() for path, x in encoded.items()} == {"obs/reward": [2], "obs/kl": [1], "x": [3]}
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan, 1e39])
+def test_numbers_that_a_row_cannot_hold_are_refused_with_their_path(number):
+    space = spaces.Dict({"at": spaces.Box(-np.inf, np.inf, (2,), np.float64)})
+    specs = observation_specs(space, image_size=16)
+    with pytest.raises(ValueError, match="'at': expected finite numbers that float32 holds"):
+        encode_observation(space, specs, {"at": np.array([0, number])})

@@ -25,6 +25,8 @@ from envs.wrappers import ActionRepeat, use_headless_rendering, with_pixels
 from worldmodel.data import spaces
 from worldmodel.types import EnvSpec, ObservationSpec
 
+LARGEST_REWARD = float(np.finfo(np.float32).max)  # rows store it so
+
 
 class EnvironmentFailureError(RuntimeError):
     """An environment raised, died or did not answer in time; the message says which and how."""
@@ -50,6 +52,8 @@ class Canonical(gymnasium.Wrapper):
         """Step with an action vector."""
         with _one_line_errors():
             obs, reward, terminated, truncated, _ = self.env.step(spaces.decode_action(self.env.action_space, action))
+            if not abs(float(reward)) <= LARGEST_REWARD:  # nor is NaN
+                raise ValueError(f"reward: expected a finite number that float32 holds, got {reward}")
             return self._encode(obs), float(reward), bool(terminated), bool(truncated), {}
 
     def _encode(self, obs: Any) -> dict[str, np.ndarray]:

@@ -52,10 +52,14 @@ def observation_specs(space: Space, *, image_size: int, drop_text: bool = False)
 
 
 def encode_observation(space: Space, specs: Mapping[str, ObservationSpec], value: Any) -> dict[str, np.ndarray]:
-    """One observation as the arrays that `specs` describes."""
+    """One observation as the arrays that `specs` describes.
+
+    Raises:
+        ValueError: if a number is infinite, NaN or too large for float32.
+    """
     parts = zip(_leaves(space), _values(space, value), strict=True)
     return {
-        path: _encode_leaf(leaf, specs[path], part)
+        path: _encode_leaf(path, leaf, specs[path], part)
         for (path, leaf), (_, part) in parts
         if not _is_text(leaf)  # by kind, not by path: a text that is left out may have the path of another leaf
     }
@@ -181,7 +185,7 @@ def _is_channels_first(space: spaces.Box) -> bool:
     return space.shape[0] < SMALLEST_IMAGE <= min(space.shape[1:])
 
 
-def _encode_leaf(space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:
+def _encode_leaf(path: str, space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:
     if spec.kind == "image":
         return _resize(np.asarray(value), spec.shape[0])
     if spec.kind == "binary":
@@ -189,7 +193,11 @@ def _encode_leaf(space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:
     if spec.kind == "categorical":
         assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
         return (np.asarray(value, np.int64) - space.start).reshape(spec.shape).astype(np.int32)
-    return np.asarray(value, np.float32).reshape(spec.shape)
+    with np.errstate(over="ignore"):  # what overflows is refused in the next line
+        numbers = np.asarray(value, np.float32).reshape(spec.shape)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"observation {path!r}: expected finite numbers that float32 holds, got {value}")
+    return numbers
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
