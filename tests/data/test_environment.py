@@ -24,6 +24,24 @@ class Blind(Counting):
         super().__init__()
 
 
+class Filming(gymnasium.Env):
+    """Has one leaf of a given name, and renders frames, or lists of them."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, leaf, listed=False, render_mode=None):
+        self.listed, self.render_mode = listed, render_mode
+        self.observation_space = gymnasium.spaces.Dict({leaf: gymnasium.spaces.Discrete(2)})
+
+    def reset(self, *, seed=None, options=None):
+        return {name: 0 for name in self.observation_space}, {}
+
+    def render(self):
+        frame = np.zeros((16, 16, 3), np.uint8)
+        return [frame] if self.listed else frame
+
+
 class TwoPartError(Exception):
     def __init__(self, who, what):
         super().__init__(f"{who} {what}")
@@ -64,7 +82,7 @@ class Unresettable(Counting):
 @pytest.fixture(autouse=True, scope="module")
 def _worlds():
     register()
-    for maker in (Blind, Awkward, Paying, Unresettable):
+    for maker in (Blind, Awkward, Filming, Paying, Unresettable):
         if f"{maker.__name__}-v0" not in gymnasium.registry:
             gymnasium.register(f"{maker.__name__}-v0", maker, disable_env_checker=True)
 
@@ -196,6 +214,14 @@ def test_a_row_limit_truncates_after_that_many_rows_after_action_repeat():
 def block_means(frame, size):
     height, width, channels = frame.shape
     return frame.reshape(size, height // size, size, width // size, channels).mean((1, 3))
+
+
+@pytest.mark.parametrize(
+    "leaf, listed, words", [("pixels", False, "'pixels' already exists"), ("lamp", True, "got <class 'list'>")]
+)
+def test_frames_that_cannot_join_the_observation_are_refused(leaf, listed, words):
+    with pytest.raises(ValueError, match=rf"env\.pixels: expected frames that can join.*Filming-v0.*{words}"):
+        make_environments("Filming-v0", count=1, pixels="add", kwargs={"leaf": leaf, "listed": listed})
 
 
 def test_pixels_alone_are_the_rendered_frames_made_small():

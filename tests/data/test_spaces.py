@@ -200,9 +200,9 @@ def test_other_observation_spaces_are_refused_with_their_path(leaf):
 @pytest.mark.parametrize("shape", [(0,), (2, 0), (16, 16, 0)])
 def test_spaces_without_a_number_are_refused(shape):
     box = spaces.Box(0, 255, shape, np.uint8)
-    with pytest.raises(UnsupportedSpaceError, match="'none'.*at least one number"):
+    with pytest.raises(UnsupportedSpaceError, match=r"'none'.*at least one number"):
         observation_specs(spaces.Dict({"none": box, "x": UNIT}), image_size=16)
-    with pytest.raises(UnsupportedSpaceError, match="action space.*at least one number"):
+    with pytest.raises(UnsupportedSpaceError, match=r"action space.*at least one number"):
         action_spec(box)
 
 
