@@ -1,6 +1,7 @@
 # make train    set up, then run the default job: a world model of Pendulum-v1, minutes on two CPU cores
 # make test     set up, then lint, check the types and run the tests
 # make slow     the tests that take minutes
+# make fuzz     2,000 random worlds and settings through the whole path; FUZZ_EXAMPLES=100 for fewer
 #
 # The set-up makes .venv once; it is made again only when a requirement changes.
 
@@ -12,7 +13,7 @@ CONFIG ?= configs/pendulum.yaml
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: train test slow clean
+.PHONY: train test slow fuzz clean
 
 train: .venv/installed
 	$(BIN)/worldmodel train --config $(CONFIG) $(ARGS)
@@ -25,6 +26,9 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/pytest -m slow
+
+fuzz: .venv/installed
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),2000) $(BIN)/pytest tests/test_fuzz.py --hypothesis-show-statistics
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "setting up .venv; the first time takes some minutes"

@@ -17,9 +17,8 @@ def announce(say: Callable[[str], None], config: Config, model: WorldModel, fold
     leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
     parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder}
     sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in parts.items())
-    say(
-        f"{config.env.id if config.offline is None else config.offline}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]"
-    )
+    source = config.env.id if config.offline is None else config.offline
+    say(f"{source}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]")
     say(f"{parameter_count(model):,} parameters ({sizes}) on {model.device}")
     say(f"run folder {folder}; W&B {wandb_at or 'off'}")
     if config.offline is None:

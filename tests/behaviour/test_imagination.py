@@ -92,5 +92,16 @@ def test_open_loop_errors_are_the_mean_squared_errors_of_the_mean_future():
         np.testing.assert_allclose(getattr(got, name), np.mean(values, (0, 2)), rtol=1e-4)
 
 
+def test_a_large_constant_is_not_said_to_vary():
+    model, batch = make_model(), make_batch(length=12, first=())
+    constant = torch.full_like(batch.obs["obs"], 123456.7)  # three times twelve of these round in float32
+    errors = open_loop_errors(model, batch._replace(obs={"obs": constant}), context=2, horizon=4, samples=1)["obs"]
+    assert errors.repeat_last.eq(0).all() and errors.data_mean.eq(0).all()
+    ahead = batch._replace(obs={"obs": constant + torch.arange(12.0)[:, None]})  # it varies by more than rounding
+    errors = open_loop_errors(model, ahead, context=2, horizon=4, samples=1)["obs"]
+    variance = np.var(np.tile(np.arange(12.0), 3), ddof=1)
+    np.testing.assert_allclose(errors.repeat_last, np.arange(1, 5) ** 2 / variance, rtol=0.02)  # 1/128 in float32
+
+
 def test_episodes_too_short_to_score_give_no_errors():
     assert open_loop_errors(make_model(), make_batch(first=()), context=4, horizon=5, samples=1) == {}

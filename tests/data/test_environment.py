@@ -25,6 +25,24 @@ class Blind(Counting):
         super().__init__()
 
 
+class Filming(gymnasium.Env):
+    """Has one leaf of a given name, and renders frames, or lists of them."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, leaf, listed=False, render_mode=None):
+        self.listed, self.render_mode = listed, render_mode
+        self.observation_space = gymnasium.spaces.Dict({leaf: gymnasium.spaces.Discrete(2)})
+
+    def reset(self, *, seed=None, options=None):
+        return {name: 0 for name in self.observation_space}, {}
+
+    def render(self):
+        frame = np.zeros((16, 16, 3), np.uint8)
+        return [frame] if self.listed else frame
+
+
 class TwoPartError(Exception):
     def __init__(self, who, what):
         super().__init__(f"{who} {what}")
@@ -64,7 +82,13 @@ class Lying(Counting):
             if self.fault in wrong:
                 obs["count"] = wrong[self.fault]
             obs = {"structure": 7, "missing": {"action": 0.0}}.get(self.fault, obs)
-            rewards = {"text reward": "much", "no reward": None, "nan reward": np.nan, "many rewards": [1.0, 2.0]}
+            rewards = {
+                "text reward": "much",
+                "no reward": None,
+                "nan reward": np.nan,
+                "huge reward": -1e39,
+                "many rewards": [1.0, 2.0],
+            }
             reward = rewards.get(self.fault, reward)
         return obs, reward, terminated, truncated, info
 
@@ -77,14 +101,9 @@ class Unresettable(Counting):
 @pytest.fixture(autouse=True, scope="module")
 def _worlds():
     register()
-    for name, maker in (
-        ("Blind", Blind),
-        ("Awkward", Awkward),
-        ("Lying", Lying),
-        ("Unresettable", Unresettable),
-    ):
-        if f"{name}-v0" not in gymnasium.registry:
-            gymnasium.register(f"{name}-v0", maker, disable_env_checker=True)
+    for maker in (Blind, Awkward, Filming, Lying, Unresettable):
+        if f"{maker.__name__}-v0" not in gymnasium.registry:
+            gymnasium.register(f"{maker.__name__}-v0", maker, disable_env_checker=True)
 
 
 @pytest.fixture(autouse=True)
@@ -216,6 +235,14 @@ def block_means(frame, size):
     return frame.reshape(size, height // size, size, width // size, channels).mean((1, 3))
 
 
+@pytest.mark.parametrize(
+    "leaf, listed, words", [("pixels", False, "'pixels' already exists"), ("lamp", True, "got <class 'list'>")]
+)
+def test_frames_that_cannot_join_the_observation_are_refused(leaf, listed, words):
+    with pytest.raises(ValueError, match=rf"env\.pixels: expected frames that can join.*Filming-v0.*{words}"):
+        make_environments("Filming-v0", count=1, pixels="add", kwargs={"leaf": leaf, "listed": listed})
+
+
 def test_pixels_alone_are_the_rendered_frames_made_small():
     with make_environments("CartPole-v1", count=2, pixels="only", image_size=20) as environments:
         assert environments.spec.observations == {"obs": ObservationSpec("image", (20, 20, 3))}
@@ -313,6 +340,7 @@ def test_a_hang_is_noticed_in_one_process_too():
         ("missing", "observation 'count': expected a value in the Dict around it, got {'action': 0.0}"),
         ("text reward", "reward: expected a number, got 'much'"),
         ("no reward", "reward: expected a number, got None"),
+        ("huge reward", "reward: expected a finite number within float32, got -1e[+]39"),
         ("nan reward", "reward: expected a finite number within float32, got nan"),
         ("many rewards", r"reward: expected a number, got \[1.0, 2.0\]"),
     ],

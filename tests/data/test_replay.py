@@ -264,6 +264,12 @@ def test_every_stream_needs_a_row(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_the_reward_has_statistics_before_there_is_one(make):
+    replay, _ = make([[1], [1]])
+    mean, std = replay.statistics()["reward"]
+    assert mean.tolist() == std.tolist() == [0.0]
+
+
 def test_statistics_are_those_of_all_stored_rows(tmp_path, keep):
     rng = np.random.default_rng(0)
     replay = keep(Replay(tmp_path, SPEC, capacity=5000, streams=2))

@@ -165,6 +165,13 @@ def test_text_is_refused_by_name_or_dropped():
     assert {path: x.tolist() for path, x in encoded.items()} == {"x": [0, 1]}
 
 
+def test_text_that_is_left_out_may_have_the_path_of_another_leaf():
+    space = spaces.Dict({"a": spaces.Dict({"b": UNIT}), "a/b": spaces.Text(8)})
+    specs = observation_specs(space, image_size=16, drop_text=True)
+    encoded = encode_observation(space, specs, {"a": {"b": np.float32([0.5, 1])}, "a/b": "abc"})
+    assert {path: x.tolist() for path, x in encoded.items()} == {"a/b": [0.5, 1]}
+
+
 def test_a_space_of_nothing_but_text_is_refused():
     with pytest.raises(UnsupportedSpaceError, match="at least one leaf that is not text"):
         observation_specs(spaces.Text(8), image_size=16, drop_text=True)
@@ -192,6 +199,23 @@ def test_other_observation_spaces_are_refused_with_their_path(leaf):
         observation_specs(space, image_size=16)
 
 
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (16, 16, 0)])
+def test_spaces_without_a_number_are_refused(shape):
+    box = spaces.Box(0, 255, shape, np.uint8)
+    with pytest.raises(UnsupportedSpaceError, match=r"'none'.*at least one number"):
+        observation_specs(spaces.Dict({"none": box, "x": UNIT}), image_size=16)
+    with pytest.raises(UnsupportedSpaceError, match=r"action space.*at least one number"):
+        action_spec(box)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(2**40), spaces.MultiDiscrete([2**20, 2])], ids=type)
+def test_more_classes_than_a_network_can_read_are_refused(space):
+    with pytest.raises(UnsupportedSpaceError, match=r"'big'.*at most 1048576 classes"):
+        observation_specs(spaces.Dict({"big": space}), image_size=16)
+    with pytest.raises(UnsupportedSpaceError, match=r"action space.*at most 1048576 classes"):
+        action_spec(space)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 8])
 def test_channels_first_images_are_refused_with_their_path(channels):
     space = spaces.Dict({"camera": spaces.Box(0, 255, (channels, 32, 32), np.uint8)})
@@ -213,8 +237,9 @@ def test_other_action_spaces_are_refused(space, words):
         action_spec(space)
 
 
-def test_every_discrete_action_comes_back_from_its_one_hot_vector():
-    space = spaces.Discrete(4, start=-1)
+@pytest.mark.parametrize("dtype", [np.int64, np.int8])
+def test_every_discrete_action_comes_back_from_its_one_hot_vector(dtype):
+    space = spaces.Discrete(4, start=-1, dtype=dtype)
     assert action_spec(space) == ActionSpec("categorical", 4, (4,))
     decoded = [decode_action(space, row) for row in np.eye(4, dtype=np.float32)]
     assert decoded == [-1, 0, 1, 2]
@@ -259,6 +284,22 @@ def test_double_actions_end_exactly_at_their_bounds():
     space = spaces.Box(low, high, dtype=np.float64)
     np.testing.assert_array_equal(decode_action(space, -np.ones(1000, np.float32)), low)
     np.testing.assert_array_equal(decode_action(space, np.ones(1000, np.float32)), high)
+
+
+def test_a_double_action_never_leaves_a_box_that_is_one_point():
+    rng = np.random.default_rng(0)
+    point = rng.normal(size=1000)
+    space = spaces.Box(point, point, dtype=np.float64)
+    np.testing.assert_array_equal(decode_action(space, rng.uniform(-1, 1, 1000).astype(np.float32)), point)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_whole_numbers_that_floats_do_not_hold_are_refused_as_actions(dtype):
+    with pytest.raises(UnsupportedSpaceError, match=r"within 2\^53"):
+        action_spec(spaces.Box(np.iinfo(dtype).min, np.iinfo(dtype).max, (1,), dtype))
+    widest = spaces.Box(0, 2**53, (1,), dtype)
+    assert action_spec(widest).width == 1
+    assert decode_action(widest, np.ones(1, np.float32)) == [2**53]
 
 
 def test_the_widest_box_has_a_middle():
@@ -389,3 +430,11 @@ def test_stacked_observations_are_encoded_one_by_one():
     for t, value in enumerate(values):
         for path, x in encode_observation(space, specs, value).items():
             np.testing.assert_array_equal(encoded[path][t], x, strict=True)
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan, 1e39])
+def test_numbers_that_a_row_cannot_hold_are_refused_with_their_path(number):
+    space = spaces.Dict({"at": spaces.Box(-np.inf, np.inf, (2,), np.float64)})
+    specs = observation_specs(space, image_size=16)
+    with pytest.raises(ValueError, match="'at': expected finite numbers within float32"):
+        encode_observation(space, specs, {"at": np.array([0, number])})

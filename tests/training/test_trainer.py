@@ -4,6 +4,7 @@ import dataclasses
 import re
 import signal
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -128,6 +129,16 @@ def test_a_row_of_metrics_is_the_mean_over_the_updates_since_the_last(start):
     rows = losses[5].bound.kl[losses[5].bound.valid]
     assert train_rows(trainer)[1]["kl/median"] == pytest.approx(float(rows.quantile(0.5)), rel=1e-5)
     assert train_rows(trainer)[1]["kl/mean"] == pytest.approx(float(rows.mean()), rel=1e-5)
+
+
+def test_a_batch_in_which_every_row_warms_the_state_up_has_no_kl_and_stops_nothing(start):
+    trainer = start()
+    update = trainer.learner.update
+    trainer.learner.update = lambda batch: update(batch._replace(valid=torch.zeros_like(batch.valid)))
+    assert trainer.run() is True
+    row = train_rows(trainer)[-1]
+    assert row["loss/value"] == 0
+    assert all(np.isnan(row[f"kl/{name}"]) for name in ("mean", "median", "q95", "optimised_mean"))
 
 
 def test_evaluations_and_checkpoints_come_when_due_and_at_the_end(start):

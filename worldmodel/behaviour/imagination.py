@@ -192,17 +192,24 @@ def long_enough(episodes: Batch, length: int) -> Batch:
 
 
 def spread(leaf: ObservationSpec, x: Tensor, valid: Bool[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
-    """Mean and std over the valid rows of one leaf [B, T, ...], read as numbers; one sequence at a time."""
+    """Mean and std over the valid rows of one leaf [B, T, ...], read as numbers; a std of 0 for what does not vary."""
     count = valid.sum()
     sequences = list(zip(x, valid, strict=True))
-    mean = sum((as_numbers(leaf, rows[kept]).sum(0).double() for rows, kept in sequences), torch.zeros(())) / count
-    squares = sum(((as_numbers(leaf, rows[kept]) - mean).square().sum(0) for rows, kept in sequences), torch.zeros(()))
-    return mean.float(), (squares / (count - 1).clamp(min=1)).sqrt().float()
+    mean = (
+        sum((as_numbers(leaf, rows[kept], torch.float64).sum(0) for rows, kept in sequences), torch.zeros(())) / count
+    )
+    squares = sum(
+        ((as_numbers(leaf, rows[kept], torch.float64) - mean).square().sum(0) for rows, kept in sequences),
+        torch.zeros(()),
+    )
+    std = (squares / (count - 1).clamp(min=1)).sqrt()
+    varies = std > 1e-6 * (1 + mean.abs())  # as `Standardiser` has it
+    return mean.float(), torch.where(varies, std, 0.0).float()
 
 
 def or_one(std: Tensor) -> Tensor:
     """A std as a unit: 1 for what does not vary."""
-    return torch.where(std > 1e-6, std, 1.0)
+    return torch.where(std > 0, std, 1.0)
 
 
 def _squared_errors(

@@ -254,7 +254,13 @@ def _make_one(
     if pixels != "off":
         if env.render_mode != "rgb_array" or "rgb_array" not in env.metadata.get("render_modes", []):
             raise ValueError(f"env.pixels: expected an environment that renders rgb_array, got {env_id!r}")
-        env = with_pixels(env, only=pixels == "only")
+        try:
+            env = with_pixels(env, only=pixels == "only")
+        except Exception as error:  # a leaf of that name already, or frames that are not arrays
+            raise ValueError(
+                f"env.pixels: expected frames that can join the observation, got {env_id!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
     if action_repeat > 1:
         env = ActionRepeat(env, action_repeat)
     if row_limit is not None:

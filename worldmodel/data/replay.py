@@ -166,13 +166,13 @@ class Replay:
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and std, float64 [n], of every vector leaf and of the reward (over the rows that have one)."""
         names = {f"obs:{path}": path for path, leaf in self.spec.observations.items() if leaf.kind == "vector"}
-        moments = {name: _Moments() for name in [*names, "reward"]}
+        moments = {name: _Moments(self.row_type[name].shape or (1,)) for name in [*names, "reward"]}
         for stream in self._streams:
             for start in range(stream.tail, stream.count, CHUNK):
                 records = stream.read(start, min(CHUNK, stream.count - start))
                 for name, moment in moments.items():
                     kept = records[~records["is_first"]] if name == "reward" else records
-                    moment.add(kept[name].reshape(len(kept), -1))
+                    moment.add(kept[name])
         return {names.get(name, name): moment.mean_and_std() for name, moment in moments.items()}
 
     def flush(self) -> None:
@@ -227,14 +227,14 @@ class Replay:
 class _Moments:
     """Mean and variance of rows that come in pieces. Source: Chan et al. 1979, the pairwise update."""
 
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, np.zeros(()), np.zeros(())
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.count, self.mean, self.squares = 0, np.zeros(shape), np.zeros(shape)
 
     def add(self, x: np.ndarray) -> None:
-        """Take in some more rows, [rows, n]."""
+        """Take in some more rows, [rows, n], or none."""
         if not len(x):
             return
-        x = x.astype(np.float64)
+        x = x.astype(np.float64).reshape(len(x), *self.mean.shape)
         total = self.count + len(x)
         delta = x.mean(0) - self.mean
         self.squares = self.squares + ((x - x.mean(0)) ** 2).sum(0) + delta**2 * self.count * len(x) / total

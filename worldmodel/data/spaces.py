@@ -16,6 +16,8 @@ from worldmodel.types import ActionSpec, ObservationSpec
 
 ROOT = "obs"
 RESERVED = {"reward", "continue", "elbo", "kl"}  # names of the bound's other terms: a leaf of that name is "obs/NAME"
+EXACT_INTEGERS = 2**53  # beyond it a float64 skips whole numbers, and the largest 64-bit ones are out of its reach
+MOST_CLASSES = 2**20  # of a leaf or an action: each is a number that networks read, and rows of actions store
 SMALLEST_IMAGE = 16  # pixels; smaller uint8 grids are symbols rather than pictures, and are read as vectors
 
 
@@ -35,7 +37,7 @@ def observation_specs(space: Space, *, image_size: int, drop_text: bool = False)
         image_size: height and width that images (uint8 Boxes [H, W] or [H, W, C], at least 16 a side) are resized to.
         drop_text: leave text leaves out instead of refusing them.
     Raises:
-        UnsupportedSpaceError: for any other space, or where nothing is left.
+        UnsupportedSpaceError: for any other space, an empty leaf, or where nothing is left.
     """
     specs = {}
     for path, leaf in leaves(space):
@@ -68,9 +70,12 @@ def encode_observation(space: Space, specs: Mapping[str, ObservationSpec], value
         UnexpectedValueError: if a leaf is missing, has another shape or dtype than its space, holds a number that is
             not finite in float32, or a class that there is not.
     """
-    parts = dict(_values(space, value))
-    wanted = [(path, leaf) for path, leaf in leaves(space) if path in specs]
-    return {path: _encode_leaf(leaf, specs[path], _checked(path, leaf, parts[path])) for path, leaf in wanted}
+    parts = zip(leaves(space), _values(space, value), strict=True)
+    return {
+        path: _encode_leaf(leaf, specs[path], _checked(path, leaf, part))
+        for (path, leaf), (_, part) in parts
+        if not _is_text(leaf)  # by kind, not by path: a text that is left out may have the path of another leaf
+    }
 
 
 def encode_observations(space: Space, specs: Mapping[str, ObservationSpec], values: Any) -> dict[str, np.ndarray]:
@@ -79,11 +84,11 @@ def encode_observations(space: Space, specs: Mapping[str, ObservationSpec], valu
     Raises:
         UnexpectedValueError: as `encode_observation`.
     """
-    parts = dict(_values(space, values))
+    parts = zip(leaves(space), _values(space, values), strict=True)
     return {
-        path: np.stack([_encode_leaf(leaf, specs[path], _checked(path, leaf, value)) for value in parts[path]])
-        for path, leaf in leaves(space)
-        if path in specs
+        path: np.stack([_encode_leaf(leaf, specs[path], _checked(path, leaf, value)) for value in part])
+        for (path, leaf), (_, part) in parts
+        if not _is_text(leaf)
     }
 
 
@@ -105,18 +110,20 @@ def action_spec(space: Space) -> ActionSpec:
     """An action space as a vector of numbers.
 
     Raises:
-        UnsupportedSpaceError: unless it is Discrete, a bounded Box, MultiDiscrete or MultiBinary.
+        UnsupportedSpaceError: unless it is Discrete, a bounded Box, MultiDiscrete or MultiBinary, and not empty.
     """
-    if isinstance(space, spaces.Discrete):
-        return ActionSpec("categorical", int(space.n), (int(space.n),))
-    if isinstance(space, spaces.MultiDiscrete):
-        classes = tuple(int(n) for n in space.nvec.flatten())
+    if _is_empty(space):
+        raise UnsupportedSpaceError(f"action space {space}: expected at least one number, got the shape {space.shape}")
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        classes = _classes(f"action space {space}", space)
         return ActionSpec("categorical", sum(classes), classes)
     if isinstance(space, spaces.MultiBinary):
         return ActionSpec("binary", int(np.prod(space.shape)))
     if isinstance(space, spaces.Box):
         if not space.is_bounded():
             raise UnsupportedSpaceError(f"action space {space}: expected a Box that is bounded above and below")
+        if space.dtype.kind in "iu" and max(-int(space.low.min()), int(space.high.max())) > EXACT_INTEGERS:
+            raise UnsupportedSpaceError(f"action space {space}: expected whole numbers within 2^53, which floats hold")
         return ActionSpec("continuous", int(np.prod(space.shape)))
     raise UnsupportedSpaceError(
         f"action space {space}: expected Discrete, a bounded Box, MultiDiscrete or MultiBinary at the root"
@@ -126,7 +133,7 @@ def action_spec(space: Space) -> ActionSpec:
 def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
     """The environment's action for a vector as `action_spec` lays it out."""
     if isinstance(space, spaces.Discrete):
-        return space.start + np.int64(vector.argmax())
+        return space.dtype.type(space.start + vector.argmax())
     if isinstance(space, spaces.MultiDiscrete):
         ends = np.cumsum(space.nvec.flatten())[:-1]
         index = np.array([part.argmax() for part in np.split(vector, ends)], dtype=space.dtype)
@@ -135,8 +142,9 @@ def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
         return (vector > 0.5).astype(space.dtype).reshape(space.shape)
     assert isinstance(space, spaces.Box)
     unit = (np.clip(vector, -1, 1).reshape(space.shape).astype(np.float64) + 1) / 2
-    action = (1 - unit) * space.low + unit * space.high  # exact at both ends, and never beyond them
-    return (action if space.dtype.kind == "f" else np.rint(action)).astype(space.dtype)
+    action = (1 - unit) * space.low + unit * space.high  # exact at both ends
+    action = action if space.dtype.kind == "f" else np.rint(action)
+    return np.clip(action, space.low, space.high).astype(space.dtype)  # rounding may go beyond them in between
 
 
 def encode_action(space: Space, action: Any) -> Float[np.ndarray, " A"]:
@@ -193,11 +201,17 @@ def _is_text(space: Space) -> bool:
     return space.dtype is not None and space.dtype.kind == "U"  # Text, and spaces such as MiniGrid's missions
 
 
+def _is_empty(space: Space) -> bool:
+    return space.shape is not None and 0 in space.shape
+
+
 def _observation_spec(path: str, space: Space, image_size: int) -> ObservationSpec:
-    if isinstance(space, spaces.Discrete):
-        return ObservationSpec("categorical", (1,), (int(space.n),))
-    if isinstance(space, spaces.MultiDiscrete):
-        classes = tuple(int(n) for n in space.nvec.flatten())
+    if _is_empty(space):
+        raise UnsupportedSpaceError(
+            f"observation {path!r}: {space}; expected at least one number, got the shape {space.shape}"
+        )
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        classes = _classes(f"observation {path!r}: {space}", space)
         return ObservationSpec("categorical", (len(classes),), classes)
     if isinstance(space, spaces.MultiBinary):
         return ObservationSpec("binary", (int(np.prod(space.shape)),))
@@ -213,6 +227,14 @@ def _observation_spec(path: str, space: Space, image_size: int) -> ObservationSp
     raise UnsupportedSpaceError(
         f"observation {path!r}: {space}; expected Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these"
     )
+
+
+def _classes(words: str, space: spaces.Discrete | spaces.MultiDiscrete) -> tuple[int, ...]:
+    counts = [space.n] if isinstance(space, spaces.Discrete) else space.nvec.flatten()
+    classes = tuple(int(n) for n in counts)
+    if sum(classes) > MOST_CLASSES:
+        raise UnsupportedSpaceError(f"{words}: expected at most {MOST_CLASSES} classes, got {sum(classes)}")
+    return classes
 
 
 def _is_image(space: spaces.Box) -> bool:

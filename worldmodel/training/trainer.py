@@ -347,7 +347,12 @@ class _Interruptions:
 
 
 def _last_kl(update: Update) -> dict[str, float]:
-    """Quantiles of the raw KL over the rows of the newest batch, and the mean of what the loss made of it."""
+    """Quantiles of the raw KL over the rows of the newest batch, and the mean of what the loss made of it.
+
+    NaN where no row counts: a long burn-in can take up every sequence of a small batch.
+    """
+    if not update.bound.valid.any():
+        return dict.fromkeys(("mean", "median", "q95", "optimised_mean"), np.nan)
     rows = update.bound.kl[update.bound.valid]
     optimised = update.loss.optimised_kl[update.bound.valid]
     quantiles = torch.quantile(rows.float(), rows.new_tensor([0.5, 0.95], dtype=torch.float32))
