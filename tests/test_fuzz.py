@@ -36,7 +36,7 @@ from fuzz_spaces import (
 from worldmodel import build, config
 from worldmodel.behaviour.imagination import imagine, open_loop_errors
 from worldmodel.data.policy import RandomPolicy
-from worldmodel.data.replay import Replay
+from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
 from worldmodel.data.spaces import UnsupportedSpaceError
 from worldmodel.seeding import Stream, make_generator
@@ -117,7 +117,8 @@ def live(settings, environments, folder):
         model.standardiser(name).set(mean.float(), std.float())
     assert_update(settings, model, batch)
     with build.build_environments(settings, heldout=True) as apart:
-        heldout = collect_heldout(settings, apart, folder / "heldout")
+        collect_heldout(settings, apart, folder / "heldout")
+    heldout = read_episodes(folder / "heldout", settings.evaluation.max_length)
     assert_dream(settings, model, heldout)
     assert_evaluation(settings, model, heldout, batch)
 

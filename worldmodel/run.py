@@ -20,7 +20,7 @@ from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.data.policy import random_actions
-from worldmodel.data.replay import Replay, pad_episodes
+from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.checkpoint import CheckpointError, load_model, newest_sound
@@ -42,9 +42,8 @@ class Run:
 
     def heldout(self) -> Batch:
         """The held-out episodes, whole, [B, T] padded."""
-        with Replay.open(stored_data(self.config, self.folder)[1], read_only=True) as replay:
-            episodes = pad_episodes(list(replay.episodes()), self.config.evaluation.max_length)
-        return episodes.to(self.model.device)
+        _, heldout = stored_data(self.config, self.folder)
+        return read_episodes(heldout, self.config.evaluation.max_length).to(self.model.device)
 
     def imagine(
         self, batch: Batch | None = None, *, context: int = 16, horizon: int = 48, samples: int = 16, seed: int = 0

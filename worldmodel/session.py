@@ -18,7 +18,7 @@ from worldmodel.config_io import read_config
 from worldmodel.data.environment import Environments
 from worldmodel.data.offline import source_spec, written_whole
 from worldmodel.data.policy import RandomPolicy
-from worldmodel.data.replay import Replay, pad_episodes
+from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
 from worldmodel.folder import locked, make_folder, note_session, products
 from worldmodel.models.world_model import WorldModel
@@ -187,8 +187,7 @@ def _data(
             replay = Replay.open(folder / "replay")
         else:
             replay = build.build_replay(config, environments, folder / "replay")
-    with Replay.open(heldout_folder, read_only=True) as stored:
-        return replay, pad_episodes(list(stored.episodes()), config.evaluation.max_length)
+    return replay, read_episodes(heldout_folder, config.evaluation.max_length)
 
 
 def _rollout(

@@ -81,14 +81,9 @@ class Lying(Counting):
             }
             if self.fault in wrong:
                 obs["count"] = wrong[self.fault]
-            obs = {"structure": 7, "missing": {"action": 0.0}}.get(self.fault, obs)
-            rewards = {
-                "text reward": "much",
-                "no reward": None,
-                "nan reward": np.nan,
-                "huge reward": -1e39,
-                "many rewards": [1.0, 2.0],
-            }
+            obs = {"structure": 7, "missing": {"action": np.zeros(1, np.float32)}}.get(self.fault, obs)
+            rewards = {"text reward": "much", "no reward": None, "many rewards": [1.0, 2.0]}
+            rewards |= {"nan reward": np.nan, "huge reward": -1e39}
             reward = rewards.get(self.fault, reward)
         return obs, reward, terminated, truncated, info
 
@@ -337,7 +332,7 @@ def test_a_hang_is_noticed_in_one_process_too():
         ("shape", r"observation 'count': expected shape \(3,\), got \(4,\)"),
         ("dtype", "observation 'count': expected dtype float64, got <U5"),
         ("structure", "observation 'action': expected a value in the Dict around it, got 7"),
-        ("missing", "observation 'count': expected a value in the Dict around it, got {'action': 0.0}"),
+        ("missing", "observation 'count': expected a value in the Dict around it, got {'action': array"),
         ("text reward", "reward: expected a number, got 'much'"),
         ("no reward", "reward: expected a number, got None"),
         ("huge reward", "reward: expected a finite number within float32, got -1e[+]39"),

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -9,20 +10,29 @@ from torch.testing import assert_close
 
 from worldmodel.objectives.loss import Objective
 from worldmodel.training import checkpoint
-from worldmodel.training.checkpoint import CheckpointError, load_model, load_training_state, save_checkpoint
+from worldmodel.training.checkpoint import (
+    CheckpointError,
+    load_model,
+    load_training_state,
+    newest_sound,
+    read_counters,
+    save_checkpoint,
+)
 from worldmodel.training.learner import Learner
 from worlds import CATEGORICAL, make_batch, make_model
 
 SETTINGS = {"learning_rate": 1e-2, "warmup": 2, "final_fraction": 0.1, "total_updates": 9, "clip_norm": 100.0}
 COUNTERS = {"updates": 2, "env_steps": 500, "best_elbo": -1.25}
+CONFIG = {"rssm": {"deter": 8, "latent": "categorical"}, "seed": 3, "offline": None}
 
 
 def make_learner(seed=0, latent=CATEGORICAL):
     return Learner(make_model(latent=latent, seed=seed), Objective(), torch.Generator().manual_seed(seed), **SETTINGS)
 
 
-def save(path, learner):
-    save_checkpoint(path, learner.model, learner.optimizer, {"learner": learner.generator.get_state()}, COUNTERS)
+def save(path, learner, counters=COUNTERS, **options):
+    random = {"learner": learner.generator.get_state()}
+    save_checkpoint(path, learner.model, learner.optimizer, random, counters, CONFIG, **options)
 
 
 def exact(actual, expected):
@@ -43,7 +53,7 @@ def trained(tmp_path):
 def test_weights_optimiser_random_states_and_counters_come_back_bit_for_bit(trained):
     learner, path = trained
     other = make_learner(seed=1)
-    random, counters = load_training_state(path, other.model, other.optimizer)
+    random, counters = load_training_state(path, other.model, other.optimizer, CONFIG)
     assert counters == COUNTERS
     exact(random["learner"], learner.generator.get_state())
     exact(other.model.state_dict(), learner.model.state_dict())
@@ -54,7 +64,7 @@ def test_weights_optimiser_random_states_and_counters_come_back_bit_for_bit(trai
 def test_training_that_goes_on_from_a_checkpoint_goes_on_identically(trained):
     learner, path = trained
     other = make_learner(seed=1)
-    random, counters = load_training_state(path, other.model, other.optimizer)
+    random, counters = load_training_state(path, other.model, other.optimizer, CONFIG)
     other.generator.set_state(random["learner"])
     other.updates = counters["updates"]
     for seed in (7, 8):
@@ -100,6 +110,47 @@ def test_a_failure_while_writing_leaves_the_old_file_whole(trained, where, monke
     load_model(path, model)
     exact(model.state_dict(), learner.model.state_dict())
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_every_byte_counts(trained):
+    _, path = trained
+    whole = path.read_bytes()
+    for at in np.random.default_rng(0).integers(8, len(whole), 60):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(CheckpointError, match=path.name):
+            load_training_state(path, make_model(latent=CATEGORICAL), make_learner().optimizer, CONFIG)
+
+
+def test_the_newest_sound_checkpoint_is_found_and_what_is_wrong_with_newer_ones_said(trained, tmp_path):
+    learner, path = trained
+    save(path, learner, {**COUNTERS, "updates": 3}, keep_previous=True)
+    previous = path.with_name("previous.safetensors")
+    paths = [path, previous, path.with_name("best.safetensors")]
+    assert (read_counters(path)["updates"], read_counters(previous)["updates"]) == (3, 2)
+    assert newest_sound(paths) == (path, [])
+    path.write_bytes(path.read_bytes()[:-1])
+    found, complaints = newest_sound(paths)
+    assert found == previous and len(complaints) == 1 and str(path) in complaints[0]
+    path.unlink()  # killed between the two renames
+    assert newest_sound(paths) == (previous, [])
+    previous.write_bytes(b"")
+    assert newest_sound(paths)[0] is None
+    assert newest_sound([tmp_path / "nothing"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"rssm": {"deter": 16, "latent": "categorical"}}, "was written with rssm.deter = 8, and config.yaml has 16"),
+        ({"seed": 4}, "was written with seed = 3, and config.yaml has 4"),
+        ({"offline": "data"}, "was written with offline = None, and config.yaml has 'data'"),
+    ],
+)
+def test_a_training_state_of_other_settings_is_refused_with_the_key_and_both_values(trained, changed, words):
+    _, path = trained
+    other = make_learner(seed=1)
+    with pytest.raises(CheckpointError, match=f"{words}; restore config.yaml, or begin a new run"):
+        load_training_state(path, other.model, other.optimizer, {**CONFIG, **changed})
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "another program's"])

@@ -194,14 +194,12 @@ def long_enough(episodes: Batch, length: int) -> Batch:
 def spread(leaf: ObservationSpec, x: Tensor, valid: Bool[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
     """Mean and std over the valid rows of one leaf [B, T, ...], read as numbers; a std of 0 for what does not vary."""
     count = valid.sum()
-    sequences = list(zip(x, valid, strict=True))
-    mean = (
-        sum((as_numbers(leaf, rows[kept], torch.float64).sum(0) for rows, kept in sequences), torch.zeros(())) / count
-    )
-    squares = sum(
-        ((as_numbers(leaf, rows[kept], torch.float64) - mean).square().sum(0) for rows, kept in sequences),
-        torch.zeros(()),
-    )
+
+    def sequences() -> Iterator[Tensor]:
+        return (as_numbers(leaf, rows[kept], torch.float64) for rows, kept in zip(x, valid, strict=True))
+
+    mean = sum((rows.sum(0) for rows in sequences()), torch.zeros(())) / count
+    squares = sum(((rows - mean).square().sum(0) for rows in sequences()), torch.zeros(()))
     std = (squares / (count - 1).clamp(min=1)).sqrt()
     varies = std > 1e-6 * (1 + mean.abs())  # as `Standardiser` has it
     return mean.float(), torch.where(varies, std, 0.0).float()

@@ -274,6 +274,12 @@ def spec_from_json(data: dict[str, Any]) -> EnvSpec:
     return EnvSpec(observations, ActionSpec(action["kind"], action["width"], tuple(action["classes"])))
 
 
+def read_episodes(folder: Path, max_length: int) -> Batch:
+    """Every whole episode of a stored replay, padded; see `pad_episodes`."""
+    with Replay.open(folder, read_only=True) as replay:
+        return pad_episodes(list(replay.episodes()), max_length)
+
+
 def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
     """Batches of one episode each, as one [B, T] batch of whole episodes from their reset.
 

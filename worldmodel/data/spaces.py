@@ -101,7 +101,9 @@ def checked_reward(value: Any) -> float:
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise UnexpectedValueError(f"reward: expected a number, got {value!r}")
-    if not np.isfinite(np.float32(array.item())):
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.float32(array.item()))
+    if not finite:
         raise UnexpectedValueError(f"reward: expected a finite number within float32, got {array.item()!r}")
     return float(array.item())
 

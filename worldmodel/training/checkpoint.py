@@ -51,12 +51,8 @@ def save_checkpoint(
         tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
     tensors |= {f"random/{name}": state for name, state in random.items()}
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    header = {
-        "format": FORMAT,
-        "checksum": _checksum(stored),
-        "counters": dict(counters),
-        "settings": dict(settings),
-    }
+    header = {"format": FORMAT, "counters": dict(counters), "settings": dict(settings)}
+    header["checksum"] = _checksum(header, stored)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:
@@ -157,12 +153,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get("worldmodel", "{}"))
+            form, checksum = header.get("format"), header.get("checksum")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {header.get('format')!r}")
-    if header["checksum"] != _checksum(tensors):
+    if form != FORMAT:
+        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {form!r}")
+    if checksum != _checksum(header, tensors):
         raise CheckpointError(f"{path}: damaged: its contents are not what was written")
     return tensors, header
 
@@ -171,8 +168,8 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    check = 0
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    check = zlib.crc32(json.dumps({key: header.get(key) for key in ("counters", "settings")}).encode())
     for name in sorted(tensors):
         check = zlib.crc32(name.encode(), check)
         check = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, check)
