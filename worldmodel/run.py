@@ -109,6 +109,8 @@ class Run:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
         """
         require_positive(context, horizon, samples)
+        if episodes is not None and episodes < 1:
+            raise ValueError(f"episodes: expected at least 1, got {episodes}")
         heldout = long_enough(self.heldout(), context + horizon)
         return score_imagination(
             self.model,

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 CELLS = (("model", "mean"), ("model", "low"), ("model", "high"), ("repeat_last", "mean"), ("marginal", "mean"))
 UNITS = {
-    "nll": "NLL, nats per step",
-    "squared_error": "squared error / variance",
+    "nll": "NLL / nats",
+    "squared_error": "error^2 / variance",
     "crps": "CRPS / std",
-    "coverage": "coverage of 90 %",
+    "coverage": "90 % coverage",
 }
 
 
@@ -56,7 +56,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         console.print(
             f"{scores['futures']} futures of {scores['episodes']} held-out episodes: {scores['context']} rows seen,"
             f" {scores['horizon']} imagined, {scores['samples']} samples, one draw of the likelihood from each;"
-            " in brackets 90 % intervals, episodes drawn again"
+            " 90 % intervals from drawing episodes again"
         )
         for leaf, metrics in scores["scores"].items():
             console.print(_table(opened, leaf, metrics))
@@ -70,7 +70,9 @@ def _table(opened: "Run", leaf: str, metrics: dict[str, Any]) -> "Table":
     floor = opened.model.resolution().get(leaf)
     unit = " (symlog)" if leaf in opened.model.decoder.symlog else ""
     caption = None if floor is None else f"floor of the std{unit}: " + " ".join(f"{x:.3g}" for x in floor[:8].tolist())
-    table = Table(leaf, "ahead", "imagined", "90 % interval", "repeat last", "marginal", caption=caption, box=SIMPLE)
+    table = Table(caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in (leaf, "ahead", "imagined", "90 % interval", "repeat last", "marginal"):
+        table.add_column(heading, no_wrap=True)
     for metric, methods in metrics.items():
         horizon = len(methods["model"]["mean"])
         for h in sorted({0, horizon // 4 - 1, horizon // 2 - 1, horizon - 1} - {-1}):
