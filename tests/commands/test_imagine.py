@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from worldmodel.cli import main
-from worldmodel.run import open_run, write_imagination
+from worldmodel.run import open_run
 from worldmodel.session import train
 from worldmodel.training.progress import RunProgress
 
@@ -102,9 +102,3 @@ def test_a_mistake_ends_with_a_sentence_and_writes_nothing(folder, options, word
     assert end.value.code == 2
     assert words in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
-def test_imagination_is_written_from_python_too(folder):
-    where = write_imagination(open_run(folder), context=4, horizon=8, samples=2)
-    assert where == folder / "imagination"
-    assert json.loads((where / "scores.json").read_text())["samples"] == 2

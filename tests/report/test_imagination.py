@@ -13,7 +13,7 @@ from worldmodel.behaviour.scenes import make_scenes
 from worldmodel.behaviour.scores import Scores
 from worldmodel.report import imagination as report
 from worldmodel.report.fans import class_chart, fan_chart
-from worldmodel.report.films import as_rgb, film_gif, film_strip
+from worldmodel.report.films import as_rgb, film_gif, film_strip, gain
 from worlds import MIXED_SPEC, make_batch, make_model
 
 CONTEXT, HORIZON = 3, 4
@@ -113,7 +113,8 @@ def test_a_strip_has_truth_imagination_and_difference_at_the_same_steps(scenes, 
     axes = np.array(film_strip("camera", scene, CONTEXT).axes).reshape(4, -1)
     steps = [1, 2, 3, 4, 5, 6]  # the last two seen, and all that were imagined
     assert [axis.get_title() for axis in axes[0]] == ["seen -1", "last seen", "+1", "+2", "+3", "+4"]
-    rows = (scene.truth[0], scene.paths[0, 0], scene.mean[0], np.abs(scene.mean[0] - scene.truth[0]))
+    off = np.abs(scene.mean[0] - scene.truth[0])
+    rows = (scene.truth[0], scene.paths[0, 0], scene.mean[0], gain(off) * off)
     for line, pixels in zip(axes, rows, strict=True):
         for axis, t in zip(line, steps, strict=True):
             np.testing.assert_array_equal(axis.get_images()[0].get_array(), as_rgb(pixels[t]))
@@ -139,6 +140,10 @@ def test_a_film_has_a_frame_for_every_step_with_truth_imagination_and_difference
             assert error.mean() < 40, (t, i, error.mean())
 
 
+def test_differences_are_brightened_by_a_whole_factor_that_clips_nothing():
+    assert [gain(np.array([0.0, largest])) for largest in (0.0, 10.0, 60.0, 127.0, 128.0, 255.0)] == [8, 8, 4, 2, 1, 1]
+
+
 def test_channels_that_are_no_colours_are_shown_in_grey():
     stack = np.zeros((2, 2, 4))
     stack[..., 3] = [[0, 100.4], [300, -5]]
@@ -150,11 +155,11 @@ def test_scores_are_drawn_with_their_intervals_and_what_is_not_defined_is_left_o
     metrics = {"nll": {"model": curve(1.0), "marginal": curve(2.0)}, "coverage": {"model": curve(0.0)}}
     figure = report.score_chart(Scores(16, HORIZON, 8, 5, 40, {"obs": metrics, "reward": {"nll": metrics["nll"]}}))
     axes = {axis.get_title(): axis for axis in figure.axes}
-    assert axes.keys() == {"obs: nll", "obs: coverage", "reward: nll"}
-    drawn = lines(axes["obs: nll"])
+    assert axes.keys() == {"obs: negative log-likelihood", "obs: coverage", "reward: negative log-likelihood"}
+    drawn = lines(axes["obs: negative log-likelihood"])
     np.testing.assert_allclose(drawn["imagined"], np.stack([np.arange(1, HORIZON + 1), curve(1.0).mean], -1))
     np.testing.assert_allclose(drawn["marginal of the training rows"][:, 1], curve(2.0).mean)
-    band = axes["obs: nll"].collections[0].get_paths()[0].vertices[:, 1]
+    band = axes["obs: negative log-likelihood"].collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((0.9, 2.1))
     assert "nominal coverage" in lines(axes["obs: coverage"])
     assert "40 futures of 5 held-out episodes" in figure.get_suptitle()

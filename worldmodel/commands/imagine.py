@@ -37,12 +37,11 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     """Write RUN/imagination/ and print the scores as tables."""
     from rich.console import Console
 
-    from worldmodel.run import open_run, write_imagination
+    from worldmodel.run import open_run
 
     opened = open_run(options.run, options.checkpoint, options.device)
     usual = opened.config.evaluation
-    folder = write_imagination(
-        opened,
+    folder = opened.write_imagination(
         context=usual.context if options.context is None else options.context,
         horizon=usual.horizon if options.horizon is None else options.horizon,
         samples=usual.samples if options.samples is None else options.samples,

@@ -37,6 +37,7 @@ def fan_chart(name: str, scene: Scene, context: int) -> Figure:
 def draw_fan(axis: Axes, scene: Scene, episode: int, i: int, context: int) -> None:
     """One dimension of one episode."""
     steps = np.arange(scene.mean.shape[1])
+    axis.axvspan(-0.5, context - 0.5, color=TRUTH, alpha=0.05, lw=0)
     if scene.bands is not None:
         outer_low, low, high, outer_high = scene.bands[:, episode, :, i]
         axis.fill_between(steps, outer_low, outer_high, color=RAW, alpha=0.15, lw=0, label="90 % of predictions")
@@ -106,7 +107,6 @@ def _panels(name: str, rows: int, scene: Scene) -> tuple[Figure, np.ndarray]:
 
 def _split(axis: Axes, context: int) -> None:
     axis.axvline(context - 0.5, color=TRUTH, lw=0.9, ls="--", alpha=0.7)
-    axis.axvspan(-0.5, context - 0.5, color=TRUTH, alpha=0.05, lw=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.01)
 

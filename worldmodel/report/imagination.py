@@ -14,6 +14,12 @@ from worldmodel.report.fans import TRUTH, class_chart, fan_chart
 from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, render
 from worldmodel.report.films import film_gif, film_strip
 
+TITLES = {
+    "nll": "negative log-likelihood",
+    "squared_error": "squared error",
+    "crps": "CRPS",
+    "coverage": "coverage",
+}
 UNITS = {
     "nll": "nats per step",
     "squared_error": "squared error / variance",
@@ -66,7 +72,7 @@ def score_chart(scores: Scores) -> Figure:
         for axis, metric in zip(line, METRICS, strict=True):
             if metric in metrics:
                 draw_score(axis, metric, metrics[metric])
-                axis.set_title(f"{leaf}: {metric.replace('_', ' ')}", fontsize=11)
+                axis.set_title(f"{leaf}: {TITLES[metric]}", fontsize=11)
             else:
                 axis.remove()
     handles = {
