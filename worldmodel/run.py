@@ -5,8 +5,7 @@
     run.write_imagination(context=16, horizon=48, samples=16)
 
 A run's folder holds config.yaml, metrics.jsonl, lines/, figures/, checkpoints/last.safetensors and best.safetensors,
-replay/ (what it trained on), heldout/ (what it is scored on), wandb/, and imagination/
-once that was looked at.
+replay/ (what it trained on), heldout/ (what it is scored on), wandb/, and imagination/ once it was asked for.
 """
 
 from dataclasses import dataclass

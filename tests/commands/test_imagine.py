@@ -102,3 +102,11 @@ def test_a_mistake_ends_with_a_sentence_and_writes_nothing(folder, options, word
     assert end.value.code == 2
     assert words in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_one_future_of_one_episode_has_no_crps_and_no_interval(folder, capsys):
+    main(["imagine", str(folder), "--samples", "1", "--episodes", "1"])
+    assert "futures of 1 held-out episodes" in capsys.readouterr().out
+    scores = json.loads((folder / "imagination" / "scores.json").read_text())["scores"]["obs"]
+    assert scores["crps"].keys() == {"repeat_last", "marginal"}
+    assert scores["nll"]["model"]["low"] == [None] * 8

@@ -58,11 +58,11 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
             " 90 % intervals from drawing episodes again"
         )
         for leaf, metrics in scores["scores"].items():
-            console.print(_table(opened, leaf, metrics))
+            console.print(_table(opened, leaf, metrics, scores["horizon"]))
     console.print(f"pictures and numbers are in {folder}")
 
 
-def _table(opened: "Run", leaf: str, metrics: dict[str, Any]) -> "Table":
+def _table(opened: "Run", leaf: str, metrics: dict[str, Any], horizon: int) -> "Table":
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -73,10 +73,11 @@ def _table(opened: "Run", leaf: str, metrics: dict[str, Any]) -> "Table":
     for heading in (leaf, "ahead", "imagined", "90 % interval", "repeat last", "marginal"):
         table.add_column(heading, no_wrap=True)
     for metric, methods in metrics.items():
-        horizon = len(methods["model"]["mean"])
         for h in sorted({0, horizon // 4 - 1, horizon // 2 - 1, horizon - 1} - {-1}):
             mean, low, high, repeat, marginal = (_number(methods, *where, h) for where in CELLS)
-            table.add_row(UNITS[metric] if h == 0 else "", str(h + 1), mean, f"{low} to {high}", repeat, marginal)
+            table.add_row(
+                UNITS[metric] if h == 0 else "", str(h + 1), mean, f"{low} to {high}" if low else "", repeat, marginal
+            )
         table.add_section()
     return table
 
