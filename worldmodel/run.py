@@ -2,6 +2,7 @@
 
     run = open_run("runs/pendulum-20260101-120000")
     dream = run.imagine(context=16, horizon=48, samples=16)
+    run.write_imagination(context=16, horizon=48, samples=16)
 
 What a run's folder holds is told in `folder`.
 """
@@ -104,8 +105,11 @@ class Run:
             episodes: how many held-out episodes to score; by default all that are long enough.
         Raises:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
+            FileNotFoundError: as `baselines`.
         """
         require_positive(context, horizon, samples)
+        if episodes is not None and episodes < 1:
+            raise ValueError(f"episodes: expected at least 1, got {episodes}")
         heldout = long_enough(self.heldout(), context + horizon)
         return score_imagination(
             self.model,
@@ -144,44 +148,44 @@ class Run:
             action=action,
         )
 
+    def write_imagination(
+        self,
+        *,
+        context: int = 16,
+        horizon: int = 48,
+        samples: int = 16,
+        seed: int = 0,
+        episodes: int | None = None,
+        policy: Literal["recorded", "random"] = "recorded",
+    ) -> Path:
+        """Imagine on from held-out episodes, score it, draw it, and write it all into the run's folder.
 
-def write_imagination(
-    run: Run,
-    *,
-    context: int = 16,
-    horizon: int = 48,
-    samples: int = 16,
-    seed: int = 0,
-    episodes: int | None = None,
-    policy: Literal["recorded", "random"] = "recorded",
-) -> Path:
-    """Imagine on from held-out episodes, score it, draw it, and write it all into the run's folder.
+        Args:
+            context, horizon, samples: rows seen, rows imagined, futures of each start.
+            seed: of everything random.
+            episodes: how many held-out episodes to score; by default all that are long enough.
+            policy: imagine under the recorded actions; or under random ones, after which nothing really happened:
+                pictures go on without truth, and there are no scores.
+        Returns:
+            The folder: RUN/imagination, or RUN/imagination/random for a random policy. What is there is replaced.
+        Raises:
+            ValueError: if no episode is long enough, or a number is not positive; nothing is written then.
+            FileNotFoundError: if the run's folder has no replay (any more), which the baselines are fitted on.
+        """
+        # And so matplotlib, which opening a run does not need.
+        from worldmodel.report.imagination import imagination_files
 
-    Args:
-        run: a trained run.
-        context, horizon, samples: rows seen, rows imagined, futures of each start.
-        seed: of everything random.
-        episodes: how many held-out episodes to score; by default all that are long enough.
-        policy: imagine under the recorded actions; or under random ones, after which nothing really happened: pictures
-            go on without truth, and there are no scores.
-    Returns:
-        The folder: RUN/imagination, or RUN/imagination/random for a random policy. Files of those names are replaced.
-    Raises:
-        ValueError: if no episode is long enough, or a number is not positive; nothing is written then.
-    """
-    from worldmodel.report.imagination import imagination_files  # and so matplotlib, which opening a run does not need
-
-    folder = run.folder / "imagination"
-    settings = {"context": context, "horizon": horizon, "samples": samples, "seed": seed}
-    if policy == "random":
-        folder, scores = folder / "random", None
-    else:
-        scores = run.score(**settings, episodes=episodes)
-    files = imagination_files(run.scenes(**settings, policy=policy), scores)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
+        folder = self.folder / "imagination"
+        settings = {"context": context, "horizon": horizon, "samples": samples, "seed": seed}
+        if policy == "random":
+            folder, scores = folder / "random", None
+        else:
+            scores = self.score(**settings, episodes=episodes)
+        files = imagination_files(self.scenes(**settings, policy=policy), scores)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return folder
 
 
 def write_report(folder: Path) -> Path:
@@ -207,7 +211,7 @@ def finish_run(run: Run) -> None:
     room = int(run.heldout().valid.sum(1).max()) - settings.context
     if room > 0:
         horizon = min(settings.horizon, room)
-        write_imagination(run, context=settings.context, horizon=horizon, samples=settings.samples)
+        run.write_imagination(context=settings.context, horizon=horizon, samples=settings.samples)
     write_report(run.folder)
 
 

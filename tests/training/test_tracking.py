@@ -131,7 +131,9 @@ def test_a_rendered_figure_is_a_png_of_its_size():
 @pytest.mark.parametrize("failed", [False, True])
 def test_an_offline_run_is_filed_with_its_settings_its_files_and_how_it_ended(failed, tmp_path):
     where = {"name": "some-run", "project": "some-project", "tags": ["a", "b"]}
-    tracker = WandbTracker(tmp_path, {"rssm": {"deter": 8}}, mode="offline", may_go_offline=False, **where)
+    tracker = WandbTracker(
+        tmp_path, {"rssm": {"deter": 8}}, mode="offline", run_id="abcd1234", may_go_offline=False, **where
+    )
     tracker.scalars(3, {"kl/mean": 0.5})
     tracker.lines(3, "curve", {"x": np.arange(2), "raw": np.array([0.5, np.nan])})
     location = Path(tracker.location)

@@ -62,16 +62,18 @@ def start(tmp_path, monkeypatch):
         spec = environments.spec
         replay = Replay(tmp_path / "replay", spec, capacity=config.replay.capacity, streams=environments.count)
         opened.extend([environments, replay])
+        random = {name: make_generator(0, stream=i) for i, name in enumerate(("latents", "policy", "sampling"))}
         return Trainer(
-            build.build_learner(config, build.build_model(config, spec), make_generator(0, stream=0)),
-            Rollout(environments, RandomPolicy(spec.action, make_generator(0, stream=1)), seed=0),
+            build.build_learner(config, build.build_model(config, spec), random["latents"]),
+            Rollout(environments, RandomPolicy(spec.action, random["policy"]), seed=0),
             replay,
             make_batch(spec, batch=2, length=20, first=()),
             Recorder(),
             RunProgress(config.training.env_steps, Console(quiet=True)),
             folder=tmp_path,
             schedule=build.build_schedule(config),
-            sampling=make_generator(0, stream=2),
+            randomness=random,
+            settings=build.lasting_settings(config),
             seed=0,
         )
 

@@ -9,6 +9,9 @@ CRPS and coverage are for vectors and the reward. Images have neither: most of t
 over pixels would be about the background, and the nats over 256 levels are a proper score already. Classes and bits
 are scored whole by their nats.
 
+Only futures that were recorded whole are scored, so before the last step none of them ends: the continue flag's scores
+are about episodes that are known to go on, and a model that gives them their fair chance of ending looks too cautious.
+
 Densities of deterministic worlds are unbounded, so nll wants `WorldModel.resolution`, the floor of the std, beside it.
 """
 

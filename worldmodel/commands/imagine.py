@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 CELLS = (("model", "mean"), ("model", "low"), ("model", "high"), ("repeat_last", "mean"), ("marginal", "mean"))
 UNITS = {
-    "nll": "NLL, nats per step",
-    "squared_error": "squared error / variance",
+    "nll": "NLL / nats",
+    "squared_error": "error^2 / variance",
     "crps": "CRPS / std",
-    "coverage": "coverage of 90 %",
+    "coverage": "90 % coverage",
 }
 
 
@@ -37,12 +37,11 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     """Write RUN/imagination/ and print the scores as tables."""
     from rich.console import Console
 
-    from worldmodel.run import open_run, write_imagination
+    from worldmodel.run import open_run
 
     opened = open_run(options.run, options.checkpoint, options.device)
     usual = opened.config.evaluation
-    folder = write_imagination(
-        opened,
+    folder = opened.write_imagination(
         context=usual.context if options.context is None else options.context,
         horizon=usual.horizon if options.horizon is None else options.horizon,
         samples=usual.samples if options.samples is None else options.samples,
@@ -56,26 +55,29 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         console.print(
             f"{scores['futures']} futures of {scores['episodes']} held-out episodes: {scores['context']} rows seen,"
             f" {scores['horizon']} imagined, {scores['samples']} samples, one draw of the likelihood from each;"
-            " in brackets 90 % intervals, episodes drawn again"
+            " 90 % intervals from drawing episodes again"
         )
         for leaf, metrics in scores["scores"].items():
-            console.print(_table(opened, leaf, metrics))
+            console.print(_table(opened, leaf, metrics, scores["horizon"]))
     console.print(f"pictures and numbers are in {folder}")
 
 
-def _table(opened: "Run", leaf: str, metrics: dict[str, Any]) -> "Table":
+def _table(opened: "Run", leaf: str, metrics: dict[str, Any], horizon: int) -> "Table":
     from rich.box import SIMPLE
     from rich.table import Table
 
     floor = opened.model.resolution().get(leaf)
     unit = " (symlog)" if leaf in opened.model.decoder.symlog else ""
     caption = None if floor is None else f"floor of the std{unit}: " + " ".join(f"{x:.3g}" for x in floor[:8].tolist())
-    table = Table(leaf, "ahead", "imagined", "90 % interval", "repeat last", "marginal", caption=caption, box=SIMPLE)
+    table = Table(caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in (leaf, "ahead", "imagined", "90 % interval", "repeat last", "marginal"):
+        table.add_column(heading, no_wrap=True)
     for metric, methods in metrics.items():
-        horizon = len(methods["model"]["mean"])
         for h in sorted({0, horizon // 4 - 1, horizon // 2 - 1, horizon - 1} - {-1}):
             mean, low, high, repeat, marginal = (_number(methods, *where, h) for where in CELLS)
-            table.add_row(UNITS[metric] if h == 0 else "", str(h + 1), mean, f"{low} to {high}", repeat, marginal)
+            table.add_row(
+                UNITS[metric] if h == 0 else "", str(h + 1), mean, f"{low} to {high}" if low else "", repeat, marginal
+            )
         table.add_section()
     return table
 

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from worldmodel.behaviour.scenes import Scene
-from worldmodel.report.figures import OPTIMISED, RAW
+from worldmodel.report.figures import RAW
 
 TRUTH = "#222222"
 WIDTH, HEIGHT = 4.2, 2.2  # of a panel, inches
@@ -28,6 +28,8 @@ def fan_chart(name: str, scene: Scene, context: int) -> Figure:
             draw_fan(axis, scene, episode, i, context)
             if episode == 0:
                 axis.set_ylabel(name if scene.mean.shape[-1] == 1 else f"{name}[{i}]")
+            if scene.leaf.kind == "binary":
+                axis.set_ylim(-0.03, 1.03)
     _finish(figure, axes)
     return figure
 
@@ -35,6 +37,7 @@ def fan_chart(name: str, scene: Scene, context: int) -> Figure:
 def draw_fan(axis: Axes, scene: Scene, episode: int, i: int, context: int) -> None:
     """One dimension of one episode."""
     steps = np.arange(scene.mean.shape[1])
+    axis.axvspan(-0.5, context - 0.5, color=TRUTH, alpha=0.05, lw=0)
     if scene.bands is not None:
         outer_low, low, high, outer_high = scene.bands[:, episode, :, i]
         axis.fill_between(steps, outer_low, outer_high, color=RAW, alpha=0.15, lw=0, label="90 % of predictions")
@@ -62,7 +65,7 @@ def class_chart(name: str, scene: Scene, context: int) -> Figure:
             probability = scene.mean[episode, :, start:stop].T
             axis.imshow(probability, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
             steps, classes = _marks(scene, episode, v)
-            axis.plot(steps, classes, "o", color=OPTIMISED, ms=2.5, mec="white", mew=0.4, label="what happened")
+            axis.plot(steps, classes, "o", color=TRUTH, ms=3, mec="white", mew=0.5, label="what happened")
             axis.set_yticks(range(stop - start) if stop - start <= 10 else [0, stop - start - 1])
             _split(axis, context)
             if episode == 0:

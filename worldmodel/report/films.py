@@ -22,7 +22,8 @@ def film_strip(name: str, scene: Scene, context: int, episode: int = 0) -> Figur
     truth, one, mean = (pixels[episode] for pixels in (scene.truth, scene.paths[0], scene.mean))
     rows = {"truth": truth, "one future": one, "mean of futures": mean}
     if len(truth) == len(mean):
-        rows["difference"] = np.abs(mean - truth)
+        off = np.abs(mean - truth)
+        rows[f"difference x {gain(off)}"] = gain(off) * off
     figure = Figure(figsize=(1.15 * len(steps) + 1.3, 1.2 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots(len(rows), len(steps), squeeze=False)
     for line, (label, pixels) in zip(axes, rows.items(), strict=True):
@@ -44,16 +45,22 @@ def film_gif(scene: Scene, context: int, episode: int = 0) -> bytes:
     Up to the last row seen, the middle shows the filtered reconstruction; its bar turns blue where imagination begins.
     """
     truth, one = scene.truth[episode], scene.paths[0][episode]
+    off = np.abs(one[: len(truth)] - truth)
     frames = []
     for t, imagined in enumerate(one):
         panels = {"truth": truth[t] if t < len(truth) else np.zeros_like(imagined)}
         panels["filtered" if t < context else "imagined"] = imagined
-        panels["difference"] = np.abs(imagined - truth[t]) if t < len(truth) else np.zeros_like(imagined)
+        panels[f"difference x {gain(off)}"] = gain(off) * off[t] if t < len(off) else np.zeros_like(imagined)
         frames.append(_frame(panels, _when(t, context), TRUTH if t < context else RAW))
     buffer = io.BytesIO()
     shown = [MILLISECONDS] * (len(frames) - 1) + [PAUSE]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=shown, loop=0)
     return buffer.getvalue()
+
+
+def gain(off: np.ndarray) -> int:
+    """The whole factor by which absolute differences are brightened, so that the largest is near white; at most 8."""
+    return int(np.clip(255 // max(1.0, float(off.max())), 1, 8))
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:

@@ -14,6 +14,12 @@ from worldmodel.report.fans import TRUTH, class_chart, fan_chart
 from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, render
 from worldmodel.report.films import film_gif, film_strip
 
+TITLES = {
+    "nll": "negative log-likelihood",
+    "squared_error": "squared error",
+    "crps": "CRPS",
+    "coverage": "coverage",
+}
 UNITS = {
     "nll": "nats per step",
     "squared_error": "squared error / variance",
@@ -22,6 +28,7 @@ UNITS = {
 }
 LINES = {"model": (RAW, "-"), "repeat_last": (OPTIMISED, "-"), "marginal": (BASELINE, "--")}
 SAID = {"model": "imagined", "repeat_last": "last row repeated", "marginal": "marginal of the training rows"}
+CROWDED = 20  # times as large as the lowest, from where on a linear axis of nats shows nothing
 FINEST = 1e-6  # a squared error or a CRPS below this is nothing
 
 
@@ -65,7 +72,7 @@ def score_chart(scores: Scores) -> Figure:
         for axis, metric in zip(line, METRICS, strict=True):
             if metric in metrics:
                 draw_score(axis, metric, metrics[metric])
-                axis.set_title(f"{leaf}: {metric.replace('_', ' ')}", fontsize=11)
+                axis.set_title(f"{leaf}: {TITLES[metric]}", fontsize=11)
             else:
                 axis.remove()
     handles = {
@@ -89,7 +96,11 @@ def draw_score(axis: Axes, metric: str, curves: Mapping[str, Curve]) -> None:
     if metric == "coverage":
         axis.axhline(COVERAGE, color=TRUTH, lw=0.8, ls=":", label="nominal coverage")
         axis.set_ylim(-0.03, 1.03)
-    elif metric != "nll" and min(curve.mean.min() for curve in curves.values()) > FINEST:
+    elif metric == "nll":
+        highest, lowest = (pick(pick(curve.mean) for curve in curves.values()) for pick in (max, min))
+        if highest > CROWDED * max(1.0, lowest):  # a few confident mistakes would flatten all the rest
+            axis.set_yscale("symlog", linthresh=10)
+    elif min(curve.mean.min() for curve in curves.values()) > FINEST:
         axis.set_yscale("log", nonpositive="clip")
     axis.set_xlabel("steps ahead")
     axis.set_ylabel(UNITS[metric])
@@ -103,22 +114,27 @@ def latent_map(latents: LatentMap, context: int) -> Figure:
     figure = Figure(figsize=(4.6 * episodes + 0.6, 5.2), layout="constrained")
     axes = figure.subplots(1, episodes, squeeze=False, sharex=True, sharey=True)[0]
     for b, axis in enumerate(axes):
-        axis.plot(*latents.posterior.T, ".", color=BASELINE, ms=2, alpha=0.3, mew=0, label="posterior states")
+        axis.plot(
+            *latents.posterior.T,
+            ".",
+            color=BASELINE,
+            ms=3,
+            alpha=0.4,
+            mew=0,
+            label="posterior states of the held-out episodes",
+        )
         start = latents.filtered[b, context - 1]
         for n, path in enumerate(latents.imagined[:, b]):
             label = "imagined futures" if n == 0 else None
             axis.plot(*np.vstack([start, path]).T, color=RAW, lw=0.8, alpha=0.5, label=label)
-        axis.plot(*latents.filtered[b].T, color=OPTIMISED, lw=1.6, label="what happened, filtered")
-        axis.plot(*start, "o", color=TRUTH, ms=5, zorder=5, label="last row seen")
+        axis.plot(*latents.filtered[b].T, color=TRUTH, lw=1.2, label="what happened, filtered")
+        axis.plot(*start, "o", color=OPTIMISED, ms=7, mec="white", zorder=5, label="last row seen")
         axis.set_title(f"held-out episode {b + 1}", fontsize=10)
         axis.set_xlabel(f"first principal component ({latents.explained[0]:.0%} of the variance)")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(f"second ({latents.explained[1]:.0%})")
     handles, labels = axes[0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    for handle in legend.legend_handles:
-        if handle is not None:
-            handle.set_alpha(1)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, markerscale=1.5)
     figure.suptitle("Imagination among the posterior states [deter, stoch]")
     return figure
