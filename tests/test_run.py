@@ -70,7 +70,8 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def without_rates(rows: list[dict]) -> list[dict]:
-    return [{key: value for key, value in row.items() if not key.startswith("rate/")} for row in rows]
+    timed = ("rate/", "seconds/")
+    return [{key: value for key, value in row.items() if not key.startswith(timed)} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +110,13 @@ def test_a_run_folder_holds_settings_metrics_pictures_checkpoints_and_data(tiny)
         "replay",
         "heldout",
         "wandb",
+        "imagination",
         "report.html",
+        "versions.json",
+        ".lock",
     }
     assert read_config(folder / "config.yaml") == tiny.run.config
-    assert {path.stem for path in (folder / "checkpoints").iterdir()} == {"best", "last"}
+    assert {path.stem for path in (folder / "checkpoints").iterdir()} == {"best", "last", "previous"}
 
 
 def test_a_run_ends_with_a_page_about_itself(tiny):
@@ -193,7 +197,10 @@ def test_w_and_b_has_every_number_that_the_folder_has(tiny):
     for row in tiny.wandb["history"]:
         by_step.setdefault(row["_step"], {}).update(row)
     assert by_step.keys() == {5, 10, 15, 20, 25, 30}
+    latest = {row["update"]: {} for row in tiny.metrics}
     for row in tiny.metrics:
+        latest[row["update"]].update(row)
+    for row in latest.values():
         for name, value in row.items():
             if name != "update":
                 assert by_step[row["update"]][name] == pytest.approx(value), (row["update"], name)
@@ -223,7 +230,7 @@ def test_w_and_b_has_the_settings_and_the_model(tiny):
     assert tiny.wandb["config"]["rssm"]["deter"] == 16
     assert tiny.wandb["run"]["name"] == tiny.run.folder.name
     models = [set(paths) for _, kind, paths in tiny.wandb["artifacts"] if kind == "model"]
-    assert models == [{"best.safetensors", "last.safetensors", "config.yaml"}]
+    assert models == [{"best.safetensors", "last.safetensors", "config.yaml", "report.html"}]
     assert tiny.wandb["exit"] == 0
 
 

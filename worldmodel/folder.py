@@ -85,8 +85,8 @@ def note_session(folder: Path, update: int, device: str) -> tuple[str, bool]:
 
 def products(folder: Path) -> list[Path]:
     """The files of a run that are worth keeping with its record elsewhere."""
-    files = [folder / "config.yaml", *sorted((folder / "checkpoints").glob("*.safetensors")), folder / "report.html"]
-    return [path for path in files if path.is_file()]
+    names = ("config.yaml", "checkpoints/best.safetensors", "checkpoints/last.safetensors", "report.html")
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _versions() -> dict[str, str]:

@@ -131,9 +131,8 @@ def test_a_rendered_figure_is_a_png_of_its_size():
 @pytest.mark.parametrize("failed", [False, True])
 def test_an_offline_run_is_filed_with_its_settings_its_files_and_how_it_ended(failed, tmp_path):
     where = {"name": "some-run", "project": "some-project", "tags": ["a", "b"]}
-    tracker = WandbTracker(
-        tmp_path, {"rssm": {"deter": 8}}, mode="offline", run_id="abcd1234", may_go_offline=False, **where
-    )
+    how = {"mode": "offline", "run_id": "abcd1234", "may_go_offline": False}
+    tracker = WandbTracker(tmp_path, {"rssm": {"deter": 8}}, **how, **where)
     tracker.scalars(3, {"kl/mean": 0.5})
     tracker.lines(3, "curve", {"x": np.arange(2), "raw": np.array([0.5, np.nan])})
     location = Path(tracker.location)
@@ -153,9 +152,9 @@ def test_an_offline_run_is_filed_with_its_settings_its_files_and_how_it_ended(fa
 
 def test_automatic_tracking_without_a_key_asks_nobody_anything_in_a_terminal_and_says_nothing(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from worldmodel.build import build_tracker, tracking_mode\n"
+        "import sys; from pathlib import Path; from worldmodel.build import build_tracker\n"
         "from worldmodel.config import Config\n"
-        "tracker, at = build_tracker(Config(), Path(sys.argv[1]), tracking_mode(Config()))\n"
+        "tracker, at = build_tracker(Config(), Path(sys.argv[1]), 'abcd1234', resumed=False)\n"
         "assert 'offline-run' in at, at\n"
         "tracker.scalars(1, {'a': 1.0}); tracker.finish([])\n"
     )

@@ -154,7 +154,7 @@ class Trainer:
     def _train(self, interruptions: "_Interruptions") -> None:
         schedule = self.schedule
         self._since = (time.monotonic(), self.env_steps, self.learner.updates)
-        while self.learner.updates < schedule.total_updates and not interruptions.requested:
+        while not self._complete() and not interruptions.requested:
             if self.learner.updates >= self._updates_paid():
                 self._collect()
                 continue
@@ -169,6 +169,10 @@ class Trainer:
                 self._evaluate()
             if self._due(schedule.save_every):
                 self._save("last")
+
+    def _complete(self) -> bool:
+        rows = self.rollout is None or self.env_steps >= self.schedule.env_steps
+        return rows and self.learner.updates >= self.schedule.total_updates
 
     def _updates_paid(self) -> int:
         """Updates that may have been made by now: all of them, where the rows are given."""

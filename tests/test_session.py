@@ -1,0 +1,376 @@
+"""Runs that stop and go on: from their checkpoint, with their rows, one process at a time."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+import worldmodel
+from worldmodel.cli import main
+from worldmodel.config_io import read_config
+from worldmodel.data.guard import EnvironmentFailureError
+from worldmodel.data.records import DamagedReplayError
+from worldmodel.data.replay import Replay, TornRowsWarning
+from worldmodel.folder import locked
+from worldmodel.run import open_run
+from worldmodel.session import resume, train
+from worldmodel.training.checkpoint import CheckpointError, read_counters
+from worldmodel.training.progress import RunProgress
+from worlds import Counting, register
+
+ROOT = Path(worldmodel.__file__).parent.parent
+# 120 rows after the prefill and 0.1 updates a row: 12 updates.
+SETTINGS = {
+    "env.num_envs": 2,
+    "replay.batch_size": 4,
+    "replay.sequence_length": 16,
+    "encoder.units": 12,
+    "rssm.deter": 8,
+    "rssm.hidden": 8,
+    "rssm.blocks": 2,
+    "rssm.stoch": 2,
+    "decoder.units": 12,
+    "training.prefill": 80,
+    "training.env_steps": 200,
+    "training.train_ratio": 6.4,
+    "training.log_every": 1,
+    "training.evaluate_every": 6,
+    "training.save_every": 3,
+    "evaluation.episodes": 3,
+    "evaluation.max_length": 20,
+    "evaluation.context": 4,
+    "evaluation.horizon": 6,
+    "evaluation.samples": 2,
+    "tracking": "none",
+}
+
+
+class CrashError(Exception):
+    """Stands for whatever ends a process."""
+
+
+class Progress(RunProgress):
+    """Silent; remembers what it was told to say, and crashes after an update if asked to."""
+
+    def __init__(self, crash_after=None):
+        super().__init__(200, Console(quiet=True))
+        self.said, self.crash_after = [], crash_after
+
+    def say(self, text):
+        self.said.append(text)
+
+    def trained(self, env_steps, updates, elbo, kl):
+        if updates == self.crash_after:
+            raise CrashError
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """Pictures and pages are tested where they are made."""
+    register()
+    monkeypatch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
+    monkeypatch.setattr("worldmodel.session.finish_run", lambda run: None)
+
+
+def start(folder, crash_after=None, **others):
+    progress = Progress(crash_after)
+    return train(None, {**SETTINGS, "runs": str(folder), **others}, progress=progress), progress
+
+
+def crash(folder, after, **others):
+    """A run that crashed after this update: -> its folder."""
+    before = set(folder.glob("run-*"))
+    with pytest.raises(CrashError):
+        start(folder, crash_after=after, **others)
+    (made,) = set(folder.glob("run-*")) - before
+    return made
+
+
+def metrics(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(("rate/", "seconds/"))} for row in rows]
+
+
+def last(folder, name):
+    """The newest value of a metric."""
+    return [row[name] for row in metrics(folder) if name in row][-1]
+
+
+def same_weights(run, other):
+    return all(torch.equal(a, b) for a, b in zip(run.model.parameters(), other.model.parameters(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Rows and held-out episodes to learn from without an environment."""
+    folder = tmp_path_factory.mktemp("data") / "pendulum"
+    options = [f"--{key}={json.dumps(value)}" for key, value in SETTINGS.items() if key != "tracking"]
+    main(["collect", *options, "--env.time_limit=25", "--rows", "150", "--output", str(folder)])
+    return folder
+
+
+@pytest.mark.parametrize("crash_after", [1, 5, 7], ids=lambda n: f"crash after update {n}")
+def test_on_a_fixed_replay_two_halves_are_the_whole_bit_for_bit(data, tmp_path, crash_after):
+    offline = {"offline": str(data), "training.updates": 9}
+    whole, _ = start(tmp_path, **offline)
+    folder = crash(tmp_path, crash_after, **offline)
+    halves = resume(folder, progress=Progress())
+    assert same_weights(whole, halves)
+    assert metrics(halves.folder) == metrics(whole.folder)
+    assert [row["update"] for row in metrics(folder) if "train/elbo" in row] == list(range(1, 10))
+    with (folder / "checkpoints" / "last.safetensors").open("rb") as a:
+        assert len(a.read()) > 0
+    assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 9
+    assert not (folder / "replay").exists()  # the rows stay where they are
+
+
+def test_learning_from_stored_rows_asks_for_no_environment(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(gymnasium, "make", lambda *a, **k: pytest.fail("an environment was made"))
+    run, progress = start(tmp_path, offline=str(data), **{"training.updates": 3})
+    assert any("without an environment" in text for text in progress.said)
+    opened = open_run(run.folder)
+    assert opened.evaluate().per_step["elbo"] == pytest.approx(last(run.folder, "heldout/elbo"), rel=1e-5)
+    with Replay.open(data / "replay", read_only=True) as replay:
+        assert replay.rows_written == 150
+
+
+def test_a_resumed_run_keeps_rows_and_checkpoint_and_goes_on_with_new_episodes(tmp_path):
+    folder = crash(tmp_path, after=7)
+    with Replay.open(folder / "replay", read_only=True) as replay:
+        before = replay.rows_written
+        rows = replay._streams[0].read(0, len(replay._streams[0]))
+    checkpoint = read_counters(folder / "checkpoints" / "last.safetensors")
+    assert checkpoint["updates"] == 6 and checkpoint["env_steps"] < before
+    progress = Progress()
+    run = resume(folder, progress=progress)
+    assert f"going on after update 6, with {before} rows" in progress.said
+    with Replay.open(folder / "replay", read_only=True) as replay:
+        stream = replay._streams[0]
+        kept = stream.read(0, len(stream))
+        assert replay.rows_written == 200
+    np.testing.assert_array_equal(kept[: len(rows) - 1], rows[:-1])
+    seam = kept[len(rows) - 1 : len(rows) + 1]
+    assert seam["is_last"].tolist() == [True, False]  # the interrupted episode counts as truncated
+    assert not seam["is_terminal"].any()
+    assert seam["is_first"].tolist() == [False, True]
+    updates = [row["update"] for row in metrics(folder) if "train/elbo" in row]
+    assert updates == list(range(1, 13))
+    sessions = json.loads((folder / "versions.json").read_text())["sessions"]
+    assert [session["update"] for session in sessions] == [0, 6]
+    assert run.folder == folder
+
+
+def test_metrics_after_the_checkpoint_are_set_aside(tmp_path):
+    folder = crash(tmp_path, after=9, **{"training.save_every": 4})
+    resume(folder, progress=Progress())
+    updates = [row["update"] for row in metrics(folder) if "train/elbo" in row]
+    assert updates == list(range(1, 13))
+    discarded = [json.loads(line) for line in (folder / "metrics-discarded.jsonl").read_text().splitlines()]
+    assert [row["update"] for row in discarded] == [9]
+
+
+@pytest.mark.parametrize("rows", [30, 79], ids=lambda n: f"{n} rows of the prefill")
+def test_a_run_that_stopped_in_its_prefill_finishes(tmp_path, rows, monkeypatch):
+    appended = 0
+    append = Replay.append
+
+    def failing(self, new):
+        nonlocal appended
+        append(self, new)
+        if self.folder.name == "replay":
+            appended += 1
+            if appended == rows // 2:
+                raise CrashError
+
+    monkeypatch.setattr(Replay, "append", failing)
+    with pytest.raises(CrashError):
+        start(tmp_path)
+    (folder,) = tmp_path.glob("run-*")
+    assert not (folder / "checkpoints").exists()
+    monkeypatch.setattr(Replay, "append", append)
+    resume(folder, progress=Progress())
+    with Replay.open(folder / "replay", read_only=True) as replay:
+        assert replay.rows_written == 200
+        assert sum(int(episode.is_first.sum()) for episode in replay.episodes()) >= 1
+    assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
+
+
+def test_a_run_that_stopped_while_it_collected_held_out_episodes_finishes(tmp_path, monkeypatch):
+    append, calls = Replay.append, []
+
+    def failing(self, new):
+        append(self, new)
+        calls.append(self.folder.name)
+        if len(calls) == 25:
+            raise CrashError
+
+    monkeypatch.setattr(Replay, "append", failing)
+    with pytest.raises(CrashError):
+        start(tmp_path)
+    monkeypatch.setattr(Replay, "append", append)
+    (folder,) = tmp_path.glob("run-*")
+    assert not (folder / "heldout").exists()
+    resumed = resume(folder, progress=Progress())
+    whole, _ = start(tmp_path)
+    assert torch.equal(resumed.heldout().obs["obs"], whole.heldout().obs["obs"])
+    assert same_weights(resumed, whole)  # nothing had been drawn yet
+
+
+def test_a_finished_run_stays_finished(tmp_path):
+    run, _ = start(tmp_path)
+    before = metrics(run.folder)
+    again = resume(run.folder, progress=Progress())
+    assert same_weights(run, again)
+    assert [row["update"] for row in metrics(run.folder)][: len(before)] == [row["update"] for row in before]
+    assert read_counters(run.folder / "checkpoints" / "last.safetensors")["env_steps"] == 200
+
+
+def test_a_second_process_on_a_run_is_refused(tmp_path, capsys):
+    folder = crash(tmp_path, after=4)
+    with locked(folder):
+        done = subprocess.run(
+            [sys.executable, "-m", "worldmodel", "train", "--resume", str(folder)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 2
+    assert "another process is working on this run" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--resume", str(folder), "--seed", "3"])
+    assert end.value.code == 2
+    assert "resume: expected no other settings, since the run has its own; got seed" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_that_is_said(tmp_path):
+    folder = crash(tmp_path, after=8)
+    last = folder / "checkpoints" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:-9])
+    progress = Progress()
+    resume(folder, progress=progress)
+    assert any(f"{last}: damaged" in text and "previous.safetensors instead" in text for text in progress.said)
+    assert "going on after update 3" in " ".join(progress.said)
+    assert read_counters(last)["updates"] == 12
+    best = folder / "checkpoints" / "best.safetensors"
+    best.write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match=r"best.safetensors: damaged .*; using .*last.safetensors instead"):
+        open_run(folder)
+    for name in ("last", "previous"):
+        (folder / "checkpoints" / f"{name}.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="restore it from a copy, or begin a new run"):
+        resume(folder, progress=Progress())
+
+
+def test_a_run_whose_settings_were_changed_is_refused_by_key(tmp_path):
+    folder = crash(tmp_path, after=4)
+    path = folder / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**settings, "seed": 9}))
+    with pytest.raises(CheckpointError, match=r"was written with seed = 0, and config.yaml has 9"):
+        resume(folder, progress=Progress())
+    path.write_text(yaml.safe_dump({**settings, "training": {**settings["training"], "env_steps": 220}}))
+    resume(folder, progress=Progress())  # how long it goes on may change
+    assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 14
+
+
+def test_rows_that_went_missing_are_an_error_and_torn_ones_a_warning(tmp_path):
+    folder = crash(tmp_path, after=7)
+    path = folder / "replay" / "stream-001.rows"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with (
+        pytest.raises(DamagedReplayError, match="expected at least the .* rows that .*last.safetensors was made after"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", TornRowsWarning)
+        resume(folder, progress=Progress())
+    path.write_bytes(whole[:-3])
+    with pytest.warns(TornRowsWarning, match=r"dropped 1 row\(s\)"):
+        resume(folder, progress=Progress())
+    assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
+
+
+class Brittle(Counting):
+    """Raises at its fortieth step, in every life."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 40:
+            raise RuntimeError("a cog broke")
+        return super().step(action)
+
+
+def test_a_failing_environment_saves_and_stops_the_run_or_is_replaced_and_counted(tmp_path):
+    if "Brittle-v0" not in gymnasium.registry:
+        gymnasium.register("Brittle-v0", Brittle, disable_env_checker=True)
+    brittle = {"env.id": "Brittle-v0", "training.prefill": 60, "evaluation.episodes": 1, "evaluation.context": 1}
+    brittle |= {"evaluation.horizon": 1, "training.save_every": 100, "training.env_steps": 180}
+    with pytest.raises(EnvironmentFailureError, match=r"environment 0 \(Brittle-v0\), .* RuntimeError: a cog broke"):
+        start(tmp_path, **brittle)
+    (folder,) = tmp_path.glob("run-*")
+    saved = read_counters(folder / "checkpoints" / "last.safetensors")
+    assert saved["updates"] > 0
+    with Replay.open(folder / "replay", read_only=True) as replay:
+        assert saved["env_steps"] == replay.rows_written
+    run, progress = start(tmp_path, **brittle, **{"env.restarts": 10})
+    assert sum("restarted: environment" in text and "a cog broke" in text for text in progress.said) >= 2
+    assert last(run.folder, "env_restarts") >= 2
+    assert read_counters(run.folder / "checkpoints" / "last.safetensors")["env_steps"] == 180
+
+
+def test_settings_that_are_loaded_cannot_run_code(tmp_path):
+    folder = crash(tmp_path, after=4)
+    ran = tmp_path / "ran"
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("name: run", f'name: !!python/object/apply:os.mkdir ["{ran}"]'))
+    with pytest.raises(ValueError):
+        open_run(folder)
+    assert not ran.exists()
+
+
+def test_a_folder_that_cannot_be_written_in_is_refused_before_work_starts(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"runs: expected a folder that can be written in, got .*file"):
+        start(tmp_path / "file" / "runs")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files, as a full disk would")
+@pytest.mark.parametrize("limit", [4_000, 20_000], ids=["the replay does not fit", "the checkpoint does not fit"])
+def test_a_full_disk_stops_the_run_with_a_sentence_and_it_goes_on_when_there_is_room(tmp_path, limit):
+    settings = {**SETTINGS, "runs": str(tmp_path), "training.evaluate_every": 100}
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps(settings))
+    code = (
+        "import json, resource, signal, sys\n"
+        "from worldmodel.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "settings = json.load(open(sys.argv[1]))\n"
+        "import worldmodel.session, torch\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))\n"
+        "main(['train', *(f'--{k}={v}' for k, v in settings.items())])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(config)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    assert "the run stopped:" in done.stderr and "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    (folder,) = tmp_path.glob("run-*")
+    assert not list(folder.glob("checkpoints/*.partial"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TornRowsWarning)
+        resume(folder, progress=Progress())
+    assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
+    assert read_config(folder / "config.yaml").training.env_steps == 200
