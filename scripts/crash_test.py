@@ -48,6 +48,7 @@ SETTINGS = {
     "evaluation.samples": 2,
     "tracking": "none",
 }
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # such networks are slower on two
 LONGEST_LIFE = 4.0  # seconds after its imports that a process may live before it is killed
 
 
@@ -102,7 +103,7 @@ def live(folder: Path | None, runs: Path, seconds: float, told: Told) -> tuple[b
     command = [sys.executable, __file__, "--child", str(folder or ""), "--runs", str(runs)]
     with (
         tempfile.TemporaryFile() as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=ENVIRONMENT) as process,
     ):
         assert process.stdout is not None
         while process.stdout.readline() not in (b"ready\n", b""):
