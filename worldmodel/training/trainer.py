@@ -136,7 +136,7 @@ class Trainer:
         if interruptions.requested:
             return
         for name, (mean, std) in self.replay.statistics().items():
-            self.learner.model.standardiser(name).set(mean.float(), std.float())
+            self.learner.model.standardise(name, mean.float(), std.float())
 
     def _collect(self) -> None:
         self.replay.append(self.rollout.step())
