@@ -130,8 +130,9 @@ class Replay:
                     yield self._batch(records[None], valid=np.ones((1, end - start), bool))
 
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and std, float64, of every vector leaf [n], of every image [H, W, C] in levels, and of the reward [1] (over
-        the rows that have one).
+        """Mean and std, float64, of every vector [n], of every image [H, W, C] in levels, and of the reward [1].
+
+        The reward's are over the rows that have one.
         """
         measured = {path: leaf for path, leaf in self.spec.observations.items() if leaf.kind in ("vector", "image")}
         names = {f"obs:{path}": path for path in measured}
