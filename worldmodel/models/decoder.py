@@ -29,7 +29,8 @@ from worldmodel.types import Likelihood, ObservationSpec, State
 
 REWARD, CONTINUE = "reward", "continue"
 TWO_HOT_BINS = 255  # as in DreamerV3
-LEVELS_A_UNIT = 64  # of an image head's outputs
+LEVELS_A_UNIT = 64  # of an image head's outputs, before it knows the data
+SMALLEST_UNIT = 8  # levels, for the location of a pixel that never changed
 SMALLEST_SCALE = 0.25  # levels; already puts 0.76 of the mass on one level
 
 
@@ -65,6 +66,7 @@ class ImageHead(nn.Module):
     """
 
     location: Tensor
+    unit: Tensor
     raw_scale: Tensor
 
     def __init__(self, inputs: int, size: int, channels: int, depth: int) -> None:
@@ -80,12 +82,18 @@ class ImageHead(nn.Module):
         nn.init.zeros_(layers[-1].bias)
         self.layers = nn.Sequential(*layers)
         self.register_buffer("location", torch.full((size, size, channels), 127.5))
+        self.register_buffer("unit", torch.full((size, size, channels), float(LEVELS_A_UNIT)))
         self.register_buffer("raw_scale", torch.zeros(size, size, channels))  # 64 softplus(0): a scale of 45 levels
 
     def start_at(self, mean: Float[Tensor, "H W C"], std: Float[Tensor, "H W C"]) -> None:
-        """Start from measured statistics, in levels: the logistic of that mean and std at every pixel."""
+        """Start from measured statistics, in levels: the logistic of that mean and std at every pixel.
+
+        A pixel that hardly changed also moves by less for the same output: else it trembles with every step of the
+        optimiser, at a resolution at which each level costs nats.
+        """
         scale = (std * 3**0.5 / torch.pi).clamp(min=1.0)  # one level where a pixel never changed: it still may
         self.location.copy_(mean)
+        self.unit.copy_((std.square() + SMALLEST_UNIT**2).sqrt())
         self.raw_scale.copy_(torch.log(torch.expm1(scale / LEVELS_A_UNIT)))
 
     def forward(self, features: Float[Tensor, "*batch I"]) -> DiscretisedLogistic:
@@ -95,7 +103,7 @@ class ImageHead(nn.Module):
         x = rearrange(full_precision(self.layers(x)), "B C H W -> B H W C").unflatten(0, lead)
         location, raw_scale = x.chunk(2, -1)
         scale = learned_std(self.raw_scale + raw_scale, SMALLEST_SCALE / LEVELS_A_UNIT)
-        return DiscretisedLogistic(self.location + LEVELS_A_UNIT * location, LEVELS_A_UNIT * scale)
+        return DiscretisedLogistic(self.location + self.unit * location, LEVELS_A_UNIT * scale)
 
 
 class TwoHotHead(nn.Module):
