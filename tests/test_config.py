@@ -184,6 +184,17 @@ def test_every_file_under_configs_is_valid_and_each_of_its_settings_arrives_over
         assert (got[name] | value if name in SECTIONS else value) == got[name]
 
 
+@pytest.mark.parametrize(
+    "over", [path for path in CONFIGS if path.parent.name != "configs"], ids=lambda path: path.stem
+)
+def test_sizes_and_recipes_stack_on_every_task(over):
+    wanted = yaml.safe_load(over.read_text())
+    for task in [path for path in CONFIGS if path.parent.name == "configs"]:
+        got = dataclasses.asdict(read_config([task, over]))
+        for section, settings in wanted.items():
+            assert got[section] | settings == got[section], task
+
+
 def test_every_field_has_a_line_of_documentation_under_it():
     bare = []
     for node in ast.walk(ast.parse(inspect.getsource(config_module))):

@@ -79,6 +79,17 @@ def test_a_new_model_of_images_is_the_datas_own_logistic_at_every_pixel(generato
     np.testing.assert_allclose(model.decode(state)["camera"].log_prob(image).detach(), expected, rtol=1e-6)
 
 
+def test_a_pixel_that_hardly_changes_moves_by_less(generator):
+    model = make_model(MIXED_SPEC).double()
+    mean, std = image_statistics()
+    model.standardise("camera", mean, std)
+    torch.nn.init.constant_(model.decoder.image_head("camera").layers[-1].bias, 0.5)
+    state = State(*(torch.randn(2, n, generator=generator, dtype=torch.float64) for n in (8, 4)))
+    moved = model.decode(state)["camera"].location - mean
+    torch.testing.assert_close(moved[0], 0.5 * (std**2 + 8**2).sqrt().double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(moved[1], moved[0])
+
+
 def test_the_encoder_sees_differences_from_the_mean_image_in_units_of_their_mean_square():
     model = make_model(MIXED_SPEC)
     mean, std = image_statistics()

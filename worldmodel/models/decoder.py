@@ -77,10 +77,10 @@ class ImageHead(nn.Module):
         for before, after in pairwise(stages):
             layers += [ChannelNorm(before), nn.SiLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
         layers += [ChannelNorm(stages[-1]), nn.SiLU()]
-        layers += [nn.ConvTranspose2d(stages[-1], 2 * channels, 4, stride=2, padding=1)]
-        nn.init.zeros_(layers[-1].weight)
-        nn.init.zeros_(layers[-1].bias)
-        self.layers = nn.Sequential(*layers)
+        last = nn.ConvTranspose2d(stages[-1], 2 * channels, 4, stride=2, padding=1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.layers = nn.Sequential(*layers, last)
         self.register_buffer("location", torch.full((size, size, channels), 127.5))
         self.register_buffer("unit", torch.full((size, size, channels), float(LEVELS_A_UNIT)))
         self.register_buffer("raw_scale", torch.zeros(size, size, channels))  # 64 softplus(0): a scale of 45 levels

@@ -89,7 +89,7 @@ class WorldModel(nn.Module):
         assert isinstance(module, Standardiser)
         return module
 
-    def standardise(self, name: str, mean: Tensor, std: Tensor) -> None:
+    def standardise(self, name: str, mean: Float[Tensor, "*shape"], std: Float[Tensor, "*shape"]) -> None:
         """Take over the measured mean and std of a vector leaf or the reward [n], or of an image [H, W, C] in levels.
 
         An image is standardised by its mean image and one scale for all pixels, the root of their mean variance: how
