@@ -32,6 +32,9 @@ REFUSED = [  # what is set, the key that the message begins with, what it expect
     ({"env.id": ""}, "env.id", "id of a Gymnasium environment", "''"),
     ({"env.num_envs": 0}, "env.num_envs", "greater than zero", "0"),
     ({"env.time_limit": 0}, "env.time_limit", "null or at least 1", "0"),
+    ({"env.wrappers": ["ImgObsWrapper"]}, "env.wrappers", "module:Class, or {module:Class:", "'ImgObsWrapper'"),
+    ({"env.wrappers": [{"a:B": {}, "c:D": {}}]}, "env.wrappers", "module:Class, or", "{'a:B': {}, 'c:D': {}}"),
+    ({"env.hide": {"obs": [1, -1]}}, "env.hide", "indices of zero or more for obs", "[1, -1]"),
     ({"env.image_size": 48}, "env.image_size", "a power of two, at least 16", "48"),
     ({"env.image_size": 8}, "env.image_size", "a power of two, at least 16", "8"),
     ({"replay.burn_in": 64}, "replay.burn_in", "0 to sequence_length - 1 = 63", "64"),
@@ -98,6 +101,8 @@ def test_nothing_at_all_gives_the_defaults():
     ("key", "value"),
     [
         ("env.kwargs", {"g": 9.81, "map": None}),
+        ("env.wrappers", ["a.b:C", {"d:E": {"size": 3, "name": "f"}}]),
+        ("env.hide", {"obs": [1, 3]}),
         ("env.time_limit", None),
         ("loss.alpha", 0.8),
         ("wandb.tags", ["a", "b"]),
@@ -155,7 +160,14 @@ def test_a_missing_or_broken_file_is_refused_by_name(tmp_path):
 
 
 def test_what_is_written_is_read_back(tmp_path):
-    settings = {"env.kwargs": {"g": 9.81, "names": ["a"]}, "env.time_limit": 50, "loss.dyn": 0.5, "loss.rep": 0.1}
+    chosen = {"env.wrappers": ["a:B", {"c:D": {"e": 1}}], "env.hide": {"goal/0": [2]}}
+    settings = {
+        **chosen,
+        "env.kwargs": {"g": 9.81, "names": ["a"]},
+        "env.time_limit": 50,
+        "loss.dyn": 0.5,
+        "loss.rep": 0.1,
+    }
     rest = {"optimizer.eps": 1e-12, "wandb.tags": ["12", "null"], "name": "yes", "seed": 2**31, "rssm.cell": "gru"}
     config = build({**settings, **rest, "rssm.blocks": 1})
     write_config(config, tmp_path / "config.yaml")
@@ -170,6 +182,17 @@ def test_every_file_under_configs_is_valid_and_each_of_its_settings_arrives_over
     assert wanted
     for name, value in wanted.items():
         assert (got[name] | value if name in SECTIONS else value) == got[name]
+
+
+@pytest.mark.parametrize(
+    "over", [path for path in CONFIGS if path.parent.name != "configs"], ids=lambda path: path.stem
+)
+def test_sizes_and_recipes_stack_on_every_task(over):
+    wanted = yaml.safe_load(over.read_text())
+    for task in [path for path in CONFIGS if path.parent.name == "configs"]:
+        got = dataclasses.asdict(read_config([task, over]))
+        for section, settings in wanted.items():
+            assert got[section] | settings == got[section], task
 
 
 def test_every_field_has_a_line_of_documentation_under_it():

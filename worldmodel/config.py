@@ -5,6 +5,7 @@ work starts. Nothing below `build.py` sees them: that file unpacks a section int
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,6 +35,8 @@ class EnvConfig:
     """A registered Gymnasium id, or `module:Id` to import `module` first."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for the environment's constructor."""
+    wrappers: list[str | dict[str, dict[str, Any]]] = field(default_factory=list)
+    """Gymnasium wrappers to apply, the first innermost: `module:Class`, or `{module:Class: {keyword: value}}`."""
     num_envs: int = 4
     """Environments side by side."""
     asynchronous: bool = False
@@ -52,11 +55,19 @@ class EnvConfig:
     """Height and width in pixels that every image is resized to; a power of two, at least 16."""
     drop_text: bool = False
     """Leave text observations out instead of refusing the environment."""
+    hide: dict[str, list[int]] = field(default_factory=dict)
+    """Entries to leave out of vector observations, by the leaf's path (obs where there is one): {obs: [1, 3]}."""
 
     def __post_init__(self) -> None:
         _require(bool(self.id), "env.id", "the id of a Gymnasium environment", self.id)
         _positive(self, "env", "num_envs", "step_timeout", "action_repeat")
         _not_negative(self, "env", "restarts")
+        for entry in self.wrappers:
+            paths = [entry] if isinstance(entry, str) else list(entry)
+            named = len(paths) == 1 and re.fullmatch(r"[\w.]+:\w+", paths[0]) is not None
+            _require(named, "env.wrappers", "module:Class, or {module:Class: {keyword: value}}", entry)
+        for path, indices in self.hide.items():
+            _require(all(i >= 0 for i in indices), "env.hide", f"indices of zero or more for {path}", indices)
         _require(
             self.time_limit is None or self.time_limit > 0, "env.time_limit", "null or at least 1", self.time_limit
         )
@@ -88,7 +99,7 @@ class EncoderConfig:
     """Observation x_t -> embedding [E]."""
 
     inputs: Literal["standardise", "symlog", "raw"] = "standardise"
-    """What numbers go through first: the prefill's mean and std taken out, sign(x) log(1 + |x|), or nothing."""
+    """The prefill's mean and std taken out, sign(x) log(1 + |x|), or nothing; images standardised or in [-1/2, 1/2]."""
     layers: int = 2
     """Hidden layers of the perceptron that reads everything but images."""
     units: int = 128
@@ -152,7 +163,8 @@ class DecoderConfig:
     reward: Literal["gaussian", "symlog", "twohot"] = "gaussian"
     """Density of the reward; two-hot is a mixture of hat functions on symexp-spaced bins."""
     standardise: bool = True
-    """Predict Gaussian targets in units of the prefill's mean and std (the density stays in the data's own units)."""
+    """Predict Gaussian targets in units of the prefill's mean and std, images from its mean image (densities stay in
+    the data's own units)."""
     std: Literal["learned", "fixed"] = "learned"
     """Std of the Gaussian and symlog densities: a function of the state, or `fixed_std`. Images always learn theirs."""
     fixed_std: float = 1.0

@@ -288,6 +288,18 @@ def test_statistics_are_those_of_all_stored_rows(tmp_path, keep):
         np.testing.assert_allclose(std, x.std(0), rtol=1e-9)
 
 
+def test_statistics_of_images_are_those_of_every_pixel(tmp_path, keep):
+    spec = EnvSpec({"camera": ObservationSpec("image", (16, 32, 3))}, ActionSpec("continuous", 1))
+    replay = keep(Replay(tmp_path, spec, capacity=1500, streams=1))  # more rows than are read at once
+    frames = np.random.default_rng(0).integers(0, 256, (1500, 1, 16, 32, 3), np.uint8)
+    none, zero = np.zeros(1, bool), np.zeros(1, np.float32)
+    for frame in frames:
+        replay.append(Rows({"camera": frame}, zero[None], zero, none, none, none, np.zeros(1, np.int32)))
+    mean, std = replay.statistics()["camera"]
+    np.testing.assert_allclose(mean, frames[:, 0].mean(0), rtol=1e-12)
+    np.testing.assert_allclose(std, frames[:, 0].std(0), rtol=1e-9)
+
+
 def test_episodes_are_the_whole_ones_in_order(make):
     replay, (first, second, third) = make([[3, 2, 4, 9], [5, 2, 9], [10]])  # the first two stop inside an episode
     whole = [first[0:3], first[3:5], first[5:9], second[0:5], second[5:7], third]

@@ -1,6 +1,8 @@
 """Encoder, decoder and world model: every kind of leaf, units, masks, and agreement of training and acting."""
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from worldmodel.models.encoder import as_numbers
@@ -53,6 +55,59 @@ def test_the_encoder_sees_standardised_vectors():
     shifted = {"obs": batch.obs["obs"] * 10 + 5}
     raw = make_model(inputs="raw").embed(batch.obs)
     torch.testing.assert_close(model.embed(shifted), raw, rtol=1e-4, atol=1e-5)
+
+
+def image_statistics():
+    random = torch.Generator().manual_seed(1)
+    mean, std = 255 * torch.rand(16, 16, 3, generator=random), 60 * torch.rand(16, 16, 3, generator=random)
+    std[:4] = 0.0  # pixels that never change
+    return mean, std
+
+
+def test_a_new_model_of_images_is_the_datas_own_logistic_at_every_pixel(generator):
+    model = make_model(MIXED_SPEC).double()
+    mean, std = image_statistics()
+    model.standardise("camera", mean, std)
+    state = State(*(torch.randn(5, n, generator=generator, dtype=torch.float64) for n in (8, 4)))
+    image = torch.randint(0, 256, (5, 16, 16, 3), generator=generator).byte()
+    scale = 0.25 + np.maximum(std.double().numpy() * np.sqrt(3) / np.pi, 1.0)  # of a logistic, above the floor
+    edges = [np.where(image == 0, -np.inf, image - 0.5), np.where(image == 255, np.inf, image + 0.5)]
+    low, high = (scipy.stats.logistic(mean.double().numpy(), scale).cdf(edge) for edge in edges)
+    tails = [scipy.stats.logistic(mean.double().numpy(), scale).sf(edge) for edge in edges]
+    mass = np.where(low < 0.5, high - low, tails[0] - tails[1])  # the difference that does not cancel
+    expected = np.log(mass).sum((1, 2, 3))
+    np.testing.assert_allclose(model.decode(state)["camera"].log_prob(image).detach(), expected, rtol=1e-6)
+
+
+def test_a_pixel_that_hardly_changes_moves_by_less(generator):
+    model = make_model(MIXED_SPEC).double()
+    mean, std = image_statistics()
+    model.standardise("camera", mean, std)
+    torch.nn.init.constant_(model.decoder.image_head("camera").layers[-1].bias, 0.5)
+    state = State(*(torch.randn(2, n, generator=generator, dtype=torch.float64) for n in (8, 4)))
+    moved = model.decode(state)["camera"].location - mean
+    torch.testing.assert_close(moved[0], 0.5 * (std**2 + 8**2).sqrt().double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(moved[1], moved[0])
+
+
+def test_the_encoder_sees_differences_from_the_mean_image_in_units_of_their_mean_square():
+    model = make_model(MIXED_SPEC)
+    mean, std = image_statistics()
+    model.standardise("camera", mean, std)
+    image = torch.full((2, 16, 16, 3), 100, dtype=torch.uint8)
+    expected = (image - mean) / std.square().mean().sqrt()
+    torch.testing.assert_close(model._as_input("camera", image), expected)
+
+
+@pytest.mark.parametrize("inputs", ["raw", "symlog"])
+def test_images_that_are_not_standardised_lie_between_minus_and_plus_a_half(inputs):
+    model = make_model(MIXED_SPEC, inputs=inputs, standardise_targets=False)
+    model.standardise("camera", *image_statistics())
+    image = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 16, 16, 3)
+    seen = model._as_input("camera", image)
+    assert (seen[0] == -0.5).all() and (seen[1] == 0.5).all()
+    start = model.decode(model.rssm.initial(1))["camera"]
+    assert (start.location == 127.5).all()
 
 
 def test_a_quantity_that_does_not_vary_keeps_its_scale():

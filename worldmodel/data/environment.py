@@ -8,7 +8,7 @@ run them, in this process or one worker each.
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing import TimeoutError as WorkerTimeoutError
 from typing import Any, Literal, NamedTuple
@@ -21,7 +21,8 @@ from gymnasium.wrappers import TimeLimit
 from jaxtyping import Bool, Float
 
 from envs.wrappers import ActionRepeat, use_headless_rendering, with_pixels
-from worldmodel.data import spaces
+from envs.wrapping import apply_wrappers
+from worldmodel.data import hiding, spaces, suites
 from worldmodel.data.guard import FAILURE, EnvironmentFailureError, Guard
 from worldmodel.types import EnvSpec, ObservationSpec
 
@@ -41,9 +42,13 @@ class Transition(NamedTuple):
 class Canonical(gymnasium.Wrapper):
     """Observations as a Dict of flat leaves, actions as one float vector."""
 
-    def __init__(self, env: gymnasium.Env, *, image_size: int, drop_text: bool) -> None:
+    def __init__(
+        self, env: gymnasium.Env, *, image_size: int, drop_text: bool, hide: Mapping[str, Sequence[int]]
+    ) -> None:
         super().__init__(env)
-        self.specs = spaces.observation_specs(env.observation_space, image_size=image_size, drop_text=drop_text)
+        self._all = spaces.observation_specs(env.observation_space, image_size=image_size, drop_text=drop_text)
+        self._kept = hiding.kept_entries(self._all, hide)
+        self.specs = hiding.specs_of_kept(self._all, self._kept)
         width = spaces.action_spec(env.action_space).width
         self.observation_space = gym_spaces.Dict({path: _leaf_space(spec) for path, spec in self.specs.items()})
         self.action_space = gym_spaces.Box(-1, 1, (width,), np.float32)
@@ -59,7 +64,7 @@ class Canonical(gymnasium.Wrapper):
         return self._encode(obs), spaces.checked_reward(reward), bool(terminated), bool(truncated), {}
 
     def _encode(self, obs: Any) -> dict[str, np.ndarray]:
-        return spaces.encode_observation(self.env.observation_space, self.specs, obs)
+        return hiding.keep(spaces.encode_observation(self.env.observation_space, self._all, obs), self._kept)
 
 
 class Environments:
@@ -180,6 +185,7 @@ def make_environments(
     *,
     count: int,
     kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str | Mapping[str, Any]] = (),
     asynchronous: bool = False,
     step_timeout: float = 60.0,
     restarts: int = 0,
@@ -188,6 +194,7 @@ def make_environments(
     pixels: Literal["off", "only", "add"] = "off",
     image_size: int = 64,
     drop_text: bool = False,
+    hide: Mapping[str, Sequence[int]] | None = None,
     row_limit: int | None = None,
 ) -> Environments:
     """Make `count` environments of one kind. Arguments as in `EnvConfig`.
@@ -197,18 +204,21 @@ def make_environments(
 
     Raises:
         UnsupportedSpaceError: if an observation or action space cannot be modelled.
-        ValueError: if Gymnasium does not know the id, or pixels are asked of an environment without `rgb_array`.
+        ValueError: if Gymnasium does not know the id, its suite is not installed, a wrapper does not fit, what is to be
+            hidden is not there, or pixels are asked of an environment without `rgb_array`.
         EnvironmentFailureError: if a worker does not start.
     """
     make = partial(
         _make_one,
         env_id,
         dict(kwargs or {}),
+        wrappers=wrappers,
         action_repeat=action_repeat,
         time_limit=time_limit,
         pixels=pixels,
         image_size=image_size,
         drop_text=drop_text,
+        hide=hide or {},
         row_limit=row_limit,
     )
     probe = make()  # in this process: errors are raised here with their own words, and the spaces are read once
@@ -232,16 +242,19 @@ def _make_one(
     env_id: str,
     kwargs: dict[str, Any],
     *,
+    wrappers: Sequence[str | Mapping[str, Any]],
     action_repeat: int,
     time_limit: int | None,
     pixels: Literal["off", "only", "add"],
     image_size: int,
     drop_text: bool,
+    hide: Mapping[str, Sequence[int]],
     row_limit: int | None,
 ) -> Canonical:
     if pixels != "off":
         use_headless_rendering()
         kwargs = {**kwargs, "render_mode": "rgb_array"}
+    suites.prepare(env_id)
     try:
         env = gymnasium.make(env_id, max_episode_steps=time_limit, **kwargs)
     except Exception as error:  # of somebody else's constructor: a KeyError for a wrong env.kwargs is one
@@ -261,11 +274,21 @@ def _make_one(
                 f"env.pixels: expected frames that can join the observation, got {env_id!r}: "
                 f"{type(error).__name__}: {error}"
             ) from error
+    env = _wrap(env, wrappers)
     if action_repeat > 1:
         env = ActionRepeat(env, action_repeat)
     if row_limit is not None:
         env = TimeLimit(env, max(1, row_limit - 1))  # the first row takes no step
-    return Canonical(env, image_size=image_size, drop_text=drop_text)
+    return Canonical(env, image_size=image_size, drop_text=drop_text, hide=hide)
+
+
+def _wrap(env: gymnasium.Env, wrappers: Sequence[str | Mapping[str, Any]]) -> gymnasium.Env:
+    try:
+        return apply_wrappers(env, wrappers)
+    except ModuleNotFoundError as error:
+        suite = suites.suite_of_module(error.name or "")
+        cause = suites.install(suite) if suite else str(error)
+        raise ValueError(f"env.wrappers: expected modules that are installed, got {wrappers!r}: {cause}") from error
 
 
 def _make_guarded(

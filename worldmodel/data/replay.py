@@ -33,6 +33,7 @@ from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec
 
 FORMAT = 2
 CHUNK = 1024  # rows read at once where a whole stream is walked through
+CHUNK_BYTES = 2**20  # and at most so many, since pixels take eight times their room where they are averaged
 
 
 class TornRowsWarning(UserWarning):
@@ -164,12 +165,17 @@ class Replay:
                     yield self._batch(records[None], valid=np.ones((1, end - start), bool))
 
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and std, float64 [n], of every vector leaf and of the reward (over the rows that have one)."""
-        names = {f"obs:{path}": path for path, leaf in self.spec.observations.items() if leaf.kind == "vector"}
+        """Mean and std, float64, of every vector [n], of every image [H, W, C] in levels, and of the reward [1].
+
+        The reward's are over the rows that have one.
+        """
+        measured = {path: leaf for path, leaf in self.spec.observations.items() if leaf.kind in ("vector", "image")}
+        names = {f"obs:{path}": path for path in measured}
         moments = {name: _Moments(self.row_type[name].shape or (1,)) for name in [*names, "reward"]}
+        rows = max(1, min(CHUNK, CHUNK_BYTES // self.row_type.itemsize))
         for stream in self._streams:
-            for start in range(stream.tail, stream.count, CHUNK):
-                records = stream.read(start, min(CHUNK, stream.count - start))
+            for start in range(stream.tail, stream.count, rows):
+                records = stream.read(start, min(rows, stream.count - start))
                 for name, moment in moments.items():
                     kept = records[~records["is_first"]] if name == "reward" else records
                     moment.add(kept[name])

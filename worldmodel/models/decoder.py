@@ -29,6 +29,9 @@ from worldmodel.types import Likelihood, ObservationSpec, State
 
 REWARD, CONTINUE = "reward", "continue"
 TWO_HOT_BINS = 255  # as in DreamerV3
+LEVELS_A_UNIT = 64  # of an image head's outputs, before it knows the data
+SMALLEST_UNIT = 8  # levels, for the location of a pixel that never changed
+SMALLEST_SCALE = 0.25  # levels; already puts 0.76 of the mass on one level
 
 
 class GaussianHead(nn.Module):
@@ -55,7 +58,16 @@ class GaussianHead(nn.Module):
 
 
 class ImageHead(nn.Module):
-    """State -> a discretised logistic over size x size x C bytes: location and scale of every pixel's channel."""
+    """State -> a discretised logistic over size x size x C bytes: location and scale of every pixel's channel.
+
+    It starts as one distribution for all states: mid-grey, or the data's own image once `start_at` has been told it.
+    The network then has only differences between states to learn; a mean image that it must learn itself takes
+    thousands of updates, in which it finds no use for z_t and the posterior collapses.
+    """
+
+    location: Tensor
+    unit: Tensor
+    raw_scale: Tensor
 
     def __init__(self, inputs: int, size: int, channels: int, depth: int) -> None:
         super().__init__()
@@ -65,17 +77,33 @@ class ImageHead(nn.Module):
         for before, after in pairwise(stages):
             layers += [ChannelNorm(before), nn.SiLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
         layers += [ChannelNorm(stages[-1]), nn.SiLU()]
-        layers += [nn.ConvTranspose2d(stages[-1], 2 * channels, 4, stride=2, padding=1)]
-        self.layers = nn.Sequential(*layers)
+        last = nn.ConvTranspose2d(stages[-1], 2 * channels, 4, stride=2, padding=1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.layers = nn.Sequential(*layers, last)
+        self.register_buffer("location", torch.full((size, size, channels), 127.5))
+        self.register_buffer("unit", torch.full((size, size, channels), float(LEVELS_A_UNIT)))
+        self.register_buffer("raw_scale", torch.zeros(size, size, channels))  # 64 softplus(0): a scale of 45 levels
+
+    def start_at(self, mean: Float[Tensor, "H W C"], std: Float[Tensor, "H W C"]) -> None:
+        """Start from measured statistics, in levels: the logistic of that mean and std at every pixel.
+
+        A pixel that hardly changed also moves by less for the same output: else it trembles with every step of the
+        optimiser, at a resolution at which each level costs nats.
+        """
+        scale = (std * 3**0.5 / torch.pi).clamp(min=1.0)  # one level where a pixel never changed: it still may
+        self.location.copy_(mean)
+        self.unit.copy_((std.square() + SMALLEST_UNIT**2).sqrt())
+        self.raw_scale.copy_(torch.log(torch.expm1(scale / LEVELS_A_UNIT)))
 
     def forward(self, features: Float[Tensor, "*batch I"]) -> DiscretisedLogistic:
-        """The mass at features. Raw outputs of zero mean grey, with a scale of 45 levels."""
+        """The mass at features."""
         lead = features.shape[:-1]
         x = rearrange(self.stem(features.flatten(0, -2)), "B (C H W) -> B C H W", H=4, W=4)
         x = rearrange(full_precision(self.layers(x)), "B C H W -> B H W C").unflatten(0, lead)
         location, raw_scale = x.chunk(2, -1)
-        # 64 levels a unit; the floor of a quarter level already puts 0.76 of the mass on one level.
-        return DiscretisedLogistic(127.5 + 64 * location, 64 * learned_std(raw_scale, 0.25 / 64))
+        scale = learned_std(self.raw_scale + raw_scale, SMALLEST_SCALE / LEVELS_A_UNIT)
+        return DiscretisedLogistic(self.location + self.unit * location, LEVELS_A_UNIT * scale)
 
 
 class TwoHotHead(nn.Module):
@@ -150,6 +178,13 @@ class Decoder(nn.Module):
         self.floored = tuple(gaussians) if std is None else ()  # the names whose std is learned above the floor
         self.resolution = resolution
         self.continue_head = nn.Sequential(mlp(widths), nn.Linear(units, 1))
+
+    def image_head(self, name: str) -> ImageHead:
+        """The network of an image leaf."""
+        names = [key for key, spec in self.specs.items() if spec.kind == "image"]
+        head = self.image_heads[names.index(name)]
+        assert isinstance(head, ImageHead)
+        return head
 
     def forward(self, state: State) -> dict[str, Likelihood]:
         """Likelihoods by name at states with any leading shape; reward and continue are [*batch, 1]."""

@@ -13,7 +13,7 @@ from worldmodel.types import ObservationSpec
 
 
 class ImageEncoder(nn.Module):
-    """[B, size, size, C] of bytes -> [B, E], halving the image until it is 4 x 4."""
+    """[B, size, size, C] -> [B, E], halving the image until it is 4 x 4."""
 
     def __init__(self, size: int, channels: int, depth: int) -> None:
         super().__init__()
@@ -26,15 +26,14 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Float[Tensor, "B E"]:
         """Embed a batch of images."""
-        weight = next(self.parameters())
-        x = rearrange(image, "B H W C -> B C H W").to(weight.dtype) / 255 - 0.5
-        return self.layers(x).flatten(1)
+        return self.layers(rearrange(image, "B H W C -> B C H W")).flatten(1)
 
 
 class Encoder(nn.Module):
     """Joins every leaf of an observation into one embedding.
 
-    Vectors are expected as the network should see them (`WorldModel` standardises); categories become one-hot.
+    Vectors and images are expected as the network should see them (`WorldModel` standardises); categories become
+    one-hot.
     """
 
     def __init__(self, observations: Mapping[str, ObservationSpec], *, layers: int, units: int, depth: int) -> None:

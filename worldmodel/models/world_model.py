@@ -26,24 +26,24 @@ class Output(NamedTuple):
 
 
 class Standardiser(nn.Module):
-    """The location and scale of one vector quantity, measured once on the prefill; 0 and 1 until then."""
+    """The location and scale of one quantity, measured once on the prefill; given ones (0 and 1) until then."""
 
     location: Tensor
     scale: Tensor
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, *shape: int, location: float = 0.0, scale: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("location", torch.zeros(n))
-        self.register_buffer("scale", torch.ones(n))
+        self.register_buffer("location", torch.full(shape, location))
+        self.register_buffer("scale", torch.full(shape, scale))
 
-    def set(self, mean: Float[Tensor, " n"], std: Float[Tensor, " n"]) -> None:
+    def set(self, mean: Float[Tensor, "*shape"], std: Float[Tensor, "*shape"]) -> None:
         """Take over measured statistics. A quantity that does not vary keeps scale 1."""
         varies = std > 1e-6 * (1 + mean.abs())
         self.location.copy_(mean)
         self.scale.copy_(torch.where(varies, std, torch.ones_like(std)))
 
-    def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        """(x - location) / scale."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(x - location) / scale, for x [*batch, *shape] of any dtype."""
         return (x - self.location) / self.scale
 
 
@@ -63,15 +63,20 @@ class WorldModel(nn.Module):
         """Args:
         spec: the environment's leaves and actions.
         encoder, rssm, decoder: the parts, of matching widths.
-        inputs: what vectors go through before the encoder.
-        standardise_targets: whether Gaussian densities are predicted in standardised units.
+        inputs: what numbers go through before the encoder; images that are not standardised are scaled to [-1/2, 1/2].
+        standardise_targets: whether Gaussian densities are predicted in standardised units, and images as differences
+            from the data's mean image.
         """
         super().__init__()
         self.spec, self.encoder, self.rssm, self.decoder = spec, encoder, rssm, decoder
         self.inputs, self.standardise_targets = inputs, standardise_targets
-        widths = {key: leaf.width for key, leaf in spec.observations.items() if leaf.kind == "vector"} | {REWARD: 1}
-        self.standardised = tuple(widths)  # the names that have a standardiser
-        self.standardisers = nn.ModuleList(Standardiser(n) for n in widths.values())
+        leaves = spec.observations.items()
+        scalers = {key: Standardiser(leaf.width) for key, leaf in leaves if leaf.kind == "vector"}
+        images = {key: leaf for key, leaf in leaves if leaf.kind == "image"}
+        scalers |= {key: Standardiser(*leaf.shape, location=127.5, scale=255.0) for key, leaf in images.items()}
+        scalers[REWARD] = Standardiser(1)
+        self.standardised = tuple(scalers)  # the names that have a standardiser
+        self.standardisers = nn.ModuleList(scalers.values())
 
     @property
     def device(self) -> torch.device:
@@ -79,10 +84,24 @@ class WorldModel(nn.Module):
         return next(self.parameters()).device
 
     def standardiser(self, name: str) -> Standardiser:
-        """The standardiser of a vector leaf, or of the reward."""
+        """The standardiser of a vector or image leaf, or of the reward."""
         module = self.standardisers[self.standardised.index(name)]
         assert isinstance(module, Standardiser)
         return module
+
+    def standardise(self, name: str, mean: Float[Tensor, "*shape"], std: Float[Tensor, "*shape"]) -> None:
+        """Take over the measured mean and std of a vector leaf or the reward [n], or of an image [H, W, C] in levels.
+
+        An image is standardised by its mean image and one scale for all pixels, the root of their mean variance: how
+        much a pixel varies is information too.
+        """
+        if name not in self.spec.observations or self.spec.observations[name].kind == "vector":
+            self.standardiser(name).set(mean, std)
+            return
+        if self.inputs == "standardise":
+            self.standardiser(name).set(mean, std.square().mean().sqrt().expand_as(std))
+        if self.standardise_targets:
+            self.decoder.image_head(name).start_at(mean, std)
 
     def embed(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch E"]:
         """Embeddings of observations with any leading shape."""
@@ -145,6 +164,9 @@ class WorldModel(nn.Module):
         return floors
 
     def _as_input(self, key: str, x: Tensor) -> Tensor:
-        if self.spec.observations[key].kind != "vector" or self.inputs == "raw":
+        kind = self.spec.observations[key].kind
+        if kind == "image":
+            return self.standardiser(key)(x)
+        if kind != "vector" or self.inputs == "raw":
             return x
         return symlog(x) if self.inputs == "symlog" else self.standardiser(key)(x)

@@ -185,7 +185,7 @@ class Trainer:
                 return
             self._collect("prefill")
         for name, (mean, std) in self.replay.statistics().items():
-            self.learner.model.standardiser(name).set(mean.float(), std.float())
+            self.learner.model.standardise(name, mean.float(), std.float())
         self._ready = True
         self._save("last")
 

@@ -1,0 +1,45 @@
+"""Entries of vector leaves that are left out, so that what they say must be inferred."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from worldmodel.types import ObservationSpec
+
+
+def kept_entries(specs: Mapping[str, ObservationSpec], hide: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """The indices that stay, by path, for the leaves of which something is hidden.
+
+    Args:
+        specs: the leaves of the observation.
+        hide: indices into vector leaves, by path.
+    Raises:
+        ValueError: if a path is no vector leaf's, an index is not there, or nothing of a leaf would stay.
+    """
+    vectors = {path: spec.width for path, spec in specs.items() if spec.kind == "vector"}
+    kept = {}
+    for path, hidden in hide.items():
+        if path not in vectors:
+            there = ", ".join(f"{name} [{n}]" for name, n in vectors.items()) or "none"
+            raise ValueError(f"env.hide: expected paths of vector leaves, of which there are: {there}; got {path!r}")
+        n = vectors[path]
+        wrong = [i for i in hidden if not 0 <= i < n]
+        if wrong:
+            raise ValueError(f"env.hide: expected indices from 0 to {n - 1} for {path!r}, got {wrong}")
+        kept[path] = np.setdiff1d(np.arange(n), hidden)
+        if not len(kept[path]):
+            raise ValueError(
+                f"env.hide: expected at least one of the {n} entries of {path!r} to stay, got {list(hidden)}"
+            )
+    return kept
+
+
+def specs_of_kept(specs: Mapping[str, ObservationSpec], kept: Mapping[str, np.ndarray]) -> dict[str, ObservationSpec]:
+    """The leaves once only `kept` is left of some."""
+    return {path: replace(spec, shape=(len(kept[path]),)) if path in kept else spec for path, spec in specs.items()}
+
+
+def keep(obs: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One observation, by path, without the hidden entries."""
+    return {path: value[kept[path]] if path in kept else value for path, value in obs.items()}
