@@ -128,9 +128,10 @@ def test_a_film_has_a_frame_for_every_step_with_truth_imagination_and_difference
         assert image.n_frames == CONTEXT + HORIZON and image.info["loop"] == 0
         width = image.size[0]
     assert width == 3 * 160 + 4 * 6
+    factor = gain(np.abs(scene.paths[0, 0] - scene.truth[0]))
     for t, frame in enumerate(pictures(film_gif(scene, CONTEXT))):
         truth, imagined = scene.truth[0, t], scene.paths[0, 0, t]
-        panels = (truth, imagined, np.abs(imagined - truth))
+        panels = (truth, imagined, factor * np.abs(imagined - truth))
         for i, pixels in enumerate(panels):
             left = 6 + i * 166
             shown = frame[26:186, left : left + 160].astype(float)

@@ -36,6 +36,7 @@ from worldmodel.behaviour.imagination import (
     require_positive,
 )
 from worldmodel.behaviour.rules import Curve
+from worldmodel.models.decoder import REWARD
 from worldmodel.models.encoder import as_numbers
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, State
@@ -150,6 +151,7 @@ def predict(
 ) -> dict[str, Predictive]:
     """What states [N, B, H, ...] say of what happened; decoded one future at a time, since images are large."""
     N = states.deter.shape[0]
+    vectors = {name for name, leaf in model.spec.observations.items() if leaf.kind == "vector"}
     log_prob: dict[str, list[Tensor]] = defaultdict(list)
     draws: dict[str, list[Tensor]] = defaultdict(list)
     mean: dict[str, Tensor] = {}
@@ -157,7 +159,7 @@ def predict(
         for name, likelihood in model.decode(State(*(x[n] for x in states))).items():
             log_prob[name].append(likelihood.log_prob(truth[name]))
             mean[name] = mean.get(name, torch.zeros(())) + likelihood.mean / N
-            if name in model.standardised:  # the vectors and the reward
+            if name == REWARD or name in vectors:
                 draws[name].append(likelihood.sample(generator))
     return {
         name: Predictive(torch.stack(log_prob[name]), mean[name], torch.stack(draws[name]) if name in draws else None)
