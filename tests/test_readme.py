@@ -20,7 +20,7 @@ QUICK = {
     "training.env_steps": 160,
     "training.prefill": 120,
     "training.train_ratio": 4,
-    "training.evaluate_every": 2,
+    "training.evaluate_every": 100,
     "replay.sequence_length": 16,
     "replay.batch_size": 2,
     "evaluation.episodes": 2,
@@ -41,13 +41,24 @@ def quick(monkeypatch, tmp_path):
             small |= {"evaluation.context": 1, "evaluation.horizon": 1}
         return train(config, {**(overrides or {}), **small})
 
+    monkeypatch.setattr("worldmodel.session.finish_run", lambda run: None)  # the pictures and the page
     monkeypatch.setattr(worldmodel, "train", quick_train, raising=False)
     monkeypatch.chdir(ROOT)
 
 
 def test_training_opening_and_imagining_work_as_written(quick, capsys):
-    exec(SNIPPETS[0], {})
-    assert capsys.readouterr().out.strip() == "torch.Size([16, 2, 48, 3])"
+    names: dict = {}
+    exec(SNIPPETS[0], names)
+    assert capsys.readouterr().out.split("\n")[0] == "torch.Size([16, 2, 48, 3])"
+    written = {path.name for path in (names["run"].folder / "imagination").iterdir()}
+    assert {"scores.json", "scores.png", "fan_obs.png", "latents.png"} <= written
+    assert len(SNIPPETS[0].strip().splitlines()) <= 10
+
+
+def test_an_untrained_model_imagines_as_written(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec(SNIPPETS[1], {})
+    assert capsys.readouterr().out.strip() == "torch.Size([8, 4, 48, 3])"
 
 
 def test_your_own_environment_works_as_written(quick, monkeypatch):
@@ -56,13 +67,13 @@ def test_your_own_environment_works_as_written(quick, monkeypatch):
     monkeypatch.setitem(sys.modules, "my_package", types.ModuleType("my_package"))
     monkeypatch.setitem(sys.modules, "my_package.my_module", module)
     names: dict = {}
-    exec(SNIPPETS[1], names)
+    exec(SNIPPETS[2], names)
     gymnasium.registry.pop("MyWorld-v0")
     assert set(names["run"].model.spec.observations) == {"count", "action"}
 
 
 def test_there_is_no_snippet_that_no_test_runs():
-    assert len(SNIPPETS) == 2
+    assert len(SNIPPETS) == 3
 
 
 def test_what_the_readme_points_at_exists():

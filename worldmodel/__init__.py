@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from worldmodel.config import Config
     from worldmodel.config_io import read_config
     from worldmodel.run import Run, open_run
-    from worldmodel.session import train
+    from worldmodel.session import resume, train
 
-__all__ = ["Config", "Run", "open_run", "read_config", "train"]
+__all__ = ["Config", "Run", "open_run", "read_config", "resume", "train"]
 
 _HOME = {
     "Config": "worldmodel.config",
     "Run": "worldmodel.run",
     "open_run": "worldmodel.run",
     "read_config": "worldmodel.config_io",
+    "resume": "worldmodel.session",
     "train": "worldmodel.session",
 }
 
