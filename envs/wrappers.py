@@ -2,6 +2,8 @@
 
 import os
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -41,6 +43,7 @@ class MujocoRendering(gymnasium.Wrapper):
         super().__init__(env)
         quality = env.unwrapped.model.vis.quality  # type: ignore[attr-defined]
         quality.shadowsize = quality.offsamples = 0
+        _load_triton_first()
         env.reset(seed=0)
         env.render()
 
@@ -74,6 +77,15 @@ def with_pixels(env: gymnasium.Env, *, only: bool) -> gymnasium.Env:
     if hasattr(env.unwrapped, "mujoco_renderer"):
         env = MujocoRendering(env)
     return AddRenderObservation(env, render_only=only, render_key="pixels", obs_key="state")
+
+
+def _load_triton_first() -> None:
+    """Triton is a segmentation fault if it is loaded after Mesa's software renderer, and works if loaded before.
+
+    Each brings an LLVM of its own; torch loads Triton when the first optimiser is made, long after the first frame.
+    """
+    if find_spec("triton") is not None:
+        import_module("triton")
 
 
 def use_headless_rendering() -> None:

@@ -1,5 +1,7 @@
 import os
+import subprocess
 import sys
+from importlib.util import find_spec
 
 import gymnasium
 import numpy as np
@@ -59,6 +61,19 @@ def test_rendering_goes_headless_only_where_nobody_chose_otherwise(monkeypatch):
         monkeypatch.setattr(os, "environ", dict(chosen))
         use_headless_rendering()
         assert os.environ == chosen
+
+
+def test_triton_can_be_loaded_after_a_mujoco_frame():
+    pytest.importorskip("mujoco")
+    if find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    code = (
+        "import gymnasium; from envs.wrappers import MujocoRendering, use_headless_rendering; "
+        "use_headless_rendering(); "
+        "MujocoRendering(gymnasium.make('InvertedPendulum-v5', render_mode='rgb_array')).close(); "
+        "import triton"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # a crash would be this process's too
 
 
 def test_mujoco_frames_stay_each_environments_own():
