@@ -49,7 +49,7 @@ SETTINGS = {
     "tracking": "none",
 }
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # such networks are slower on two
-LONGEST_LIFE = 4.0  # seconds after its imports that a process may live before it is killed
+LONGEST_LIFE = 8.0  # seconds after its imports that a process may live before it is killed
 
 
 @dataclass
@@ -65,9 +65,9 @@ class Told:
         kind, *rest = line.split()
         if kind == "row":
             self.checks[rest[0], int(rest[1])] = int(rest[2])
-        elif rest[0] == "best":
+        elif kind == "checkpoint" and rest[0] == "best":
             self.best = True
-        else:
+        elif kind == "checkpoint":
             self.updates = int(rest[1])
 
 
@@ -79,18 +79,29 @@ def child(folder: str, runs: str) -> None:
     def tell(*words: object) -> None:
         os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
-    append, save = RecordFile.append, trainer.save_checkpoint
+    append, save, score, finish = RecordFile.append, trainer.save_checkpoint, trainer.evaluate, session.finish_run
 
     def told_append(self, record):
         append(self, record)
         if self.path.parent.name == "replay":
             tell("row", self.path.name, self.count - 1, int(record["check"]))
+        else:
+            tell("heldout")
 
     def told_save(path, model, optimizer, random, counters, *arguments, **options):
         save(path, model, optimizer, random, counters, *arguments, **options)
         tell("checkpoint", path.stem, counters["updates"])
 
+    def told_score(*arguments, **options):
+        tell("evaluating")
+        return score(*arguments, **options)
+
+    def told_finish(run):
+        tell("finishing")
+        finish(run)
+
     RecordFile.append, trainer.save_checkpoint = told_append, told_save
+    trainer.evaluate, session.finish_run = told_score, told_finish
     tell("ready")
     if folder:
         session.resume(folder)
@@ -130,11 +141,14 @@ def live(folder: Path | None, runs: Path, seconds: float, told: Told) -> tuple[b
 
 def doing(lines: list[str]) -> str:
     """What a process was about, from the last thing it told."""
-    if not lines:
-        return "starting, or collecting held-out episodes"
-    if lines[-1].startswith("checkpoint"):
-        return "going on after a checkpoint"
-    return "collecting rows, or training"
+    kinds = {
+        "row": "collecting rows, or making updates",
+        "checkpoint": "just past a checkpoint",
+        "heldout": "collecting held-out episodes",
+        "evaluating": "evaluating, or drawing it",
+        "finishing": "writing its last pictures and page",
+    }
+    return kinds[lines[-1].split()[0]] if lines else "starting, or reading what was there"
 
 
 def verify(folder: Path, told: Told) -> int:

@@ -2,7 +2,7 @@
 
     python scripts/results.py runs/pendulum-... runs/cartpole-...
 
-Every number is read from the runs' folders; the pictures are copied to docs/NAME_*.png.
+Every number is read from the runs' folders; the pictures are copied to docs/, with fewer colours.
 """
 
 import argparse
@@ -14,13 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from PIL import Image
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PICTURES = {
-    "kl_overview": "The KL over time, from every side",
-    "bound": "The bound and its terms",
-    "open_loop": "Prediction without looking",
+PICTURES = {  # file in the run's folder -> what it shows
+    "figures/kl_overview.png": "The KL over time, from every side",
+    "figures/bound.png": "The bound and its terms",
+    "imagination/fan_obs.png": "Imagined futures beside what happened",
+    "imagination/film_*.png": "Imagined frames beside what happened",
+    "imagination/film_*.gif": "The same as a film: truth, imagination, difference",
+    "imagination/scores.png": "Scores of imagination by steps ahead",
 }
+COLOURS = 96  # of a copied picture
 
 
 def main() -> None:
@@ -32,7 +37,7 @@ def main() -> None:
         "# Results",
         "Written by `scripts/results.py` from the folders of finished runs; one run each, so differences smaller than\n"
         "what another seed would give mean nothing. Held-out episodes are filtered whole from their reset.\n"
-        f"Python {platform.python_version()}, {versions}, CPU.",
+        f"Python {platform.python_version()}, {versions}, CPU, one thread.",
         *(section(folder) for folder in folders),
     ]
     (DOCS / "results.md").write_text("\n\n".join(parts) + "\n")
@@ -42,19 +47,69 @@ def section(folder: Path) -> str:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     heldout = [row for row in rows if "heldout/elbo" in row]
-    seconds = [row["update"] / row["rate/updates_per_second"] for row in rows if "rate/updates_per_second" in row][-1]
     name = config["name"]
     parts = [
         f"## {config['env']['id']} (`worldmodel train --config configs/{name}.yaml`)",
         f"{heldout[-1]['update']} updates on {config['training']['env_steps']} rows of a random policy, seed "
-        f"{config['seed']}, {seconds:.0f} s of updates and evaluations on one core of a shared machine. Scored on "
-        f"{config['evaluation']['episodes']} held-out episodes.",
+        f"{config['seed']}; {times(rows)}. Scored on {config['evaluation']['episodes']} held-out episodes.",
         bound_table(heldout),
+        bits_sentence(heldout),
         kl_sentence(heldout[-1], config["rssm"]["stoch"]),
         *(open_loop_table(path) for path in sorted((folder / "lines").glob("open_loop_*.json"))),
-        *(picture(folder, name, file, title) for file, title in PICTURES.items()),
+        score_table(folder / "imagination" / "scores.json"),
+        *(picture(path, name, title) for file, title in PICTURES.items() for path in sorted(folder.glob(file))),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def times(rows: list[dict]) -> str:
+    """Wall clock by stage, from the last row that has it."""
+    last = [row for row in rows if "seconds/update" in row][-1]
+    seconds = {key.split("/")[1]: value for key, value in last.items() if key.startswith("seconds/")}
+    longest = sorted(seconds.items(), key=lambda item: -item[1])[:3]
+    listed = ", ".join(f"{stage} {value:.0f} s" for stage, value in longest)
+    return f"{sum(seconds.values()):.0f} s on a shared machine ({listed})"
+
+
+def bits_sentence(heldout: list[dict]) -> str:
+    """Bits per dimension of every image at each evaluation."""
+    keys = [key for key in heldout[0] if key.startswith("heldout_bits_per_dimension/")]
+    sentences = [
+        f"`{key.split('/', 1)[1]}` in bits per dimension: " + ", ".join(f"{row[key]:.3f}" for row in heldout) + "."
+        for key in keys
+    ]
+    return " ".join(sentences)
+
+
+def score_table(path: Path) -> str:
+    """Scores of imagination at a few horizons, beside both baselines."""
+    if not path.exists():
+        return ""
+    record = json.loads(path.read_text())
+    horizon = record["horizon"]
+    ahead = sorted({1, max(1, horizon // 4), max(1, horizon // 2), horizon})
+    lines = [
+        "| score | method | " + " | ".join(f"{h} ahead" for h in ahead) + " |",
+        "| --- | --- |" + " --- |" * len(ahead),
+    ]
+    for leaf, metrics in record["scores"].items():
+        for metric, methods in metrics.items():
+            for method, curve in methods.items():
+                cells = " | ".join(interval(curve, h - 1) for h in ahead)
+                lines.append(f"| {leaf}: {metric.replace('_', ' ')} | {method.replace('_', ' ')} | {cells} |")
+    about = (
+        f"Imagination after {record['context']} rows, {record['samples']} samples, {record['futures']} futures of "
+        f"{record['episodes']} episodes; 90 % intervals over episodes. NLL in nats per step, squared error in units of "
+        "variance, CRPS in units of std, coverage of the central 90 %."
+    )
+    folded = "\n".join(lines)
+    return f"<details><summary>Scores of imagination by steps ahead</summary>\n\n{about}\n\n{folded}\n\n</details>"
+
+
+def interval(curve: dict, at: int) -> str:
+    low, high = curve["low"][at], curve["high"][at]
+    around = "" if low is None else f" [{low:.3g}, {high:.3g}]"
+    return f"{curve['mean'][at]:.3g}{around}"
 
 
 def bound_table(heldout: list[dict]) -> str:
@@ -97,12 +152,14 @@ def open_loop_table(path: Path) -> str:
     )
 
 
-def picture(folder: Path, name: str, file: str, title: str) -> str:
-    source = folder / "figures" / f"{file}.png"
-    if not source.exists():
-        return ""
-    target = DOCS / f"{name}_{file}.png"
-    shutil.copyfile(source, target)
+def picture(source: Path, name: str, title: str) -> str:
+    """Copy a picture to docs/ and point at it."""
+    target = DOCS / f"{name}_{source.name}"
+    if source.suffix == ".png":
+        with Image.open(source) as image:
+            image.convert("RGB").quantize(COLOURS).save(target, optimize=True)
+    else:
+        shutil.copyfile(source, target)
     return f"![{title}]({target.name})"
 
 
