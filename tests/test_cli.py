@@ -10,6 +10,7 @@ import yaml
 
 import worldmodel
 from worldmodel.cli import main
+from worldmodel.config_io import read_config
 from worldmodel.data.rollout import Rollout
 
 ROOT = Path(worldmodel.__file__).parent.parent
@@ -24,6 +25,8 @@ def test_print_config_shows_every_setting_with_the_overridden_one_in_place(capsy
     assert shown["rssm"]["deter"] == 64
     assert shown["rssm"]["stoch"] == 5
     assert shown["training"]["env_steps"] == 20_000
+    (tmp_path / "shown.yaml").write_text(yaml.safe_dump(shown))
+    assert read_config(tmp_path / "shown.yaml").rssm.deter == 64
 
 
 @pytest.mark.parametrize(

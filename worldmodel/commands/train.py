@@ -2,7 +2,7 @@
 
 import sys
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from worldmodel.config_io import add_config_options, config_from_namespace
 
@@ -10,12 +10,13 @@ from worldmodel.config_io import add_config_options, config_from_namespace
 def add_options(parser: ArgumentParser) -> None:
     """Every setting, and files of them; or a run to go on with."""
     add_config_options(parser)
-    parser.add_argument("--resume", type=str, default=None, help="a run's folder to go on with, under its own settings")
+    words = "a run's folder to go on with, under its own settings"
+    parser.add_argument("--resume", type=str, default=SUPPRESS, help=words)  # no setting: --print_config leaves it out
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Train; a run that had to stop ends with status 1."""
-    folder = options.pop("resume")
+    folder = options.pop("resume", None)
     if folder is not None:
         given = _given(parser, options)
         if given:
