@@ -195,7 +195,7 @@ def main() -> None:
             while not done:
                 seconds = choice.uniform(0, LONGEST_LIFE) if kills < options.kills else 600.0
                 done, moment = live(folder, Path(runs), seconds, told)
-                folder = next(Path(runs).glob("run-*"), None)
+                folder = next((path.parent for path in Path(runs).glob("run-*/config.yaml")), None)
                 if not done:
                     kills, during[moment] = kills + 1, during[moment] + 1
                 if folder is not None:

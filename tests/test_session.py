@@ -1,6 +1,7 @@
 """Runs that stop and go on: from their checkpoint, with their rows, one process at a time."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -19,10 +20,12 @@ from worldmodel.config_io import read_config
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.records import DamagedReplayError
 from worldmodel.data.replay import Replay, TornRowsWarning
-from worldmodel.folder import locked
+from worldmodel.folder import locked, note_session
 from worldmodel.run import open_run
 from worldmodel.session import resume, train
+from worldmodel.training import trainer
 from worldmodel.training.checkpoint import CheckpointError, read_counters
+from worldmodel.training.history import rewind_metrics
 from worldmodel.training.progress import RunProgress
 from worlds import Counting, register
 
@@ -283,6 +286,75 @@ def test_a_run_whose_settings_were_changed_is_refused_by_key(tmp_path):
     assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 14
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("env", "num_envs", 3, r"replay: was begun with env.num_envs = 2, and config.yaml now means 3"),
+        ("env", "hide", {"obs": [0]}, r"replay: was begun with env = .*\(3,\).*now means .*\(2,\)"),
+        ("replay", "capacity", 500, "replay: was begun with replay.capacity = 1000000, .*restore config.yaml"),
+    ],
+)
+def test_rows_of_other_settings_are_refused_where_there_is_no_checkpoint_yet(tmp_path, section, key, value, words):
+    folder = crash(tmp_path, after=1, **{"training.save_every": 100})
+    shutil.rmtree(folder / "checkpoints")
+    path = folder / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**settings, section: {**settings[section], key: value}}))
+    with pytest.raises(ValueError, match=words):
+        resume(folder, progress=Progress())
+
+
+def test_a_run_of_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
+    folder = crash(tmp_path, after=4)
+    load = trainer.load_training_state
+
+    def of_a_gpu(*arguments):
+        random, counters = load(*arguments)
+        return {**random, "latents": torch.zeros(16, dtype=torch.uint8)}, counters  # CUDA's: a seed and an offset
+
+    monkeypatch.setattr(trainer, "load_training_state", of_a_gpu)
+    progress = Progress()
+    resume(folder, progress=progress)
+    assert any("the random state of latents is another kind of device's" in text for text in progress.said)
+    assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
+
+
+def test_a_division_that_was_cut_short_before_its_last_step_is_done_again(data, tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def or_stop(self, target):
+        if self.name == "replay":
+            raise CrashError
+        return rename(self, target)
+
+    settings = {"offline": str(data / "replay"), "evaluation.episodes": 2}
+    with monkeypatch.context() as patch, pytest.raises(CrashError):
+        patch.setattr(Path, "rename", or_stop)
+        start(tmp_path, **settings)
+    (folder,) = (path.parent for path in tmp_path.glob("run-*/config.yaml"))
+    assert (folder / "heldout").exists() and not (folder / "replay").exists()
+    resumed = resume(folder, progress=Progress())
+    whole, _ = start(tmp_path, **settings)
+    assert same_weights(resumed, whole)
+    shutil.rmtree(folder / "replay")  # to save room
+    assert resumed.heldout().reward.shape == whole.heldout().reward.shape
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"sessions": []}'])
+def test_a_damaged_note_of_the_starts_is_named(tmp_path, content):
+    (tmp_path / "versions.json").write_text(content)
+    with pytest.raises(ValueError, match=r"versions.json: expected the run's starts .*restore it, or remove it"):
+        note_session(tmp_path, 0, "cpu")
+
+
+def test_lines_that_are_no_rows_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"update": 1}\n[3]\n{"a": 1}\n\xff\n{"update": "x"}\n{"update": 2}\n{"upd')
+    assert rewind_metrics(path, 1) == [{"update": 1}]
+    assert path.read_text() == '{"update": 1}\n'
+    assert path.with_name("metrics-discarded.jsonl").read_text() == '{"update": 2}\n'
+
+
 def test_rows_that_went_missing_are_an_error_and_torn_ones_a_warning(tmp_path):
     folder = crash(tmp_path, after=7)
     path = folder / "replay" / "stream-001.rows"
@@ -366,6 +438,7 @@ def test_a_full_disk_stops_the_run_with_a_sentence_and_it_goes_on_when_there_is_
     )
     assert done.returncode == 1, done.stderr
     assert "the run stopped:" in done.stderr and "File too large" in done.stderr
+    assert "make room, then resume" in done.stderr
     assert "Traceback" not in done.stderr
     (folder,) = tmp_path.glob("run-*")
     assert not list(folder.glob("checkpoints/*.partial"))

@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:
         print(f"worldmodel: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"worldmodel: {options.command} stopped: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("worldmodel: stopped at once, as asked", file=sys.stderr)
         sys.exit(130)

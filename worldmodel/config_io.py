@@ -6,6 +6,7 @@ One parser serves the command line and Python, so both refuse the same mistakes 
 import dataclasses
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,8 +75,10 @@ def explain(message: str) -> str:
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write every setting as YAML, readable by `read_config`."""
-    path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    """Write every setting as YAML, readable by `read_config`. A part of a file would read as defaults: all or none."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    os.replace(partial, path)
 
 
 def _keys(section: Any, prefix: str) -> Iterator[str]:

@@ -64,11 +64,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def note_session(folder: Path, update: int, device: str) -> tuple[str, bool]:
-    """Add a start to versions.json: -> the run's id for W&B, and whether it had been started before."""
+    """Add a start to versions.json: -> the run's id for W&B, and whether it had been started before.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     path = folder / "versions.json"
     record: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "sessions": []}
     if path.exists():
-        record = json.loads(path.read_text())
+        record = _read_sessions(path)
     session = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "update": update,
@@ -81,6 +85,16 @@ def note_session(folder: Path, update: int, device: str) -> tuple[str, bool]:
     partial.write_text(json.dumps(record, indent=1))
     os.replace(partial, path)
     return record["wandb_id"], len(record["sessions"]) > 1
+
+
+def _read_sessions(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+        if isinstance(record["wandb_id"], str) and isinstance(record["sessions"], list):
+            return record
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path}: expected the run's starts as JSON, found something else; restore it, or remove it")
 
 
 def products(folder: Path) -> list[Path]:

@@ -259,7 +259,7 @@ def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
     Stored episodes that are not divided yet are divided into the run's folder.
     """
     own = folder / REPLAY, folder / HELDOUT
-    if config.offline is None or own[0].exists():
+    if config.offline is None or any(path.exists() for path in own):  # the replay may have been removed to save room
         return own
     return prepare_data(
         config.offline,

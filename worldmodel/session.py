@@ -4,6 +4,7 @@ run = train("configs/pendulum.yaml", {"seed": 1})
 run = resume("runs/pendulum-20260101-120000")
 """
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from worldmodel import build
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.environment import Environments
-from worldmodel.data.offline import source_spec, written_whole
+from worldmodel.data.offline import HEADER, HELDOUT, REPLAY, source_spec, written_whole
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
@@ -75,7 +76,7 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
         FileNotFoundError: if the folder is not a run's.
         CheckpointError: if a checkpoint was written under other settings than config.yaml now has, or all are damaged.
         DamagedReplayError: if stored rows were altered or are missing.
-        ValueError: if another process is working on it.
+        ValueError: if another process is working on it, or its rows are of other environments than config.yaml's.
     """
     folder = Path(folder)
     config = read_settings(folder)
@@ -176,18 +177,36 @@ def _data(
 ) -> tuple[Replay, Batch]:
     """What the run learns from, and the held-out episodes: made now, or found where an earlier session left them."""
     if environments is None or apart is None:
+        if not (folder / REPLAY).exists():  # of a division that was cut short: the replay comes last
+            shutil.rmtree(folder / HELDOUT, ignore_errors=True)
         replay_folder, heldout_folder = stored_data(config, folder)
         replay = Replay.open(replay_folder, read_only=True)
     else:
-        heldout_folder = folder / "heldout"
+        heldout_folder = folder / HELDOUT
         if not heldout_folder.exists():
             with written_whole(heldout_folder) as partial:
                 collect_heldout(config, apart, partial)
-        if (folder / "replay" / "replay.json").exists():
-            replay = Replay.open(folder / "replay")
+        if (folder / REPLAY / HEADER).exists():
+            replay = _own_replay(config, folder / REPLAY, environments)
         else:
-            replay = build.build_replay(config, environments, folder / "replay")
+            replay = build.build_replay(config, environments, folder / REPLAY)
     return replay, read_episodes(heldout_folder, config.evaluation.max_length)
+
+
+def _own_replay(config: Config, folder: Path, environments: Environments) -> Replay:
+    """The replay of an earlier session, to go on with; a run without a checkpoint yet has no other record of what it
+    was begun with."""
+    replay = Replay.open(folder)
+    have = {"env": replay.spec, "env.num_envs": replay.streams, "replay.capacity": replay.capacity}
+    now = (environments.spec, environments.count, config.replay.capacity)
+    for (key, then), wanted in zip(have.items(), now, strict=True):
+        if then != wanted:
+            replay.close()
+            raise ValueError(
+                f"{folder}: was begun with {key} = {then}, and config.yaml now means {wanted}; "
+                "restore config.yaml, or begin a new run"
+            )
+    return replay
 
 
 def _rollout(

@@ -86,6 +86,14 @@ def test_a_mistake_ends_with_status_2_before_anything_is_written(tmp_path, capsy
     assert not list((tmp_path / "there").iterdir())
 
 
+def test_a_place_that_cannot_be_written_in_ends_with_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as end:
+        collect("--rows", "6", "--output", "file/data")
+    assert end.value.code == 1
+    assert "worldmodel: collect stopped: " in capsys.readouterr().err
+
+
 def test_an_environment_that_fails_ends_it_with_status_1_and_no_data_folder(tmp_path, capsys):
     faulty = ["--env.id", "Faulty-v0", "--env.kwargs", '{"fault": "raise"}', "--evaluation.episodes", "1"]
     with pytest.raises(SystemExit) as end:

@@ -389,6 +389,49 @@ def test_dead_workers_are_replaced_together():
     assert len(failures) == 1 and "the worker died during step 4" in failures[0]
 
 
+class Mortal(Counting):
+    """Its worker dies at the first resets of all, counted in a file."""
+
+    def __init__(self, file, deaths):
+        super().__init__()
+        self.file, self.deaths = file, deaths
+
+    def reset(self, *, seed=None, options=None):
+        with open(self.file, "a+") as file:
+            file.write("x")
+            file.flush()
+            if file.tell() <= self.deaths:
+                os._exit(1)
+        return super().reset(seed=seed, options=options)
+
+
+@pytest.mark.parametrize("restarts", [2, 1])
+def test_workers_that_die_again_where_they_begin_again_are_counted(tmp_path, restarts):
+    gymnasium.register("Mortal-v0", Mortal)
+    kwargs = {"file": str(tmp_path / "resets"), "deaths": 2}
+    with make_environments("Mortal-v0", count=1, asynchronous=True, restarts=restarts, kwargs=kwargs) as environments:
+        if restarts == 2:
+            environments.reset(0)
+            assert len(environments.failures) == 2
+        else:
+            with pytest.raises(EnvironmentFailureError, match=r"worker died during reset.*after 1 restarts"):
+                environments.reset(0)
+    del gymnasium.registry["Mortal-v0"]
+
+
+def test_a_worker_can_be_ended_whatever_its_parent_does_about_that():
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as a run does while it trains
+    try:
+        with make_environments("Counting-v0", count=1, asynchronous=True) as environments:
+            environments.reset(0)
+            (worker,) = multiprocessing.active_children()
+            worker.terminate()
+            worker.join(5)
+            assert worker.exitcode == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what was half made
 def test_a_worker_that_does_not_start_is_reported():
     with pytest.raises(EnvironmentFailureError, match="worker died at its start"):

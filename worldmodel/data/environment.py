@@ -142,15 +142,16 @@ class Environments:
         return Transition(dict(obs), reward, terminated, truncated, self._count(info))
 
     def _attempt(self, call: Callable[[], Transition]) -> Transition:
-        """Call the environments; where that takes a worker's life, all begin again."""
-        try:
-            with _quiet():
-                return call()
-        except (WorkerTimeoutError, EOFError, ConnectionError) as error:
-            self._note(self._lost_workers(error), error)
-        self.close()
-        self._vector = self._make()
-        return self._reset(self._seed + 1_000_003 * len(self.failures))
+        """Call the environments; where that takes a worker's life, all begin again, as often as they may."""
+        while True:
+            try:
+                with _quiet():
+                    return call()
+            except (WorkerTimeoutError, EOFError, ConnectionError) as error:
+                self._note(self._lost_workers(error), error)
+            self.close()
+            self._vector = self._make()
+            call = partial(self._reset, self._seed + 1_000_003 * len(self.failures))
 
     def _count(self, info: Mapping[str, Any]) -> Bool[np.ndarray, " N"]:
         """Take note of the environments that were replaced: -> which."""
@@ -294,9 +295,13 @@ def _wrap(env: gymnasium.Env, wrappers: Sequence[str | Mapping[str, Any]]) -> gy
 def _make_guarded(
     make: Callable[[], Canonical], parent: int, *, index: int, env_id: str, timeout: float, replace: bool
 ) -> Guard:
-    """Ctrl-C reaches every process of a terminal, and is for the parent to act on: a worker ignores it."""
+    """Ctrl-C reaches every process of a terminal, and is for the parent to act on: a worker ignores it.
+
+    A worker made while a run trains also inherits the run's answer to SIGTERM, under which it could not be ended.
+    """
     if os.getpid() != parent:  # the parent makes environments too: an asynchronous one, to read its spaces
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return Guard(make, name=f"environment {index} ({env_id})", timeout=timeout, replace=replace)
 
 

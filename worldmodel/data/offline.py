@@ -4,7 +4,6 @@ A data folder holds replay/ (to learn from) and heldout/ (to be scored on). A ru
 will do; a replay alone, or episodes from elsewhere, are divided first.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 
 from worldmodel.data.minari import PREFIX, open_minari
+from worldmodel.data.records import sync
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rows
 from worldmodel.types import Batch, EnvSpec
@@ -195,15 +195,15 @@ def written_whole(folder: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     yield partial
     for path in [*partial.rglob("*"), partial]:
-        _sync(path)
+        sync(path)
     if folder.exists():
         for path in sorted(partial.iterdir(), key=lambda path: path.name == REPLAY):
             path.rename(folder / path.name)
         partial.rmdir()
-        _sync(folder)
+        sync(folder)
     else:
         partial.rename(folder)
-    _sync(folder.absolute().parent)
+    sync(folder.absolute().parent)
 
 
 def episode_rows(episode: Batch) -> Iterator[Rows]:
@@ -213,12 +213,3 @@ def episode_rows(episode: Batch) -> Iterator[Rows]:
     for t in range(len(rest["reward"])):
         here = slice(t, t + 1)
         yield Rows({path: x[here] for path, x in obs.items()}, **{name: x[here] for name, x in rest.items()})
-
-
-def _sync(path: Path) -> None:
-    """Return when a file, or the names in a folder, are on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

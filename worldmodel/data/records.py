@@ -54,7 +54,7 @@ class RecordFile:
         return self.count - self.tail
 
     def append(self, record: np.void) -> None:
-        """Write one row, numbered, over the oldest if the ring is full."""
+        """Write one row, numbered, over the oldest if the ring is full; raises OSError if it cannot be written."""
         if record["is_first"] and self._inside:
             self._write(self.count - 1, b"\x01")  # closed, the first byte: written whole or not at all
         if len(self) == self.capacity:
@@ -101,10 +101,13 @@ class RecordFile:
             self._begin = self.tail
 
     def _write(self, row: int, content: bytes) -> None:
-        self._file.seek(row % self.capacity * self.dtype.itemsize)
         data = memoryview(content)
-        while data:
-            data = data[self._file.write(data) :]
+        try:
+            self._file.seek(row % self.capacity * self.dtype.itemsize)
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise OSError(f"{self.path}: a row could not be written ({error}); make room, then resume") from error
 
     def _read_into(self, records: np.ndarray, slot: int) -> None:
         self._file.seek(slot * self.dtype.itemsize)
@@ -161,6 +164,17 @@ class RecordFile:
         if broken[-1] >= self.torn:
             raise DamagedReplayError(f"{self.path}: row {rows[broken[-1]]} is not as it was written; {RESTORE}")
         return int(rows[broken[-1]]) + 1
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or the names in a folder, are on the disk itself."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows does not open folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _checksum(record: bytes) -> int:

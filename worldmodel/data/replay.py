@@ -111,6 +111,11 @@ class Replay:
         return sum(len(stream) for stream in self._streams)
 
     @property
+    def streams(self) -> int:
+        """Environments that write side by side."""
+        return len(self._streams)
+
+    @property
     def rows_written(self) -> int:
         """Rows ever appended, those that have been overwritten included."""
         return sum(stream.count for stream in self._streams)
@@ -281,9 +286,12 @@ def spec_from_json(data: dict[str, Any]) -> EnvSpec:
 
 
 def read_episodes(folder: Path, max_length: int) -> Batch:
-    """Every whole episode of a stored replay, padded; see `pad_episodes`."""
+    """Every whole episode of a stored replay, padded; see `pad_episodes`. Raises ValueError if there is none."""
     with Replay.open(folder, read_only=True) as replay:
-        return pad_episodes(list(replay.episodes()), max_length)
+        episodes = list(replay.episodes())
+    if not episodes:
+        raise ValueError(f"{folder}: expected at least one whole episode, found none")
+    return pad_episodes(episodes, max_length)
 
 
 def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:

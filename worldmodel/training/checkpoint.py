@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldmodel.data.records import sync
+
 FORMAT = 2
 PREVIOUS = "previous.safetensors"
 
@@ -57,14 +59,14 @@ def save_checkpoint(
     partial = path.with_suffix(".partial")
     try:
         save_file(stored, partial, metadata={"worldmodel": json.dumps(header)})
-        _sync(partial)
+        sync(partial)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise OSError(f"{path}: the checkpoint could not be written ({error}); make room, then resume") from error
     if keep_previous and path.exists():
         os.replace(path, path.with_name(PREVIOUS))
     os.replace(partial, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def load_model(path: Path, model: nn.Module) -> dict[str, Any]:
@@ -174,14 +176,3 @@ def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
         check = zlib.crc32(name.encode(), check)
         check = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, check)
     return check
-
-
-def _sync(path: Path) -> None:
-    """Return when a file, or the names in a folder, are on the disk itself."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows does not open folders
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

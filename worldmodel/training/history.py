@@ -33,19 +33,19 @@ class History:
 def rewind_metrics(path: Path, update: int) -> list[dict[str, Any]]:
     """Cut a run's metrics.jsonl to the updates that its checkpoint has seen: -> the rows that stay.
 
-    Later rows, which will be made again, are moved to metrics-discarded.jsonl; half a line that a killed process left
-    is dropped.
+    Later rows, which will be made again, are moved to metrics-discarded.jsonl; what is not a row, such as half a line
+    that a killed process left, is dropped.
     """
     if not path.exists():
         return []
     kept: list[dict[str, Any]] = []
     discarded: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+            (kept if row["update"] <= update else discarded).append(row)
+        except (ValueError, KeyError, TypeError):
             continue
-        (kept if row["update"] <= update else discarded).append(row)
     if discarded:
         with path.with_name("metrics-discarded.jsonl").open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in discarded)

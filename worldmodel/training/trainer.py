@@ -114,6 +114,8 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Go back to a checkpoint of this run; call it before `run`.
 
+        Everything is as it was, but for random draws on a device of another kind: these begin anew, which is said.
+
         Raises:
             CheckpointError: if it is damaged or belongs to other settings.
             DamagedReplayError: if the replay holds fewer rows than when it was written.
@@ -125,11 +127,17 @@ class Trainer:
                 f"found {self.env_steps}; {RESTORE}"
             )
         for name, generator in self.randomness.items():
-            generator.set_state(random[name])
+            self._restore_generator(name, generator, random[name])
         self.learner.updates, self._ready = counters["updates"], True
         self.best_elbo = -np.inf if counters["best_elbo"] is None else counters["best_elbo"]
         for stage, seconds in counters["seconds"].items():
             self.stages.seconds[stage] = self.stages.seconds.get(stage, 0.0) + seconds
+
+    def _restore_generator(self, name: str, generator: torch.Generator, state: torch.Tensor) -> None:
+        if len(state) != len(generator.get_state()):  # the CPU's and a GPU's are different algorithms
+            self.progress.say(f"the random state of {name} is another kind of device's: drawing goes on from the seed")
+            return
+        generator.set_state(state)
 
     def run(self) -> bool:
         """Train until the last update, or until Ctrl-C: -> whether it went to the end.
