@@ -49,7 +49,7 @@ SETTINGS = {
     "tracking": "none",
 }
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # such networks are slower on two
-LONGEST_LIFE = 8.0  # seconds after its imports that a process may live before it is killed
+MEAN_LIFE = 6.0  # seconds after its imports that a process lives before it is killed; exponentially distributed
 
 
 @dataclass
@@ -193,7 +193,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as runs:
             told, folder, done = Told(), None, False
             while not done:
-                seconds = choice.uniform(0, LONGEST_LIFE) if kills < options.kills else 600.0
+                seconds = choice.expovariate(1 / MEAN_LIFE) if kills < options.kills else 600.0
                 done, moment = live(folder, Path(runs), seconds, told)
                 folder = next((path.parent for path in Path(runs).glob("run-*/config.yaml")), None)
                 if not done:
