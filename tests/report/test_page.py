@@ -3,12 +3,14 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from run_folder import ROWS, Page, add_everything, write_run
 from worldmodel.config import Config
 from worldmodel.report.page import page
-from worldmodel.report.record import read_record
+from worldmodel.report.record import Band, read_record
+from worldmodel.report.sections import score_scale
 
 DEFAULTS = dataclasses.asdict(Config())
 
@@ -80,6 +82,12 @@ def test_imagination_has_its_scores_at_a_few_horizons_and_its_pictures(full):
     ]
     shown = [image["alt"] for image in full.all("img")]
     assert shown == ["Futures of obs", "Film of obs", "Something else"]  # the others are drawn anew
+
+
+def test_a_forecast_without_any_error_stays_on_the_axis_of_its_score():
+    some, none = (Band(*[np.array(values)] * 3) for values in ([0.1, 0.2], [0.0, 0.2]))
+    assert [score_scale("squared_error", bands) for bands in ([some], [some, none])] == ["log", "linear"]
+    assert score_scale("coverage", [some]) == "linear" and score_scale("nll", [none]) == "symlog"
 
 
 def test_time_versions_and_settings_are_tables(full):

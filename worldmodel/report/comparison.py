@@ -13,9 +13,9 @@ from worldmodel.report.record import Curve, Record, settings
 from worldmodel.report.sections import (
     METRICS,
     PER_STEP,
-    SCALES,
     departure_name,
     legend,
+    score_scale,
     scores_table,
     svg,
     swatch,
@@ -229,7 +229,7 @@ def _imagination(records: Sequence[Record], names: list[str]) -> Html | None:
         bands = [record.scores.bands.get((leaf, metric, "model")) if record.scores else None for record in records]
         curves = [Curve(np.arange(1, len(band.mean) + 1), band.mean) if band else NOTHING for band in bands]
         title, unit, caption = METRICS.get(metric, (metric, metric, ""))
-        scale = SCALES.get(metric, "linear")
+        scale = score_scale(metric, (band for band in bands if band))
         parts += _overlay(curves, f"{leaf}: {title}", "steps ahead", unit, caption, scale=scale)
     if not parts and not scored:
         return None
