@@ -86,6 +86,7 @@ def test_runs_that_learn_from_different_stored_rows_are_named_by_them(records, t
         ({"decoder": {"resolution": 0.1}}, "a finer floor earns more nats"),
         ({"decoder": {"standardise": False}}, "a finer floor earns more nats"),
         ({"seed": 1}, "not scored on the same held-out episodes"),
+        ({"evaluation": {"horizon": 3}}, "differ in evaluation.horizon: their open-loop errors"),
         ({"evaluation": {"episodes": 3}}, "not scored on the same held-out episodes"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",

@@ -90,6 +90,11 @@ def doubts(records: Sequence[Record]) -> list[str]:
         )
     if differing & {"seed", "evaluation.episodes", "evaluation.max_length"}:
         said.append("The runs were not scored on the same held-out episodes (other seeds, or other numbers of them).")
+    if changed := sorted(differing & {"evaluation.context", "evaluation.horizon", "evaluation.samples"}):
+        said.append(
+            f"The runs differ in {', '.join(changed)}: their open-loop errors are of other futures, or of means over "
+            "other numbers of them."
+        )
     return said
 
 
