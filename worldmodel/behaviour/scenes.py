@@ -110,14 +110,19 @@ def _decode(model: WorldModel, states: State, batch: Batch, generator: torch.Gen
     for name, leaf in leaves.items():
         truth = _numpy(targets[name].float() if leaf.kind == "vector" else targets[name])
         bands = _quantiles(torch.stack(draws[name])) if name in draws else None
-        parts = (truth, _numpy(torch.stack(paths[name])), _numpy(mean[name]), bands)
-        scenes[name] = Scene(leaf, *(map(_without_first_row, parts) if name == REWARD else parts))
+        scene = Scene(leaf, truth, _numpy(torch.stack(paths[name])), _numpy(mean[name]), bands)
+        scenes[name] = _without_first_row(scene) if name == REWARD else scene
     return scenes
 
 
-def _without_first_row(x: Float[np.ndarray, "*lead R n"]) -> np.ndarray:
-    """NaN where an episode begins: no reward leads there."""
-    return np.where(np.arange(x.shape[-2])[:, None] == 0, np.nan, x)
+def _without_first_row(scene: Scene) -> Scene:
+    """NaN where the episode begins: no reward leads there."""
+
+    def rest(x: Float[np.ndarray, "*lead R n"]) -> np.ndarray:
+        return np.where(np.arange(x.shape[-2])[:, None] == 0, np.nan, x)
+
+    assert scene.bands is not None
+    return Scene(scene.leaf, *(rest(x) for x in (scene.truth, scene.paths, scene.mean, scene.bands)))
 
 
 def _draws(likelihood: Likelihood, generator: torch.Generator) -> list[Tensor]:

@@ -218,8 +218,9 @@ def _scores(scores: Scores) -> list[Html]:
 
 def score_scale(metric: str, bands: Iterable[Band]) -> Literal["linear", "log", "symlog"]:
     """The scale of a score's axis: not logarithmic where a forecast makes no error at all, which would not be seen."""
-    scale = SCALES.get(metric, "linear")
-    return "linear" if scale == "log" and not all((band.mean > FINEST).all() for band in bands) else scale
+    if SCALES.get(metric) == "log" and not all((band.mean > FINEST).all() for band in bands):
+        return "linear"
+    return SCALES.get(metric, "linear")
 
 
 def scores_sentence(scores: Scores) -> str:
