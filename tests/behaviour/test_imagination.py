@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.behaviour.imagination import filter_samples, imagine, open_loop_errors, select
-from worldmodel.types import State
+from worldmodel.behaviour.imagination import filter_samples, imagine, open_loop_errors, relative_error, select
+from worldmodel.types import ObservationSpec, State
 from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 families = pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
@@ -90,6 +90,23 @@ def test_open_loop_errors_are_the_mean_squared_errors_of_the_mean_future():
             errors["data_mean"].append(((mean - actual) / std) ** 2)
     for name, values in errors.items():
         np.testing.assert_allclose(getattr(got, name), np.mean(values, (0, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "x"),
+    [
+        (ObservationSpec("vector", (3,)), torch.randn(40, 5, 3, generator=seeded()) * torch.tensor([1.0, 5.0, 0.1])),
+        (ObservationSpec("image", (16, 16, 1)), torch.full((40, 5, 16, 16, 1), 255.0)),
+        (ObservationSpec("categorical", (1,), (4,)), torch.eye(4)[torch.arange(200).view(40, 5) % 2]),  # two never come
+    ],
+    ids=lambda x: x.kind if isinstance(x, ObservationSpec) else "",
+)
+def test_the_mean_of_what_varies_has_a_relative_error_of_one_however_much_of_it_is_constant(leaf, x):
+    if leaf.kind == "image":
+        x[:20, :, 3, 4] = 55.0  # a single pixel changes
+    rows = x.flatten(0, 1)
+    error = relative_error(leaf, rows.mean(0), x, rows.std(0, correction=0))
+    torch.testing.assert_close(error.mean(), torch.tensor(1.0))
 
 
 def test_a_large_constant_is_not_said_to_vary():

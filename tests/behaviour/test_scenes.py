@@ -33,6 +33,8 @@ def test_the_context_is_filtered_and_what_follows_is_the_dream_of_the_same_noise
     for name, scene in got.items():
         seen = torch.stack([likelihoods[name].mean for likelihoods in filtered]).detach()
         expected = torch.cat([seen, dream[name]], 2).numpy()  # [N, B, R, ...]
+        if name == "reward":
+            expected[:, :, 0] = np.nan  # the first row has none
         np.testing.assert_allclose(scene.mean, expected.mean(0), rtol=1e-4, atol=1e-4)
         kept = 1 if scene.leaf.kind == "image" else 5
         np.testing.assert_allclose(scene.paths, expected[:kept], rtol=1e-4, atol=1e-4)
@@ -45,7 +47,8 @@ def test_the_truth_is_what_was_stored_and_a_first_row_has_no_reward():
     for path in MIXED_SPEC.observations:
         np.testing.assert_array_equal(got[path].truth, batch.obs[path][:2])
     np.testing.assert_array_equal(got["reward"].truth[:, 1:, 0], batch.reward[:2, 1:])
-    assert np.isnan(got["reward"].truth[:, 0]).all()
+    assert np.isnan(got["reward"].truth[:, 0]).all() and np.isnan(got["reward"].bands[:, :, 0]).all()
+    assert np.isfinite(got["reward"].bands[:, :, 1:]).all() and batch.reward.isfinite().all()
     np.testing.assert_array_equal(got["continue"].truth[..., 0], ~batch.is_terminal[:2])
 
 

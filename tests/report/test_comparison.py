@@ -71,12 +71,22 @@ def test_runs_of_different_environments_are_said_not_to_be_comparable(records, t
     assert said in Page(comparison([records[0], other])).text
 
 
+def test_runs_that_learn_from_different_stored_rows_are_named_by_them(records, tmp_path):
+    one, two = (read_record(write_run(tmp_path / name, offline=f"data/{name}")) for name in ("one", "two"))
+    (said,) = doubts([one, two])
+    assert "different rows (data/one, data/two)" in said and "Pendulum" not in said
+    (said,) = doubts([records[0], one])
+    assert "different rows (Pendulum-v1, data/one)" in said
+
+
 @pytest.mark.parametrize(
     ("sections", "named"),
     [
         ({"env": {"pixels": "only", "num_envs": 2}}, "The runs differ in env.pixels: where"),
         ({"decoder": {"resolution": 0.1}}, "a finer floor earns more nats"),
+        ({"decoder": {"standardise": False}}, "a finer floor earns more nats"),
         ({"seed": 1}, "not scored on the same held-out episodes"),
+        ({"evaluation": {"horizon": 3}}, "differ in evaluation.horizon: their open-loop errors"),
         ({"evaluation": {"episodes": 3}}, "not scored on the same held-out episodes"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",

@@ -3,12 +3,14 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
-from run_folder import Page, add_everything, write_run
+from run_folder import ROWS, Page, add_everything, write_run
 from worldmodel.config import Config
 from worldmodel.report.page import page
-from worldmodel.report.record import read_record
+from worldmodel.report.record import Band, read_record
+from worldmodel.report.sections import score_scale
 
 DEFAULTS = dataclasses.asdict(Config())
 
@@ -37,6 +39,13 @@ def test_the_headline_says_the_bound_its_terms_and_how_the_run_ended(full):
     assert "pixels, bits per dimension0.438" in full.text
     assert "active latent groups3 of 8" in full.text
     assert "open-loop error, obs0.062" in full.text
+
+
+def test_a_run_from_stored_rows_is_named_by_them_and_ends_where_it_was_asked_to(tmp_path):
+    offline = {"offline": "minari:pen/human-v2", "training": {"updates": 100, "env_steps": 20_000}}
+    text = read(write_run(tmp_path / "run", **offline)).text
+    assert "minari:pen/human-v2" in text.split("Finished")[0] and "Pendulum" not in text.split("The bound")[0]
+    assert "at update 50 of 100" in read(write_run(tmp_path / "half", rows=ROWS[:3], **offline)).text
 
 
 def test_the_bound_and_the_ledger_are_tables_of_first_and_last(full):
@@ -73,6 +82,12 @@ def test_imagination_has_its_scores_at_a_few_horizons_and_its_pictures(full):
     ]
     shown = [image["alt"] for image in full.all("img")]
     assert shown == ["Futures of obs", "Film of obs", "Something else"]  # the others are drawn anew
+
+
+def test_a_forecast_without_any_error_stays_on_the_axis_of_its_score():
+    some, none = (Band(*[np.array(values)] * 3) for values in ([0.1, 0.2], [0.0, 0.2]))
+    assert [score_scale("squared_error", bands) for bands in ([some], [some, none])] == ["log", "linear"]
+    assert score_scale("coverage", [some]) == "linear" and score_scale("nll", [none]) == "symlog"
 
 
 def test_time_versions_and_settings_are_tables(full):

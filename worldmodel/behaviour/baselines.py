@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.behaviour import rules
-from worldmodel.behaviour.imagination import or_one, spread
+from worldmodel.behaviour.imagination import or_one, relative_error, spread
 from worldmodel.models.decoder import CONTINUE, REWARD
 from worldmodel.models.encoder import as_numbers
 from worldmodel.models.world_model import WorldModel
@@ -45,16 +45,8 @@ class Baseline:
         return or_one(self.std)
 
     def squared_error(self, guess: Tensor, x: Tensor) -> Float[Tensor, "B H"]:
-        """Squared error of a guess at x [B, H, ...], both as numbers, in units of the training rows' variance.
-
-        Vectors: averaged over dimensions, each in units of its own variance. Images, classes (one-hot) and bits: summed
-        over the leaf, in units of its summed variance, since single pixels and classes may hardly vary; a Brier score
-        over that of the frequencies.
-        """
-        square = (guess - x).square()
-        if self.leaf.kind == "vector":
-            return (square / self.unit.square()).mean(-1)
-        return square.flatten(2).sum(-1) / or_one(self.std.square().sum())
+        """Squared error of a guess at x [B, H, ...], both as numbers, in units of the training rows' variance."""
+        return relative_error(self.leaf, guess, x, self.std)
 
     def marginal(self, target: Tensor) -> ByMetric:
         """The scores of the marginal at rows [B, H, ...] as they are stored."""

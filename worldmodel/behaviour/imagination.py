@@ -127,7 +127,7 @@ def futures(
 
 
 class OpenLoopError(NamedTuple):
-    """Mean squared error by horizon, [H] each, in units of the data's variance (for classes and bits: Brier scores)."""
+    """Mean squared error by horizon, [H] each, in units of the data's variance as `relative_error` has them."""
 
     model: Float[Tensor, " H"]
     repeat_last: Float[Tensor, " H"]  # the last row seen, for ever
@@ -160,12 +160,11 @@ def open_loop_errors(
     """
     leaves = model.spec.observations.items()
     moments = {name: spread(leaf, episodes.obs[name], episodes.valid) for name, leaf in leaves}
-    units = {name: (mean, or_one(std)) for name, (mean, std) in moments.items()}
-    sums = {name: torch.zeros(3, horizon, dtype=torch.float64) for name in units}
+    sums = {name: torch.zeros(3, horizon, dtype=torch.float64) for name in moments}
     count = 0
     for future in futures(model, episodes, context=context, horizon=horizon, samples=samples, generator=generator):
         count += len(future.episode)
-        for name, errors in _squared_errors(model, future.start, future.rows, units, generator).items():
+        for name, errors in _squared_errors(model, future.start, future.rows, moments, generator).items():
             sums[name] += errors
     return {name: OpenLoopError(*(total / count)) for name, total in sums.items()} if count else {}
 
@@ -210,11 +209,24 @@ def or_one(std: Tensor) -> Tensor:
     return torch.where(std > 0, std, 1.0)
 
 
+def relative_error(leaf: ObservationSpec, guess: Tensor, x: Tensor, std: Tensor) -> Float[Tensor, "B H"]:
+    """Squared error of a guess at x [B, H, ...], both as numbers, in units of the variance std^2.
+
+    Vectors: averaged over dimensions, each in units of its own variance. Images, classes (one-hot) and bits: summed
+    over the leaf, in units of its summed variance, since single pixels and classes may hardly vary; a Brier score over
+    that of the frequencies. So the mean of what varies scores 1 on average.
+    """
+    square = (guess - x).square()
+    if leaf.kind == "vector":
+        return (square / or_one(std).square()).mean(-1)
+    return square.flatten(2).sum(-1) / or_one(std.square().sum())
+
+
 def _squared_errors(
     model: WorldModel,
     start: State,
     rows: Batch,
-    units: dict[str, tuple[Tensor, Tensor]],
+    moments: dict[str, tuple[Tensor, Tensor]],
     generator: torch.Generator | None,
 ) -> dict[str, Float[Tensor, "3 H"]]:
     """Summed over sequences, by leaf: the imagined mean, the last row seen (the first of `rows`), the data's mean."""
@@ -228,10 +240,10 @@ def _squared_errors(
             total += means[name] / samples
     errors = {}
     for name, x in truth.items():
-        mean, std = units[name]
-        guesses = (predicted[name], x[:, :1], mean)
-        squares = [((guess - x[:, 1:]) / std).square().flatten(2).mean(-1).sum(0) for guess in guesses]
-        errors[name] = torch.stack(squares).double().cpu()
+        mean, std = moments[name]
+        leaf, guesses = model.spec.observations[name], (predicted[name], x[:, :1], mean)
+        sums = [relative_error(leaf, guess, x[:, 1:], std).sum(0) for guess in guesses]
+        errors[name] = torch.stack(sums).double().cpu()
     return errors
 
 

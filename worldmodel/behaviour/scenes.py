@@ -25,6 +25,7 @@ class Scene:
     """One leaf of B episodes over R = context + horizon rows: filtered for `context` rows, imagined from there on."""
 
     leaf: ObservationSpec
+    # The first row has no reward: there the truth and all that is predicted of the reward are NaN.
     truth: np.ndarray  # [B, R, ...] as stored, or only the context's rows where nothing happened after them
     paths: np.ndarray  # [N, B, R, ...] E[x | state] of every sample; of an image only the first
     mean: np.ndarray  # [B, R, ...] over the N samples
@@ -108,11 +109,20 @@ def _decode(model: WorldModel, states: State, batch: Batch, generator: torch.Gen
     scenes = {}
     for name, leaf in leaves.items():
         truth = _numpy(targets[name].float() if leaf.kind == "vector" else targets[name])
-        if name == REWARD:
-            truth = np.where(_numpy(batch.is_first)[..., None], np.nan, truth)  # no reward leads to a first row
         bands = _quantiles(torch.stack(draws[name])) if name in draws else None
-        scenes[name] = Scene(leaf, truth, _numpy(torch.stack(paths[name])), _numpy(mean[name]), bands)
+        scene = Scene(leaf, truth, _numpy(torch.stack(paths[name])), _numpy(mean[name]), bands)
+        scenes[name] = _without_first_row(scene) if name == REWARD else scene
     return scenes
+
+
+def _without_first_row(scene: Scene) -> Scene:
+    """NaN where the episode begins: no reward leads there."""
+
+    def rest(x: Float[np.ndarray, "*lead R n"]) -> np.ndarray:
+        return np.where(np.arange(x.shape[-2])[:, None] == 0, np.nan, x)
+
+    assert scene.bands is not None
+    return Scene(scene.leaf, *(rest(x) for x in (scene.truth, scene.paths, scene.mean, scene.bands)))
 
 
 def _draws(likelihood: Likelihood, generator: torch.Generator) -> list[Tensor]:

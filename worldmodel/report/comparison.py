@@ -13,9 +13,9 @@ from worldmodel.report.record import Curve, Record, settings
 from worldmodel.report.sections import (
     METRICS,
     PER_STEP,
-    SCALES,
     departure_name,
     legend,
+    score_scale,
     scores_table,
     svg,
     swatch,
@@ -26,7 +26,8 @@ from worldmodel.report.vector import RUNS, style
 
 DASHES = ("-", "--", ":")
 # Settings of the environment that change how rows are collected, not what is in them.
-HARMLESS = {"env.id", "env.num_envs", "env.asynchronous", "env.step_timeout"}
+HARMLESS = {"env.id", "env.num_envs", "env.asynchronous", "env.step_timeout", "env.restarts"}
+FLOORS = {"decoder.resolution", "decoder.standardise", "decoder.vector"}  # the floor, and the units that it is in
 NOTHING = Curve(np.empty(0), np.empty(0))
 ABOUT_THE_FOLDER = {"name", "runs"}
 
@@ -50,7 +51,7 @@ def comparison(records: Sequence[Record]) -> str:
             ("settings", "Settings that differ", _settings(records, names)),
         ]
     warnings = [tag("p", warning, class_="warning") for warning in doubts(records)]
-    kinds = dict.fromkeys(str(record.setting("env.id")) for record in records)
+    kinds = dict.fromkeys(str(record.source) for record in records)
     kicker = tag("p", ", ".join(kinds), class_="kicker")
     head = join([kicker, tag("h1", f"{len(records)} runs compared"), *warnings])
     return document("Comparison of runs", head, parts)
@@ -65,12 +66,16 @@ def labels(records: Sequence[Record]) -> list[str]:
 def doubts(records: Sequence[Record]) -> list[str]:
     """Why the runs' numbers may not be compared, a sentence each; empty where nothing stands against it."""
     said = [f"{name}: {note}." for name, record in zip(labels(records), records, strict=True) for note in record.notes]
-    flat = [settings(record.config) for record in records]
-    environments = list(dict.fromkeys(str(one.get("env.id")) for one in flat))
+    sources = list(dict.fromkeys(str(record.source) for record in records))
     differing = set(_differing(records))
-    if len(environments) > 1:
+    if len(sources) > 1 and "offline" in differing:
         said.append(
-            f"These runs are of different environments ({', '.join(environments)}): their nats measure different data "
+            f"These runs learn from different rows ({', '.join(sources)}): where those, or the held-out ones, are not "
+            "of one environment, their nats measure different data and cannot be compared."
+        )
+    elif len(sources) > 1:
+        said.append(
+            f"These runs are of different environments ({', '.join(sources)}): their nats measure different data "
             "and cannot be compared."
         )
     elif changed := sorted(key for key in differing if key.startswith("env.") and key not in HARMLESS):
@@ -78,13 +83,18 @@ def doubts(records: Sequence[Record]) -> list[str]:
             f"The runs differ in {', '.join(changed)}: where that changes what is observed, their nats measure "
             "different data and cannot be compared."
         )
-    if "decoder.resolution" in differing:
+    if floors := sorted(differing & FLOORS):
         said.append(
-            "The runs differ in decoder.resolution, the floor of the learned standard deviations: a finer floor earns "
-            "more nats for the same predictions."
+            f"The runs differ in {', '.join(floors)}: their learned standard deviations have different floors, and a "
+            "finer floor earns more nats for the same predictions."
         )
     if differing & {"seed", "evaluation.episodes", "evaluation.max_length"}:
         said.append("The runs were not scored on the same held-out episodes (other seeds, or other numbers of them).")
+    if changed := sorted(differing & {"evaluation.context", "evaluation.horizon", "evaluation.samples"}):
+        said.append(
+            f"The runs differ in {', '.join(changed)}: their open-loop errors are of other futures, or of means over "
+            "other numbers of them."
+        )
     return said
 
 
@@ -224,7 +234,7 @@ def _imagination(records: Sequence[Record], names: list[str]) -> Html | None:
         bands = [record.scores.bands.get((leaf, metric, "model")) if record.scores else None for record in records]
         curves = [Curve(np.arange(1, len(band.mean) + 1), band.mean) if band else NOTHING for band in bands]
         title, unit, caption = METRICS.get(metric, (metric, metric, ""))
-        scale = SCALES.get(metric, "linear")
+        scale = score_scale(metric, (band for band in bands if band))
         parts += _overlay(curves, f"{leaf}: {title}", "steps ahead", unit, caption, scale=scale)
     if not parts and not scored:
         return None

@@ -37,8 +37,8 @@ def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:
         ]
     parts.append(("notes", "About this record", _notes(record, parts)))
     name = record.folder.resolve().name
-    environment = record.setting("env.id") or "unknown environment"
-    head = join([tag("p", str(environment), class_="kicker"), tag("h1", name), _ending(record), _headline(record)])
+    source = record.source or "unknown environment"
+    head = join([tag("p", source, class_="kicker"), tag("h1", name), _ending(record), _headline(record)])
     return document(f"{name}: report", head, parts)
 
 

@@ -95,9 +95,11 @@ class Record:
 
     @property
     def planned(self) -> int | None:
-        """Updates that the settings pay for; none where the settings do not say."""
+        """Updates that the settings ask or pay for; none where the settings do not say."""
         try:
             training, replay = self.config["training"], self.config["replay"]
+            if self.config.get("offline") is not None and training.get("updates") is not None:
+                return int(training["updates"])
             rows = (training["env_steps"] - training["prefill"]) * training["train_ratio"]
             return int(rows / (replay["batch_size"] * replay["sequence_length"]))
         except (KeyError, TypeError, ZeroDivisionError):
@@ -117,6 +119,11 @@ class Record:
             return Curve(np.array([row["update"] for row in rows]), np.array(seconds))
         update, rate = self.column("rate/updates_per_second")
         return Curve(update[rate > 0], (update / np.where(rate > 0, rate, 1.0))[rate > 0])
+
+    @property
+    def source(self) -> str | None:
+        """Where the rows come from: the stored data of a run without an environment, or else the environment's id."""
+        return self.setting("offline") or self.setting("env.id")
 
     def setting(self, key: str) -> Any:
         """A setting by dotted key, or none."""

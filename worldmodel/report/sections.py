@@ -10,7 +10,7 @@ from worldmodel.report.figures import BASELINE, OPTIMISED, RAW
 from worldmodel.report.markup import Html, count, duration, figure, join, number, picture, table, tag
 from worldmodel.report.panels import Drawn
 from worldmodel.report.record import Band, Record, Scores
-from worldmodel.report.vector import css_colour, inline_svg
+from worldmodel.report.vector import INK, css_colour, inline_svg
 
 PER_STEP = "nats per step"
 DEPARTURES = {
@@ -30,11 +30,12 @@ METRICS = {  # title, unit, what to look for
     "crps": ("CRPS", "CRPS / std", "Lower is better; it scores the whole predicted distribution."),
     "coverage": ("coverage", "share inside", "What happened, inside the central 90 % of predictions: ideally 0.9."),
 }
+FINEST = 1e-6  # a squared error or a CRPS below this is nothing
 SCALES: dict[str, Literal["log", "symlog"]] = {"nll": "symlog", "squared_error": "log", "crps": "log"}
 PICTURES = {  # by how their names begin: title, what to look for
     "fan": ("Futures of", "Single futures should surround what happened, and spread as they go on."),
     "film": ("Film of", "From the end of the context on, the model sees nothing but actions."),
-    "classes": ("Classes of", "The share of futures in each class, beside the class that came."),
+    "classes": ("Classes of", "The predicted probability of each class, beside the class that came."),
     "latents": ("Map of the latents", "Imagined states should stay among those that filtering real episodes leads to."),
 }
 
@@ -157,7 +158,8 @@ def _kl_summary(record: Record) -> list[Html]:
         )
         for name in names
     ]
-    return [table(("KL of a step, last evaluation", "held-out episodes", "training sequences"), rows)] if rows else []
+    header = ("KL of a step, last evaluation", "held-out episodes", "training, burn-in included")
+    return [table(header, rows)] if rows else []
 
 
 def _summary(name: str, amount: float | None) -> str:
@@ -207,16 +209,28 @@ def _scores(scores: Scores) -> list[Html]:
             label, colour, dash = METHODS.get(method, (method, BASELINE, ":"))
             ahead = np.arange(1, len(band.mean) + 1)
             curves.append(Drawn(label, ahead, band.mean, colour, dash, between=(band.low, band.high)))
-        panel = panels.panel(curves, "steps ahead", unit, scale=SCALES.get(metric, "linear"), legend=False)
+        if metric == "coverage":
+            curves.append(Drawn("nominal", ahead, np.full(len(ahead), 0.9), INK, ":", width=0.8))
+        panel = panels.panel(curves, "steps ahead", unit, scale=score_scale(metric, bands.values()), legend=False)
         drawn.append(figure(svg(panel, f"{leaf} {metric}", title), f"{leaf}: {title}", caption))
     return [tag("div", *drawn, class_="panels")]
+
+
+def score_scale(metric: str, bands: Iterable[Band]) -> Literal["linear", "log", "symlog"]:
+    """The scale of a score's axis: not logarithmic where a forecast makes no error at all, which would not be seen."""
+    if SCALES.get(metric) == "log" and not all((band.mean > FINEST).all() for band in bands):
+        return "linear"
+    return SCALES.get(metric, "linear")
 
 
 def scores_sentence(scores: Scores) -> str:
     """How the scores were made, in as many words as the record has."""
     said = {"episodes": "episodes", "futures": "futures", "samples": "samples each", "context": "rows of context"}
     counts = [f"{scores.about[key]:,} {words}" for key, words in said.items() if key in scores.about]
-    return f"Imagined futures against what happened: {', '.join(counts)}. Bands are the recorded intervals."
+    return (
+        f"Imagined futures against what happened: {', '.join(counts)}. Bands are 90 % intervals, from drawing the "
+        "episodes again."
+    )
 
 
 def scores_table(runs: dict[str, Scores]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 
 from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, REWARD
 
+INK = "#000000"
 # One colour a run, in order. The page's style sheet gives each variable a light and a dark value.
 RUNS = (RAW, OPTIMISED, REWARD, "#a8456b", "#6f5aa0", "#2f8f9d", "#8a6d2f", BASELINE)
 _VARIABLES = {
     **dict(zip(RUNS, ("raw", "optimised", "reward", "run-4", "run-5", "run-6", "run-7", "baseline"), strict=True)),
-    "#000000": "ink",
+    INK: "ink",
     "#262626": "ink",
     "#b0b0b0": "grid",
 }
