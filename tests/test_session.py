@@ -20,12 +20,11 @@ from worldmodel.config_io import read_config
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.records import DamagedReplayError
 from worldmodel.data.replay import Replay, TornRowsWarning
-from worldmodel.folder import locked, note_session
+from worldmodel.folder import locked
 from worldmodel.run import open_run
 from worldmodel.session import resume, train
 from worldmodel.training import trainer
 from worldmodel.training.checkpoint import CheckpointError, read_counters
-from worldmodel.training.history import rewind_metrics
 from worldmodel.training.progress import RunProgress
 from worlds import Counting, register
 
@@ -319,6 +318,15 @@ def test_a_run_of_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
     assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
 
 
+def test_too_few_stored_rows_are_refused_by_key(data, tmp_path):
+    with pytest.raises(ValueError, match=r"replay.sequence_length: expected at most the 150 rows of .*, got 151"):
+        start(
+            tmp_path,
+            offline=str(data),
+            **{"replay.sequence_length": 151, "training.prefill": 151, "training.env_steps": 400},
+        )
+
+
 def test_a_division_that_was_cut_short_before_its_last_step_is_done_again(data, tmp_path, monkeypatch):
     rename = Path.rename
 
@@ -338,21 +346,6 @@ def test_a_division_that_was_cut_short_before_its_last_step_is_done_again(data, 
     assert same_weights(resumed, whole)
     shutil.rmtree(folder / "replay")  # to save room
     assert resumed.heldout().reward.shape == whole.heldout().reward.shape
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"sessions": []}'])
-def test_a_damaged_note_of_the_starts_is_named(tmp_path, content):
-    (tmp_path / "versions.json").write_text(content)
-    with pytest.raises(ValueError, match=r"versions.json: expected the run's starts .*restore it, or remove it"):
-        note_session(tmp_path, 0, "cpu")
-
-
-def test_lines_that_are_no_rows_are_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"update": 1}\n[3]\n{"a": 1}\n\xff\n{"update": "x"}\n{"update": 2}\n{"upd')
-    assert rewind_metrics(path, 1) == [{"update": 1}]
-    assert path.read_text() == '{"update": 1}\n'
-    assert path.with_name("metrics-discarded.jsonl").read_text() == '{"update": 2}\n'
 
 
 def test_rows_that_went_missing_are_an_error_and_torn_ones_a_warning(tmp_path):

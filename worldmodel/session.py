@@ -49,7 +49,8 @@ def train(
     Returns:
         The finished (or interrupted) run, with the last weights; `open_run` takes the best.
     Raises:
-        ValueError: for impossible settings, environments or data, before anything is written.
+        ValueError: for impossible settings, environments or data, before anything is written; for too few stored rows
+            or episodes, once there is a folder.
         EnvironmentFailureError, NonFiniteLossError, OSError: the run stopped; `resume` goes on from its last
             checkpoint.
     """
@@ -181,6 +182,10 @@ def _data(
             shutil.rmtree(folder / HELDOUT, ignore_errors=True)
         replay_folder, heldout_folder = stored_data(config, folder)
         replay = Replay.open(replay_folder, read_only=True)
+        if len(replay) < config.replay.sequence_length:
+            replay.close()
+            expected = f"at most the {len(replay)} rows of {replay_folder}"
+            raise ValueError(f"replay.sequence_length: expected {expected}, got {config.replay.sequence_length}")
     else:
         heldout_folder = folder / HELDOUT
         if not heldout_folder.exists():

@@ -166,6 +166,15 @@ def test_automatic_tracking_without_a_key_asks_nobody_anything_in_a_terminal_and
     assert (done.returncode, read_all(ours)) == (0, b"")
 
 
+def test_a_server_that_does_not_answer_where_it_must_is_an_error_of_the_outside_world(tmp_path, monkeypatch):
+    def init(**options):
+        raise wandb.errors.CommError("no such host")
+
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.raises(ConnectionError, match=r"tracking: expected W&B to answer.*no such host.*auto or offline"):
+        WandbTracker(tmp_path, {}, mode="online", may_go_offline=False, run_id="a", name="a", project="p")
+
+
 def read_lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

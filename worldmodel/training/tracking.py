@@ -96,6 +96,8 @@ class WandbTracker:
             resumed: whether it has been started before.
             may_go_offline: go on offline if the server cannot be reached in 30 seconds, instead of raising.
             name, project, entity, group, tags: as in `WandbConfig`.
+        Raises:
+            ConnectionError: if it may not go offline and the server cannot be reached, or refuses the key.
         """
         import wandb
 
@@ -114,9 +116,12 @@ class WandbTracker:
         self.mode = mode
         try:
             self._run = wandb.init(mode=mode, resume="allow" if resumed and mode == "online" else None, **options)
-        except wandb.errors.CommError:
+        except wandb.errors.CommError as error:
             if not may_go_offline:
-                raise
+                raise ConnectionError(
+                    f"tracking: expected W&B to answer, as tracking = online asks for: {error}; put that right and "
+                    "resume, or choose tracking = auto or offline"
+                ) from error
             self.mode = "offline"
             self._run = wandb.init(mode="offline", **options)
 
