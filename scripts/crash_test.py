@@ -96,9 +96,9 @@ def child(folder: str, runs: str) -> None:
         tell("evaluating")
         return score(*arguments, **options)
 
-    def told_finish(run):
+    def told_finish(*arguments):
         tell("finishing")
-        finish(run)
+        finish(*arguments)
 
     RecordFile.append, trainer.save_checkpoint = told_append, told_save
     trainer.evaluate, session.finish_run = told_score, told_finish

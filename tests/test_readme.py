@@ -41,7 +41,7 @@ def quick(monkeypatch, tmp_path):
             small |= {"evaluation.context": 1, "evaluation.horizon": 1}
         return train(config, {**(overrides or {}), **small})
 
-    monkeypatch.setattr("worldmodel.session.finish_run", lambda run: None)  # the pictures and the page
+    monkeypatch.setattr("worldmodel.session.finish_run", lambda *arguments: None)  # the pictures and the page
     monkeypatch.setattr(worldmodel, "train", quick_train, raising=False)
     monkeypatch.chdir(ROOT)
 

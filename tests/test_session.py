@@ -79,7 +79,7 @@ def _no_pictures(monkeypatch):
     """Pictures and pages are tested where they are made."""
     register()
     monkeypatch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
-    monkeypatch.setattr("worldmodel.session.finish_run", lambda run: None)
+    monkeypatch.setattr("worldmodel.session.finish_run", lambda *arguments: None)
 
 
 def start(folder, crash_after=None, **others):

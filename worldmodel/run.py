@@ -202,19 +202,6 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def finish_run(run: Run) -> None:
-    """Write what a training leaves for people to look at: imagination/ and report.html.
-
-    The horizon is shortened where no held-out episode is long enough for it, down to a single step.
-    """
-    settings = run.config.evaluation
-    room = int(run.heldout().valid.sum(1).max()) - settings.context
-    if room > 0:
-        horizon = min(settings.horizon, room)
-        run.write_imagination(context=settings.context, horizon=horizon, samples=settings.samples)
-    write_report(run.folder)
-
-
 def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "cpu") -> Run:
     """Open a run's folder.
 

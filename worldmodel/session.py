@@ -23,7 +23,7 @@ from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
 from worldmodel.folder import locked, make_folder, note_session, products
 from worldmodel.models.world_model import WorldModel
-from worldmodel.run import Run, finish_run, read_settings, stored_data
+from worldmodel.run import Run, open_run, read_settings, stored_data, write_report
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.checkpoint import CheckpointError, newest_sound, read_counters
 from worldmodel.training.history import History, rewind_metrics
@@ -157,9 +157,24 @@ def _run(
             finished = trainer.run()
         run = Run(folder, config, model.eval())
         if trainer.evaluation is not None:
-            finish_run(run)
+            finish_run(open_run(folder, device=str(model.device)), trainer)
         conclude(progress.say, trainer, folder, wandb_at, finished)
     return run
+
+
+def finish_run(run: Run, trainer: Trainer) -> None:
+    """Write what a training leaves for people to look at, from its best weights: imagination/ and report.html.
+
+    The horizon is shortened where no held-out episode is long enough for it, down to a single step.
+    """
+    settings = run.config.evaluation
+    room = int(run.heldout().valid.sum(1).max()) - settings.context
+    if room > 0:
+        with trainer.stages("imagine"):
+            horizon = min(settings.horizon, room)
+            run.write_imagination(context=settings.context, horizon=horizon, samples=settings.samples)
+        trainer.report_times()
+    write_report(run.folder)
 
 
 def _checkpoint(folder: Path, progress: RunProgress) -> Path | None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from worldmodel.behaviour.rules import Curve
 from worldmodel.behaviour.scenes import make_scenes
 from worldmodel.behaviour.scores import Scores
+from worldmodel.behaviour.scoring_rules import Curve
 from worldmodel.report import imagination as report
 from worldmodel.report.fans import class_chart, fan_chart
 from worldmodel.report.films import as_rgb, film_gif, film_strip, gain

@@ -9,7 +9,7 @@ import pytest
 from worldmodel.report import panels
 from worldmodel.report.figures import RAW
 from worldmodel.report.panels import Drawn
-from worldmodel.report.vector import RUNS, css_colour, inline_svg, style
+from worldmodel.report.svg import RUNS, css_colour, inline_svg, style
 
 
 def drawn(count=5, **options):

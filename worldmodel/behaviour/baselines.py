@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.behaviour import rules
+from worldmodel.behaviour import scoring_rules as rules
 from worldmodel.behaviour.imagination import or_one, relative_error, spread
 from worldmodel.models.decoder import CONTINUE, REWARD
 from worldmodel.models.encoder import as_numbers

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.behaviour import rules
+from worldmodel.behaviour import scoring_rules as rules
 from worldmodel.behaviour.baselines import Baseline, ByMetric, baseline_scores
 from worldmodel.behaviour.imagination import (
     ROWS_AT_ONCE,
@@ -35,7 +35,7 @@ from worldmodel.behaviour.imagination import (
     long_enough,
     require_positive,
 )
-from worldmodel.behaviour.rules import Curve
+from worldmodel.behaviour.scoring_rules import Curve
 from worldmodel.models.decoder import REWARD
 from worldmodel.models.encoder import as_numbers
 from worldmodel.models.world_model import WorldModel

@@ -22,7 +22,7 @@ from worldmodel.report.sections import (
     term_caption,
     term_name,
 )
-from worldmodel.report.vector import RUNS, style
+from worldmodel.report.svg import RUNS, style
 
 DASHES = ("-", "--", ":")
 # Settings of the environment that change how rows are collected, not what is in them.

@@ -11,7 +11,7 @@ import yaml
 from worldmodel.report import sections
 from worldmodel.report.markup import Html, count, join, number, table, tag
 from worldmodel.report.record import Record, settings
-from worldmodel.report.vector import style
+from worldmodel.report.svg import style
 
 Section = tuple[str, str, Html | None]  # anchor, title, and what is in it, if there is anything
 

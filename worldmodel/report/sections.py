@@ -10,7 +10,7 @@ from worldmodel.report.figures import BASELINE, OPTIMISED, RAW
 from worldmodel.report.markup import Html, count, duration, figure, join, number, picture, table, tag
 from worldmodel.report.panels import Drawn
 from worldmodel.report.record import Band, Record, Scores
-from worldmodel.report.vector import INK, css_colour, inline_svg
+from worldmodel.report.svg import INK, css_colour, inline_svg
 
 PER_STEP = "nats per step"
 DEPARTURES = {

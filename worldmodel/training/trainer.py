@@ -305,6 +305,10 @@ class Trainer:
         if self.evaluation is None or not self._due(self.schedule.evaluate_every):
             self._evaluate()
             self._save("last")  # again, with the best bound so far in its counters
+        self.report_times()
+
+    def report_times(self) -> None:
+        """Report how long each stage has taken by now."""
         self._report({f"seconds/{stage}": seconds for stage, seconds in self.stages.seconds.items()})
 
     def _save(self, name: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from worldmodel.behaviour import rules
+from worldmodel.behaviour import scoring_rules as rules
 
 STANDARD_ERRORS = 4.5  # two-sided: a false alarm in 150,000 comparisons; seeds are fixed
 
