@@ -37,10 +37,10 @@ SETTINGS = {
     "rssm.stoch": 4,
     "decoder.units": 16,
     "training.prefill": 600,
-    "training.env_steps": 2400,
+    "training.env_steps": 6000,
     "training.train_ratio": 4,
     "training.log_every": 5,
-    "training.evaluate_every": 40,
+    "training.evaluate_every": 150,
     "training.save_every": 5,
     "evaluation.episodes": 8,
     "evaluation.context": 2,
@@ -48,8 +48,9 @@ SETTINGS = {
     "evaluation.samples": 2,
     "tracking": "none",
 }
+UPDATES = (6000 - 600) * 4 // (4 * 16)  # that the rows after the prefill pay for
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # such networks are slower on two
-MEAN_LIFE = 6.0  # seconds after its imports that a process lives before it is killed; exponentially distributed
+MEAN_LIFE = 5.0  # seconds after its imports that a process lives before it is killed; exponentially distributed
 
 
 @dataclass
@@ -200,7 +201,7 @@ def main() -> None:
                     kills, during[moment] = kills + 1, during[moment] + 1
                 if folder is not None:
                     torn += verify(folder, told)
-            assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 112
+            assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == UPDATES
             assert (folder / "report.html").exists(), "the run did not finish"
             finished, rows = finished + 1, rows + len(told.checks)
             print(f"{kills} kills, {finished} runs finished, {rows} rows acknowledged, {torn} torn", flush=True)

@@ -383,8 +383,9 @@ def test_a_failing_environment_saves_and_stops_the_run_or_is_replaced_and_counte
     brittle = {"env.id": "Brittle-v0", "training.prefill": 60, "evaluation.episodes": 1, "evaluation.context": 1}
     brittle |= {"evaluation.horizon": 1, "training.save_every": 100, "training.env_steps": 180}
     with pytest.raises(EnvironmentFailureError, match=r"environment 0 \(Brittle-v0\), .* RuntimeError: a cog broke"):
-        start(tmp_path, **brittle)
+        train(None, {**SETTINGS, **brittle, "runs": str(tmp_path)}, progress=(told := Progress()))
     (folder,) = tmp_path.glob("run-*")
+    assert any(f"`worldmodel train --resume {folder}` goes on" in text for text in told.said)
     saved = read_counters(folder / "checkpoints" / "last.safetensors")
     assert saved["updates"] > 0
     with Replay.open(folder / "replay", read_only=True) as replay:

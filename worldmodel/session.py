@@ -5,7 +5,7 @@ run = resume("runs/pendulum-20260101-120000")
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from worldmodel import build
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.environment import Environments
+from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.offline import HEADER, HELDOUT, REPLAY, source_spec, written_whole
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
@@ -81,12 +82,14 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     """
     folder = Path(folder)
     config = read_settings(folder)
-    with locked(folder), _world(config) as world:
+    with _world(config, folder) as world, locked(folder):  # workers that outlive this process do not keep the lock
         return _run(config, folder, *world, progress)
 
 
 @contextmanager
-def _world(config: Config) -> Iterator[tuple[WorldModel, Environments | None, Environments | None]]:
+def _world(
+    config: Config, folder: Path | None = None
+) -> Iterator[tuple[WorldModel, Environments | None, Environments | None]]:
     """The untrained model, the environments it learns from, and one for held-out episodes; none of these offline.
 
     Nothing is written here, so that impossible settings leave nothing behind.
@@ -98,14 +101,16 @@ def _world(config: Config) -> Iterator[tuple[WorldModel, Environments | None, En
         if config.offline is None:
             environments = stack.enter_context(build.build_environments(config))
             apart = stack.enter_context(build.build_environments(config, heldout=True))
-        yield build.build_model(config, _spec(config, environments)).to(device), environments, apart
+        yield build.build_model(config, _spec(config, environments, folder)).to(device), environments, apart
 
 
-def _spec(config: Config, environments: Environments | None) -> EnvSpec:
+def _spec(config: Config, environments: Environments | None, folder: Path | None) -> EnvSpec:
     if environments is not None:
         return environments.spec
     assert config.offline is not None
-    return source_spec(config.offline, image_size=config.env.image_size, drop_text=config.env.drop_text)
+    divided = folder is not None and (folder / REPLAY).exists()  # into the run's own folder, by an earlier session
+    source = str(folder) if divided else config.offline
+    return source_spec(source, image_size=config.env.image_size, drop_text=config.env.drop_text)
 
 
 def _run(
@@ -124,6 +129,7 @@ def _run(
         wandb_id, resumed = note_session(folder, update, str(model.device))
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
         stack.push(lambda kind, *_: tracker.finish(products(folder), failed=kind is not None))
+        stack.push(lambda kind, *_: _advise(progress.say, folder, kind))
         announce(progress.say, config, model, folder, wandb_at)
         stages = Stages()
         with stages("held_out"):
@@ -160,6 +166,12 @@ def _run(
             finish_run(open_run(folder, device=str(model.device)), trainer)
         conclude(progress.say, trainer, folder, wandb_at, finished)
     return run
+
+
+def _advise(say: Callable[[str], None], folder: Path, kind: type[BaseException] | None) -> None:
+    """What to do after an end that is no fault of the run itself."""
+    if kind is not None and issubclass(kind, KeyboardInterrupt | EnvironmentFailureError | OSError):
+        say(f"everything that was stored is kept; `worldmodel train --resume {folder}` goes on")
 
 
 def finish_run(run: Run, trainer: Trainer) -> None:
