@@ -40,7 +40,7 @@ SETTINGS = {
     "training.env_steps": 6000,
     "training.train_ratio": 4,
     "training.log_every": 5,
-    "training.evaluate_every": 150,
+    "training.evaluate_every": 1000,
     "training.save_every": 5,
     "evaluation.episodes": 8,
     "evaluation.context": 2,
@@ -50,7 +50,7 @@ SETTINGS = {
 }
 UPDATES = (6000 - 600) * 4 // (4 * 16)  # that the rows after the prefill pay for
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # such networks are slower on two
-MEAN_LIFE = 5.0  # seconds after its imports that a process lives before it is killed; exponentially distributed
+MEAN_LIFE = 6.0  # seconds after its imports that a process lives before it is killed; exponentially distributed
 
 
 @dataclass

@@ -20,6 +20,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PICTURES = {  # file in the run's folder -> what it shows
     "figures/kl_overview.png": "The KL over time, from every side",
     "figures/bound.png": "The bound and its terms",
+    "figures/reconstruction_*.png": "Reconstruction over training",
     "imagination/fan_obs.png": "Imagined futures beside what happened",
     "imagination/film_*.png": "Imagined frames beside what happened",
     "imagination/film_*.gif": "The same as a film: truth, imagination, difference",

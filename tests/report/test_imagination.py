@@ -13,7 +13,7 @@ from worldmodel.behaviour.scores import Scores
 from worldmodel.behaviour.scoring_rules import Curve
 from worldmodel.report import imagination as report
 from worldmodel.report.fans import class_chart, fan_chart
-from worldmodel.report.films import as_rgb, film_gif, film_strip, gain
+from worldmodel.report.films import as_rgb, film_gif, film_strip, gain, sharpening
 from worlds import MIXED_SPEC, make_batch, make_model
 
 CONTEXT, HORIZON = 3, 4
@@ -143,6 +143,18 @@ def test_a_film_has_a_frame_for_every_step_with_truth_imagination_and_difference
 
 def test_differences_are_brightened_by_a_whole_factor_that_clips_nothing():
     assert [gain(np.array([0.0, largest])) for largest in (0.0, 10.0, 60.0, 127.0, 128.0, 255.0)] == [8, 8, 4, 2, 1, 1]
+
+
+def test_reconstructions_stand_under_the_truth_by_update_the_first_and_the_last_among_them():
+    truth = np.full((4, 16, 16, 3), 200.0)
+    figure = sharpening("camera", truth, {update: np.full_like(truth, update) for update in range(10, 101, 10)})
+    lines = np.array(figure.axes).reshape(7, 4)
+    shown = [line[0].get_ylabel() for line in lines]
+    assert (shown[0], shown[1], shown[-1]) == ("truth", "update 10", "update 100")
+    assert len(set(shown)) == 7
+    for line, label in zip(lines, shown, strict=True):
+        level = 200 if label == "truth" else int(label.split()[1])
+        assert all((axis.images[0].get_array() == level).all() for axis in line)
 
 
 def test_channels_that_are_no_colours_are_shown_in_grey():

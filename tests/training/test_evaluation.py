@@ -8,9 +8,10 @@ import torch
 
 from worldmodel.objectives.elbo import Bound
 from worldmodel.objectives.loss import Objective
-from worldmodel.training.evaluation import evaluate, kl_diagnostics, training_kl
+from worldmodel.training.evaluation import FRAMES, evaluate, kl_diagnostics, reconstruct, training_kl
 from worldmodel.training.learner import bound_and_loss
-from worlds import make_batch, make_model
+from worldmodel.types import State
+from worlds import MIXED_SPEC, make_batch, make_model
 
 NAN, PAD = float("nan"), 99.0
 
@@ -126,3 +127,29 @@ def test_evaluation_leaves_no_gradient_behind(episodes):
     model = make_model()
     evaluate(model, Objective(), episodes, **SETTINGS)
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_images_are_reconstructed_from_the_states_that_saw_them():
+    model = make_model(MIXED_SPEC)
+    with torch.no_grad():
+        for parameter in model.parameters():  # a new model draws the same picture whatever the state
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    episodes = make_batch(MIXED_SPEC, batch=2, length=20, first=())
+    episodes.valid[0, 17:] = False
+    (name, seen), *others = reconstruct(model, episodes, torch.Generator().manual_seed(0)).items()
+    assert name == "camera" and not others
+    rows = [round(16 * i / (FRAMES - 1) - 0.49) for i in range(FRAMES)]
+    np.testing.assert_array_equal(seen.truth, episodes.obs["camera"][0, rows].numpy())
+    noise = model.rssm.noise(1, 17, torch.Generator().manual_seed(0))
+    one = episodes._replace(
+        obs={key: x[:1, :17] for key, x in episodes.obs.items()},
+        **{f: getattr(episodes, f)[:1, :17] for f in episodes._fields[1:]},
+    )
+    with torch.no_grad():
+        states = model.observe(one, noise).states
+        expected = model.decode(State(*(x[0] for x in states)))["camera"].mean[rows]
+    np.testing.assert_allclose(seen.filtered, expected.numpy(), rtol=1e-4, atol=1e-3)
+    assert np.ptp(seen.filtered, axis=0).max() > 1e-3
+    assert evaluate(model, Objective(), episodes, context=2, horizon=3, samples=2, seed=0).reconstructions.keys() == {
+        name
+    }

@@ -1,6 +1,7 @@
 """Imagined images beside what happened: a strip of chosen steps, and an animation of all of them."""
 
 import io
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from worldmodel.report.fans import TRUTH
 from worldmodel.report.figures import RAW
 
 SEEN, AHEAD = 2, 8  # columns of a strip: the last steps of the context, and steps imagined
+EVALUATIONS = 6  # lines of reconstructions, at most
 SIDE = 160  # pixels that small frames are enlarged to, at least
 MARGIN, BAR, TEXT = 6, 26, 14  # pixels between panels, of the title bar, of its letters
 MILLISECONDS, PAUSE = 120, 1000  # a frame is shown, and the last one
@@ -56,6 +58,29 @@ def film_gif(scene: Scene, context: int, episode: int = 0) -> bytes:
     shown = [MILLISECONDS] * (len(frames) - 1) + [PAUSE]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=shown, loop=0)
     return buffer.getvalue()
+
+
+def sharpening(name: str, truth: np.ndarray, reconstructions: Mapping[int, np.ndarray]) -> Figure:
+    """The same images, seen and reconstructed, over training: the truth above, then a line of every evaluation shown.
+
+    Args:
+        name: of the leaf.
+        truth: [F, H, W, C] levels.
+        reconstructions: [F, H, W, C] levels by update; of many, the first, the last and some between are shown.
+    """
+    updates = sorted(reconstructions)
+    shown = np.unique(np.linspace(0, len(updates) - 1, min(EVALUATIONS, len(updates))).round().astype(int))
+    rows = {"truth": truth} | {f"update {updates[i]}": reconstructions[updates[i]] for i in shown}
+    figure = Figure(figsize=(1.15 * len(truth) + 1.3, 1.2 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), len(truth), squeeze=False)
+    for line, (label, frames) in zip(axes, rows.items(), strict=True):
+        for axis, frame in zip(line, frames, strict=True):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_color(TRUTH if label == "truth" else RAW)
+            axis.imshow(as_rgb(frame), interpolation="nearest")
+        line[0].set_ylabel(label, fontsize=10)
+    figure.suptitle(f"Reconstruction of {name}: rows of one held-out episode, over training", fontsize=12)
+    return figure
 
 
 def gain(off: np.ndarray) -> int:

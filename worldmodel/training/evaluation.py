@@ -14,9 +14,10 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import Bound
 from worldmodel.objectives.loss import Objective, optimised_kl
 from worldmodel.training.learner import sampled_bound
-from worldmodel.types import Batch
+from worldmodel.types import Batch, State
 
 NUMBERS_AT_ONCE = 2**25  # observed numbers scored in one pass; the likelihood of an image takes about ten times that
+FRAMES = 8  # of an episode, that are reconstructed for a picture
 ACTIVE_NATS = 0.01  # a latent group whose mean KL is above this carries something
 
 
@@ -41,6 +42,14 @@ class Surprise:
 
 
 @dataclass(frozen=True)
+class Reconstruction:
+    """Rows of one held-out episode's images: as they were, and as the states that saw them have them, [F, H, W, C]."""
+
+    truth: np.ndarray
+    filtered: np.ndarray
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A look at the held-out episodes."""
 
@@ -50,6 +59,7 @@ class Evaluation:
     kl: KLDiagnostics
     surprise: Surprise
     open_loop: dict[str, OpenLoopError]  # by leaf; empty if the episodes are too short
+    reconstructions: dict[str, Reconstruction]  # by image
 
 
 @torch.no_grad()
@@ -83,7 +93,22 @@ def evaluate(
     per_step = {name: value.item() for name, value in bound.per_step().items()}
     images = {name: leaf for name, leaf in model.spec.observations.items() if leaf.kind == "image"}
     bits = {name: -per_step[name] / (leaf.width * math.log(2)) for name, leaf in images.items()}
-    return Evaluation(per_step, _numpy(elbo), bits, kl, surprise, errors)
+    seen = reconstruct(model, episodes, generator) if images else {}
+    return Evaluation(per_step, _numpy(elbo), bits, kl, surprise, errors, seen)
+
+
+@torch.no_grad()
+def reconstruct(model: WorldModel, episodes: Batch, generator: torch.Generator) -> dict[str, Reconstruction]:
+    """Some rows, evenly spaced, of the first episode's images, filtered and decoded."""
+    length = int(episodes.valid[0].sum())
+    episode = select(episodes, slice(1), slice(length))
+    rows = torch.linspace(0, length - 1, min(FRAMES, length)).long().to(model.device)
+    states = model.observe(episode, model.rssm.noise(1, length, generator)).states
+    decoded = model.decode(State(*(x[0, rows] for x in states)))
+    images = [name for name, leaf in model.spec.observations.items() if leaf.kind == "image"]
+    return {
+        name: Reconstruction(_numpy(episode.obs[name][0, rows]), _numpy(decoded[name].mean.float())) for name in images
+    }
 
 
 @torch.no_grad()

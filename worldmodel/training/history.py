@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 TABLES = ("kl", "train", "heldout")
 
 
@@ -18,6 +20,7 @@ class History:
         rows: metrics of earlier updates, as `metrics.jsonl` holds them.
         """
         self.tables: dict[str, dict[str, list[float]]] = {table: {} for table in TABLES}
+        self.frames: dict[str, dict[int, np.ndarray]] = {}  # by image and update: what this session reconstructed
         for row in rows:
             values = {name: math.nan if value is None else value for name, value in row.items()}
             self.add(int(values.pop("update")), values)

@@ -1,31 +1,29 @@
 """An evaluation -> the curves and pictures that trackers keep."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from worldmodel.training.evaluation import Evaluation, KLDiagnostics
+from worldmodel.training.history import History
 from worldmodel.training.tracking import Tracker
-
-History = Mapping[str, Mapping[str, list[float]]]
 
 
 def show(tracker: Tracker, update: int, history: History, evaluation: Evaluation, training_kl: KLDiagnostics) -> None:
-    """Hand a tracker the KL from every side, the bound's curves and the open-loop errors.
+    """Hand a tracker the KL from every side, the bound's curves, reconstructed images and the open-loop errors.
 
     Args:
         tracker: takes them.
         update: the update they belong to.
-        history: tables `kl`, `train` and `heldout` of columns so far, each with a column `update`.
+        history: the metrics so far, and the images reconstructed so far.
         evaluation: of the held-out episodes.
         training_kl: of training sequences.
     """
-    from worldmodel.report import figures as report  # and so matplotlib, which opening a run does not need
+    from worldmodel.report import figures as report
+    from worldmodel.report import films  # and so matplotlib, which opening a run does not need
 
     _kl_lines(tracker, update, evaluation, training_kl)
     surprise = evaluation.surprise
     overview = report.kl_overview(
-        history["kl"],
+        history.tables["kl"],
         training_kl.by_position,
         training_kl.optimised_by_position,
         evaluation.kl.by_episode_step,
@@ -36,7 +34,12 @@ def show(tracker: Tracker, update: int, history: History, evaluation: Evaluation
     )
     tracker.image(update, "kl/overview", report.render(overview))
     tracker.image(update, "kl/heat_map", report.render(report.kl_heat_map(training_kl.heat_map)))
-    tracker.image(update, "bound", report.render(report.bound_curves(history["train"], history["heldout"])))
+    tracker.image(
+        update, "bound", report.render(report.bound_curves(history.tables["train"], history.tables["heldout"]))
+    )
+    for name, seen in evaluation.reconstructions.items():
+        picture = films.sharpening(name, seen.truth, history.frames[name])
+        tracker.image(update, f"reconstruction/{name}", report.render(picture))
     if evaluation.open_loop:
         errors = {name: [np.asarray(x) for x in error] for name, error in evaluation.open_loop.items()}
         tracker.image(update, "open_loop", report.render(report.open_loop_figure(errors)))

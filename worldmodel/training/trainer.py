@@ -298,7 +298,9 @@ class Trainer:
         sequences = self._sample(4 * schedule.batch_size, torch.Generator().manual_seed(self.seed))
         kl = training_kl(self.learner.model, self.learner.objective, sequences, seed=self.seed)
         self.tracker.scalars(updates, {f"training_kl/{name}": value for name, value in kl.summary.items()})
-        show(self.tracker, updates, self.history.tables, evaluation, kl)
+        for name, seen in evaluation.reconstructions.items():
+            self.history.frames.setdefault(name, {})[updates] = seen.filtered
+        show(self.tracker, updates, self.history, evaluation, kl)
 
     def _finish(self) -> None:
         self._save("last")  # first: an evaluation takes long, and a second Ctrl-C stops it
