@@ -45,7 +45,7 @@ from worldmodel.training.evaluation import evaluate, training_kl
 
 ASKED = os.environ.get("FUZZ_EXAMPLES")
 EXAMPLES = hypothesis.settings(
-    max_examples=int(ASKED or 50),
+    max_examples=int(ASKED or 30),
     derandomize=not ASKED,
     deadline=None,
     database=None,
