@@ -188,18 +188,21 @@ class Run:
         return folder
 
 
-def write_report(folder: Path) -> Path:
-    """Write a run's page, RUN/report.html, from what is in its folder: -> where it is.
+def write_report(folder: Path, output: Path | None = None) -> tuple[str, ...]:
+    """Write a run's page from what is in its folder: -> what was damaged there and left out.
 
+    Args:
+        folder: the run's, finished or not.
+        output: the page; RUN/report.html by default.
     Raises:
         FileNotFoundError, ValueError: if the folder is not a run's, or has no metrics.
     """
     from worldmodel.report.page import page  # and so matplotlib
     from worldmodel.report.record import read_record
 
-    path = folder / "report.html"
-    path.write_text(page(read_record(folder), asdict(Config())), encoding="utf-8")
-    return path
+    record = read_record(folder)
+    (output or folder / "report.html").write_text(page(record, asdict(Config())), encoding="utf-8")
+    return record.notes
 
 
 def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "cpu") -> Run:

@@ -13,6 +13,7 @@ from worldmodel.training.trainer import Trainer
 
 
 def announce(say: Callable[[str], None], config: Config, model: WorldModel, folder: Path, wandb_at: str | None) -> None:
+    """What is about to be learned, by how large a model, from what, and where it will lie."""
     spec = model.spec
     leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
     parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder}
@@ -28,6 +29,7 @@ def announce(say: Callable[[str], None], config: Config, model: WorldModel, fold
 
 
 def conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool) -> None:
+    """How the run ended: the held-out numbers with the floors of their densities, and where to look."""
     say("finished" if finished else f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
     if trainer.evaluation is None:
         say("no update was made")

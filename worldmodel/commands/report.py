@@ -13,16 +13,10 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Read the folder and write the page."""
-    from dataclasses import asdict
-
-    from worldmodel.config import Config
-    from worldmodel.report.page import page
-    from worldmodel.report.record import read_record
+    from worldmodel.run import write_report
 
     folder = Path(options.run)
-    record = read_record(folder)
     output = Path(options.output) if options.output else folder / "report.html"
-    output.write_text(page(record, asdict(Config())), encoding="utf-8")
-    for note in record.notes:
+    for note in write_report(folder, output):
         print(f"note        {note}")
     print(f"report      {output}")

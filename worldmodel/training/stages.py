@@ -20,3 +20,7 @@ class Stages:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+    def metrics(self) -> dict[str, float]:
+        """The seconds under the names that metrics have: `seconds/update` and so on."""
+        return {f"seconds/{stage}": seconds for stage, seconds in self.seconds.items()}

@@ -239,7 +239,7 @@ class Trainer:
             "rate/env_steps_per_second": (self.env_steps - env_steps) / seconds,
             "rate/updates_per_second": (self.learner.updates - updates) / seconds,
         }
-        values |= {f"seconds/{stage}": seconds for stage, seconds in self.stages.seconds.items()}
+        values |= self.stages.metrics()
         if self.rollout is not None:
             values["env_restarts"] = len(self.rollout.environments.failures)
         self._report(values)
@@ -311,7 +311,7 @@ class Trainer:
 
     def report_times(self) -> None:
         """Report how long each stage has taken by now."""
-        self._report({f"seconds/{stage}": seconds for stage, seconds in self.stages.seconds.items()})
+        self._report(self.stages.metrics())
 
     def _save(self, name: str) -> None:
         self._check_recent()
