@@ -28,19 +28,11 @@ from worldmodel.session import train
 from worldmodel.training.checkpoint import CheckpointError, load_model
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.trainer import NonFiniteLossError
+from worlds import TINY
 
 ROOT = Path(worldmodel.__file__).parent.parent
 # 200 rows after the prefill and 0.15 updates a row: 30 updates. Free nats and beta give the ledger something to do.
-SETTINGS = {
-    "env.num_envs": 2,
-    "replay.batch_size": 4,
-    "replay.sequence_length": 16,
-    "encoder.units": 16,
-    "rssm.deter": 16,
-    "rssm.hidden": 16,
-    "rssm.blocks": 2,
-    "rssm.stoch": 3,
-    "decoder.units": 16,
+SETTINGS = TINY | {
     "loss.beta": 0.5,
     "loss.free_nats": 1.0,
     "loss.reward_scale": 2.0,

@@ -22,6 +22,17 @@ MIXED_SPEC = EnvSpec(
     },
     ActionSpec("categorical", 3, (3,)),
 )
+TINY = {  # settings of a run whose updates take milliseconds
+    "env.num_envs": 2,
+    "replay.batch_size": 4,
+    "replay.sequence_length": 16,
+    "encoder.units": 16,
+    "rssm.deter": 16,
+    "rssm.hidden": 16,
+    "rssm.blocks": 2,
+    "rssm.stoch": 3,
+    "decoder.units": 16,
+}
 GAUSSIAN = GaussianFamily(groups=4, min_std=0.05)
 CATEGORICAL = CategoricalFamily(groups=3, classes=5, unimix=0.01)
 

@@ -12,17 +12,9 @@ from worldmodel.cli import main
 from worldmodel.run import open_run
 from worldmodel.session import train
 from worldmodel.training.progress import RunProgress
+from worlds import TINY
 
-SETTINGS = {
-    "env.num_envs": 2,
-    "replay.batch_size": 4,
-    "replay.sequence_length": 16,
-    "encoder.units": 16,
-    "rssm.deter": 16,
-    "rssm.hidden": 16,
-    "rssm.blocks": 2,
-    "rssm.stoch": 3,
-    "decoder.units": 16,
+SETTINGS = TINY | {
     "training.prefill": 200,
     "training.env_steps": 240,
     "training.train_ratio": 3.2,
