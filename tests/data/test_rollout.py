@@ -148,3 +148,16 @@ def test_generators_repeat_for_the_same_seed_and_stream_and_differ_for_any_other
     assert draws[2, 1] == torch.rand(4, generator=make_generator(2, stream=1)).tolist()
     values = np.array(list(draws.values())).ravel()
     assert len(set(values)) == len(values)  # (seed, stream) and (stream, seed) among them
+
+
+def test_a_replaced_environment_begins_an_episode_whose_first_row_has_no_action_and_no_reward():
+    with make_environments("Faulty-v0", count=1, restarts=1, kwargs={"fault": "raise"}) as environments:
+        policy = RandomPolicy(environments.spec.action, make_generator(0, stream=0))
+        rollout = Rollout(environments, policy, SEED)
+        rows = [rollout.step() for _ in range(6)]
+    # An episode of two steps, the reset of the next, and a third step that fails.
+    assert [row.is_first.item() for row in rows] == [True, False, False, True, True, False]
+    assert [row.is_last.item() for row in rows] == [False, False, True, False, False, False]
+    assert [row.episode_step.item() for row in rows] == [0, 1, 2, 0, 0, 1]
+    assert not rows[4].prev_action.any() and not rows[4].reward.any() and not rows[4].is_terminal.any()
+    assert rows[5].prev_action.all()
