@@ -125,6 +125,10 @@ class Latent(Protocol):
         """A differentiable sample (straight-through where exact reparameterisation is impossible)."""
         ...
 
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
+        """One draw, with no gradient behind it."""
+        ...
+
     def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch S"]:
         """log-density or log-mass of each group, in nats."""
         ...
@@ -139,4 +143,38 @@ class Latent(Protocol):
 
     def detach(self) -> "Latent":
         """The same distribution with no gradient behind it."""
+        ...
+
+
+@runtime_checkable
+class LatentSequence(Protocol):
+    """A latent-variable model together with the B sequences of T rows that it is to explain.
+
+        p(x_1:T, z_1:T) = prod_t p(z_t | h_t) p(x_t | h_t, z_t),    h_t = f(h_{t-1}, z_{t-1}, action of row t)
+        q(z_1:T | x)    = prod_t q(z_t | h_t, x)
+
+    This is all that the bound and the estimators of the evidence see of a model, so they are the same for a mixture
+    (T = 1), a Kalman filter's model, an HMM and an RSSM. The rows are inside: t says which one is meant. States carry N
+    samples or particles in front: [N, B, ...]. Everything is in nats.
+    """
+
+    @property
+    def valid(self) -> Bool[Tensor, "B T"]:
+        """The rows that count. Where False, a row is padding behind the end of a shorter sequence."""
+        ...
+
+    def initial(self, samples: int) -> State:
+        """What is carried before the first row, [N, B, ...]."""
+        ...
+
+    def step(self, state: State, t: int) -> tuple[Float[Tensor, "N B D"], Latent]:
+        """h_t from the previous state, and the prior p(z_t | h_t). No sampling, and x_t is not looked at."""
+        ...
+
+    def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Latent:
+        """q(z_t | h_t, x): what is proposed for z_t after looking at the rows."""
+        ...
+
+    def likelihood(self, state: State, t: int) -> dict[str, Float[Tensor, "N B"]]:
+        """log p(x_t | h_t, z_t) by name, normalised; zero where there is no observation of that name."""
         ...

@@ -71,3 +71,14 @@ def test_detach_cuts_the_gradient_and_keeps_the_value(family, generator):
 
 def test_min_std_is_a_floor():
     assert GaussianFamily(1, 0.05).distribution(torch.tensor([0.0, -100.0])).std.item() == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("family", [GAUSSIAN, CATEGORICAL])
+def test_a_sample_is_the_draw_of_the_same_noise_without_a_gradient(family, generator):
+    raw = torch.randn(7, family.parameters, generator=generator, requires_grad=True)
+    state = generator.get_state()
+    drawn = family.distribution(raw).sample(generator)
+    generator.set_state(state)
+    expected = family.distribution(raw).rsample(family.noise(7, like=raw, generator=generator))
+    assert not drawn.requires_grad
+    torch.testing.assert_close(drawn, expected, rtol=0, atol=0)

@@ -34,6 +34,12 @@ class DiagonalGaussian:
         """mean + std * noise, for standard normal noise."""
         return self.mean + self.std * noise
 
+    @torch.no_grad()
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch S"]:
+        """One draw, with no gradient behind it."""
+        mean = self.mean
+        return self.rsample(torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype))
+
     def log_prob(self, z: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
         """log N(z; mean, std^2) of each group, in nats."""
         return torch.distributions.Normal(self.mean, self.std, validate_args=False).log_prob(z)
@@ -71,6 +77,12 @@ class OneHotCategorical:
         gumbel = -torch.log(-torch.log(clamp_probs(noise)))
         hard = one_hot((self.log_probs + gumbel).argmax(-1), probs.shape[-1]).to(probs.dtype)
         return (hard + (probs - probs.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
+
+    @torch.no_grad()
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
+        """One draw, with no gradient behind it."""
+        logits = self.logits
+        return self.rsample(torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype))
 
     def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch S"]:
         """log-mass of each group's class, in nats."""
