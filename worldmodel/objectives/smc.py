@@ -44,6 +44,11 @@ class ParticleEvidence:
         return self.increment.sum(-1)
 
     @property
+    def so_far(self) -> Float[Tensor, "B T"]:
+        """log p^(x_1:t), nats; p^(x_1:t) is unbiased at every t, so that one run shows how errors grow with it."""
+        return self.increment.cumsum(-1)
+
+    @property
     def information(self) -> Float[Tensor, "B T"]:
         """What row t told about the latents, in nats: the filter's own KL.
 
