@@ -12,7 +12,7 @@ recorded episode, and needs nothing else from here.
     gymnasium.make("envs.hidden_markov:HiddenMarkov-v0", states=8, colours=4)
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -23,9 +23,6 @@ MOVES = (-1, 0, 1)  # of the actions, in states along the ring
 
 class HiddenMarkov(gymnasium.Env[np.int64, int | np.integer]):
     """The walk. An episode goes on until it terminates at the goal; time limits are Gymnasium's."""
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
-    render_mode = None
 
     def __init__(
         self,
