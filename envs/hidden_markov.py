@@ -9,7 +9,7 @@ Neighbouring states share a colour, so the state is never seen: what is left of 
 before. `HiddenMarkov.law` holds the process in plain arrays; the forward algorithm over them is the log evidence of any
 recorded episode, and needs nothing else from here.
 
-    gymnasium.make("envs.hidden_markov:HiddenMarkov-v0", states=8, colours=4)
+    gymnasium.make("envs:HiddenMarkov-v0", states=8, colours=4)
 """
 
 from typing import Any
@@ -28,6 +28,7 @@ class HiddenMarkov(gymnasium.Env[np.int64, int | np.integer]):
         self,
         states: int = 8,
         colours: int = 4,
+        *,
         slip: float = 0.15,
         noise: float = 0.1,
         reward_std: float = 0.5,
@@ -108,6 +109,3 @@ class HiddenMarkov(gymnasium.Env[np.int64, int | np.integer]):
 def _require(condition: bool, name: str, expected: str, got: object) -> None:
     if not condition:
         raise ValueError(f"{name}: expected {expected}, got {got!r}")
-
-
-gymnasium.register("HiddenMarkov-v0", entry_point="envs.hidden_markov:HiddenMarkov", max_episode_steps=64)
