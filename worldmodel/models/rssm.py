@@ -138,7 +138,11 @@ class RSSM(nn.Module):
 
     def update(self, deter: Float[Tensor, "B D"], embed: Float[Tensor, "B E"]) -> Latent:
         """q(z_t | h_t, x_t)."""
-        return self.latent.distribution(self._posterior_raw(deter, self.posterior_embed(embed)))
+        return self.posterior(deter, self.posterior_embed(embed))
+
+    def posterior(self, deter: Float[Tensor, "*batch D"], seen: Float[Tensor, "*#batch I"]) -> Latent:
+        """q(z_t | h_t, x_t) from what it reads of row t, the projected embedding; many h_t may share one row."""
+        return self.latent.distribution(self._posterior_raw(deter, seen))
 
     def prior(self, deter: Float[Tensor, "*batch D"]) -> Latent:
         """p(z_t | h_t)."""

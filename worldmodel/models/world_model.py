@@ -11,11 +11,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from worldmodel.models.conditioned import ConditionedWorldModel, in_precision, require_whole_episodes
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
 from worldmodel.models.likelihoods import Affine, Normal, symlog
 from worldmodel.models.rssm import RSSM, Trajectory
 from worldmodel.types import Batch, EnvSpec, Latent, Likelihood, State
+
+NUMBERS_AT_ONCE = 2**24  # observed numbers decoded in one pass; the likelihood of an image takes about ten times that
 
 
 class Output(NamedTuple):
@@ -144,6 +147,26 @@ class WorldModel(nn.Module):
     def imagine(self, state: State, action: Float[Tensor, "B H A"], noise: Float[Tensor, "B H *noise"]) -> State:
         """States after each of H actions, without looking, for noise from `rssm.noise`."""
         return self.rssm.imagine(state, action, noise)
+
+    @torch.no_grad()
+    def given(self, batch: Batch) -> ConditionedWorldModel:
+        """This model and the episodes that it is to explain, as a `LatentSequence`: for evidence, not for training.
+
+        Raises:
+            ValueError: if a sequence is not one episode from its reset, padded at the end.
+        """
+        require_whole_episodes(batch)
+        batch = in_precision(batch, next(self.parameters()).dtype)
+        numbers = len(batch.valid) * sum(leaf.width for leaf in self.spec.observations.values())
+        return ConditionedWorldModel(
+            self.rssm,
+            self.decode,
+            batch,
+            self.embed(batch.obs),
+            self.targets(batch),
+            self.observed(batch),
+            particles_at_once=max(1, NUMBERS_AT_ONCE // numbers),
+        )
 
     def targets(self, batch: Batch) -> dict[str, Tensor]:
         """What each likelihood is evaluated at, by name."""
