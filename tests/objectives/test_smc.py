@@ -19,7 +19,7 @@ settings = pytest.mark.parametrize(
 
 def repeated(length=6, **options):
     """One sequence many times, so that every one is a repetition of the same experiment."""
-    return TinyHMM(colours(1, length, seed=3).expand(REPETITIONS, -1), dull=0.3, **options)
+    return TinyHMM(colours(1, length, seed=3).expand(REPETITIONS, -1), dull=0.1, **options)
 
 
 def require_mean_one(log_ratio):
@@ -40,9 +40,9 @@ def test_the_estimate_of_the_evidence_is_unbiased(prior_share, threshold, genera
 @settings
 def test_along_an_exact_draw_the_inverse_is_unbiased(prior_share, threshold, generator):
     """E[p / p^] = 1 over draws of (z, x) from the model: conditional SMC is an upper bound."""
-    template = TinyHMM(colours(REPETITIONS, 6), dull=0.3)
+    template = TinyHMM(colours(REPETITIONS, 6), dull=0.1)
     x, path = template.simulate(generator)
-    model = TinyHMM(x, dull=0.3)
+    model = TinyHMM(x, dull=0.1)
     estimate = smc(model, 8, generator=generator, prior_share=prior_share, threshold=threshold, path=path)
     require_mean_one(model.log_evidence() - estimate.log_evidence)
     below = smc(model, 8, generator=generator, prior_share=prior_share, threshold=threshold)
