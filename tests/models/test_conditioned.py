@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from worldmodel.models.conditioned import ConditionedWorldModel
+from worldmodel.models.encoder import Encoder
+from worldmodel.models.hindsight import Hindsight
 from worldmodel.models.latents import CategoricalFamily
+from worldmodel.models.rssm import RSSM
 from worldmodel.models.simulation import simulate
+from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import elbo, sequence_elbo
 from worldmodel.objectives.iwae import iwae
 from worldmodel.objectives.smc import smc
@@ -43,14 +47,31 @@ def episodes(spec=VECTOR_SPEC, batch=3, length=7, lengths=None, seed=0):
     rows = make_batch(spec, batch, length, seed=seed, first=(), dtype=torch.float64)
     valid = torch.arange(length) < torch.tensor(lengths or [length] * batch)[:, None]
     rows.is_terminal[0, valid[0].sum() - 1] = True
-    return rows._replace(valid=valid)
+    last = torch.arange(length) == valid.sum(1, keepdim=True) - 1
+    return rows._replace(valid=valid, is_last=last)
 
 
+def smoothing_model(spec, latent):
+    """A model whose posterior reads rewards and what follows a row."""
+    torch.manual_seed(0)
+    encoder = Encoder(spec.observations, layers=1, units=12, depth=4, reward=True)
+    model, hindsight = make_model(spec, latent), Hindsight(encoder.width, spec.action.width, 5)
+    rssm = RSSM(embed=encoder.width + 5, action=spec.action.width, deter=8, hidden=10, latent=latent)
+    torch.nn.init.normal_(hindsight.nothing)
+    return WorldModel(
+        spec, encoder, rssm, model.decoder, inputs="standardise", standardise_targets=True, hindsight=hindsight
+    )
+
+
+makers = pytest.mark.parametrize("maker", [make_model, smoothing_model], ids=["filtering", "smoothing"])
+
+
+@makers
 @specs
 @latents
 @torch.no_grad()
-def test_the_batched_bound_and_the_loop_agree_on_the_same_noise(spec, latent, generator):
-    model, batch = make_model(spec, latent).double(), episodes(spec, lengths=[7, 4, 1])
+def test_the_batched_bound_and_the_loop_agree_on_the_same_noise(maker, spec, latent, generator):
+    model, batch = maker(spec, latent).double(), episodes(spec, lengths=[7, 4, 1])
     noise = torch.stack([model.rssm.noise(3, 7, generator) for _ in range(2)])
     loop = sequence_elbo(OnNoise(model.given(batch), noise), 2)
     for n in range(2):
@@ -99,10 +120,12 @@ def test_particles_decoded_a_few_at_a_time_are_the_same(generator):
         torch.testing.assert_close(parts.likelihood(state, 3)[name], score, rtol=1e-10, atol=1e-10)
 
 
+@makers
 @torch.no_grad()
-def test_padding_gives_each_episode_what_it_has_alone():
+def test_padding_gives_each_episode_what_it_has_alone(maker):
     """On the same draws: one sequence, with and without rows behind its end, which may hold anything."""
-    model, batch = make_model(latent=CATEGORICAL).double(), episodes(batch=1, lengths=[4])
+    model, batch = maker(VECTOR_SPEC, CATEGORICAL).double(), episodes(batch=1, lengths=[4])
+    batch = batch._replace(is_last=torch.zeros_like(batch.is_last))  # cut short there
     short = type(batch)({path: x[:, :4] for path, x in batch.obs.items()}, *(x[:, :4] for x in batch[1:]))
     for estimate in (smc, iwae):
         long, alone = (
@@ -149,9 +172,11 @@ def enumerate_paths(sequence, paths):
     return log_joint, log_q, inside
 
 
-def tiny(cell, batch=1):
+def tiny(kind, batch=1):
     """A model of 3-valued latents, and an episode that it might have written itself."""
-    model = make_model(latent=TINY, cell=cell, seed=1).double()
+    smooths = kind == "smoothing"
+    model = smoothing_model(VECTOR_SPEC, TINY) if smooths else make_model(latent=TINY, cell=kind, seed=1)
+    model = model.double()
     template = episodes(batch=1, length=STEPS)
     drawn = simulate(model, template, generator=torch.Generator().manual_seed(2)).batch
     rows = drawn._replace(valid=torch.ones(1, STEPS, dtype=torch.bool))
@@ -159,11 +184,14 @@ def tiny(cell, batch=1):
     return model, type(rows)({k: expand(x) for k, x in rows.obs.items()}, *(expand(x) for x in rows[1:]))
 
 
-@pytest.mark.parametrize("cell", ["block_gru", "gru"])
+kinds = pytest.mark.parametrize("kind", ["block_gru", "gru", "smoothing"])
+
+
+@kinds
 @torch.no_grad()
-def test_evidence_is_bound_plus_gap_over_all_paths(cell):
+def test_evidence_is_bound_plus_gap_over_all_paths(kind):
     """log p(x) = ELBO + KL(q || exact posterior), with q, posterior and both sides enumerated."""
-    model, batch = tiny(cell)
+    model, batch = tiny(kind)
     log_joint, log_q, inside = (x[:, 0] for x in enumerate_paths(model.given(batch), every_path()))
     torch.testing.assert_close(log_q.logsumexp(0), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-12)
     log_evidence, q = log_joint.logsumexp(0), log_q.exp()
@@ -173,12 +201,12 @@ def test_evidence_is_bound_plus_gap_over_all_paths(cell):
     assert abs(log_evidence - bound - kl) < 1e-12 * max(1.0, abs(log_evidence))
 
 
-@pytest.mark.parametrize("cell", ["block_gru", "gru"])
+@kinds
 @torch.no_grad()
-def test_estimators_are_unbiased_on_the_models_own_cells(cell, generator):
-    model, one = tiny(cell)
+def test_estimators_are_unbiased_on_the_models_own_cells(kind, generator):
+    model, one = tiny(kind)
     log_evidence = enumerate_paths(model.given(one), every_path())[0][:, 0].logsumexp(0)
-    many = model.given(tiny(cell, REPETITIONS)[1])
+    many = model.given(tiny(kind, REPETITIONS)[1])
     estimates = [iwae(many, 32, generator=generator).log_evidence]
     for prior_share, threshold in ((0.0, 0.9), (0.1, 1.0), (1.0, 0.5)):
         estimate = smc(many, 32, generator=generator, prior_share=prior_share, threshold=threshold)

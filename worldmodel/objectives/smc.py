@@ -54,8 +54,8 @@ class ParticleEvidence:
 
             log p(x_t | x_<t) = E[ log p(x_t | h_t, z_t) | x_<=t ] - KL( p(z_1:t | x_<=t) || p(z_1:t | x_<t) )
 
-        The bound's split into reconstruction and KL with the exact posterior in the place of q. Of an estimate with
-        few particles it is the KL of their weights, which is smaller.
+        The bound's split into reconstruction and KL, with the exact posterior in the place of q. In every estimate the
+        log-likelihoods less this are the increment; each alone has an error that vanishes with the particles.
         """
         return torch.stack(list(self.log_likelihood.values())).sum(0) - self.increment
 
