@@ -67,6 +67,8 @@ def test_degenerate_rows_are_counted_where_rows_count(generator):
         ({"width": Estimate(WIDE * 0.1 + 0.001, 0.001)}, "sandwich"),
         ({"width": Estimate(-1.0, 0.001)}, "sandwich"),
         ({"width": Estimate(float("nan"), 0.001)}, "sandwich"),
+        ({"width": Estimate(0.0, WIDE * 0.1 + 0.001)}, "sandwich"),
+        ({"width": Estimate(0.0, float("nan"))}, "sandwich"),
         ({"gap": Estimate(-0.1, 0.01), "width": Estimate(0.0, 0.0)}, "below the ELBO"),
     ],
 )
