@@ -13,6 +13,7 @@ from worldmodel.oracles.filtering_gap import (
     best_filter,
     filtering_gap,
     innovations,
+    lyapunov,
     physical,
 )
 from worldmodel.oracles.linear_gaussian import LinearGaussian
@@ -70,6 +71,23 @@ def test_all_forms_are_one_law_of_x(generator):
     predicted = model.filter(x).predicted.cov[0, -1]
     F = model.C @ predicted @ model.C.mT + model.R
     assert rates[0] == pytest.approx(float(torch.distributions.MultivariateNormal(x[0, 0], F).entropy()), rel=1e-10)
+
+
+def test_all_forms_have_the_autocovariances_of_the_model(generator):
+    model = random_model(generator)
+    forms = [physical(model), *(innovations(model, share) for share in (1.0, 0.5, 0.01))]
+    first, *others = [torch.stack([autocovariance(form, lag) for lag in range(4)]) for form in forms]
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=1e-9, atol=1e-9)
+
+
+def autocovariance(form, lag):
+    """Cov(x_{t+lag}, x_t) = C A^{lag-1} Cov(h_{t+1}, x_t), from Cov(h_t)."""
+    h = lyapunov(form.A, form.E @ form.W @ form.E.mT)
+    if lag == 0:
+        return form.C @ h @ form.C.mT + form.D @ form.W @ form.D.mT + form.N
+    next_with_x = form.A @ h @ form.C.mT + form.E @ form.W @ form.D.mT
+    return form.C @ torch.linalg.matrix_power(form.A, lag - 1) @ next_with_x
 
 
 def test_the_gap_of_innovations_vanishes_with_the_noise_left_to_the_decoder(generator):

@@ -162,7 +162,7 @@ class StationaryForm:
         centre = U @ F @ U.mT + Y @ error @ Y.mT  # E of the square of q's mean
         rate = 0.5 * trace(torch.linalg.solve(self.W, V + centre)) - 0.5 * len(self.W)
         rate = rate + half_log_det(torch.linalg.cholesky(self.W)) - half_log_det(torch.linalg.cholesky(V))
-        left = torch.eye(len(self.N), dtype=V.dtype) - self.D @ U  # what q leaves of the innovation
+        left = torch.eye(len(self.N)).to(V) - self.D @ U  # what q leaves of the innovation
         missed = self.C - self.D @ Y
         residual = left @ F @ left.mT + missed @ error @ missed.mT + self.D @ V @ self.D.mT
         surprise = 0.5 * trace(torch.linalg.solve(self.N, residual)) - 0.5 * len(self.N)
@@ -184,7 +184,7 @@ class StationaryForm:
 
 def physical(model: LinearGaussian) -> StationaryForm:
     """The model's own latents: z_t = A z_{t-1} + w_t, carried as h_{t+1} = z_t."""
-    identity = torch.eye(len(model.A), dtype=model.A.dtype)
+    identity = torch.eye(len(model.A)).to(model.A)
     return StationaryForm(model.A, identity, model.C @ model.A, model.C, model.Q, model.R)
 
 
@@ -199,10 +199,10 @@ def innovations(model: LinearGaussian, share: float) -> StationaryForm:
     """
     if not 0 < share <= 1:
         raise ValueError(f"share: expected a number in (0, 1], got {share}")
-    one, nothing = torch.eye(len(model.A), dtype=model.A.dtype), torch.zeros_like(model.C)
+    one, nothing = torch.eye(len(model.A)).to(model.A), torch.zeros_like(model.C)
     states = StationaryForm(model.A, one, model.C, nothing, model.Q, (1 - share) * model.R)
     _, K, W = states.belief()  # of the Kalman filter that sees z
-    return StationaryForm(model.A, K, model.C, torch.eye(len(model.d), dtype=model.A.dtype), W, share * model.R)
+    return StationaryForm(model.A, K, model.C, torch.eye(len(model.d)).to(model.A), W, share * model.R)
 
 
 def fixed_point(step: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ def lyapunov(A: Float[Tensor, "n n"], Q: Float[Tensor, "n n"]) -> Float[Tensor, 
     radius = float(torch.linalg.eigvals(A).abs().max())
     if radius >= 1:
         raise ValueError(f"policy: expected a stable error, got one that grows by {radius:.3g} a step")
-    identity = torch.eye(A.numel(), dtype=A.dtype)
+    identity = torch.eye(A.numel()).to(A)
     return symmetric(torch.linalg.solve(identity - torch.kron(A, A), Q.flatten()).unflatten(0, A.shape))
 
 
