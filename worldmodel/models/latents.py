@@ -6,6 +6,7 @@ that what is sampled is what the KL compares.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -17,6 +18,8 @@ from torch.nn.functional import one_hot
 from worldmodel.kernels import kl_reference
 from worldmodel.kernels.kl import categorical_kl, gaussian_kl
 from worldmodel.kernels.precision import full_precision
+
+Gradient = Literal["straight_through", "reinmax", "marginal"]
 
 
 class DiagonalGaussian:
@@ -60,23 +63,24 @@ class DiagonalGaussian:
 class OneHotCategorical:
     """S independent categoricals over K classes; z_t is their S one-hot vectors, flat."""
 
-    def __init__(self, logits: Float[Tensor, "*batch S K"], unimix: float) -> None:
+    def __init__(
+        self, logits: Float[Tensor, "*batch S K"], unimix: float, gradient: Gradient = "straight_through"
+    ) -> None:
         """Args:
         logits: unnormalised log-probabilities, before mixing.
         unimix: share of the uniform distribution that is mixed in.
+        gradient: of a sample; see `CategoricalFamily`.
         """
-        self.logits, self.unimix = logits, unimix
+        self.logits, self.unimix, self.gradient = logits, unimix, gradient
         self.log_probs = kl_reference.mix_uniform(logits, unimix)  # [..., S, K]
 
     def rsample(self, noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch Z"]:
-        """A one-hot sample by Gumbel-max from uniform noise, with the straight-through gradient of the probabilities.
-
-        Source: Bengio et al. 2013, arXiv 1308.3432.
-        """
+        """A one-hot sample by Gumbel-max from uniform noise, with the gradient of something soft in its place."""
         probs = self.log_probs.exp()
         gumbel = -torch.log(-torch.log(clamp_probs(noise)))
         hard = one_hot((self.log_probs + gumbel).argmax(-1), probs.shape[-1]).to(probs.dtype)
-        return (hard + (probs - probs.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
+        soft = reinmax(self.log_probs, hard) if self.gradient == "reinmax" else probs
+        return (hard + (soft - soft.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
@@ -88,6 +92,14 @@ class OneHotCategorical:
         """log-mass of each group's class, in nats."""
         return (z.unflatten(-1, self.logits.shape[-2:]) * self.log_probs).sum(-1)
 
+    def alternatives(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "Z *batch Z"]:
+        """Entry s * K + k is z with class k in group s: all that differ from z in one group, and S times z itself."""
+        S, K = self.logits.shape[-2:]
+        hot = torch.eye(S * K, dtype=z.dtype, device=z.device).view(S, K, *[1] * (z.dim() - 1), S, K)
+        group = torch.eye(S, dtype=torch.bool, device=z.device).view(S, 1, *[1] * (z.dim() - 1), S, 1)
+        changed = torch.where(group, hot, z.unflatten(-1, (S, K)))  # [S, K, ..., S, K]
+        return changed.flatten(-2).flatten(0, 1)
+
     def entropy(self) -> Float[Tensor, "*batch S"]:
         """Entropy of each group, in nats."""
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
@@ -98,7 +110,19 @@ class OneHotCategorical:
 
     def detach(self) -> "OneHotCategorical":
         """The same distribution with no gradient behind it."""
-        return OneHotCategorical(self.logits.detach(), self.unimix)
+        return OneHotCategorical(self.logits.detach(), self.unimix, self.gradient)
+
+
+def reinmax(log_probs: Float[Tensor, "*batch K"], hard: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch K"]:
+    """What has the gradient that ReinMax gives to a one-hot sample: exact for functions of z up to the second degree.
+
+    2 softmax(theta) - probs / 2  at a theta whose softmax is (hard + probs) / 2 and that moves as log_probs does
+
+    Source: Liu et al. 2023, arXiv 2304.08612, algorithm 2.
+    """
+    probs = log_probs.exp()
+    theta = log_probs + (torch.log((hard + probs) / 2) - log_probs).detach()
+    return 2 * theta.softmax(-1) - probs / 2
 
 
 @dataclass(frozen=True)
@@ -107,6 +131,7 @@ class GaussianFamily:
 
     groups: int
     min_std: float
+    gradient: ClassVar[str] = "reparameterised"
 
     @property
     def width(self) -> int:
@@ -129,11 +154,21 @@ class GaussianFamily:
 
 @dataclass(frozen=True)
 class CategoricalFamily:
-    """S one-hot vectors of K classes. A head puts out P = S * K logits."""
+    """S one-hot vectors of K classes. A head puts out P = S * K logits.
+
+    A sample has no derivative, so that what follows from it has to be told to the probabilities in another way:
+
+    straight_through  as if the sample were the probabilities: the tangent of the function at the sample, which is
+                      exact for linear ones. Bengio et al. 2013, arXiv 1308.3432
+    reinmax           exact for quadratic ones, at the same cost. Liu et al. 2023, arXiv 2304.08612
+    marginal          the likelihoods of a row are decoded at every class of every group, and the gradient of their
+                      expectation is exact: see `objectives.marginal`. Straight-through along the recurrence
+    """
 
     groups: int
     classes: int
     unimix: float
+    gradient: Gradient = "straight_through"
 
     @property
     def width(self) -> int:
@@ -148,7 +183,7 @@ class CategoricalFamily:
     def distribution(self, raw: Float[Tensor, "*batch P"]) -> OneHotCategorical:
         """The distribution that a head's output stands for, in float32 or better."""
         logits = rearrange(full_precision(raw), "... (S K) -> ... S K", S=self.groups)
-        return OneHotCategorical(logits, self.unimix)
+        return OneHotCategorical(logits, self.unimix, self.gradient)
 
     def noise(self, *shape: int, like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*shape S K"]:
         """Uniform noise for `rsample`."""

@@ -11,7 +11,7 @@ released code), DreamerV1 (1912.01603), V2 (2010.02193, equation 3), V3 (2301.04
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -29,10 +29,20 @@ class Objective:
     """Departures from the bound; the defaults make none. Fields as in `LossConfig`, names of terms as in the bound."""
 
     beta: float = 1.0
+    kl_warmup: int = 0
     dyn_rep: tuple[float, float] | None = None
     free_nats: float = 0.0
     free_nats_rule: FreeNatsRule = "step"
     scales: Mapping[str, float] = field(default_factory=dict)
+
+    def at(self, update: int) -> "Objective":
+        """The objective of update 0, 1, ...: beta rises linearly over the warm-up, from almost nothing.
+
+        Source: Bowman et al. 2016, arXiv 1511.06349, section 3.1.
+        """
+        if update >= self.kl_warmup:
+            return self
+        return replace(self, beta=self.beta * (update + 1) / self.kl_warmup)
 
 
 @dataclass(frozen=True)
