@@ -1,4 +1,4 @@
-"""Which code computes: a pure function of what was asked for, the device and the dtypes. Nothing is tried and caught."""
+"""Which code computes: a pure function of what was asked for, the device and the dtypes; nothing is tried and caught."""
 
 import functools
 from typing import Literal, get_args
@@ -28,7 +28,7 @@ def runs_on_triton(backend: Backend, *tensors: Tensor) -> bool:
         raise ValueError(f'backend: expected float32, bfloat16 or float16 for "triton", got {", ".join(wrong)}')
     if not triton_installed():
         raise ValueError('backend: expected triton to be installed for "triton", got none: pip install "triton>=3.7"')
-    if not all(x.is_cuda for x in tensors) and not interpreting():
+    if not all(x.is_cuda for x in tensors) and not _interpreting():
         raise ValueError(
             f'backend: expected tensors on a GPU for "triton", got {tensors[0].device}'
             " (TRITON_INTERPRET=1, set before triton is first imported, interprets the kernels on a CPU)"
@@ -50,8 +50,7 @@ def _find_triton() -> bool:
 
 
 @torch.compiler.assume_constant_result
-def interpreting() -> bool:
-    """Whether triton interprets kernels on the CPU, as it does in tests."""
-    from triton import knobs
+def _interpreting() -> bool:
+    from worldmodel.kernels.launch_triton import interpreting
 
-    return bool(knobs.runtime.interpret)
+    return interpreting()

@@ -1,17 +1,18 @@
 """The latent head as Triton kernels: one launch forward, one backward, float32 inside whatever the inputs.
 
 The only thing kept for backward is what came in. `torch.library` makes each an operator of torch, so that
-`torch.compile` and autograd take it as a whole.
+`torch.compile` and autograd take it as a whole. (`no_type_check`: Triton reads the source of a function, so the type
+checker of the tests must not wrap it.)
 """
 
-import math
 from typing import Any, no_type_check
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton import knobs
+
+from worldmodel.kernels.launch_triton import alignment, interpreting, launch, rows_of, units
 
 THREADS = 128  # per program: four warps of an NVIDIA GPU
 WIDEST_CLASSES = 8192  # of a categorical: a group must fit into the registers of one program
@@ -190,7 +191,7 @@ def categorical_head_backward(
 
 def gaussian_tile(rows: int, S: int, itemsize: int) -> dict[str, int]:
     """ROWS, BLOCK_S and num_warps for inputs of so many bytes each."""
-    if knobs.runtime.interpret:
+    if interpreting():
         return _interpreted_tile(rows, S, "BLOCK_S")
     per_program = THREADS * 16 // itemsize  # every thread loads 16 bytes at a time
     block = min(triton.next_power_of_2(S), per_program)
@@ -199,7 +200,7 @@ def gaussian_tile(rows: int, S: int, itemsize: int) -> dict[str, int]:
 
 def categorical_tile(groups: int, K: int, itemsize: int) -> dict[str, int]:
     """ROWS, BLOCK_K and num_warps for inputs of so many bytes each; a group is never divided."""
-    if knobs.runtime.interpret:
+    if interpreting():
         return _interpreted_tile(groups, K, "BLOCK_K")
     block = triton.next_power_of_2(K)
     per_thread = 16 // itemsize
@@ -219,13 +220,13 @@ def gaussian_head(raw: Tensor, noise: Tensor, min_std: float) -> tuple[Tensor, T
     """raw [..., 2S], noise [..., S] -> sample, mean and std [..., S], float32."""
     outputs = _float32(noise.shape, noise), _float32(noise.shape, noise), _float32(noise.shape, noise)
     if noise.numel():
-        raw, noise = _rows(raw, 1), _rows(noise, 1)
+        raw, noise = rows_of(raw, 1), rows_of(noise, 1)
         rows, S = noise.shape
         tile = gaussian_tile(rows, S, raw.element_size())
         grid = (triton.cdiv(rows, tile["ROWS"]), triton.cdiv(S, tile["BLOCK_S"]))
-        strides = {"RAW_ALIGN": _align(raw), "NOISE_ALIGN": _align(noise)}
-        arguments = (raw, noise, *outputs, rows, _units(raw), _units(noise), min_std)
-        _launch(gaussian_head_forward, grid, arguments, S=S, **strides, **tile)
+        strides = {"RAW_ALIGN": alignment(raw), "NOISE_ALIGN": alignment(noise)}
+        arguments = (raw, noise, *outputs, rows, units(raw), units(noise), min_std)
+        launch(gaussian_head_forward, grid, arguments, S=S, **strides, **tile)
     return outputs
 
 
@@ -241,14 +242,14 @@ def gaussian_head_gradient(
     """The gradient [..., 2S] of raw, in its dtype; what did not reach the loss is None."""
     grad_raw = torch.empty(raw.shape, dtype=raw.dtype, device=raw.device)
     if noise.numel():
-        raw, noise = _rows(raw, 1), _rows(noise, 1)
+        raw, noise = rows_of(raw, 1), rows_of(noise, 1)
         rows, S = noise.shape
         tile = gaussian_tile(rows, S, raw.element_size())
         grid = (triton.cdiv(rows, tile["ROWS"]), triton.cdiv(S, tile["BLOCK_S"]))
-        strides = {"RAW_ALIGN": _align(raw), "NOISE_ALIGN": _align(noise)}
+        strides = {"RAW_ALIGN": alignment(raw), "NOISE_ALIGN": alignment(noise)}
         grads = _contiguous(grad_sample, grad_mean, grad_std)
-        arguments = (raw, noise, *grads, grad_raw, rows, _units(raw), _units(noise))
-        _launch(gaussian_head_backward, grid, arguments, S=S, **strides, **tile)
+        arguments = (raw, noise, *grads, grad_raw, rows, units(raw), units(noise))
+        launch(gaussian_head_backward, grid, arguments, S=S, **strides, **tile)
     return grad_raw
 
 
@@ -266,12 +267,12 @@ def categorical_head(logits: Tensor, noise: Tensor, unimix: float) -> tuple[Tens
     if logits.numel():
         S, K = _groups(logits)
         clamp = torch.finfo(noise.dtype).eps
-        logits, noise = _rows(logits, 2), _rows(noise, 2)
+        logits, noise = rows_of(logits, 2), rows_of(noise, 2)
         groups = len(logits) * S
         tile = categorical_tile(groups, K, logits.element_size())
-        strides = {"LOGITS_ALIGN": _align(logits), "NOISE_ALIGN": _align(noise)}
-        arguments = (logits, noise, *outputs, groups, _units(logits), _units(noise), unimix, clamp)
-        _launch(categorical_head_forward, (triton.cdiv(groups, tile["ROWS"]),), arguments, S=S, K=K, **strides, **tile)
+        strides = {"LOGITS_ALIGN": alignment(logits), "NOISE_ALIGN": alignment(noise)}
+        arguments = (logits, noise, *outputs, groups, units(logits), units(noise), unimix, clamp)
+        launch(categorical_head_forward, (triton.cdiv(groups, tile["ROWS"]),), arguments, S=S, K=K, **strides, **tile)
     return outputs
 
 
@@ -288,12 +289,12 @@ def categorical_head_gradient(
     grad_logits = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     if logits.numel():
         S, K = _groups(logits)
-        logits = _rows(logits, 2)
+        logits = rows_of(logits, 2)
         groups = len(logits) * S
         tile = categorical_tile(groups, K, logits.element_size())
-        arguments = (logits, *_contiguous(grad_sample, grad_probs), grad_logits, groups, _units(logits), unimix)
+        arguments = (logits, *_contiguous(grad_sample, grad_probs), grad_logits, groups, units(logits), unimix)
         grid = (triton.cdiv(groups, tile["ROWS"]),)
-        _launch(categorical_head_backward, grid, arguments, S=S, K=K, LOGITS_ALIGN=_align(logits), **tile)
+        launch(categorical_head_backward, grid, arguments, S=S, K=K, LOGITS_ALIGN=alignment(logits), **tile)
     return grad_logits
 
 
@@ -326,30 +327,8 @@ gaussian_head.register_autograd(_gaussian_backward, setup_context=_keep_gaussian
 categorical_head.register_autograd(_categorical_backward, setup_context=_keep_categorical)
 
 
-def _launch(kernel: Any, grid: tuple[int, ...], arguments: tuple, **options: int) -> None:
-    # Triton launches on the current device, which need not be that of the tensors.
-    with torch.cuda.device_of(arguments[0]):
-        kernel[grid](*arguments, **options, enable_fp_fusion=True)
-
-
 def _float32(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=like.device)
-
-
-def _rows(x: Tensor, inner: int) -> Tensor:
-    """x as [rows, width], its last `inner` dimensions flat: a view wherever rows are evenly apart."""
-    width = math.prod(x.shape[-inner:])
-    x = x.reshape(x.numel() // width, width)
-    return x if x.stride(1) == 1 or width == 1 else x.contiguous()
-
-
-def _align(x: Tensor) -> int:
-    """The largest power of two up to 16 that divides the distance of rows: more than any load needs."""
-    return math.gcd(x.stride(0), 16)
-
-
-def _units(x: Tensor) -> int:
-    return x.stride(0) // _align(x)
 
 
 def _groups(logits: Tensor) -> tuple[int, int]:
