@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from worldmodel.kernels import launch_triton
 from worldmodel.kernels.launch_triton import alignment, interpreting, launch, rows_of, units
 
-THREADS = 128  # per program: four warps of an NVIDIA GPU
-WIDEST_CLASSES = 8192  # of a categorical: a group must fit into the registers of one program
+THREADS = 128  # per program, unless its row is wide
 
 
 @triton.jit
@@ -195,7 +195,7 @@ def gaussian_tile(rows: int, S: int, itemsize: int) -> dict[str, int]:
         return _interpreted_tile(rows, S, "BLOCK_S")
     per_program = THREADS * 16 // itemsize  # every thread loads 16 bytes at a time
     block = min(triton.next_power_of_2(S), per_program)
-    return {"ROWS": per_program // block, "BLOCK_S": block, "num_warps": THREADS // 32}
+    return {"ROWS": per_program // block, "BLOCK_S": block, "num_warps": THREADS // launch_triton.lanes()}
 
 
 def categorical_tile(groups: int, K: int, itemsize: int) -> dict[str, int]:
@@ -205,8 +205,8 @@ def categorical_tile(groups: int, K: int, itemsize: int) -> dict[str, int]:
     block = triton.next_power_of_2(K)
     per_thread = 16 // itemsize
     rows = max(THREADS * per_thread // block, 1)
-    warps = min(max(rows * block // (32 * per_thread), 1), 16)
-    return {"ROWS": rows, "BLOCK_K": block, "num_warps": warps}
+    threads = min(rows * block // per_thread, 512)
+    return {"ROWS": rows, "BLOCK_K": block, "num_warps": threads // launch_triton.lanes()}
 
 
 def _interpreted_tile(rows: int, width: int, name: str) -> dict[str, int]:
