@@ -39,17 +39,13 @@ def _tile(groups: int, classes: int, itemsize: int) -> Tile:
 
 
 @triton.jit
-def log1p(x):
-    """log(1 + x) for x > -1, without the digits that 1 + x loses."""
-    u = 1.0 + x
-    return tl.log(u) - ((u - 1.0) - x) / u
-
-
-@triton.jit
 def standard_deviation(raw, min_std):
     """min_std + softplus(raw), and its derivative sigmoid(raw)."""
     small = tl.exp(-tl.abs(raw))
-    return min_std + tl.maximum(raw, 0.0) + log1p(small), tl.where(raw >= 0, 1.0, small) / (1.0 + small)
+    u = 1.0 + small
+    inverse = 1.0 / u
+    log1p_small = tl.log(u) - ((u - 1.0) - small) * inverse  # the second term is what 1 + small lost
+    return min_std + tl.maximum(raw, 0.0) + log1p_small, tl.where(raw >= 0, 1.0, small) * inverse
 
 
 @triton.jit
@@ -63,11 +59,16 @@ def load_gaussian(ptr, at, inside, other_half, min_std):
 
 @triton.jit
 def gaussian_divergence(q_mean, q_std, p_mean, p_std):
-    """KL, d = (m_q - m_p) / s_p, and e (e + 2) with e = s_q / s_p - 1; equal distributions give exactly zero thrice."""
-    d = (q_mean - p_mean) / p_std
-    e = (q_std - p_std) / p_std
-    log_ratio = tl.where(e < -0.5, tl.log(q_std / p_std), log1p(tl.maximum(e, -0.5)))
-    return 0.5 * d * d + 0.5 * e * (e + 2.0) - log_ratio, d, e * (e + 2.0)
+    """KL, d = (m_q - m_p) / s_p, e (e + 2) with e = s_q / s_p - 1, and 1 / s_p; zero thrice for equal distributions."""
+    inverse = 1.0 / p_std
+    d = (q_mean - p_mean) * inverse
+    e = (q_std - p_std) * inverse
+    # log(1 + e) by way of log(u) and of what u = 1 + e lost, except near e = -1, which has itself lost s_q / s_p.
+    narrow = e < -0.5
+    u = tl.where(narrow, q_std * inverse, 1.0 + e)
+    log_ratio = tl.log(u) - tl.where(narrow, 0.0, ((u - 1.0) - e) / u)
+    square = e * (e + 2.0)
+    return 0.5 * d * d + 0.5 * square - log_ratio, d, square, inverse
 
 
 @triton.jit
@@ -86,7 +87,7 @@ def gaussian_kl_forward(
         q_at, p_at = row[:, None] * Q_ROW + group[None, :] * Q_COL, row[:, None] * P_ROW + group[None, :] * P_COL
         q_mean, q_std, _ = load_gaussian(q_ptr, q_at, inside, S * Q_COL, min_std)
         p_mean, p_std, _ = load_gaussian(p_ptr, p_at, inside, S * P_COL, min_std)
-        kl, _, _ = gaussian_divergence(q_mean, q_std, p_mean, p_std)  # zero outside, where all is equal
+        kl, _, _, _ = gaussian_divergence(q_mean, q_std, p_mean, p_std)  # zero outside, where all is equal
         total += tl.sum(kl, axis=1)
         at = row[:, None] * S + group[None, :]
         tl.store(kl_ptr + at, kl, mask=inside)
@@ -117,7 +118,7 @@ def gaussian_kl_backward(
             q_at, p_at = row[:, None] * Q_ROW + group[None, :] * Q_COL, row[:, None] * P_ROW + group[None, :] * P_COL
             q_mean, q_std, _ = load_gaussian(q_ptr, q_at, inside, S * Q_COL, min_std)
             p_mean, p_std, _ = load_gaussian(p_ptr, p_at, inside, S * P_COL, min_std)
-            kl, _, _ = gaussian_divergence(q_mean, q_std, p_mean, p_std)
+            kl, _, _, _ = gaussian_divergence(q_mean, q_std, p_mean, p_std)
             total += tl.sum(kl, axis=1)
     for start in range(0, S, GROUPS):
         group = start + tl.arange(0, GROUPS)
@@ -125,7 +126,10 @@ def gaussian_kl_backward(
         q_at, p_at = row[:, None] * Q_ROW + group[None, :] * Q_COL, row[:, None] * P_ROW + group[None, :] * P_COL
         q_mean, q_std, q_slope = load_gaussian(q_ptr, q_at, inside, S * Q_COL, min_std)
         p_mean, p_std, p_slope = load_gaussian(p_ptr, p_at, inside, S * P_COL, min_std)
-        kl, d, square_excess = gaussian_divergence(q_mean, q_std, p_mean, p_std)
+        kl, d, square, inverse = gaussian_divergence(q_mean, q_std, p_mean, p_std)
+        # The derivatives come before the sum over groups: three numbers then wait for it in registers, and not eight.
+        by_mean = d * inverse
+        q_by_std, p_by_std = square * q_slope / q_std, -(d * d + square) * p_slope * inverse
         q_side, p_side = tl.zeros((ROWS, GROUPS), tl.float32), tl.zeros((ROWS, GROUPS), tl.float32)
         if HAS_BALANCED:
             balanced = tl.load(balanced_grad_ptr + row * B_ROW, mask=row < n_rows, other=0.0)
@@ -137,16 +141,16 @@ def gaussian_kl_backward(
         if HAS_KL:
             plain = tl.load(kl_grad_ptr + row[:, None] * G_ROW + group[None, :] * G_COL, mask=inside, other=0.0)
             q_side, p_side = q_side + plain, p_side + plain
-        q_std_grad, p_std_grad = q_side * square_excess, -p_side * (d * d + square_excess)
-        at = row[:, None] * S + group[None, :]
+        q_by_std, p_by_std = q_side * q_by_std, p_side * p_by_std
         if HAS_ENTROPY:
-            q_std_grad += tl.load(q_entropy_grad_ptr + at, mask=inside, other=0.0)
-            p_std_grad += tl.load(p_entropy_grad_ptr + at, mask=inside, other=0.0)
+            at = row[:, None] * S + group[None, :]
+            q_by_std += tl.load(q_entropy_grad_ptr + at, mask=inside, other=0.0) * q_slope / q_std
+            p_by_std += tl.load(p_entropy_grad_ptr + at, mask=inside, other=0.0) * p_slope * inverse
         at = row[:, None] * (2 * S) + group[None, :]
-        tl.store(q_grad_ptr + at, q_side * d / p_std, mask=inside)
-        tl.store(q_grad_ptr + at + S, q_std_grad / q_std * q_slope, mask=inside)
-        tl.store(p_grad_ptr + at, -p_side * d / p_std, mask=inside)
-        tl.store(p_grad_ptr + at + S, p_std_grad / p_std * p_slope, mask=inside)
+        tl.store(q_grad_ptr + at, q_side * by_mean, mask=inside)
+        tl.store(q_grad_ptr + at + S, q_by_std, mask=inside)
+        tl.store(p_grad_ptr + at, -p_side * by_mean, mask=inside)
+        tl.store(p_grad_ptr + at + S, p_by_std, mask=inside)
 
 
 @triton.jit
