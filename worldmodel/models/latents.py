@@ -1,8 +1,8 @@
 """The two families of z_t, as distributions over S groups.
 
 A family (`GaussianFamily`, `CategoricalFamily`) knows its sizes and turns a head's raw output [..., P] into a
-distribution. A distribution holds that raw output; its probabilities are mixed and floored once, at construction, so
-that what is sampled is what the KL compares.
+distribution. A distribution holds that raw output; its probabilities are mixed and floored in one way, so that what is
+sampled is what the KL compares. They are worked out when they are first needed: a kernel samples without them.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions.utils import clamp_probs
-from torch.nn.functional import one_hot
 
-from worldmodel.kernels import kl_reference
+from worldmodel.kernels import kl_reference, latent_reference
+from worldmodel.kernels.backend import runs_on_triton
 from worldmodel.kernels.kl import categorical_kl, gaussian_kl
+from worldmodel.kernels.latent import categorical_head, gaussian_head
 from worldmodel.kernels.precision import full_precision
 
 
@@ -28,10 +28,22 @@ class DiagonalGaussian:
         min_std: floor of the standard deviations.
         """
         self.raw, self.min_std = raw, min_std
-        self.mean, self.std = kl_reference.split_gaussian(raw, min_std)  # [..., S] each
+        self._mean_and_std: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch S"]:
+        """Mean of each group."""
+        return self._split()[0]
+
+    @property
+    def std(self) -> Float[Tensor, "*batch S"]:
+        """Standard deviation of each group."""
+        return self._split()[1]
 
     def rsample(self, noise: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
-        """mean + std * noise, for standard normal noise."""
+        """mean + std * noise, for standard normal noise; one launch on a GPU."""
+        if runs_on_triton("auto", self.raw, noise):
+            return gaussian_head(self.raw, noise, min_std=self.min_std).sample
         return self.mean + self.std * noise
 
     @torch.no_grad()
@@ -56,6 +68,11 @@ class DiagonalGaussian:
         """The same distribution with no gradient behind it."""
         return DiagonalGaussian(self.raw.detach(), self.min_std)
 
+    def _split(self) -> tuple[Tensor, Tensor]:
+        if self._mean_and_std is None:  # not a cached_property: its lock stops torch.compile before Python 3.12
+            self._mean_and_std = kl_reference.split_gaussian(self.raw, self.min_std)
+        return self._mean_and_std
+
 
 class OneHotCategorical:
     """S independent categoricals over K classes; z_t is their S one-hot vectors, flat."""
@@ -66,17 +83,20 @@ class OneHotCategorical:
         unimix: share of the uniform distribution that is mixed in.
         """
         self.logits, self.unimix = logits, unimix
-        self.log_probs = kl_reference.mix_uniform(logits, unimix)  # [..., S, K]
+        self._log_probs: Tensor | None = None
+
+    @property
+    def log_probs(self) -> Float[Tensor, "*batch S K"]:
+        """Log-probabilities of the classes, mixed with the uniform distribution."""
+        if self._log_probs is None:
+            self._log_probs = kl_reference.mix_uniform(self.logits, self.unimix)
+        return self._log_probs
 
     def rsample(self, noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch Z"]:
-        """A one-hot sample by Gumbel-max from uniform noise, with the straight-through gradient of the probabilities.
-
-        Source: Bengio et al. 2013, arXiv 1308.3432.
-        """
-        probs = self.log_probs.exp()
-        gumbel = -torch.log(-torch.log(clamp_probs(noise)))
-        hard = one_hot((self.log_probs + gumbel).argmax(-1), probs.shape[-1]).to(probs.dtype)
-        return (hard + (probs - probs.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
+        """A one-hot sample by Gumbel-max from uniform noise, straight-through its gradient; one launch on a GPU."""
+        if runs_on_triton("auto", self.logits, noise):
+            return categorical_head(self.logits, noise, unimix=self.unimix).sample
+        return latent_reference.straight_through(self.log_probs, noise)
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
