@@ -34,7 +34,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from worldmodel.kernels import latent_triton, launch_triton
+from worldmodel.kernels import kl_autograd_triton, latent_triton, launch_triton
 
 TARGETS = {f"sm_{n}": GPUTarget("cuda", n, 32) for n in (80, 89, 90, 100)} | {"gfx942": GPUTarget("hip", "gfx942", 64)}
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
@@ -129,7 +129,18 @@ def latent_head(width: str, dtype: torch.dtype) -> None:
     sample.sum().backward()
 
 
-OPERATORS: list[Callable[[str, torch.dtype], None]] = [latent_head]
+def kl(width: str, dtype: torch.dtype) -> None:
+    """The KL of a batch: as in training, where the balanced value alone is differentiated, and with all gradients."""
+    S, *K = map(int, width.split("x"))
+    shape = (BATCH, TIME, S, *K) if K else (BATCH, TIME, 2 * S)
+    posterior, prior = (torch.zeros(shape, dtype=dtype, requires_grad=True) for _ in range(2))
+    operator, setting = (kl_autograd_triton.categorical_kl, 0.01) if K else (kl_autograd_triton.gaussian_kl, 0.1)
+    value, q_entropy, p_entropy, balanced, _ = operator(posterior, prior, setting, 0.5, 0.1, 1.0)
+    balanced.sum().backward(retain_graph=True)
+    torch.autograd.backward([value, q_entropy, p_entropy, balanced], [torch.ones_like(value)] * 3 + [balanced])
+
+
+OPERATORS: list[Callable[[str, torch.dtype], None]] = [latent_head, kl]
 
 
 def compiled(launch: Launch, width: str, dtype: str, target: str) -> Compiled:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from worldmodel.kernels import launch_triton
+
 
 class Tile(NamedTuple):
     """How much one program takes: steps, groups at a time, classes of each (1 for Gaussians), and its warps."""
@@ -35,7 +37,7 @@ def _tile(groups: int, classes: int, itemsize: int) -> Tile:
     """At least 512 numbers a program, and one 16-byte load a thread: with more, registers limit the occupancy."""
     rows = max(1, 512 // (groups * classes))
     threads = rows * groups * classes * itemsize // 16
-    return Tile(rows, groups, classes, min(16, max(1, threads // 32)))
+    return Tile(rows, groups, classes, min(16, max(1, threads // launch_triton.lanes())))
 
 
 @triton.jit
