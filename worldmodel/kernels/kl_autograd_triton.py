@@ -22,22 +22,20 @@ from worldmodel.kernels.kl_triton import (
     gaussian_kl_forward,
     gaussian_tile,
 )
+from worldmodel.kernels.launch_triton import interpreting, launch
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-INTERPRETED = not isinstance(gaussian_kl_forward, triton.JITFunction)
 
 
-def _launch(kernel: Any, tile: Tile, rows: int, like: Tensor, *arguments: Any, **constants: Any) -> None:
-    """Run a kernel over all rows. The interpreter's cost is a program's, so there one program takes as many as it can."""
+def _launch(kernel: Any, tile: Tile, rows: int, arguments: tuple, **constants: Any) -> None:
+    """Run a kernel over all rows."""
     if rows == 0:
         return
-    if INTERPRETED:
+    if interpreting():  # which costs milliseconds a program, however large
         most = max(1, 2**16 // (tile.groups * tile.classes))
         tile = tile._replace(rows=min(triton.next_power_of_2(rows), most))
-    with torch.cuda.device_of(like):
-        kernel[(triton.cdiv(rows, tile.rows),)](
-            *arguments, ROWS=tile.rows, GROUPS=tile.groups, num_warps=tile.num_warps, enable_fp_fusion=True, **constants
-        )
+    grid = (triton.cdiv(rows, tile.rows),)
+    launch(kernel, grid, arguments, ROWS=tile.rows, GROUPS=tile.groups, num_warps=tile.num_warps, **constants)
 
 
 def _rows(x: Tensor, event: int) -> Tensor:
@@ -55,30 +53,34 @@ def _floor(free_nats: float) -> float:
 
 
 def _empty_outputs(posterior: Tensor, event: int) -> Outputs:
-    batch = posterior.shape[:-event]
+    batch = posterior.shape[: posterior.dim() - event]
     groups = (*batch, posterior.shape[-2] if event == 2 else posterior.shape[-1] // 2)
-    kl, q_entropy, p_entropy = (posterior.new_empty(groups, dtype=torch.float32) for _ in range(3))
-    balanced, clamped = posterior.new_empty(batch, dtype=torch.float32), posterior.new_empty(batch, dtype=torch.bool)
+    kl, q_entropy, p_entropy = (torch.empty(groups, device=posterior.device) for _ in range(3))
+    balanced, clamped = (torch.empty(batch, device=posterior.device, dtype=t) for t in (torch.float32, torch.bool))
     return kl, q_entropy, p_entropy, balanced, clamped
 
 
+def _empty_gradients(posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+    q, p = (torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (posterior, prior))
+    return q, p
+
+
 def _cotangents(
-    like: Tensor, kl: Tensor | None, q_entropy: Tensor | None, p_entropy: Tensor | None, balanced: Tensor | None
+    kl: Tensor | None, q_entropy: Tensor | None, p_entropy: Tensor | None, balanced: Tensor | None, unused: Tensor
 ) -> tuple[list[Tensor], dict[str, Any]]:
-    """The cotangents as rows, with `like` in place of those that there are none of, and what the kernel must know."""
-    has_entropy = q_entropy is not None or p_entropy is not None
-    if has_entropy:
-        known = q_entropy if q_entropy is not None else p_entropy
-        q_entropy, p_entropy = (torch.zeros_like(known) if x is None else x for x in (q_entropy, p_entropy))
-    rows = [like if x is None else _rows(x, 1) for x in (kl, q_entropy, p_entropy)]
-    rows[1:] = [x.contiguous() for x in rows[1:]]
-    flat = like if balanced is None else _rows(balanced, 0)
-    return [*rows, flat], {
-        "G_ROW": _row_stride(rows[0]),
-        "G_COL": rows[0].stride(1),
-        "B_ROW": _row_stride(flat),
+    """The cotangents as rows, `unused` in place of those that there are none of, and what the kernel must know."""
+    known = [x for x in (q_entropy, p_entropy) if x is not None]
+    entropies = [unused, unused]
+    if known:
+        entropies = [torch.zeros_like(known[0]) if x is None else x.contiguous() for x in (q_entropy, p_entropy)]
+    by_group = unused if kl is None else _rows(kl, 1)
+    by_row = unused if balanced is None else _rows(balanced, 0)
+    return [by_group, *entropies, by_row], {
+        "G_ROW": 0 if kl is None else _row_stride(by_group),
+        "G_COL": 0 if kl is None else by_group.stride(1),
+        "B_ROW": 0 if balanced is None else _row_stride(by_row),
         "HAS_KL": kl is not None,
-        "HAS_ENTROPY": has_entropy,
+        "HAS_ENTROPY": bool(known),
         "HAS_BALANCED": balanced is not None,
     }
 
@@ -91,10 +93,8 @@ def gaussian_kl(
     outputs = _empty_outputs(posterior, 1)
     q, p = _rows(posterior, 1), _rows(prior, 1)
     tile = gaussian_tile(q.shape[1] // 2, q.element_size())
-    _launch(
-        gaussian_kl_forward, tile, q.shape[0], q, q, p, *outputs, q.shape[0], min_std, dyn + rep, _floor(free_nats),
-        **_gaussian_layout(q, p),
-    )  # fmt: skip
+    arguments = (q, p, *outputs, len(q), min_std, dyn + rep, _floor(free_nats))
+    _launch(gaussian_kl_forward, tile, len(q), arguments, **_gaussian_layout(q, p))
     return outputs
 
 
@@ -107,12 +107,10 @@ def gaussian_kl_gradients(
     """Gradients [..., 2S] of both inputs from the cotangents of the outputs, None where there is none."""
     gradients = _empty_gradients(posterior, prior)
     q, p = _rows(posterior, 1), _rows(prior, 1)
-    cotangents, known = _cotangents(q, kl, q_entropy, p_entropy, balanced)
+    cotangents, known = _cotangents(kl, q_entropy, p_entropy, balanced, unused=q)
     tile = gaussian_tile(q.shape[1] // 2, q.element_size())
-    _launch(
-        gaussian_kl_backward, tile, q.shape[0], q, q, p, *cotangents, *gradients,
-        q.shape[0], min_std, dyn, rep, _floor(free_nats), CLAMPS=free_nats > 0, **known, **_gaussian_layout(q, p),
-    )  # fmt: skip
+    arguments = (q, p, *cotangents, *gradients, len(q), min_std, dyn, rep, _floor(free_nats))
+    _launch(gaussian_kl_backward, tile, len(q), arguments, CLAMPS=free_nats > 0, **known, **_gaussian_layout(q, p))
     return gradients
 
 
@@ -124,11 +122,8 @@ def categorical_kl(
     outputs = _empty_outputs(posterior, 2)
     q, p = _rows(posterior, 2), _rows(prior, 2)
     tile = categorical_tile(q.shape[1], q.shape[2], q.element_size())
-    _launch(
-        categorical_kl_forward, tile, q.shape[0], q, q, p, *outputs,
-        q.shape[0], 1 - unimix, unimix / q.shape[2], dyn + rep, _floor(free_nats),
-        **_categorical_layout(q, p, tile, unimix),
-    )  # fmt: skip
+    arguments = (q, p, *outputs, len(q), 1 - unimix, unimix / q.shape[2], dyn + rep, _floor(free_nats))
+    _launch(categorical_kl_forward, tile, len(q), arguments, **_categorical_layout(q, p, tile, unimix))
     return outputs
 
 
@@ -141,13 +136,11 @@ def categorical_kl_gradients(
     """Gradients [..., S, K] of both inputs from the cotangents of the outputs, None where there is none."""
     gradients = _empty_gradients(posterior, prior)
     q, p = _rows(posterior, 2), _rows(prior, 2)
-    cotangents, known = _cotangents(q, kl, q_entropy, p_entropy, balanced)
+    cotangents, known = _cotangents(kl, q_entropy, p_entropy, balanced, unused=q)
     tile = categorical_tile(q.shape[1], q.shape[2], q.element_size())
-    _launch(
-        categorical_kl_backward, tile, q.shape[0], q, q, p, *cotangents, *gradients,
-        q.shape[0], 1 - unimix, unimix / q.shape[2], dyn, rep, _floor(free_nats), CLAMPS=free_nats > 0, **known,
-        **_categorical_layout(q, p, tile, unimix),
-    )  # fmt: skip
+    settings = (1 - unimix, unimix / q.shape[2], dyn, rep, _floor(free_nats))
+    constants = {"CLAMPS": free_nats > 0, **known, **_categorical_layout(q, p, tile, unimix)}
+    _launch(categorical_kl_backward, tile, len(q), (q, p, *cotangents, *gradients, len(q), *settings), **constants)
     return gradients
 
 
@@ -165,10 +158,6 @@ def _categorical_layout(q: Tensor, p: Tensor, tile: Tile, unimix: float) -> dict
         **{"Q_ROW": _row_stride(q), "Q_GROUP": q.stride(1), "Q_CLASS": q.stride(2)},
         **{"P_ROW": _row_stride(p), "P_GROUP": p.stride(1), "P_CLASS": p.stride(2)},
     }
-
-
-def _empty_gradients(posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-    return posterior.new_empty(posterior.shape), prior.new_empty(prior.shape)
 
 
 def _keep(ctx: Any, inputs: tuple, output: Outputs) -> None:

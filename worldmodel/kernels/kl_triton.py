@@ -3,9 +3,10 @@
 The formulas are those of `kl_reference`, computed in float32 from inputs of any float dtype and stride. A program takes
 ROWS steps and walks over their groups, GROUPS at a time, so that a step's sum, which free nats need, never leaves it.
 Backward computes everything again: reading the inputs a second time is cheaper than writing and reading more.
+(`no_type_check`: Triton reads the source of a function, so the type checker of the tests must not wrap it.)
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import triton
 import triton.language as tl
@@ -41,6 +42,7 @@ def _tile(groups: int, classes: int, itemsize: int) -> Tile:
 
 
 @triton.jit
+@no_type_check
 def standard_deviation(raw, min_std):
     """min_std + softplus(raw), and its derivative sigmoid(raw)."""
     small = tl.exp(-tl.abs(raw))
@@ -51,6 +53,7 @@ def standard_deviation(raw, min_std):
 
 
 @triton.jit
+@no_type_check
 def load_gaussian(ptr, at, inside, other_half, min_std):
     """Mean, standard deviation and the latter's derivative, in float32."""
     mean = tl.load(ptr + at, mask=inside, other=0.0).to(tl.float32)
@@ -60,6 +63,7 @@ def load_gaussian(ptr, at, inside, other_half, min_std):
 
 
 @triton.jit
+@no_type_check
 def gaussian_divergence(q_mean, q_std, p_mean, p_std):
     """KL, d = (m_q - m_p) / s_p, e (e + 2) with e = s_q / s_p - 1, and 1 / s_p; zero thrice for equal distributions."""
     inverse = 1.0 / p_std
@@ -74,6 +78,7 @@ def gaussian_divergence(q_mean, q_std, p_mean, p_std):
 
 
 @triton.jit
+@no_type_check
 def gaussian_kl_forward(
     q_ptr, p_ptr, kl_ptr, q_entropy_ptr, p_entropy_ptr, balanced_ptr, clamped_ptr,
     n_rows, min_std, scale, floor,
@@ -102,6 +107,7 @@ def gaussian_kl_forward(
 
 
 @triton.jit
+@no_type_check
 def gaussian_kl_backward(
     q_ptr, p_ptr, kl_grad_ptr, q_entropy_grad_ptr, p_entropy_grad_ptr, balanced_grad_ptr, q_grad_ptr, p_grad_ptr,
     n_rows, min_std, dyn, rep, floor,
@@ -156,6 +162,7 @@ def gaussian_kl_backward(
 
 
 @triton.jit
+@no_type_check
 def load_categorical(ptr, at, inside, is_class, keep, uniform, MIXED: tl.constexpr):
     """softmax s, mixture q = keep s + uniform, and log q, of [ROWS, GROUPS, CLASSES] logits; zero where no class is."""
     # Not -inf where no class is: -inf - -inf is not a number.
@@ -174,6 +181,7 @@ def load_categorical(ptr, at, inside, is_class, keep, uniform, MIXED: tl.constex
 
 
 @triton.jit
+@no_type_check
 def categorical_divergence(q, log_q, p, log_p):
     """sum_k q (u - 1 + exp(-u)), u = log q - log p, as a series where u is small: no term is below zero."""
     u = log_q - log_p
@@ -184,6 +192,7 @@ def categorical_divergence(q, log_q, p, log_p):
 
 
 @triton.jit
+@no_type_check
 def categorical_kl_forward(
     q_ptr, p_ptr, kl_ptr, q_entropy_ptr, p_entropy_ptr, balanced_ptr, clamped_ptr,
     n_rows, keep, uniform, scale, floor,
@@ -215,6 +224,7 @@ def categorical_kl_forward(
 
 
 @triton.jit
+@no_type_check
 def categorical_kl_backward(
     q_ptr, p_ptr, kl_grad_ptr, q_entropy_grad_ptr, p_entropy_grad_ptr, balanced_grad_ptr, q_grad_ptr, p_grad_ptr,
     n_rows, keep, uniform, dyn, rep, floor,

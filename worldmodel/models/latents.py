@@ -14,9 +14,10 @@ from torch import Tensor
 
 from worldmodel.kernels import kl_reference, latent_reference
 from worldmodel.kernels.backend import runs_on_triton
-from worldmodel.kernels.kl import categorical_kl, gaussian_kl
+from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
 from worldmodel.kernels.latent import categorical_head, gaussian_head
 from worldmodel.kernels.precision import full_precision
+from worldmodel.types import BalancedKL
 
 
 class DiagonalGaussian:
@@ -62,7 +63,11 @@ class DiagonalGaussian:
 
     def kl(self, other: "DiagonalGaussian") -> Float[Tensor, "*batch S"]:
         """KL(self || other) of each group, in nats."""
-        return gaussian_kl(self.raw, other.raw, min_std=self.min_std)
+        return gaussian_kl(self.raw, other.raw, min_std=self.min_std).kl
+
+    def balanced_kl(self, other: "DiagonalGaussian", *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
+        """The KL as training optimises it: dyn scales other's gradient, rep one's own."""
+        return balanced_gaussian_kl(self.raw, other.raw, min_std=self.min_std, dyn=dyn, rep=rep, free_nats=free_nats)
 
     def detach(self) -> "DiagonalGaussian":
         """The same distribution with no gradient behind it."""
@@ -114,7 +119,13 @@ class OneHotCategorical:
 
     def kl(self, other: "OneHotCategorical") -> Float[Tensor, "*batch S"]:
         """KL(self || other) of each group, in nats."""
-        return categorical_kl(self.logits, other.logits, unimix=self.unimix)
+        return categorical_kl(self.logits, other.logits, unimix=self.unimix).kl
+
+    def balanced_kl(self, other: "OneHotCategorical", *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
+        """The KL as training optimises it: dyn scales other's gradient, rep one's own."""
+        return balanced_categorical_kl(
+            self.logits, other.logits, unimix=self.unimix, dyn=dyn, rep=rep, free_nats=free_nats
+        )
 
     def detach(self) -> "OneHotCategorical":
         """The same distribution with no gradient behind it."""

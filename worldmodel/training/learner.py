@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import Bound, elbo
 from worldmodel.objectives.loss import Loss, Objective, loss
-from worldmodel.types import Batch, Latent
+from worldmodel.types import BalancedLatent, Batch
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def bound_and_loss(
 
 def sampled_bound(
     model: WorldModel, batch: Batch, generator: torch.Generator, *, autocast: bool = False
-) -> tuple[Bound, Latent, Latent]:
+) -> tuple[Bound, BalancedLatent, BalancedLatent]:
     """The bound of a batch for one draw of the latents, with the posterior they were drawn from and the prior."""
     B, T = batch.is_first.shape
     noise = model.rssm.noise(B, T, generator)
