@@ -15,7 +15,8 @@ from worldmodel.kernels.launch_triton import rows_of
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 
 MIN_STD, UNIMIX = 0.1, 0.01
-# Of the largest number of a tensor (or of 1, where mean and noise may cancel): the maths is float32 from exactly converted inputs: a few roundings of 6e-8.
+# Of the largest number of a tensor, or of 1 where mean and noise may cancel. Inputs are converted exactly, the maths is
+# float32: a few roundings of 6e-8.
 FORWARD = 5e-7
 # Gradients are rounded to the inputs' dtype; the interpreter cuts bfloat16 off instead, a whole step of 2^-8 in [1, 2).
 GRADIENT = {torch.float32: 1e-6, torch.float16: 2**-11 + 1e-6, torch.bfloat16: 2**-7}
