@@ -20,7 +20,13 @@ from worldmodel.oracles.linear_gaussian import LinearGaussian
 from worldmodel.types import LatentSequence, State
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64, condition numbers of a few hundred
-SHAPES = [{"n": 3, "p": 2}, {"n": 1, "p": 1, "actions": 0}, {"n": 2, "p": 4, "actions": 1}]
+# The last is as wide as the batch is long: nothing may take one for the other.
+SHAPES = [
+    {"n": 3, "p": 2},
+    {"n": 1, "p": 1, "actions": 0},
+    {"n": 2, "p": 4, "actions": 1},
+    {"n": 4, "p": 4, "actions": 4},
+]
 
 
 @pytest.fixture(params=SHAPES, ids=str)

@@ -207,7 +207,7 @@ class LinearGaussian:
         ahead = [Information(torch.zeros_like(here.J[:, 0]), torch.zeros_like(here.j[:, 0]))]
         for t in range(x.shape[1] - 1, 0, -1):
             J, j = here.J[:, t] + ahead[-1].J, here.j[:, t] + ahead[-1].j
-            AM = torch.linalg.solve(torch.eye(len(self.A)).to(x) + self.Q @ J, self.A).mT
+            AM = torch.linalg.solve(torch.eye(len(self.A)).to(x) + self.Q @ J, self.A.expand_as(J)).mT
             j = apply(AM, j - apply(J, action[:, t] @ self.B.mT))
             ahead.append(Information(symmetric(AM @ J @ self.A), j))
         return Information(torch.stack([a.J for a in ahead[::-1]], 1), torch.stack([a.j for a in ahead[::-1]], 1))
