@@ -4,6 +4,9 @@
 
 Terms are normalised log-densities and log-masses of observation, reward and continue flag. Nothing is clipped, scaled
 or averaged here. One sample of z_1:T makes it an unbiased estimate of the bound.
+
+`elbo` takes what the fast, batched path of training has computed; `sequence_elbo` is the same bound for anything that
+is a `LatentSequence`, as a loop that reads like the equation.
 """
 
 from collections.abc import Mapping
@@ -13,29 +16,29 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldmodel.types import Latent, Likelihood
+from worldmodel.types import Latent, LatentSequence, Likelihood, State
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The pieces of the bound at every row, in nats."""
+    """The pieces of the bound at every row, in nats: [B, T], or [N, B, T] for N draws of the latents."""
 
-    log_likelihood: dict[str, Float[Tensor, "B T"]]  # by name; zero where there is no observation of that name
-    kl_groups: Float[Tensor, "B T S"]  # raw KL(posterior || prior) of each latent group
-    valid: Bool[Tensor, "B T"]  # the rows that count
+    log_likelihood: dict[str, Float[Tensor, "*batch T"]]  # by name; zero where there is no observation of that name
+    kl_groups: Float[Tensor, "*batch T S"]  # raw KL(posterior || prior) of each latent group
+    valid: Bool[Tensor, "*batch T"]  # the rows that count
 
     @property
-    def kl(self) -> Float[Tensor, "B T"]:
+    def kl(self) -> Float[Tensor, "*batch T"]:
         """KL(posterior || prior) of each row: the sum over groups."""
         return self.kl_groups.sum(-1)
 
     @property
-    def reconstruction(self) -> Float[Tensor, "B T"]:
+    def reconstruction(self) -> Float[Tensor, "*batch T"]:
         """log p(x_t, r_t, c_t | h_t, z_t) of each row: the sum over names."""
         return torch.stack(list(self.log_likelihood.values())).sum(0)
 
     @property
-    def elbo(self) -> Float[Tensor, "B T"]:
+    def elbo(self) -> Float[Tensor, "*batch T"]:
         """The bound's contribution of each row; its sum over an episode bounds the episode's log evidence."""
         return self.reconstruction - self.kl
 
@@ -81,7 +84,45 @@ def elbo(
     return Bound(log_likelihood, kl_groups, valid)
 
 
-def masked_mean(x: Float[Tensor, "B T"], valid: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
+@torch.no_grad()
+def sequence_elbo(sequence: LatentSequence, samples: int = 1, *, generator: torch.Generator | None = None) -> Bound:
+    """The bound of any model's sequences, by ancestral sampling from q: no gradient passes through the samples.
+
+    Args:
+        sequence: the model and its B sequences of T rows.
+        samples: N draws of z_1:T.
+        generator: source of the draws.
+    Returns:
+        Every term at every row, [N, B, T], zero at rows that are not valid; the mean over N estimates the bound.
+    Raises:
+        ValueError: if samples is not positive.
+    """
+    require_positive(samples=samples)
+    state = sequence.initial(samples)
+    terms, kls = [], []
+    for t in range(sequence.valid.shape[1]):
+        deter, prior = sequence.step(state, t)
+        posterior = sequence.proposal(deter, t)
+        state = State(deter, posterior.sample(generator))
+        terms.append(sequence.likelihood(state, t))
+        kls.append(posterior.kl(prior))
+    valid = sequence.valid.expand(samples, -1, -1)
+    log_likelihood = {name: torch.stack([term[name] for term in terms], -1) for name in terms[0]}
+    return Bound(
+        {name: torch.where(valid, term, 0.0) for name, term in log_likelihood.items()},
+        torch.where(valid[..., None], torch.stack(kls, -2), 0.0),
+        valid,
+    )
+
+
+def require_positive(**counts: int) -> None:
+    """Refuse a number that is not positive, by name."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}: expected a positive number, got {count}")
+
+
+def masked_mean(x: Float[Tensor, "*batch T"], valid: Bool[Tensor, "*batch T"]) -> Float[Tensor, ""]:
     """Mean of x over the rows that count. The one place where rows are reduced."""
     assert x.shape == valid.shape, (x.shape, valid.shape)
     return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)

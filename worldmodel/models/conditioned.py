@@ -1,0 +1,104 @@
+"""A world model together with the episodes it is to explain, as the `LatentSequence` that the estimators see.
+
+All rows are embedded once. N particles of B sequences are carried as [N, B, ...] and flattened for the recurrent cell
+alone; they are decoded a few at a time, so that images do not exhaust the memory.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from worldmodel.models.rssm import RSSM
+from worldmodel.types import Batch, Latent, Likelihood, State
+
+
+class ConditionedWorldModel:
+    """p(x_1:T, z_1:T || actions) and q(z_1:T | x) of whole episodes: what `WorldModel.given` returns."""
+
+    def __init__(
+        self,
+        rssm: RSSM,
+        decode: Callable[[State], Mapping[str, Likelihood]],
+        batch: Batch,
+        embed: Float[Tensor, "B T E"],
+        targets: Mapping[str, Tensor],
+        observed: Mapping[str, Bool[Tensor, "B T"]],
+        *,
+        particles_at_once: int,
+    ) -> None:
+        """Args:
+        rssm, decode: the model's recurrence, and its likelihoods by name at states with any leading shape.
+        batch: whole episodes, as `require_whole_episodes` has them, in the model's precision.
+        embed: of every row, as the posterior is meant to see it.
+        targets, observed: what each likelihood is evaluated at, and where it is an observation, by name.
+        particles_at_once: how many of the N particles are decoded in one pass.
+        """
+        self.rssm, self.decode, self.valid = rssm, decode, batch.valid
+        self._prev_action, self._is_first = batch.prev_action, batch.is_first
+        self._targets, self._observed = targets, observed
+        self._seen = rssm.posterior_embed(embed)  # [B, T, I] all that q reads of the rows
+        self._particles_at_once = particles_at_once
+
+    def initial(self, samples: int) -> State:
+        """Zeros, [N, B, ...]."""
+        state = self.rssm.initial(samples * len(self.valid))
+        return State(*(rearrange(x, "(N B) W -> N B W", N=samples) for x in state))
+
+    def step(self, state: State, t: int) -> tuple[Float[Tensor, "N B D"], Latent]:
+        """h_t under the action that led to row t, and p(z_t | h_t)."""
+        samples = len(state.deter)
+        flat = State(*(rearrange(x, "N B W -> (N B) W") for x in state))
+        action = repeat(self._prev_action[:, t], "B A -> (N B) A", N=samples)
+        is_first = repeat(self._is_first[:, t], "B -> (N B)", N=samples)
+        deter = rearrange(self.rssm.predict(flat, action, is_first), "(N B) D -> N B D", N=samples)
+        return deter, self.rssm.prior(deter)
+
+    def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Latent:
+        """q(z_t | h_t, x)."""
+        return self.rssm.posterior(deter, self._seen[None, :, t])
+
+    def likelihood(self, state: State, t: int) -> dict[str, Float[Tensor, "N B"]]:
+        """log p(x_t | h_t, z_t), log p(r_t | .) and log p(c_t | .); no reward leads to a first row."""
+        parts = zip(*(x.split(self._particles_at_once) for x in state), strict=True)
+        scores = [self._score(State(*part), t) for part in parts]
+        return {name: torch.cat([score[name] for score in scores]) for name in scores[0]}
+
+    def _score(self, state: State, t: int) -> dict[str, Float[Tensor, "N B"]]:
+        scores = {}
+        for name, likelihood in self.decode(state).items():
+            target = self._targets[name][:, t]
+            score = likelihood.log_prob(target.expand(len(state.deter), *target.shape))
+            observed = self._observed.get(name)
+            scores[name] = score if observed is None else torch.where(observed[:, t], score, 0.0)
+        return scores
+
+
+def in_precision(batch: Batch, dtype: torch.dtype) -> Batch:
+    """The batch with its real numbers in a model's precision."""
+    obs = {path: x.to(dtype) if x.is_floating_point() else x for path, x in batch.obs.items()}
+    return batch._replace(obs=obs, prev_action=batch.prev_action.to(dtype), reward=batch.reward.to(dtype))
+
+
+def ending_with_the_rows_that_count(batch: Batch) -> Batch:
+    """The batch with its last rows marked where padding begins, so that a posterior that smooths reads none of it.
+
+    An episode that was cut short has a last row too: nothing after it is known.
+    """
+    following = torch.cat([batch.valid[:, 1:], torch.zeros_like(batch.valid[:, :1])], 1)
+    return batch._replace(is_last=batch.valid & ~following)
+
+
+def require_whole_episodes(batch: Batch) -> None:
+    """Refuse what has no evidence of its own: a sequence that is not one episode from its reset, padded at the end.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    first, valid = batch.is_first, batch.valid
+    if not first[:, 0].all() or (first & valid)[:, 1:].any():
+        raise ValueError("batch.is_first: expected one episode a sequence, with its reset at row 0 and nowhere else")
+    if not valid[:, 0].all() or (valid[:, 1:] & ~valid[:, :-1]).any():
+        raise ValueError("batch.valid: expected rows that count from row 0 on, and padding behind them alone")

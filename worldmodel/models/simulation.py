@@ -1,0 +1,64 @@
+"""Episodes drawn from a world model itself, with the latents that made them.
+
+Latents and observations are drawn together from p(z_1:T, x_1:T || actions), so z_1:T is a draw from the exact posterior
+p(z_1:T | x_1:T), which no inference could give: on such episodes the evidence has an upper bound too.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from worldmodel.models.conditioned import ending_with_the_rows_that_count, in_precision, require_whole_episodes
+from worldmodel.models.decoder import CONTINUE, REWARD
+from worldmodel.models.world_model import WorldModel
+from worldmodel.types import Batch, State
+
+
+class Simulation(NamedTuple):
+    """B episodes of a model's own making."""
+
+    batch: Batch
+    path: Float[Tensor, "B T Z"]  # z_1:T behind them
+
+
+@torch.no_grad()
+def simulate(model: WorldModel, template: Batch, *, generator: torch.Generator | None = None) -> Simulation:
+    """Draw an episode for each recorded one, under its actions.
+
+    An episode ends where its own continue flag says so, or else with the recorded one: it is never longer.
+
+    Args:
+        model: the world model.
+        template: recorded episodes, whole from their reset; of their rows only actions and length are used.
+        generator: source of all draws.
+    Raises:
+        ValueError: if a sequence of the template is not one episode from its reset, padded at the end.
+    """
+    require_whole_episodes(template)
+    template = in_precision(template, next(model.parameters()).dtype)
+    state = model.rssm.initial(len(template.valid))
+    path, rows = [], []
+    for action, is_first in zip(template.prev_action.unbind(1), template.is_first.unbind(1), strict=True):
+        deter = model.rssm.predict(state, action, is_first)
+        state = State(deter, model.rssm.prior(deter).sample(generator))
+        path.append(state.stoch)
+        rows.append({name: likelihood.sample(generator) for name, likelihood in model.decode(state).items()})
+    drawn = {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
+    return Simulation(_as_episodes(drawn, template), torch.stack(path, 1))
+
+
+def _as_episodes(drawn: dict[str, Tensor], template: Batch) -> Batch:
+    """Drawn rows with the flags that belong to them."""
+    obs = {name: x for name, x in drawn.items() if name not in (REWARD, CONTINUE)}
+    terminal = drawn[CONTINUE].squeeze(-1) == 0
+    valid = template.valid & ~_before(terminal)
+    reward = torch.where(template.is_first, 0.0, drawn[REWARD].squeeze(-1))
+    episodes = template._replace(obs=obs, reward=reward, is_terminal=valid & terminal, valid=valid)
+    return ending_with_the_rows_that_count(episodes)
+
+
+def _before(flag: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    """Whether the flag was up at an earlier row."""
+    return (flag.cumsum(1) - flag.long()) > 0

@@ -1,0 +1,71 @@
+"""The importance-weighted bound of whole sequences: sum over time first, then average over samples, then the logarithm.
+
+    log p(x_1:T) >= E log 1/N sum_i exp( sum_t log w_t^i ),    w_t = p(x_t | h_t, z_t) p(z_t | h_t) / q(z_t | h_t, x)
+
+It is SMC that never resamples, in memory that does not grow with N. Its error grows exponentially in T, so it is a
+cross-check for short sequences. Averaging over samples at every step, before the sum over time, is no bound at all.
+
+Source: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519, equation 8.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel.objectives.elbo import require_positive
+from worldmodel.objectives.smc import move
+from worldmodel.types import LatentSequence
+
+SAMPLES_AT_ONCE = 64
+
+
+class ImportanceEvidence(NamedTuple):
+    """One estimate of the evidence of B sequences, in float64."""
+
+    log_evidence: Float[Tensor, " B"]  # log p^(x_1:T), nats
+    ess: Float[Tensor, " B"]  # effective number of samples, in [1, N]
+
+
+@torch.no_grad()
+def iwae(
+    sequence: LatentSequence,
+    samples: int,
+    *,
+    generator: torch.Generator | None = None,
+    samples_at_once: int = SAMPLES_AT_ONCE,
+) -> ImportanceEvidence:
+    """Estimate log p(x_1:T) of every sequence by importance sampling of whole latent paths from q.
+
+    Args:
+        sequence: the model and its B sequences.
+        samples: N paths for each sequence.
+        generator: source of all draws.
+        samples_at_once: paths in memory at one time.
+    Raises:
+        ValueError: if a number is not positive.
+    """
+    require_positive(samples=samples, samples_at_once=samples_at_once)
+    device = sequence.valid.device
+    total = torch.full((len(sequence.valid),), -math.inf, dtype=torch.float64, device=device)  # log sum_i w_i
+    squares = total.clone()  # log sum_i w_i^2
+    for start in range(0, samples, samples_at_once):
+        log_weight = log_path_weights(sequence, min(samples_at_once, samples - start), generator=generator)
+        total = torch.logaddexp(total, log_weight.logsumexp(0))
+        squares = torch.logaddexp(squares, (2 * log_weight).logsumexp(0))
+    return ImportanceEvidence(total - math.log(samples), (2 * total - squares).exp())
+
+
+@torch.no_grad()
+def log_path_weights(
+    sequence: LatentSequence, samples: int, *, generator: torch.Generator | None = None
+) -> Float[Tensor, "N B"]:
+    """log p(x_1:T, z_1:T) - log q(z_1:T | x) for N draws of z_1:T from q, in nats, float64; their mean is the ELBO."""
+    state = sequence.initial(samples)
+    total = torch.zeros(samples, len(sequence.valid), dtype=torch.float64, device=sequence.valid.device)
+    for t, valid in enumerate(sequence.valid.unbind(1)):
+        state, _, log_weight = move(sequence, state, t, 0.0, generator)
+        total = total + torch.where(valid, log_weight, 0.0)
+    return total

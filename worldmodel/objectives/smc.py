@@ -1,0 +1,202 @@
+"""Sequential Monte Carlo: an unbiased estimate of the evidence of a sequence, in nats.
+
+    p^(x_1:T) = prod_t  sum_i W_{t-1}^i w_t^i,     w_t = p(x_t | h_t, z_t) p(z_t | h_t) / r(z_t),    z_t ~ r
+
+N particles carry (h, z) with normalised weights W; where their effective number falls below a threshold they are drawn
+anew in proportion to W. E[p^] = p(x_1:T) for any proposal r and any threshold, so E[log p^] is a lower bound. One
+particle gives the ELBO, no resampling the importance-weighted bound (`iwae`).
+
+The proposal r mixes the posterior q(z_t | h_t, x), which every model has, with its prior: share 0 is the guided filter,
+1 the bootstrap filter, and a small share between them bounds every weight from above.
+
+With a draw from the exact posterior at hand, as on data simulated from the model, `path` makes it conditional SMC:
+particle 0 follows the path for ever. Then E[1 / p^] = 1 / p(x_1:T), and E[log p^] is an upper bound.
+
+Sources: Doucet and Johansen 2009, "A tutorial on particle filtering and smoothing", section 4; Maddison et al. 2017
+(FIVO), arXiv 1705.09279; Andrieu, Doucet and Holenstein 2010, JRSS B 72, section 4.3 (conditional SMC); Grosse,
+Ghahramani and Adams 2015, arXiv 1511.02543 (sandwich).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from worldmodel.objectives.elbo import require_positive
+from worldmodel.types import Latent, LatentSequence, State
+
+
+@dataclass(frozen=True)
+class ParticleEvidence:
+    """One estimate of the evidence of B sequences, row by row, in float64; rows that are not valid are zero."""
+
+    increment: Float[Tensor, "B T"]  # log p^(x_t | x_<t), nats
+    log_likelihood: dict[str, Float[Tensor, "B T"]]  # E[log p(x_t | h_t, z_t) | x_<=t] by name, nats
+    ess: Float[Tensor, "B T"]  # effective number of particles after row t and before resampling, in [1, N]
+    resampled: Bool[Tensor, "B T"]  # whether the particles were drawn anew after row t
+
+    @property
+    def log_evidence(self) -> Float[Tensor, " B"]:
+        """log p^(x_1:T), nats."""
+        return self.increment.sum(-1)
+
+    @property
+    def so_far(self) -> Float[Tensor, "B T"]:
+        """log p^(x_1:t), nats; p^(x_1:t) is unbiased at every t, so that one run shows how errors grow with it."""
+        return self.increment.cumsum(-1)
+
+    @property
+    def information(self) -> Float[Tensor, "B T"]:
+        """What row t told about the latents, in nats: the filter's own KL.
+
+            log p(x_t | x_<t) = E[ log p(x_t | h_t, z_t) | x_<=t ] - KL( p(z_1:t | x_<=t) || p(z_1:t | x_<t) )
+
+        The bound's split into reconstruction and KL, with the exact posterior in the place of q. In every estimate the
+        log-likelihoods less this are the increment; each alone has an error that vanishes with the particles.
+        """
+        return torch.stack(list(self.log_likelihood.values())).sum(0) - self.increment
+
+
+class Weighed(NamedTuple):
+    """Particles moved to row t, and what the row says of them, in nats."""
+
+    state: State  # [N, B, ...]
+    log_likelihood: dict[str, Float[Tensor, "N B"]]
+    log_weight: Float[Tensor, "N B"]  # log w_t, float64
+
+
+@torch.no_grad()
+def smc(
+    sequence: LatentSequence,
+    particles: int,
+    *,
+    generator: torch.Generator | None = None,
+    prior_share: float = 0.0,
+    threshold: float = 0.5,
+    path: Float[Tensor, "B T Z"] | None = None,
+) -> ParticleEvidence:
+    """Estimate log p(x_1:T) of every sequence, and its increments.
+
+    Args:
+        sequence: the model and its B sequences.
+        particles: N for each sequence; the variance of log p^ is about c T / N.
+        generator: source of all draws.
+        prior_share: of the prior in the proposal: 0 guided, 1 bootstrap, between them a defensive mixture.
+        threshold: resample where fewer than threshold * N particles are effective: 0 never does, 1 always. Where the
+            posterior has seen the future, 0 or a small number: weights that have not seen it throw good particles away.
+        path: z_1:T of a draw from the exact posterior, which makes the estimate an upper bound in the mean.
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    require_positive(particles=particles)
+    _require_share(prior_share=prior_share, threshold=threshold)
+    valid = sequence.valid
+    B, T = valid.shape
+    ahead = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], 1)  # whether a row that counts follows
+    state = sequence.initial(particles)
+    log_weight = torch.full((particles, B), -math.log(particles), dtype=torch.float64, device=valid.device)
+    rows = []
+    for t in range(T):
+        fixed = None if path is None else path[:, t]
+        state, log_likelihood, row_weight = move(sequence, state, t, prior_share, generator, fixed)
+        increment, reweighed = _reweigh(log_weight, row_weight)
+        log_weight = torch.where(valid[:, t], reweighed, log_weight)
+        weight = log_weight.exp()
+        ess = 1 / weight.square().sum(0)
+        terms = {name: torch.where(valid[:, t], _mean(x, weight), 0.0) for name, x in log_likelihood.items()}
+        resample = ahead[:, t] & (ess < threshold * particles)
+        rows.append((torch.where(valid[:, t], increment, 0.0), terms, ess * valid[:, t], resample))
+        if resample.any():
+            ancestors = _ancestors(weight, generator, keep_first=path is not None)
+            stay = torch.arange(particles, device=valid.device)[:, None]
+            state = _choose(state, torch.where(resample, ancestors, stay))
+            log_weight = torch.where(resample, -math.log(particles), log_weight)
+    increments, all_terms, esses, resampled = zip(*rows, strict=True)
+    by_name = {name: torch.stack([terms[name] for terms in all_terms], 1) for name in all_terms[0]}
+    return ParticleEvidence(torch.stack(increments, 1), by_name, torch.stack(esses, 1), torch.stack(resampled, 1))
+
+
+def move(
+    sequence: LatentSequence,
+    state: State,
+    t: int,
+    prior_share: float,
+    generator: torch.Generator | None,
+    fixed: Float[Tensor, "B Z"] | None = None,
+) -> Weighed:
+    """Propose z_t for every particle and weigh it with row t; `fixed`, where given, is the z_t of particle 0."""
+    deter, prior = sequence.step(state, t)
+    posterior = prior if prior_share == 1.0 else sequence.proposal(deter, t)
+    z = _propose(posterior, prior, prior_share, generator)
+    if fixed is not None:
+        z = torch.cat([fixed[None].to(z.dtype), z[1:]])
+    state = State(deter, z)
+    log_likelihood = {name: term.double() for name, term in sequence.likelihood(state, t).items()}
+    log_weight = torch.stack(list(log_likelihood.values())).sum(0)
+    if prior_share < 1.0:
+        log_prior = prior.log_prob(z).double().sum(-1)
+        log_weight = log_weight + log_prior - _log_mixture(posterior, log_prior, prior_share, z)
+    return Weighed(state, log_likelihood, log_weight)
+
+
+def _propose(posterior: Latent, prior: Latent, prior_share: float, generator: torch.Generator | None) -> Tensor:
+    """z ~ (1 - share) q + share p, [N, B, Z]; every particle tosses its own coin."""
+    if prior_share in (0.0, 1.0):
+        return posterior.sample(generator)  # which is the prior where its share is 1
+    guided, blind = posterior.sample(generator), prior.sample(generator)
+    coin = torch.rand(guided.shape[:-1], generator=generator, device=guided.device)
+    return torch.where((coin < prior_share)[..., None], blind, guided)
+
+
+def _log_mixture(posterior: Latent, log_prior: Tensor, prior_share: float, z: Tensor) -> Float[Tensor, "N B"]:
+    """log( (1 - share) q(z) + share p(z) ), float64."""
+    log_posterior = posterior.log_prob(z).double().sum(-1)
+    if prior_share == 0.0:
+        return log_posterior
+    return torch.logaddexp(math.log1p(-prior_share) + log_posterior, math.log(prior_share) + log_prior)
+
+
+def _reweigh(
+    log_weight: Float[Tensor, "N B"], row_weight: Float[Tensor, "N B"]
+) -> tuple[Float[Tensor, " B"], Float[Tensor, "N B"]]:
+    """log sum_i W_i w_i, and the new normalised log W. Where every particle is impossible they stay equally likely."""
+    joint = log_weight + row_weight
+    increment = joint.logsumexp(0)
+    return increment, torch.where(increment == -math.inf, -math.log(len(joint)), joint - increment)
+
+
+def _mean(x: Float[Tensor, "N B"], weight: Float[Tensor, "N B"]) -> Float[Tensor, " B"]:
+    """Mean under the weights; what has no weight may be anything, minus infinity too."""
+    return torch.where(weight > 0, weight * x, 0.0).sum(0)
+
+
+def _ancestors(
+    weight: Float[Tensor, "N B"], generator: torch.Generator | None, *, keep_first: bool
+) -> Int[Tensor, "N B"]:
+    """Indices drawn in proportion to the weights of each sequence.
+
+    Systematic: one uniform number for all N, the least noise. With `keep_first`, particle 0 stays and the others are
+    drawn independently of each other, as conditional SMC asks.
+    """
+    N, B = weight.shape
+    uniform = torch.rand(B, N if keep_first else 1, generator=generator, device=weight.device, dtype=weight.dtype)
+    points = uniform if keep_first else (torch.arange(N, device=weight.device) + uniform) / N
+    cumulative = weight.T.cumsum(-1)
+    ancestors = torch.searchsorted(cumulative / cumulative[:, -1:], points, right=True).clamp(max=N - 1).T
+    if keep_first:
+        ancestors[0] = 0
+    return ancestors
+
+
+def _choose(state: State, ancestors: Int[Tensor, "N B"]) -> State:
+    sequences = torch.arange(ancestors.shape[1], device=ancestors.device)
+    return State(*(x[ancestors, sequences] for x in state))
+
+
+def _require_share(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}: expected a share in [0, 1], got {share}")
