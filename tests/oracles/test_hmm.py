@@ -112,7 +112,7 @@ def test_the_exact_posterior_leaves_no_gap_on_any_path(world):
     sequence = hmm.given(log_emissions, action)
     assert isinstance(sequence, LatentSequence)
     evidence = hmm.log_evidence(total(log_emissions), action).sum(1)
-    log_p, log_q = enumerated(sequence, K)
+    _, log_p, log_q = enumerated(sequence, K)
     possible = torch.isfinite(log_p)
     assert (log_q[~possible] == -torch.inf).all()
     torch.testing.assert_close((log_p - log_q)[possible], evidence.expand_as(log_p)[possible], **EXACT)
