@@ -201,6 +201,8 @@ def test_rows_that_do_not_fit_are_refused(generator, unannotated):
         model.filter(x, action[:, 1:])
     with pytest.raises(ValueError, match="action: expected finite numbers"):
         model.filter(x, torch.full_like(action, torch.nan))
+    with pytest.raises(ValueError, match="x: expected numbers, or NaN"):
+        model.filter(x / 0, action)
 
 
 def test_create_leaves_out_what_a_model_does_not_have(generator):

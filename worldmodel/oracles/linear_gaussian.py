@@ -118,9 +118,11 @@ class LinearGaussian:
         """Rows and actions in float64, checked; no actions stand for zeros.
 
         Raises:
-            ValueError: if a shape does not fit the model, or an action is not finite.
+            ValueError: if a shape does not fit the model, x is infinite, or an action is not finite.
         """
         x = as_rows("x", x, None, None, self.d.numel())
+        if bool(torch.isinf(x).any()):
+            raise ValueError("x: expected numbers, or NaN where an entry was not observed, got infinity")
         if action is None:
             return x, x.new_zeros(*x.shape[:2], self.B.shape[-1])
         action = as_rows("action", action, *x.shape[:2], self.B.shape[-1])
