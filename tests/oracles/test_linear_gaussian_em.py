@@ -12,7 +12,9 @@ from worldmodel.oracles.linear_gaussian_em import completion, m_step
 @pytest.mark.parametrize("missing", [False, True])
 def test_em_is_coordinate_ascent_on_the_bound(missing, generator):
     """The E-step closes the gap, the M-step never lowers the bound, so the evidence never falls."""
-    x, action = random_rows(random_model(generator), generator, B=20, T=15, missing=missing)
+    x, action = random_rows(random_model(generator), generator, B=20, T=15, missing=False)
+    if missing:
+        x[torch.rand(x.shape, generator=generator) < 0.4] = torch.nan
     model = random_model(generator)
     evidence = [model.log_evidence(x, action).sum()]
     for _ in range(15):
