@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.objectives.elbo import Bound, masked_mean
-from worldmodel.types import Latent
+from worldmodel.types import BalancedLatent
 
 FreeNatsRule = Literal["step", "mean", "excess"]
 
@@ -54,7 +54,7 @@ class Loss:
     ledger: dict[str, Float[Tensor, ""]]  # negative_elbo, then one entry a departure; they sum to the value
 
 
-def loss(bound: Bound, posterior: Latent, prior: Latent, objective: Objective) -> Loss:
+def loss(bound: Bound, posterior: BalancedLatent, prior: BalancedLatent, objective: Objective) -> Loss:
     """The optimised loss for a bound.
 
     Args:
@@ -65,13 +65,14 @@ def loss(bound: Bound, posterior: Latent, prior: Latent, objective: Objective) -
         The loss, and the ledger that leads from the negative bound to it.
     """
     free, rule, valid = objective.free_nats, objective.free_nats_rule, bound.valid
-    if objective.dyn_rep is None:
-        clipped = balanced = with_free_nats(bound.kl, valid, free, rule)
-    else:
+    clipped = balanced = with_free_nats(bound.kl, valid, free, rule)
+    if objective.dyn_rep is not None:
         dyn, rep = objective.dyn_rep
-        dyn_kl = with_free_nats(posterior.detach().kl(prior).sum(-1), valid, free, rule)
-        rep_kl = with_free_nats(posterior.kl(prior.detach()).sum(-1), valid, free, rule)
-        clipped, balanced = dyn_kl, dyn * dyn_kl + rep * rep_kl
+        if rule == "step":
+            balanced = posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=free).balanced
+        else:  # dyn max(KL, free) + rep max(KL, free) is the greater of two sums, as dyn and rep are not negative
+            both = posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=0.0).balanced
+            balanced = with_free_nats(both, valid, (dyn + rep) * free, rule)
     weighted = objective.beta * balanced
     scaled = {name: objective.scales.get(name, 1.0) * term for name, term in bound.log_likelihood.items()}
     value = masked_mean(weighted - torch.stack(list(scaled.values())).sum(0), valid)

@@ -10,7 +10,7 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import Bound, elbo, log_likelihoods
 from worldmodel.objectives.loss import Loss, Objective, loss
 from worldmodel.objectives.marginal import with_marginal_gradient
-from worldmodel.types import Batch, Latent, State
+from worldmodel.types import BalancedLatent, Batch, State
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def bound_and_loss(
 
 def sampled_bound(
     model: WorldModel, batch: Batch, generator: torch.Generator, *, autocast: bool = False
-) -> tuple[Bound, Latent, Latent]:
+) -> tuple[Bound, BalancedLatent, BalancedLatent]:
     """The bound of a batch for one draw of the latents, with the posterior they were drawn from and the prior."""
     B, T = batch.is_first.shape
     noise = model.rssm.noise(B, T, generator)
