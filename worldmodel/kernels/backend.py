@@ -1,4 +1,4 @@
-"""Which code computes: a pure function of what was asked for, the device and the dtypes; nothing is tried and caught."""
+"""Which code computes: a pure function of the request, the device and the dtypes; nothing is tried and caught."""
 
 import functools
 from typing import Literal, get_args
@@ -17,12 +17,12 @@ def runs_on_triton(backend: Backend, *tensors: Tensor) -> bool:
         ValueError: if the backend is unknown, or is "triton" where that cannot run: with a dtype other than float32,
             bfloat16 and float16, without triton, or on a CPU (unless TRITON_INTERPRET=1 interprets the kernels).
     """
+    if backend == "auto":
+        return all(x.is_cuda and x.dtype in KERNEL_DTYPES for x in tensors) and triton_installed()
     if backend not in get_args(Backend):
         raise ValueError(f"backend: expected one of {', '.join(get_args(Backend))}, got {backend!r}")
     if backend == "reference":
         return False
-    if backend == "auto":
-        return all(x.is_cuda and x.dtype in KERNEL_DTYPES for x in tensors) and triton_installed()
     wrong = [str(x.dtype) for x in tensors if x.dtype not in KERNEL_DTYPES]
     if wrong:
         raise ValueError(f'backend: expected float32, bfloat16 or float16 for "triton", got {", ".join(wrong)}')

@@ -66,7 +66,12 @@ def _empty_gradients(posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cotangents(
-    kl: Tensor | None, q_entropy: Tensor | None, p_entropy: Tensor | None, balanced: Tensor | None, unused: Tensor
+    kl: Tensor | None,
+    q_entropy: Tensor | None,
+    p_entropy: Tensor | None,
+    balanced: Tensor | None,
+    clamped: Tensor | None,
+    unused: Tensor,
 ) -> tuple[list[Tensor], dict[str, Any]]:
     """The cotangents as rows, `unused` in place of those that there are none of, and what the kernel must know."""
     known = [x for x in (q_entropy, p_entropy) if x is not None]
@@ -75,13 +80,14 @@ def _cotangents(
         entropies = [torch.zeros_like(known[0]) if x is None else x.contiguous() for x in (q_entropy, p_entropy)]
     by_group = unused if kl is None else _rows(kl, 1)
     by_row = unused if balanced is None else _rows(balanced, 0)
-    return [by_group, *entropies, by_row], {
+    return [by_group, *entropies, by_row, unused if clamped is None else clamped], {
         "G_ROW": 0 if kl is None else _row_stride(by_group),
         "G_COL": 0 if kl is None else by_group.stride(1),
         "B_ROW": 0 if balanced is None else _row_stride(by_row),
         "HAS_KL": kl is not None,
         "HAS_ENTROPY": bool(known),
         "HAS_BALANCED": balanced is not None,
+        "CLAMPS": clamped is not None,
     }
 
 
@@ -102,15 +108,16 @@ def gaussian_kl(
 def gaussian_kl_gradients(
     posterior: Tensor, prior: Tensor,
     kl: Tensor | None, q_entropy: Tensor | None, p_entropy: Tensor | None, balanced: Tensor | None,
-    min_std: float, dyn: float, rep: float, free_nats: float,
+    clamped: Tensor | None, min_std: float, dyn: float, rep: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients [..., 2S] of both inputs from the cotangents of the outputs, None where there is none."""
     gradients = _empty_gradients(posterior, prior)
     q, p = _rows(posterior, 1), _rows(prior, 1)
-    cotangents, known = _cotangents(kl, q_entropy, p_entropy, balanced, unused=q)
-    tile = gaussian_tile(q.shape[1] // 2, q.element_size())
-    arguments = (q, p, *cotangents, *gradients, len(q), min_std, dyn, rep, _floor(free_nats))
-    _launch(gaussian_kl_backward, tile, len(q), arguments, CLAMPS=free_nats > 0, **known, **_gaussian_layout(q, p))
+    cotangents, known = _cotangents(kl, q_entropy, p_entropy, balanced, clamped, unused=q)
+    # Four numbers a thread whatever their size: with the eight of 16-bit inputs, registers fill a third of a GPU.
+    tile = gaussian_tile(q.shape[1] // 2, 4)
+    arguments = (q, p, *cotangents, *gradients, len(q), min_std, dyn, rep)
+    _launch(gaussian_kl_backward, tile, len(q), arguments, **known, **_gaussian_layout(q, p))
     return gradients
 
 
@@ -131,15 +138,15 @@ def categorical_kl(
 def categorical_kl_gradients(
     posterior: Tensor, prior: Tensor,
     kl: Tensor | None, q_entropy: Tensor | None, p_entropy: Tensor | None, balanced: Tensor | None,
-    unimix: float, dyn: float, rep: float, free_nats: float,
+    clamped: Tensor | None, unimix: float, dyn: float, rep: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients [..., S, K] of both inputs from the cotangents of the outputs, None where there is none."""
     gradients = _empty_gradients(posterior, prior)
     q, p = _rows(posterior, 2), _rows(prior, 2)
-    cotangents, known = _cotangents(kl, q_entropy, p_entropy, balanced, unused=q)
+    cotangents, known = _cotangents(kl, q_entropy, p_entropy, balanced, clamped, unused=q)
     tile = categorical_tile(q.shape[1], q.shape[2], q.element_size())
-    settings = (1 - unimix, unimix / q.shape[2], dyn, rep, _floor(free_nats))
-    constants = {"CLAMPS": free_nats > 0, **known, **_categorical_layout(q, p, tile, unimix)}
+    settings = (1 - unimix, unimix / q.shape[2], dyn, rep)
+    constants = {**known, **_categorical_layout(q, p, tile, unimix)}
     _launch(categorical_kl_backward, tile, len(q), (q, p, *cotangents, *gradients, len(q), *settings), **constants)
     return gradients
 
@@ -161,9 +168,10 @@ def _categorical_layout(q: Tensor, p: Tensor, tile: Tile, unimix: float) -> dict
 
 
 def _keep(ctx: Any, inputs: tuple, output: Outputs) -> None:
-    """Keep the inputs alone; ask for no zeros where an output was not used."""
-    ctx.save_for_backward(inputs[0], inputs[1])
-    ctx.settings = inputs[2:]
+    """Keep the inputs, and with free nats a byte a step; ask for no zeros where an output was not used."""
+    *_, free_nats = inputs
+    ctx.save_for_backward(inputs[0], inputs[1], output[4] if free_nats > 0 else None)
+    ctx.settings = inputs[2:-1]
     ctx.set_materialize_grads(False)
 
 
@@ -171,8 +179,8 @@ def _register(forward: Any, backward: Any, event: int) -> None:
     """Shapes for torch.compile, and the gradients."""
 
     def differentiate(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        posterior, prior = ctx.saved_tensors
-        return *backward(posterior, prior, *cotangents[:4], *ctx.settings), None, None, None, None
+        posterior, prior, clamped = ctx.saved_tensors
+        return *backward(posterior, prior, *cotangents[:4], clamped, *ctx.settings), None, None, None, None
 
     forward.register_fake(lambda posterior, prior, *settings: _empty_outputs(posterior, event))
     backward.register_fake(lambda posterior, prior, *rest: _empty_gradients(posterior, prior))

@@ -2,7 +2,8 @@
 
 The formulas are those of `kl_reference`, computed in float32 from inputs of any float dtype and stride. A program takes
 ROWS steps and walks over their groups, GROUPS at a time, so that a step's sum, which free nats need, never leaves it.
-Backward computes everything again: reading the inputs a second time is cheaper than writing and reading more.
+Backward computes everything again but which steps were clamped: reading the inputs a second time is cheaper than
+writing and reading more, and a sum over groups would keep too much waiting in registers.
 (`no_type_check`: Triton reads the source of a function, so the type checker of the tests must not wrap it.)
 """
 
@@ -10,6 +11,8 @@ from typing import NamedTuple, no_type_check
 
 import triton
 import triton.language as tl
+
+from worldmodel.kernels import launch_triton
 
 
 class Tile(NamedTuple):
@@ -36,7 +39,7 @@ def _tile(groups: int, classes: int, itemsize: int) -> Tile:
     """At least 512 numbers a program, and one 16-byte load a thread: with more, registers limit the occupancy."""
     rows = max(1, 512 // (groups * classes))
     threads = rows * groups * classes * itemsize // 16
-    return Tile(rows, groups, classes, min(16, max(1, threads // 32)))
+    return Tile(rows, groups, classes, min(16, max(1, threads // launch_triton.lanes())))
 
 
 @triton.jit
@@ -107,8 +110,9 @@ def gaussian_kl_forward(
 @triton.jit
 @no_type_check
 def gaussian_kl_backward(
-    q_ptr, p_ptr, kl_grad_ptr, q_entropy_grad_ptr, p_entropy_grad_ptr, balanced_grad_ptr, q_grad_ptr, p_grad_ptr,
-    n_rows, min_std, dyn, rep, floor,
+    q_ptr, p_ptr, kl_grad_ptr, q_entropy_grad_ptr, p_entropy_grad_ptr, balanced_grad_ptr, clamped_ptr,
+    q_grad_ptr, p_grad_ptr,
+    n_rows, min_std, dyn, rep,
     S: tl.constexpr, Q_ROW: tl.constexpr, Q_COL: tl.constexpr, P_ROW: tl.constexpr, P_COL: tl.constexpr,
     G_ROW: tl.constexpr, G_COL: tl.constexpr, B_ROW: tl.constexpr,
     HAS_KL: tl.constexpr, HAS_ENTROPY: tl.constexpr, HAS_BALANCED: tl.constexpr, CLAMPS: tl.constexpr,
@@ -116,33 +120,21 @@ def gaussian_kl_backward(
 ):  # fmt: skip
     """Raw inputs and the cotangents that there are -> both gradients [n_rows, 2S]."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    total = tl.zeros((ROWS,), tl.float32)
-    if CLAMPS and GROUPS < S:
-        for start in range(0, S, GROUPS):
-            group = start + tl.arange(0, GROUPS)
-            inside = (row < n_rows)[:, None] & (group < S)[None, :]
-            q_at, p_at = row[:, None] * Q_ROW + group[None, :] * Q_COL, row[:, None] * P_ROW + group[None, :] * P_COL
-            q_mean, q_std, _ = load_gaussian(q_ptr, q_at, inside, S * Q_COL, min_std)
-            p_mean, p_std, _ = load_gaussian(p_ptr, p_at, inside, S * P_COL, min_std)
-            kl, _, _, _ = gaussian_divergence(q_mean, q_std, p_mean, p_std)
-            total += tl.sum(kl, axis=1)
     for start in range(0, S, GROUPS):
         group = start + tl.arange(0, GROUPS)
         inside = (row < n_rows)[:, None] & (group < S)[None, :]
         q_at, p_at = row[:, None] * Q_ROW + group[None, :] * Q_COL, row[:, None] * P_ROW + group[None, :] * P_COL
         q_mean, q_std, q_slope = load_gaussian(q_ptr, q_at, inside, S * Q_COL, min_std)
         p_mean, p_std, p_slope = load_gaussian(p_ptr, p_at, inside, S * P_COL, min_std)
-        kl, d, square, inverse = gaussian_divergence(q_mean, q_std, p_mean, p_std)
-        # The derivatives come before the sum over groups: three numbers then wait for it in registers, and not eight.
+        _, d, square, inverse = gaussian_divergence(q_mean, q_std, p_mean, p_std)
         by_mean = d * inverse
         q_by_std, p_by_std = square * q_slope / q_std, -(d * d + square) * p_slope * inverse
         q_side, p_side = tl.zeros((ROWS, GROUPS), tl.float32), tl.zeros((ROWS, GROUPS), tl.float32)
         if HAS_BALANCED:
             balanced = tl.load(balanced_grad_ptr + row * B_ROW, mask=row < n_rows, other=0.0)
             if CLAMPS:
-                if GROUPS >= S:
-                    total = tl.sum(kl, axis=1)
-                balanced = tl.where(total < floor, 0.0, balanced)
+                clamped = tl.load(clamped_ptr + row, mask=row < n_rows, other=0)
+                balanced = tl.where(clamped != 0, 0.0, balanced)
             q_side, p_side = q_side + rep * balanced[:, None], p_side + dyn * balanced[:, None]
         if HAS_KL:
             plain = tl.load(kl_grad_ptr + row[:, None] * G_ROW + group[None, :] * G_COL, mask=inside, other=0.0)
@@ -224,8 +216,9 @@ def categorical_kl_forward(
 @triton.jit
 @no_type_check
 def categorical_kl_backward(
-    q_ptr, p_ptr, kl_grad_ptr, q_entropy_grad_ptr, p_entropy_grad_ptr, balanced_grad_ptr, q_grad_ptr, p_grad_ptr,
-    n_rows, keep, uniform, dyn, rep, floor,
+    q_ptr, p_ptr, kl_grad_ptr, q_entropy_grad_ptr, p_entropy_grad_ptr, balanced_grad_ptr, clamped_ptr,
+    q_grad_ptr, p_grad_ptr,
+    n_rows, keep, uniform, dyn, rep,
     S: tl.constexpr, K: tl.constexpr,
     Q_ROW: tl.constexpr, Q_GROUP: tl.constexpr, Q_CLASS: tl.constexpr,
     P_ROW: tl.constexpr, P_GROUP: tl.constexpr, P_CLASS: tl.constexpr,
@@ -240,16 +233,6 @@ def categorical_kl_backward(
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     k = tl.arange(0, CLASSES)[None, None, :]
-    total = tl.zeros((ROWS,), tl.float32)
-    if CLAMPS and GROUPS < S:
-        for start in range(0, S, GROUPS):
-            group = start + tl.arange(0, GROUPS)
-            r, g = row[:, None, None], group[None, :, None]
-            inside = (r < n_rows) & (g < S) & (k < K)
-            q_at, p_at = r * Q_ROW + g * Q_GROUP + k * Q_CLASS, r * P_ROW + g * P_GROUP + k * P_CLASS
-            _, q, log_q = load_categorical(q_ptr, q_at, inside, k < K, keep, uniform, MIXED)
-            _, p, log_p = load_categorical(p_ptr, p_at, inside, k < K, keep, uniform, MIXED)
-            total += tl.sum(categorical_divergence(q, log_q, p, log_p), axis=1)
     for start in range(0, S, GROUPS):
         group = start + tl.arange(0, GROUPS)
         some = (row < n_rows)[:, None] & (group < S)[None, :]
@@ -261,9 +244,8 @@ def categorical_kl_backward(
         if HAS_BALANCED:
             balanced = tl.load(balanced_grad_ptr + row * B_ROW, mask=row < n_rows, other=0.0)
             if CLAMPS:
-                if GROUPS >= S:
-                    total = tl.sum(categorical_divergence(q, log_q, p, log_p), axis=1)
-                balanced = tl.where(total < floor, 0.0, balanced)
+                clamped = tl.load(clamped_ptr + row, mask=row < n_rows, other=0)
+                balanced = tl.where(clamped != 0, 0.0, balanced)
             q_side, p_side = q_side + rep * balanced[:, None], p_side + dyn * balanced[:, None]
         if HAS_KL:
             plain = tl.load(kl_grad_ptr + row[:, None] * G_ROW + group[None, :] * G_COL, mask=some, other=0.0)

@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from worldmodel.kernels import launch_triton
 from worldmodel.kernels.launch_triton import alignment, interpreting, launch, rows_of, units
 
-THREADS = 128  # per program: four warps of an NVIDIA GPU
-WIDEST_CLASSES = 8192  # of a categorical: a group must fit into the registers of one program
+THREADS = 128  # per program, unless its row is wide
 
 
 @triton.jit
@@ -33,6 +33,13 @@ def _softplus(x):
     y = tl.exp(-tl.abs(x))
     u = 1 + y
     return tl.maximum(x, 0.0) + tl.log(u) - ((u - 1) - y) / u
+
+
+@triton.jit
+@no_type_check
+def _sigmoid(x):
+    y = tl.exp(-tl.abs(x))  # never overflows
+    return tl.where(x >= 0, 1.0, y) / (1 + y)
 
 
 @triton.jit
@@ -101,7 +108,7 @@ def gaussian_head_backward(
     if grad_std_ptr is not None:
         grad_std += tl.load(grad_std_ptr + out, mask=inside, other=0.0)
     raw_std = raw_ptr + _offsets(row, raw_stride, RAW_ALIGN) + S + s
-    slope = tl.sigmoid(tl.load(raw_std, mask=inside, other=0.0).to(tl.float32))
+    slope = _sigmoid(tl.load(raw_std, mask=inside, other=0.0).to(tl.float32))
     grad_raw = grad_raw_ptr + _offsets(row, 2 * S, 1) + s
     tl.store(grad_raw, grad_mean, mask=inside)
     tl.store(grad_raw + S, grad_std * slope, mask=inside)
@@ -195,7 +202,7 @@ def gaussian_tile(rows: int, S: int, itemsize: int) -> dict[str, int]:
         return _interpreted_tile(rows, S, "BLOCK_S")
     per_program = THREADS * 16 // itemsize  # every thread loads 16 bytes at a time
     block = min(triton.next_power_of_2(S), per_program)
-    return {"ROWS": per_program // block, "BLOCK_S": block, "num_warps": THREADS // 32}
+    return {"ROWS": per_program // block, "BLOCK_S": block, "num_warps": THREADS // launch_triton.lanes()}
 
 
 def categorical_tile(groups: int, K: int, itemsize: int) -> dict[str, int]:
@@ -205,8 +212,8 @@ def categorical_tile(groups: int, K: int, itemsize: int) -> dict[str, int]:
     block = triton.next_power_of_2(K)
     per_thread = 16 // itemsize
     rows = max(THREADS * per_thread // block, 1)
-    warps = min(max(rows * block // (32 * per_thread), 1), 16)
-    return {"ROWS": rows, "BLOCK_K": block, "num_warps": warps}
+    threads = min(rows * block // per_thread, 512)
+    return {"ROWS": rows, "BLOCK_K": block, "num_warps": threads // launch_triton.lanes()}
 
 
 def _interpreted_tile(rows: int, width: int, name: str) -> dict[str, int]:
@@ -218,7 +225,7 @@ def _interpreted_tile(rows: int, width: int, name: str) -> dict[str, int]:
 @torch.library.custom_op("worldmodel::gaussian_head", mutates_args=())
 def gaussian_head(raw: Tensor, noise: Tensor, min_std: float) -> tuple[Tensor, Tensor, Tensor]:
     """raw [..., 2S], noise [..., S] -> sample, mean and std [..., S], float32."""
-    outputs = _float32(noise.shape, noise), _float32(noise.shape, noise), _float32(noise.shape, noise)
+    outputs = _gaussian_outputs(noise)
     if noise.numel():
         raw, noise = rows_of(raw, 1), rows_of(noise, 1)
         rows, S = noise.shape
@@ -232,7 +239,7 @@ def gaussian_head(raw: Tensor, noise: Tensor, min_std: float) -> tuple[Tensor, T
 
 @gaussian_head.register_fake
 def _(raw: Tensor, noise: Tensor, min_std: float) -> tuple[Tensor, Tensor, Tensor]:
-    return _float32(noise.shape, noise), _float32(noise.shape, noise), _float32(noise.shape, noise)
+    return _gaussian_outputs(noise)
 
 
 @torch.library.custom_op("worldmodel::gaussian_head_backward", mutates_args=())
@@ -240,7 +247,7 @@ def gaussian_head_gradient(
     raw: Tensor, noise: Tensor, grad_sample: Tensor | None, grad_mean: Tensor | None, grad_std: Tensor | None
 ) -> Tensor:
     """The gradient [..., 2S] of raw, in its dtype; what did not reach the loss is None."""
-    grad_raw = torch.empty(raw.shape, dtype=raw.dtype, device=raw.device)
+    grad_raw = raw.new_empty(raw.shape)
     if noise.numel():
         raw, noise = rows_of(raw, 1), rows_of(noise, 1)
         rows, S = noise.shape
@@ -257,15 +264,15 @@ def gaussian_head_gradient(
 def _(
     raw: Tensor, noise: Tensor, grad_sample: Tensor | None, grad_mean: Tensor | None, grad_std: Tensor | None
 ) -> Tensor:
-    return torch.empty(raw.shape, dtype=raw.dtype, device=raw.device)
+    return raw.new_empty(raw.shape)
 
 
 @torch.library.custom_op("worldmodel::categorical_head", mutates_args=())
 def categorical_head(logits: Tensor, noise: Tensor, unimix: float) -> tuple[Tensor, Tensor]:
     """logits and noise [..., S, K] -> sample [..., S * K] and probabilities [..., S, K], float32."""
-    outputs = _float32(_flat(logits), logits), _float32(logits.shape, logits)
+    outputs = _categorical_outputs(logits)
     if logits.numel():
-        S, K = _groups(logits)
+        S, K = logits.shape[-2:]
         clamp = torch.finfo(noise.dtype).eps
         logits, noise = rows_of(logits, 2), rows_of(noise, 2)
         groups = len(logits) * S
@@ -278,7 +285,7 @@ def categorical_head(logits: Tensor, noise: Tensor, unimix: float) -> tuple[Tens
 
 @categorical_head.register_fake
 def _(logits: Tensor, noise: Tensor, unimix: float) -> tuple[Tensor, Tensor]:
-    return _float32(_flat(logits), logits), _float32(logits.shape, logits)
+    return _categorical_outputs(logits)
 
 
 @torch.library.custom_op("worldmodel::categorical_head_backward", mutates_args=())
@@ -286,9 +293,9 @@ def categorical_head_gradient(
     logits: Tensor, grad_sample: Tensor | None, grad_probs: Tensor | None, unimix: float
 ) -> Tensor:
     """The gradient [..., S, K] of the logits, in their dtype; what did not reach the loss is None."""
-    grad_logits = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    grad_logits = logits.new_empty(logits.shape)
     if logits.numel():
-        S, K = _groups(logits)
+        S, K = logits.shape[-2:]
         logits = rows_of(logits, 2)
         groups = len(logits) * S
         tile = categorical_tile(groups, K, logits.element_size())
@@ -300,7 +307,7 @@ def categorical_head_gradient(
 
 @categorical_head_gradient.register_fake
 def _(logits: Tensor, grad_sample: Tensor | None, grad_probs: Tensor | None, unimix: float) -> Tensor:
-    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    return logits.new_empty(logits.shape)
 
 
 def _keep_gaussian(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -327,17 +334,15 @@ gaussian_head.register_autograd(_gaussian_backward, setup_context=_keep_gaussian
 categorical_head.register_autograd(_categorical_backward, setup_context=_keep_categorical)
 
 
-def _float32(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
+def _gaussian_outputs(noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    sample, mean, std = (noise.new_empty(noise.shape, dtype=torch.float32) for _ in range(3))
+    return sample, mean, std
 
 
-def _groups(logits: Tensor) -> tuple[int, int]:
-    return logits.shape[-2], logits.shape[-1]
-
-
-def _flat(logits: Tensor) -> tuple[int, ...]:
-    S, K = _groups(logits)
-    return (*logits.shape[:-2], S * K)
+def _categorical_outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
+    S, K = logits.shape[-2:]
+    sample = logits.new_empty((*logits.shape[:-2], S * K), dtype=torch.float32)
+    return sample, logits.new_empty(logits.shape, dtype=torch.float32)
 
 
 def _contiguous(*grads: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -18,6 +18,11 @@ def interpreting() -> bool:
     return bool(knobs.runtime.interpret)
 
 
+def lanes() -> int:
+    """Threads in a warp: 64 on AMD's compute GPUs, 32 on NVIDIA's."""
+    return 64 if torch.version.hip else 32
+
+
 def launch(kernel: Any, grid: tuple[int, ...], arguments: tuple, **options: int) -> None:
     """Run a kernel where its first argument, a tensor, lives; Triton by itself takes the current device."""
     with torch.cuda.device_of(arguments[0]):
