@@ -149,8 +149,9 @@ def train(config: Config, replay: Replay) -> WorldModel:
     noise, choice = torch.Generator().manual_seed(config.seed), torch.Generator().manual_seed(config.seed)
     learner = build.build_learner(config, model, noise)
     assert config.training.updates is not None
+    size, length, restart = config.replay.batch_size, config.replay.sequence_length, config.replay.restart
     for _ in range(config.training.updates):
-        learner.update(replay.sample(config.replay.batch_size, config.replay.sequence_length, choice))
+        learner.update(replay.sample(size, length, choice, restart=restart))
     return model.eval()
 
 
