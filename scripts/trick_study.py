@@ -79,7 +79,7 @@ def main() -> None:
     if options.write:
         from tricks_page import write_page  # beside this file: the page and its figure
 
-        write_page(read_results(options.output), {name: words for name, (words, _) in TRICKS.items()}, ROOT / "docs")
+        write_page(read_results(options.output), {name: words for name, (words, _) in TRICKS.items()})
         return
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
