@@ -12,6 +12,7 @@ from worldmodel.data.environment import Environments, make_environments
 from worldmodel.data.replay import Replay
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
+from worldmodel.models.hindsight import Hindsight
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
@@ -38,10 +39,14 @@ def build_model(config: Config, spec: EnvSpec) -> WorldModel:
     with torch.random.fork_rng(devices=[]):  # the weights are made on the CPU, whatever the device
         torch.default_generator.manual_seed(config.seed)
         encoder = Encoder(
-            spec.observations, layers=config.encoder.layers, units=config.encoder.units, depth=config.encoder.depth
+            spec.observations,
+            layers=config.encoder.layers,
+            units=config.encoder.units,
+            depth=config.encoder.depth,
+            reward=config.encoder.reward,
         )
         rssm = RSSM(
-            embed=encoder.width,
+            embed=encoder.width + (config.rssm.hidden if config.rssm.posterior == "smoothing" else 0),
             action=spec.action.width,
             deter=config.rssm.deter,
             hidden=config.rssm.hidden,
@@ -52,6 +57,11 @@ def build_model(config: Config, spec: EnvSpec) -> WorldModel:
             prior_layers=config.rssm.prior_layers,
         )
         decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=latent.width)
+        hindsight = (
+            Hindsight(encoder.width, spec.action.width, config.rssm.hidden)
+            if config.rssm.posterior == "smoothing"
+            else None
+        )
     return WorldModel(
         spec,
         encoder,
@@ -59,6 +69,7 @@ def build_model(config: Config, spec: EnvSpec) -> WorldModel:
         decoder,
         inputs=config.encoder.inputs,
         standardise_targets=config.decoder.standardise,
+        hindsight=hindsight,
     )
 
 

@@ -106,6 +106,8 @@ class EncoderConfig:
     """Their width; also the width of the perceptron's part of the embedding."""
     depth: int = 16
     """Channels of the first convolution; they double each time the image halves."""
+    reward: bool = False
+    """Whether the posterior sees the reward that came with a row, which is an observation like any other."""
 
     def __post_init__(self) -> None:
         _positive(self, "encoder", "layers", "units", "depth")
@@ -137,6 +139,9 @@ class RSSMConfig:
     """Hidden layers between (h_t, embedding) and the posterior's parameters."""
     prior_layers: int = 1
     """Hidden layers between h_t and the prior's parameters."""
+    posterior: Literal["filtering", "smoothing"] = "filtering"
+    """q(z_t | h_t, x_t), or q(z_t | h_t, x_t:T) by a recurrent network over what follows, `hidden` wide. Acting and
+    imagining filter in any case, as where nothing follows."""
 
     def __post_init__(self) -> None:
         _positive(self, "rssm", "deter", "hidden", "blocks", "stoch", "classes", "min_std")

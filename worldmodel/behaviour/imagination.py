@@ -61,8 +61,8 @@ def imagine(
 
 
 def filter_samples(model: WorldModel, batch: Batch, samples: int, generator: torch.Generator | None = None) -> State:
-    """N draws of the filtered states of every row, [N, B, T, ...]."""
-    embed = repeat(model.embed(batch.obs), "B T E -> (N B) T E", N=samples)
+    """N draws of the filtered states of every row, [N, B, T, ...]; no row knows what follows it."""
+    embed = repeat(model.embed_newest(batch), "B T E -> (N B) T E", N=samples)
     action = repeat(batch.prev_action, "B T A -> (N B) T A", N=samples)
     is_first = repeat(batch.is_first, "B T -> (N B) T", N=samples)
     noise = model.rssm.noise(is_first.shape[0], is_first.shape[1], generator)

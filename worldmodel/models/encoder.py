@@ -32,32 +32,49 @@ class ImageEncoder(nn.Module):
 class Encoder(nn.Module):
     """Joins every leaf of an observation into one embedding.
 
-    Vectors and images are expected as the network should see them (`WorldModel` standardises); categories become
-    one-hot.
+    Vectors, images and rewards are expected as the network should see them (`WorldModel` standardises); categories
+    become one-hot.
     """
 
-    def __init__(self, observations: Mapping[str, ObservationSpec], *, layers: int, units: int, depth: int) -> None:
+    def __init__(
+        self, observations: Mapping[str, ObservationSpec], *, layers: int, units: int, depth: int, reward: bool = False
+    ) -> None:
+        """Args:
+        observations: the leaves by path.
+        layers, units: of the perceptron that reads everything but images.
+        depth: channels of the first convolution.
+        reward: whether the perceptron reads the row's reward too, and whether there is one.
+        """
         super().__init__()
         self.specs = dict(observations)
         self.flat = [key for key, spec in self.specs.items() if spec.kind != "image"]
         self.images = [key for key, spec in self.specs.items() if spec.kind == "image"]
-        inputs = sum(self.specs[key].width for key in self.flat)
-        self.perceptron = mlp([inputs] + [units] * layers) if self.flat else None
+        self.reads_reward = reward
+        inputs = sum(self.specs[key].width for key in self.flat) + 2 * reward
+        self.perceptron = mlp([inputs] + [units] * layers) if inputs else None
         self.convolutions = nn.ModuleList(
             ImageEncoder(self.specs[key].shape[0], self.specs[key].shape[2], depth) for key in self.images
         )
-        self.width = units * bool(self.flat) + sum(c.width for c in self.convolutions if isinstance(c, ImageEncoder))
+        self.width = units * bool(inputs) + sum(c.width for c in self.convolutions if isinstance(c, ImageEncoder))
 
-    def forward(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch E"]:
-        """Embed observations with any leading shape, the same for every leaf."""
+    def forward(
+        self, obs: Mapping[str, Tensor], reward: Float[Tensor, "*batch 2"] | None = None
+    ) -> Float[Tensor, "*batch E"]:
+        """Embed observations with any leading shape, the same for every leaf.
+
+        `reward` is, for an encoder that reads it, the reward (zero where there is none) and a one where there is one.
+        """
+        assert (reward is not None) == self.reads_reward
         lead = self._leading_shape(obs)
         parts = [
             conv(obs[key].flatten(0, len(lead) - 1)) for key, conv in zip(self.images, self.convolutions, strict=True)
         ]
         if self.perceptron is not None:
             dtype = next(self.parameters()).dtype
-            inputs = torch.cat([as_numbers(self.specs[key], obs[key], dtype) for key in self.flat], -1)
-            parts.append(self.perceptron(inputs.flatten(0, -2)))
+            numbers = [as_numbers(self.specs[key], obs[key], dtype) for key in self.flat]
+            if reward is not None:
+                numbers.append(reward.to(dtype))
+            parts.append(self.perceptron(torch.cat(numbers, -1).flatten(0, -2)))
         return torch.cat(parts, -1).unflatten(0, lead)
 
     def _leading_shape(self, obs: Mapping[str, Tensor]) -> torch.Size:

@@ -2,7 +2,7 @@
 
     h_t = f(h_{t-1}, z_{t-1}, a_{t-1})    predict: the deterministic path, no sampling
     z_t ~ p(z_t | h_t)                    prior: the learned transition
-    z_t ~ q(z_t | h_t, x_t)               update: the posterior, once x_t is seen
+    z_t ~ q(z_t | h_t, x_t)               update: the posterior, once x_t is seen (and what follows, if it smooths)
 
 `observe` and `imagine` are the loops over them. What does not depend on the recurrent state (projections of actions and
 embeddings) is computed before the loop for all steps at once, what only reads states (the prior) after it; inside

@@ -1,7 +1,8 @@
 """Encoder, RSSM and decoder as one model of rows. It runs forward and nothing else.
 
-`forward` filters whole sequences for training, `step` filters one row for acting; on the same noise they give the same
-states. `imagine` goes on without looking. What the model puts out are distributions: `objectives` makes the bound.
+`forward` explains whole sequences for training, `step` filters one row for acting; on the same noise they give the same
+states, unless the posterior smooths: then they agree where nothing follows. `imagine` goes on without looking. What the
+model puts out are distributions: `objectives` makes the bound.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from worldmodel.models.conditioned import ConditionedWorldModel, in_precision, require_whole_episodes
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
+from worldmodel.models.hindsight import Hindsight
 from worldmodel.models.likelihoods import Affine, Normal, symlog
 from worldmodel.models.rssm import RSSM, Trajectory
 from worldmodel.types import Batch, EnvSpec, Latent, Likelihood, State
@@ -22,7 +24,7 @@ NUMBERS_AT_ONCE = 2**24  # observed numbers decoded in one pass; the likelihood 
 
 
 class Output(NamedTuple):
-    """What `forward` returns: the filtered trajectory, and the likelihoods of each row given its state."""
+    """What `forward` returns: the trajectory, and the likelihoods of each row given its state."""
 
     trajectory: Trajectory
     likelihoods: dict[str, Likelihood]
@@ -62,16 +64,19 @@ class WorldModel(nn.Module):
         *,
         inputs: Literal["standardise", "symlog", "raw"],
         standardise_targets: bool,
+        hindsight: Hindsight | None = None,
     ) -> None:
         """Args:
         spec: the environment's leaves and actions.
-        encoder, rssm, decoder: the parts, of matching widths.
+        encoder, rssm, decoder: the parts, of matching widths; the RSSM's E is that of encoder and hindsight together.
         inputs: what numbers go through before the encoder; images that are not standardised are scaled to [-1/2, 1/2].
         standardise_targets: whether Gaussian densities are predicted in standardised units, and images as differences
             from the data's mean image.
+        hindsight: tells a posterior that smooths what follows a row; without it, the posterior filters.
         """
         super().__init__()
         self.spec, self.encoder, self.rssm, self.decoder = spec, encoder, rssm, decoder
+        self.hindsight = hindsight
         self.inputs, self.standardise_targets = inputs, standardise_targets
         leaves = spec.observations.items()
         scalers = {key: Standardiser(leaf.width) for key, leaf in leaves if leaf.kind == "vector"}
@@ -106,9 +111,37 @@ class WorldModel(nn.Module):
         if self.standardise_targets:
             self.decoder.image_head(name).start_at(mean, std)
 
-    def embed(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch E"]:
-        """Embeddings of observations with any leading shape."""
-        return self.encoder({key: self._as_input(key, x) for key, x in obs.items()})
+    def embed(
+        self,
+        obs: Mapping[str, Tensor],
+        reward: Float[Tensor, "*batch"] | None = None,
+        is_first: Bool[Tensor, "*batch"] | None = None,
+    ) -> Float[Tensor, "*batch E"]:
+        """Embeddings of rows with any leading shape, each by itself: all that is known when it is the newest one.
+
+        Args:
+            obs: observations by path.
+            reward, is_first: of the same rows, for an encoder that reads rewards; others do without.
+        Raises:
+            ValueError: if the encoder reads rewards and there are none.
+        """
+        embed = self._encode(obs, reward, is_first)
+        if self.hindsight is None:
+            return embed
+        nothing = self.hindsight.nothing.to(embed.dtype)
+        return torch.cat([embed, nothing.expand(*embed.shape[:-1], -1)], -1)
+
+    def embed_newest(self, batch: Batch) -> Float[Tensor, "B T E"]:
+        """Embeddings of rows that each know nothing of what follows, whatever the posterior: for filtering."""
+        return self.embed(batch.obs, batch.reward, batch.is_first)
+
+    def embed_sequence(self, batch: Batch) -> Float[Tensor, "B T E"]:
+        """Embeddings of rows as the posterior is meant to see them: where it smooths, with what follows each one."""
+        if self.hindsight is None:
+            return self.embed_newest(batch)
+        embed = self._encode(batch.obs, batch.reward, batch.is_first)
+        future = self.hindsight(embed, batch.prev_action, batch.is_first, batch.is_last)
+        return torch.cat([embed, future], -1)
 
     def decode(self, state: State) -> dict[str, Likelihood]:
         """Likelihoods by name at states with any leading shape, in the units of the data."""
@@ -123,13 +156,13 @@ class WorldModel(nn.Module):
         return likelihoods
 
     def forward(self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None) -> Output:
-        """Filter sequences and decode every state, for noise from `rssm.noise`."""
+        """Explain sequences by the posterior and decode every state, for noise from `rssm.noise`."""
         trajectory = self.observe(batch, noise, state)
         return Output(trajectory, self.decode(trajectory.states))
 
     def observe(self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None) -> Trajectory:
-        """Filter sequences without decoding them."""
-        return self.rssm.observe(self.embed(batch.obs), batch.prev_action, batch.is_first, noise, state)
+        """Explain sequences without decoding them."""
+        return self.rssm.observe(self.embed_sequence(batch), batch.prev_action, batch.is_first, noise, state)
 
     def step(
         self,
@@ -138,10 +171,15 @@ class WorldModel(nn.Module):
         prev_action: Float[Tensor, "B A"],
         is_first: Bool[Tensor, " B"],
         noise: Float[Tensor, "B ..."],
+        reward: Float[Tensor, " B"] | None = None,
     ) -> tuple[State, Latent, Latent]:
-        """Filter one row: -> the new state, the posterior it was sampled from, and the prior."""
+        """Filter one row: -> the new state, the posterior it was sampled from, and the prior.
+
+        Nothing follows the row, so that a posterior that smooths filters here too. The reward, received on arriving at
+        the row, is for an encoder that reads it; where `is_first` there is none, whatever the number.
+        """
         deter = self.rssm.predict(state, prev_action, is_first)
-        posterior = self.rssm.update(deter, self.embed(obs))
+        posterior = self.rssm.update(deter, self.embed(obs, reward, is_first))
         return State(deter, posterior.rsample(noise)), posterior, self.rssm.prior(deter)
 
     def imagine(self, state: State, action: Float[Tensor, "B H A"], noise: Float[Tensor, "B H *noise"]) -> State:
@@ -162,7 +200,7 @@ class WorldModel(nn.Module):
             self.rssm,
             self.decode,
             batch,
-            self.embed(batch.obs),
+            self.embed_sequence(batch),
             self.targets(batch),
             self.observed(batch),
             particles_at_once=max(1, NUMBERS_AT_ONCE // numbers),
@@ -186,8 +224,18 @@ class WorldModel(nn.Module):
             floors[name] = self.decoder.resolution * (scale if scaled else torch.ones_like(scale))
         return floors
 
+    def _encode(self, obs: Mapping[str, Tensor], reward: Tensor | None, is_first: Tensor | None) -> Tensor:
+        inputs = {key: self._as_input(key, x) for key, x in obs.items()}
+        if not self.encoder.reads_reward:
+            return self.encoder(inputs)
+        if reward is None or is_first is None:
+            raise ValueError("reward, is_first: expected those of the rows, since the encoder reads rewards, got None")
+        there = ~is_first[..., None]
+        number = torch.where(there, self._as_input(REWARD, reward[..., None]), 0.0)
+        return self.encoder(inputs, torch.cat([number, there.to(number.dtype)], -1))
+
     def _as_input(self, key: str, x: Tensor) -> Tensor:
-        kind = self.spec.observations[key].kind
+        kind = "vector" if key not in self.spec.observations else self.spec.observations[key].kind
         if kind == "image":
             return self.standardiser(key)(x)
         if kind != "vector" or self.inputs == "raw":

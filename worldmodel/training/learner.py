@@ -65,9 +65,9 @@ class Learner:
         """
         self.model, self.objective, self.generator = model, objective, generator
         self.clip_norm, self.autocast = clip_norm, autocast
+        parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder, "hindsight": model.hindsight}
         self.parts: dict[str, list[nn.Parameter]] = {
-            name: list(part.parameters())
-            for name, part in (("encoder", model.encoder), ("rssm", model.rssm), ("decoder", model.decoder))
+            name: list(part.parameters()) for name, part in parts.items() if part is not None
         }
         self.parameters = [p for part in self.parts.values() for p in part]
         self.optimizer = torch.optim.AdamW(

@@ -1,0 +1,71 @@
+"""Expectations under q of what a LatentSequence says of whole paths z_1:T, exactly: by sigma points or by enumeration.
+
+Only the Protocol is used, so the same lines hold for every model.
+"""
+
+import itertools
+
+import torch
+
+from worldmodel.types import State
+
+
+def log_weights(sequence, z):
+    """log p(x_t | h_t, z_t) + log p(z_t | h_t) - log q(z_t | h_t, x) along paths z [N, B, T, Z] -> [N, B, T]."""
+    log_p, log_q = along(sequence, z)
+    return log_p - log_q
+
+
+def along(sequence, z):
+    """log p(x_t, z_t | h_t) and log q(z_t | h_t, x) along given paths, zero where a row does not count. [N, B, T]."""
+    state, log_p, log_q = sequence.initial(len(z)), [], []
+    for t in range(z.shape[2]):
+        deter, prior = sequence.step(state, t)
+        state = State(deter, z[:, :, t])
+        likelihood = sum(sequence.likelihood(state, t).values())
+        valid = sequence.valid[:, t]
+        log_p.append(torch.where(valid, likelihood + prior.log_prob(state.stoch).sum(-1), 0.0))
+        log_q.append(torch.where(valid, sequence.proposal(deter, t).log_prob(state.stoch).sum(-1), 0.0))
+    return torch.stack(log_p, -1), torch.stack(log_q, -1)
+
+
+def sigma_points(joint, steps):
+    """2 n points whose mean is the expectation of any cubic under a Gaussian over n = T * Z numbers: [2 n, B, T, Z].
+
+    mean +- sqrt(n) L e_i for the columns e_i of the Cholesky factor L.
+    """
+    width = joint.mean.shape[-1]
+    columns = width**0.5 * joint.scale_tril.mT.movedim(-2, 0)  # [n, B, n]
+    points = torch.cat([joint.mean + columns, joint.mean - columns])
+    return points.unflatten(-1, (steps, width // steps))
+
+
+def gaussian_elbo(sequence, joint):
+    """The bound of every row, [B, T], where q(z_1:T) is a Gaussian and all log-densities are quadratic."""
+    return log_weights(sequence, sigma_points(joint, sequence.valid.shape[1])).mean(0)
+
+
+def all_paths(classes, batch, steps):
+    """Every path of one-hot vectors, [K^T, B, T, K]."""
+    indices = torch.tensor(list(itertools.product(range(classes), repeat=steps)))
+    return torch.nn.functional.one_hot(indices, classes).double()[:, None].expand(-1, batch, -1, -1)
+
+
+def enumerated(sequence, classes):
+    """log p(x, z) and log q(z | x) of every path, [K^T, B]."""
+    batch, steps = sequence.valid.shape
+    log_p, log_q = along(sequence, all_paths(classes, batch, steps))
+    return log_p.sum(-1), log_q.sum(-1)
+
+
+def discrete_elbo_and_gap(sequence, classes):
+    """E_q[log p(x, z) - log q(z)], KL(q || p(z | x)) and log p(x), from all K^T paths, [B] each."""
+    log_p, log_q = enumerated(sequence, classes)
+    evidence = log_p.logsumexp(0)
+    return weighted(log_q, log_p - log_q), weighted(log_q, log_q - (log_p - evidence)), evidence
+
+
+def weighted(log_q, values):
+    """sum_paths q v, where a path of probability zero counts nothing, whatever its value."""
+    q = log_q.exp()
+    return torch.where(q > 0, q * torch.where(q > 0, values, 0.0), 0.0).sum(0)
