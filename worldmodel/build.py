@@ -1,6 +1,7 @@
 """Settings -> objects. The one file that knows both: sections of the configuration become arguments here."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from worldmodel.config import Config, DecoderConfig, LossConfig, RSSMConfig
-from worldmodel.data.environment import Environments, make_environments
+from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
@@ -31,6 +32,13 @@ def build_environments(config: Config, *, heldout: bool = False) -> Environments
         settings["asynchronous"] = False
         return make_environments(env_id, count=1, row_limit=config.evaluation.max_length, **settings)
     return make_environments(env_id, count=count, **settings)
+
+
+def build_law(config: Config) -> Mapping[str, Any] | None:
+    """The exact law of the rows, where the environment states one and nothing changes them on their way."""
+    env = config.env
+    changed = env.action_repeat > 1 or env.pixels != "off" or env.hide or env.wrappers
+    return None if config.offline is not None or changed else environment_law(env.id, env.kwargs)
 
 
 def build_model(config: Config, spec: EnvSpec) -> WorldModel:
@@ -131,6 +139,8 @@ def build_schedule(config: Config) -> Schedule:
         context=evaluation.context,
         horizon=evaluation.horizon,
         samples=evaluation.samples,
+        particles=evaluation.particles,
+        particle_episodes=evaluation.particle_episodes,
         updates=training.updates if config.offline is not None else None,
     )
 

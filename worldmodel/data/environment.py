@@ -239,6 +239,22 @@ def make_environments(
     return Environments(make_vector, spec, step_timeout=step_timeout, restarts=restarts)
 
 
+def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The process behind an environment as numbers, where it states one as `law`; see `oracles.worlds`.
+
+    None where it does not, or where it cannot be made here: rows may be looked at on another machine than wrote them.
+    """
+    try:
+        suites.prepare(env_id)
+        with _quiet():
+            env = gymnasium.make(env_id, **kwargs)
+    except (gymnasium.error.Error, ImportError, ValueError):
+        return None
+    law = getattr(env.unwrapped, "law", None)
+    env.close()
+    return law if isinstance(law, Mapping) else None
+
+
 def _make_one(
     env_id: str,
     kwargs: dict[str, Any],
