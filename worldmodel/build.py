@@ -1,7 +1,6 @@
 """Settings -> objects. The one file that knows both: sections of the configuration become arguments here."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -34,11 +33,11 @@ def build_environments(config: Config, *, heldout: bool = False) -> Environments
     return make_environments(env_id, count=count, **settings)
 
 
-def build_law(config: Config) -> Mapping[str, Any] | None:
-    """The exact law of the rows, where the environment states one and nothing changes them on their way."""
+def build_law(config: Config) -> dict[str, Any] | None:
+    """The law of the rows that a run writes; None where the environment states none, or something changes its rows."""
     env = config.env
-    changed = env.action_repeat > 1 or env.pixels != "off" or env.hide or env.wrappers
-    return None if config.offline is not None or changed else environment_law(env.id, env.kwargs)
+    changed = env.wrappers or env.action_repeat > 1 or env.pixels != "off" or env.hide
+    return None if changed or config.offline is not None else environment_law(env.id, env.kwargs)
 
 
 def build_model(config: Config, spec: EnvSpec) -> WorldModel:
@@ -52,6 +51,7 @@ def build_model(config: Config, spec: EnvSpec) -> WorldModel:
             units=config.encoder.units,
             depth=config.encoder.depth,
             reward=config.encoder.reward,
+            skip=config.encoder.skip,
         )
         rssm = RSSM(
             embed=encoder.width + (config.rssm.hidden if config.rssm.posterior == "smoothing" else 0),
@@ -63,6 +63,7 @@ def build_model(config: Config, spec: EnvSpec) -> WorldModel:
             blocks=config.rssm.blocks,
             posterior_layers=config.rssm.posterior_layers,
             prior_layers=config.rssm.prior_layers,
+            skip=config.rssm.skip,
         )
         decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=latent.width)
         hindsight = (

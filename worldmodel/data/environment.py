@@ -239,10 +239,10 @@ def make_environments(
     return Environments(make_vector, spec, step_timeout=step_timeout, restarts=restarts)
 
 
-def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The process behind an environment as numbers, where it states one as `law`; see `oracles.worlds`.
+def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The law that an environment's rows are drawn from, where it states one; see `oracles.worlds`.
 
-    None where it does not, or where it cannot be made here: rows may be looked at on another machine than wrote them.
+    None where it states none, or where it cannot be made here: rows may be looked at on another machine than wrote them.
     """
     try:
         suites.prepare(env_id)
@@ -252,7 +252,7 @@ def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]
         return None
     law = getattr(env.unwrapped, "law", None)
     env.close()
-    return law if isinstance(law, Mapping) else None
+    return law if isinstance(law, dict) else None
 
 
 def _make_one(
