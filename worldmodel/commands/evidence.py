@@ -78,7 +78,7 @@ def _show(say: Callable[..., None], opened: "Run", found: "EvidenceReport") -> N
 
 
 def _estimates(found: "EvidenceReport") -> "Table":
-    caption = "nats per step, with the standard error over episodes; differences are paired by episode"
+    caption = "nats per step; standard errors over episodes, paired for differences"
     table = _table("particles", *(str(one.particles) for one in found.estimates), caption=caption)
     for name in ESTIMATORS:
         table.add_row(name.upper(), *(said(getattr(one, name)) for one in found.estimates))
@@ -97,7 +97,7 @@ def _estimates(found: "EvidenceReport") -> "Table":
 
 def _terms(found: "EvidenceReport") -> "Table":
     table = _table("term", "bound", "SMC", "variables", "SMC per variable")
-    table.caption = f"nats per step, with {found.best.particles} particles; the KL of SMC is of the filter's beliefs"
+    table.caption = f"nats per step, with {found.best.particles} particles"
     for name, term in found.terms.items():
         each = f"{term.filtered / term.variables:.4f}"
         table.add_row(f"log p({name})", f"{term.bound:.4f}", f"{term.filtered:.4f}", str(term.variables), each)
