@@ -72,9 +72,8 @@ def _show(say: Callable[..., None], opened: "Run", found: "EvidenceReport") -> N
     say(_terms(found))
     for name, floor in opened.model.resolution().items():
         say(f"{name}, floor of the std: " + " ".join(f"{value:.3g}" for value in floor[:8].tolist()))
-    for one in found.estimates:
-        for doubt in one.doubts:
-            say(f"no gap with {one.particles} particles: {doubt}")
+    for doubt in found.best.doubts:
+        say(f"the gap with {found.best.particles} particles is in doubt: {doubt}")
 
 
 def _estimates(found: "EvidenceReport") -> "Table":
