@@ -6,6 +6,7 @@ import pytest
 
 from evidence_reports import make_measured, make_report
 from run_folder import ROWS, Page, write_run
+from worldmodel.report.comparison import summary
 from worldmodel.report.evidence_section import evidence
 from worldmodel.report.page import page
 from worldmodel.report.record import read_record
@@ -57,6 +58,17 @@ def test_the_rough_gap_alone_is_shown_with_how_to_measure_it(tmp_path):
     read = Page(page(read_record(write(tmp_path / "run", rows=[*ROWS, *ROUGH]))))
     assert "Rough gap over training" in read.text
     assert "worldmodel evidence RUN" in read.text
+
+
+def test_runs_are_compared_by_evidence_and_gap_where_they_were_measured(tmp_path):
+    measured = read_record(write(tmp_path / "one", make_report()))
+    rough = read_record(write(tmp_path / "two", rows=[*ROWS, *ROUGH]))
+    header, rows = summary([measured, rough])
+    table = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    assert table["evidence, SMC"] == ["-1.9215 ± 0.0300", "–"]
+    assert table["gap"] == ["0.1410 ± 0.0040", "–"]
+    assert table["rough gap"] == ["–", "0.500"]
+    assert not {"gap", "rough gap"} & set(summary([read_record(write(tmp_path / "three"))])[0])
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"steps": {"episodes": null}, "estimates": [1]}'])
