@@ -12,7 +12,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from worldmodel.models.conditioned import ConditionedWorldModel, in_precision, require_whole_episodes
+from worldmodel.models.conditioned import (
+    ConditionedWorldModel,
+    ending_with_the_rows_that_count,
+    in_precision,
+    require_whole_episodes,
+)
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
 from worldmodel.models.hindsight import Hindsight
@@ -194,7 +199,7 @@ class WorldModel(nn.Module):
             ValueError: if a sequence is not one episode from its reset, padded at the end.
         """
         require_whole_episodes(batch)
-        batch = in_precision(batch, next(self.parameters()).dtype)
+        batch = in_precision(ending_with_the_rows_that_count(batch), next(self.parameters()).dtype)
         numbers = len(batch.valid) * sum(leaf.width for leaf in self.spec.observations.values())
         return ConditionedWorldModel(
             self.rssm,
