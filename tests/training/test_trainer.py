@@ -129,7 +129,7 @@ def test_the_rough_gap_is_reported_at_evaluations_and_changes_nothing_else(start
     rough = [row for row in runs[3].tracker.rows if "heldout_evidence/gap" in row]
     assert [row["update"] for row in rough] == [4, 7]
     expected = rough_evidence(
-        runs[3].learner.model, runs[3].heldout, particles=3, sequences=4, rows=4 + 8, seed=runs[3].seed
+        runs[3].learner.model, runs[3].heldout, particles=3, sequences=8, rows=4 + 8, seed=runs[3].seed
     )
     assert {name: rough[-1][f"heldout_evidence/{name}"] for name in expected._fields} == expected._asdict()
     assert runs[3].stages.seconds["evidence"] > 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add_options(parser: ArgumentParser) -> None:
     """Which run, how many particles, how often."""
     parser.add_argument("run", type=str, help="the run's folder")
-    words = "numbers of particles, such as 64,256,1024; by default 16,64,256, where there are images 4,16,64"
+    words = "numbers of particles, such as 64,256,1024; by default 16,64,256, where there are images 2,8,32"
     parser.add_argument("--particles", type=str, default=None, help=words)
     parser.add_argument("--runs", type=int, default=2, help="independent repetitions of every estimate")
     words = "held-out episodes; by default as many as have 4,000 rows together, where there are images 400"
