@@ -163,7 +163,10 @@ class WorldModel(nn.Module):
     def forward(self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None) -> Output:
         """Explain sequences by the posterior and decode every state, for noise from `rssm.noise`."""
         trajectory = self.observe(batch, noise, state)
-        return Output(trajectory, self.decode(trajectory.states))
+        deter, stoch = trajectory.states
+        if self.rssm.latent.gradient == "marginal":
+            stoch = stoch.detach()  # a likelihood's gradient reaches q by `objectives.marginal` instead
+        return Output(trajectory, self.decode(State(deter, stoch)))
 
     def observe(self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None) -> Trajectory:
         """Explain sequences without decoding them."""
