@@ -36,7 +36,7 @@ def test_a_measurement_is_shown_with_its_errors_and_the_exact_evidence(tmp_path)
     assert exact[2] == ["16", *["0.0465 ± 0.0050"] * 3]
     assert "exactly -1.8750 ± 0.2500 nats per step" in read.text
     assert terms[1] == ["log p(obs)", "-1.500", "-1.250", "3", "-0.417"]
-    assert "the bound is 0.1410 ± 0.0040 nats per step below the evidence" in read.text
+    assert "the bound is at least 0.1410 ± 0.0040 nats per step below the evidence" in read.text
     assert len(read.all("svg")) >= 5
 
 
