@@ -41,7 +41,9 @@ def summary(report: EvidenceReport) -> str:
     )
     if best.doubts:
         return f"{how}With {best.particles} particles the gap is in doubt, so none is given."
-    return how + f"With {best.particles} particles the bound is at least {said(best.gap)} nats per step below the evidence."
+    return (
+        f"{how}With {best.particles} particles the bound is at least {said(best.gap)} nats per step below the evidence."
+    )
 
 
 def said(estimate: Estimate) -> str:
