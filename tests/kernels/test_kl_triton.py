@@ -236,12 +236,14 @@ def launches(monkeypatch):
 
 
 @FAMILIES
-def test_one_launch_forward_one_backward_and_only_the_inputs_are_kept(generator, launches, family):
+@pytest.mark.parametrize("free_nats", [0.0, 1.0])
+def test_one_launch_forward_one_backward_and_only_inputs_and_clamps_are_kept(generator, launches, family, free_nats):
     q, p = inputs(family, generator, 4, 3)
     kept = []
     with saved_tensors_hooks(lambda x: kept.append(x.data_ptr()) or x, lambda x: x):
-        result = family.balanced(q, p, **family.settings, dyn=DYN, rep=REP, free_nats=1.0, backend="triton")
-    assert kept == [q.data_ptr(), p.data_ptr()]
+        result = family.balanced(q, p, **family.settings, dyn=DYN, rep=REP, free_nats=free_nats, backend="triton")
+    clamped = [result.clamped.data_ptr()] if free_nats else []  # a byte a step
+    assert kept == [q.data_ptr(), p.data_ptr(), *clamped]
     assert len(launches) == 1
     torch.autograd.grad(result.balanced, (q, p), torch.ones_like(result.balanced))
     assert len(launches) == 2
