@@ -135,6 +135,7 @@ def build_schedule(config: Config) -> Schedule:
         batch_size=replay.batch_size,
         sequence_length=replay.sequence_length,
         burn_in=replay.burn_in,
+        restart=replay.restart,
         log_every=training.log_every,
         evaluate_every=training.evaluate_every,
         save_every=training.save_every,

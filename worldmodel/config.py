@@ -87,11 +87,16 @@ class ReplayConfig:
     """Rows per sequence (T)."""
     burn_in: int = 4
     """Rows at the start of a sequence that starts inside an episode which only warm the state up."""
+    restart: bool = False
+    """Take a sequence that starts inside an episode for an episode that begins there; exact in a world whose every row
+    is distributed as the one after a reset, where no state need be warmed up."""
 
     def __post_init__(self) -> None:
         _positive(self, "replay", "capacity", "batch_size", "sequence_length")
         in_range = 0 <= self.burn_in < self.sequence_length
         _require(in_range, "replay.burn_in", f"0 to sequence_length - 1 = {self.sequence_length - 1}", self.burn_in)
+        if self.restart:
+            _require(self.burn_in == 0, "replay.burn_in", "0 where replay.restart is set", self.burn_in)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Schedule:
     horizon: int
     samples: int
     updates: int | None = None  # of a run from stored rows
+    restart: bool = False
 
     @property
     def total_updates(self) -> int:
@@ -214,6 +215,7 @@ class Trainer:
             schedule.sequence_length,
             generator or self.randomness["sampling"],
             burn_in=schedule.burn_in,
+            restart=schedule.restart,
         )
         return batch.to(self.device)
 
