@@ -42,6 +42,7 @@ REFUSED = [  # what is set, the key that the message begins with, what it expect
     ({"rssm.unimix": 1.0}, "rssm.unimix", "[0, 1)", "1.0"),
     ({"rssm.cell": "gru"}, "rssm.blocks", "1 where rssm.cell is gru", "4"),
     ({"rssm.deter": 100, "rssm.blocks": 3}, "rssm.deter", "a multiple of rssm.blocks = 3", "100"),
+    ({"rssm.gradient": "marginal"}, "rssm.gradient", "straight_through where latents are Gaussian", "'marginal'"),
     ({"rssm.min_std": 0.0}, "rssm.min_std", "greater than zero", "0.0"),
     ({"decoder.fixed_std": 0.0}, "decoder.fixed_std", "greater than zero", "0.0"),
     ({"loss.dyn": 0.5}, "loss.dyn, loss.rep", "both or neither", "(0.5, None)"),

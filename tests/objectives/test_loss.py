@@ -130,6 +130,15 @@ def test_beta_and_scales_price_what_they_add():
     torch.testing.assert_close(result.ledger["scale_obs"], 0.5 * bound.per_step()["obs"])
 
 
+def test_a_warm_up_raises_beta_linearly_and_the_ledger_prices_it():
+    objective = Objective(beta=2.0, kl_warmup=4)
+    assert [objective.at(update).beta for update in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert Objective(beta=3.0).at(0) == Objective(beta=3.0)
+    _, bound, posterior, prior = made()
+    result = loss(bound, posterior, prior, objective.at(0))
+    torch.testing.assert_close(result.ledger["beta"], -0.5 * bound.per_step()["kl"])
+
+
 def test_invalid_rows_count_nowhere():
     model, batch = make_model().double(), make_batch(dtype=torch.float64)
     noise = model.rssm.noise(3, 7, torch.Generator().manual_seed(0))
