@@ -19,7 +19,7 @@ settings = pytest.mark.parametrize(
 
 def repeated(length=6, **options):
     """One sequence many times, so that every one is a repetition of the same experiment."""
-    return TinyHMM(colours(1, length, seed=3).expand(REPETITIONS, -1), dull=0.3, **options)
+    return TinyHMM(colours(1, length, seed=3).expand(REPETITIONS, -1), dull=0.1, **options)
 
 
 def require_mean_one(log_ratio):
@@ -40,9 +40,9 @@ def test_the_estimate_of_the_evidence_is_unbiased(prior_share, threshold, genera
 @settings
 def test_along_an_exact_draw_the_inverse_is_unbiased(prior_share, threshold, generator):
     """E[p / p^] = 1 over draws of (z, x) from the model: conditional SMC is an upper bound."""
-    template = TinyHMM(colours(REPETITIONS, 6), dull=0.3)
+    template = TinyHMM(colours(REPETITIONS, 6), dull=0.1)
     x, path = template.simulate(generator)
-    model = TinyHMM(x, dull=0.3)
+    model = TinyHMM(x, dull=0.1)
     estimate = smc(model, 8, generator=generator, prior_share=prior_share, threshold=threshold, path=path)
     require_mean_one(model.log_evidence() - estimate.log_evidence)
     below = smc(model, 8, generator=generator, prior_share=prior_share, threshold=threshold)
@@ -52,15 +52,15 @@ def test_along_an_exact_draw_the_inverse_is_unbiased(prior_share, threshold, gen
 
 @pytest.mark.parametrize("prior_share", [0.0, 1.0])
 def test_the_bound_rises_with_the_particles_toward_the_truth(prior_share, generator):
-    model = repeated(length=12)
+    model = repeated()
     truth, means, errors = model.log_evidence()[0], [], []
-    for particles in (1, 4, 16, 64):
+    for particles in (1, 4, 16):
         log_evidence = smc(model, particles, generator=generator, prior_share=prior_share).log_evidence
         means.append(log_evidence.mean())
         errors.append(log_evidence.std() / REPETITIONS**0.5)
-    for i in range(3):
+    for i in range(2):
         assert means[i + 1] - means[i] > 3 * math.hypot(errors[i], errors[i + 1])
-    assert -0.05 < means[-1] - truth < 3 * errors[-1]
+    assert -0.1 < means[-1] - truth < 3 * errors[-1]
 
 
 def test_one_particle_is_the_elbo(generator):
@@ -93,8 +93,8 @@ def test_the_exact_one_step_posterior_of_an_iid_model_needs_one_particle(generat
 
 
 def test_a_thousand_rows(generator):
-    model = TinyHMM(colours(3, 1000))
-    estimate = smc(model, 128, generator=generator, prior_share=0.1)
+    model = TinyHMM(colours(3, 1000), dull=0.1)
+    estimate = smc(model, 64, generator=generator, prior_share=0.1)
     truth = model.log_evidence()
     assert (estimate.log_evidence - truth).abs().max() < 0.02 * 1000
     assert estimate.increment.dtype == torch.float64 and torch.isfinite(estimate.increment).all()
@@ -170,3 +170,17 @@ def test_what_cannot_be_is_refused(arguments):
     name = next(iter(arguments))
     with pytest.raises(ValueError, match=name):
         smc(TinyHMM(colours(1, 2)), **{"particles": 4, **arguments})
+
+
+def test_rows_unseen_make_a_prediction_several_steps_ahead(generator):
+    """log p(x_4 | x_0, x_1), by the forward algorithm that moves on without looking at x_2 and x_3."""
+    model = repeated()
+    filtered = model.forward()[1][0, 1]
+    ahead = torch.linalg.matrix_power(model.transition.exp(), 3)
+    expected = (filtered @ ahead @ model.emission.exp())[model.x[0, 4]].log()
+    estimate = smc(model, 64, generator=generator, unseen=(2, 3))
+    got = estimate.increment[:, 4].exp()
+    assert (estimate.increment[:, 2:4] == 0).all() and (estimate.log_likelihood["colour"][:, 2:4] == 0).all()
+    error = got.std() / REPETITIONS**0.5
+    assert (got.mean() - expected.exp()).abs() < 4 * error + expected.exp() / 64  # a ratio: biased by O(1 / N)
+    assert (expected - model.forward()[0][0, 4]).abs() > 0.1  # another question than the next step's
