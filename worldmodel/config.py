@@ -160,9 +160,7 @@ class RSSMConfig:
         _positive(self, "rssm", "posterior_layers", "prior_layers")
         _require(0 <= self.unimix < 1, "rssm.unimix", "a share in [0, 1)", self.unimix)
         of_samples = self.latent == "categorical" or self.gradient == "straight_through"
-        _require(
-            of_samples, "rssm.gradient", "straight_through, the default, where latents are Gaussian", self.gradient
-        )
+        _require(of_samples, "rssm.gradient", "straight_through where latents are Gaussian", self.gradient)
         if self.cell != "block_gru":
             expected = f"1 where rssm.cell is {self.cell}, which has no blocks"
             _require(self.blocks == 1, "rssm.blocks", expected, self.blocks)
