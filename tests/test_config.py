@@ -38,6 +38,13 @@ REFUSED = [  # what is set, the key that the message begins with, what it expect
     ({"env.image_size": 48}, "env.image_size", "a power of two, at least 16", "48"),
     ({"env.image_size": 8}, "env.image_size", "a power of two, at least 16", "8"),
     ({"replay.restart": True}, "replay.burn_in", "0 where replay.restart is set", "4"),
+    ({"decoder.initial_std": 0.01}, "decoder.initial_std", "null or more than decoder.resolution = 0.01", "0.01"),
+    (
+        {"decoder.initial_std": 0.1, "decoder.std": "fixed"},
+        "decoder.initial_std",
+        "null where decoder.std is fixed",
+        "0.1",
+    ),
     ({"replay.burn_in": 64}, "replay.burn_in", "0 to sequence_length - 1 = 63", "64"),
     ({"rssm.unimix": 1.0}, "rssm.unimix", "[0, 1)", "1.0"),
     ({"rssm.cell": "gru"}, "rssm.blocks", "1 where rssm.cell is gru", "4"),

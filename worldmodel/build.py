@@ -102,6 +102,7 @@ def build_decoder(config: DecoderConfig, spec: EnvSpec, *, deter: int, stoch: in
         reward=config.reward,
         std=config.fixed_std if config.std == "fixed" else None,
         resolution=config.resolution,
+        initial_std=config.initial_std,
         skip=config.skip,
     )
 

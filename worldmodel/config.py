@@ -191,11 +191,18 @@ class DecoderConfig:
     """The fixed standard deviation, in the units the head predicts in."""
     resolution: float = 0.01
     """Floor of a learned standard deviation, in the units the head predicts in: finer detail earns no more nats."""
+    initial_std: float | None = None
+    """Where a learned standard deviation starts, in the units the head predicts in; null: near 0.7."""
     skip: bool = True
     """Add a linear map of z_t to the mean of vector observations and Gaussian rewards."""
 
     def __post_init__(self) -> None:
         _positive(self, "decoder", "layers", "units", "depth", "fixed_std", "resolution")
+        above = self.initial_std is None or self.initial_std > self.resolution
+        expected = f"null or more than decoder.resolution = {self.resolution}"
+        _require(above, "decoder.initial_std", expected, self.initial_std)
+        learned = self.initial_std is None or self.std == "learned"
+        _require(learned, "decoder.initial_std", "null where decoder.std is fixed", self.initial_std)
 
 
 @dataclass(frozen=True)
