@@ -337,3 +337,13 @@ def test_a_thread_has_one_load_of_16_bytes_wherever_the_tile_is_wide_enough(item
     tiles += [categorical_tile(S, K, itemsize) for S, K in ((1, 1), (32, 32), (48, 10), (32, 64), (2, 1024))]
     for tile in tiles:
         assert tile.rows * tile.groups * tile.classes * itemsize == tile.num_warps * 32 * 16
+
+
+def test_nearly_equal_gaussians_and_narrow_ones_lose_no_digits(generator):
+    q = torch.randn(50, 10, generator=generator)
+    p = q + 1e-3 * torch.randn(50, 10, generator=generator)
+    got = gaussian_kl(q.to(DEVICE), p.to(DEVICE), min_std=0.1, backend="triton").kl.cpu()
+    assert (got / kl_reference.gaussian_kl(q.double(), p.double(), 0.1) - 1).abs().max() < 5e-3
+    narrow = torch.tensor([[0.0, -12.0], [0.0, -16.0]])  # 1 + exp(-16) has one digit of exp(-16) left
+    entropy = gaussian_kl(narrow.to(DEVICE), narrow.to(DEVICE), min_std=1e-12, backend="triton").posterior_entropy.cpu()
+    close(entropy, kl_reference.gaussian_entropy(narrow.double(), 1e-12))
