@@ -7,6 +7,7 @@ from gymnasium import spaces
 
 from worldmodel.models.decoder import Decoder
 from worldmodel.models.encoder import Encoder
+from worldmodel.models.hindsight import Hindsight
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
@@ -48,13 +49,21 @@ def make_model(
     skip=True,
     inputs="standardise",
     standardise_targets=True,
+    smoothing=False,
+    read_reward=False,
     seed=0,
 ) -> WorldModel:
     torch.manual_seed(seed)
-    encoder = Encoder(spec.observations, layers=1, units=12, depth=4)
-    blocks = 2 if cell == "block_gru" else 1
+    encoder = Encoder(spec.observations, layers=1, units=12, depth=4, reward=read_reward)
+    hindsight = Hindsight(encoder.width, spec.action.width, width=9) if smoothing else None
     rssm = RSSM(
-        embed=encoder.width, action=spec.action.width, deter=8, hidden=10, latent=latent, cell=cell, blocks=blocks
+        embed=encoder.width + (hindsight.width if hindsight else 0),
+        action=spec.action.width,
+        deter=8,
+        hidden=10,
+        latent=latent,
+        cell=cell,
+        blocks=2 if cell == "block_gru" else 1,
     )
     decoder = Decoder(
         spec.observations,
@@ -69,7 +78,9 @@ def make_model(
         resolution=0.01,
         skip=skip,
     )
-    return WorldModel(spec, encoder, rssm, decoder, inputs=inputs, standardise_targets=standardise_targets)
+    return WorldModel(
+        spec, encoder, rssm, decoder, inputs=inputs, standardise_targets=standardise_targets, hindsight=hindsight
+    )
 
 
 def make_batch(spec=VECTOR_SPEC, batch=3, length=7, *, seed=0, first=((1, 3),), dtype=torch.float32) -> Batch:

@@ -180,3 +180,33 @@ def test_autocast_keeps_densities_and_kls_in_float32(spec, generator):
     assert {x.dtype for x in bound.log_likelihood.values()} == {torch.float32}
     exact = bound_of(model, batch, model.rssm.noise(3, 7, torch.Generator().manual_seed(0)))
     torch.testing.assert_close(bound.elbo, exact.elbo, rtol=0.1, atol=1.0)  # bfloat16 keeps 8 bits
+
+
+@specs
+def test_an_encoder_that_reads_rewards_sees_them_everywhere_but_in_a_first_row(spec):
+    model, batch = make_model(spec, read_reward=True), make_batch(spec)
+    embed = model.embed(batch.obs, batch.reward, batch.is_first)
+    moved = (model.embed(batch.obs, batch.reward + 1.0, batch.is_first) - embed).abs().sum(-1) > 0
+    assert torch.equal(moved, ~batch.is_first)
+    nowhere = model.embed(batch.obs, batch.reward, torch.ones_like(batch.is_first))
+    there = torch.zeros_like(batch.reward), torch.zeros_like(batch.is_first)
+    assert (nowhere - model.embed(batch.obs, *there)).abs().sum(-1).min() > 0  # no reward is not a reward of zero
+    with pytest.raises(ValueError, match="expected those of the rows, since the encoder reads rewards, got None"):
+        model.embed(batch.obs)
+
+
+def test_the_reward_is_read_in_standardised_units():
+    model, batch = make_model(read_reward=True), make_batch()
+    model.standardiser("reward").set(torch.tensor([5.0]), torch.tensor([10.0]))
+    raw = make_model(inputs="raw", read_reward=True).embed(batch.obs, batch.reward, batch.is_first)
+    torch.testing.assert_close(model.embed(batch.obs, batch.reward * 10 + 5, batch.is_first), raw)
+
+
+def test_reading_the_reward_keeps_acting_and_training_the_same(generator):
+    model, batch = make_model(read_reward=True).double(), make_batch(dtype=torch.float64)
+    noise = model.rssm.noise(3, 7, generator)
+    states, state = model.observe(batch, noise).states, model.rssm.initial(3)
+    for t in range(7):
+        row = ({"obs": batch.obs["obs"][:, t]}, batch.prev_action[:, t], batch.is_first[:, t], noise[:, t])
+        state, _, _ = model.step(state, *row, batch.reward[:, t])
+        torch.testing.assert_close(states.stoch[:, t], state.stoch, rtol=1e-9, atol=1e-10)

@@ -200,7 +200,7 @@ class WorldModel(nn.Module):
             self.rssm,
             self.decode,
             batch,
-            self.embed(batch.obs),
+            self.embed_sequence(batch),
             self.targets(batch),
             self.observed(batch),
             particles_at_once=max(1, NUMBERS_AT_ONCE // numbers),
