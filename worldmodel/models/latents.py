@@ -37,8 +37,12 @@ class DiagonalGaussian:
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch S"]:
         """One draw, with no gradient behind it."""
+        return self.rsample(self.noise(generator))
+
+    def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch S"]:
+        """Standard normal noise for `rsample`."""
         mean = self.mean
-        return self.rsample(torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype))
+        return torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
 
     def log_prob(self, z: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
         """log N(z; mean, std^2) of each group, in nats."""
@@ -55,6 +59,15 @@ class DiagonalGaussian:
     def detach(self) -> "DiagonalGaussian":
         """The same distribution with no gradient behind it."""
         return DiagonalGaussian(self.raw.detach(), self.min_std)
+
+    @property
+    def parameters(self) -> int:
+        """P = 2S."""
+        return self.raw.shape[-1]
+
+    def shifted(self, offset: Float[Tensor, "*#batch P"]) -> "DiagonalGaussian":
+        """Another of the family: raw means and raw standard deviations moved by an offset."""
+        return DiagonalGaussian(self.raw + offset, self.min_std)
 
 
 class OneHotCategorical:
@@ -81,8 +94,12 @@ class OneHotCategorical:
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
         """One draw, with no gradient behind it."""
+        return self.rsample(self.noise(generator))
+
+    def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch S K"]:
+        """Uniform noise for `rsample`."""
         logits = self.logits
-        return self.rsample(torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype))
+        return torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
 
     def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch S"]:
         """log-mass of each group's class, in nats."""
@@ -99,6 +116,15 @@ class OneHotCategorical:
     def detach(self) -> "OneHotCategorical":
         """The same distribution with no gradient behind it."""
         return OneHotCategorical(self.logits.detach(), self.unimix)
+
+    @property
+    def parameters(self) -> int:
+        """P = S * K."""
+        return self.logits.shape[-2] * self.logits.shape[-1]
+
+    def shifted(self, offset: Float[Tensor, "*#batch P"]) -> "OneHotCategorical":
+        """Another of the family: logits moved by an offset."""
+        return OneHotCategorical(self.logits + offset.unflatten(-1, self.logits.shape[-2:]), self.unimix)
 
 
 @dataclass(frozen=True)
