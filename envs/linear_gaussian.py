@@ -115,13 +115,13 @@ class LinearGaussian(gymnasium.Env):
         terminated = self.termination > 0 and self.np_random.random() < self.termination
         return self._observe(noise[width:-1]), float(reward), terminated, False, {}
 
-    def _observe(self, noise: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _observe(self, noise: NDArray[np.floating]) -> NDArray[np.float32]:
         return (self._state[::2] + self.observation_noise * noise).astype(np.float32)
 
 
 def oscillator(
     stiffness: float, damping: float, interval: float, force_noise: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
     """One oscillator, (position, velocity), over one interval: the transition A, the effect B of a held force, and Q.
 
     With F = [[0, 1], [-k, -c]] and w^2 = k - c^2 / 4,
@@ -140,7 +140,7 @@ def oscillator(
     return transition, control, undriven - transition @ undriven @ transition.T
 
 
-def stationary_covariance(transition: NDArray[np.float64], covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+def stationary_covariance(transition: NDArray[np.floating], covariance: NDArray[np.floating]) -> NDArray[np.floating]:
     """P with P = A P A' + Q, by solving the linear equations (I - A kron A) vec P = vec Q."""
     n = len(transition)
     system = np.eye(n * n) - np.kron(transition, transition)

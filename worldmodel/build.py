@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from worldmodel.config import Config, DecoderConfig, LossConfig, RSSMConfig
-from worldmodel.data.environment import Environments, make_environments
+from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
@@ -33,6 +33,13 @@ def build_environments(config: Config, *, heldout: bool = False) -> Environments
     return make_environments(env_id, count=count, **settings)
 
 
+def build_law(config: Config) -> dict[str, Any] | None:
+    """The law of the rows that a run writes; None where the environment states none, or something changes its rows."""
+    env = config.env
+    changed = env.wrappers or env.action_repeat > 1 or env.pixels != "off" or env.hide
+    return None if changed or config.offline is not None else environment_law(env.id, env.kwargs)
+
+
 def build_model(config: Config, spec: EnvSpec) -> WorldModel:
     """A world model for an environment, its weights drawn from the configuration's seed."""
     latent = build_latent(config.rssm)
@@ -44,6 +51,7 @@ def build_model(config: Config, spec: EnvSpec) -> WorldModel:
             units=config.encoder.units,
             depth=config.encoder.depth,
             reward=config.encoder.reward,
+            skip=config.encoder.skip,
         )
         rssm = RSSM(
             embed=encoder.width + (config.rssm.hidden if config.rssm.posterior == "smoothing" else 0),
@@ -55,6 +63,7 @@ def build_model(config: Config, spec: EnvSpec) -> WorldModel:
             blocks=config.rssm.blocks,
             posterior_layers=config.rssm.posterior_layers,
             prior_layers=config.rssm.prior_layers,
+            skip=config.rssm.skip,
         )
         decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=latent.width)
         hindsight = (

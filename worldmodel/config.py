@@ -108,6 +108,8 @@ class EncoderConfig:
     """Channels of the first convolution; they double each time the image halves."""
     reward: bool = False
     """Whether the posterior sees the reward that came with a row, which is an observation like any other."""
+    skip: bool = False
+    """Join what the perceptron reads to the embedding, as it is."""
 
     def __post_init__(self) -> None:
         _positive(self, "encoder", "layers", "units", "depth")
@@ -117,14 +119,14 @@ class EncoderConfig:
 class RSSMConfig:
     """The recurrent state-space model: h_t and z_t."""
 
-    cell: Literal["block_gru", "gru"] = "block_gru"
-    """DreamerV3's block-diagonal GRU, or a plain GRU."""
+    cell: Literal["block_gru", "gru", "bare_gru"] = "block_gru"
+    """DreamerV3's block-diagonal GRU, a plain GRU over projections of (z, a), or one over (z, a) as they are."""
     deter: int = 128
     """Width of the deterministic state h_t (D)."""
     hidden: int = 128
     """Width of the layers around it: cell inputs, posterior and prior heads."""
     blocks: int = 4
-    """Diagonal blocks of the block GRU; divides deter. Must be 1 for a plain GRU, which has none."""
+    """Diagonal blocks of the block GRU; divides deter. Must be 1 for the other two, which have none."""
     latent: Literal["gaussian", "categorical"] = "gaussian"
     """The family of z_t: a diagonal Gaussian, or groups of one-hot categoricals with straight-through gradients."""
     stoch: int = 8
@@ -142,13 +144,16 @@ class RSSMConfig:
     posterior: Literal["filtering", "smoothing"] = "filtering"
     """q(z_t | h_t, x_t), or q(z_t | h_t, x_t:T) by a recurrent network over what follows, `hidden` wide. Acting and
     imagining filter in any case, as where nothing follows."""
+    skip: bool = False
+    """Add linear maps of (h_t, embedding) to the posterior's parameters, and of h_t to the prior's."""
 
     def __post_init__(self) -> None:
         _positive(self, "rssm", "deter", "hidden", "blocks", "stoch", "classes", "min_std")
         _positive(self, "rssm", "posterior_layers", "prior_layers")
         _require(0 <= self.unimix < 1, "rssm.unimix", "a share in [0, 1)", self.unimix)
-        if self.cell == "gru":
-            _require(self.blocks == 1, "rssm.blocks", "1 where rssm.cell is gru, which has no blocks", self.blocks)
+        if self.cell != "block_gru":
+            expected = f"1 where rssm.cell is {self.cell}, which has no blocks"
+            _require(self.blocks == 1, "rssm.blocks", expected, self.blocks)
         divides = self.deter % self.blocks == 0
         _require(divides, "rssm.deter", f"a multiple of rssm.blocks = {self.blocks}", self.deter)
 

@@ -16,8 +16,11 @@ from worlds import CATEGORICAL, GAUSSIAN
 
 ROUNDING = {"rtol": 1e-12, "atol": 1e-13}  # float64; hoisting a projection only reorders sums
 
-variants = pytest.mark.parametrize("cell", ["block_gru", "gru"])
+variants = pytest.mark.parametrize("cell", ["block_gru", "gru", "bare_gru"])
 families = pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+
+
+skips = pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
 
 
 def make(latent=GAUSSIAN, cell="block_gru", **options) -> RSSM:
@@ -37,8 +40,9 @@ def inputs(model, generator, batch=3, steps=6):
 
 @variants
 @families
-def test_the_loop_is_predict_and_update_step_by_step(cell, latent, generator):
-    model = make(latent, cell, posterior_layers=2, prior_layers=2)
+@skips
+def test_the_loop_is_predict_and_update_step_by_step(cell, latent, skip, generator):
+    model = make(latent, cell, posterior_layers=2, prior_layers=2, skip=skip)
     embed, action, is_first, noise = inputs(model, generator)
     trajectory = model.observe(embed, action, is_first, noise)
     state = model.initial(3)
@@ -112,9 +116,11 @@ def test_a_state_sees_its_own_row_and_no_later_one(latent, generator):
     assert torch.equal(before.states.deter[:, :5], after.states.deter[:, :5])  # h_t has not seen x_t
 
 
+@variants
 @families
-def test_gradients_reach_every_parameter(latent, generator):
-    model = make(latent)
+@skips
+def test_gradients_reach_every_parameter(cell, latent, skip, generator):
+    model = make(latent, cell, skip=skip)
     trajectory = model.observe(*inputs(model, generator))
     (trajectory.posterior.kl(trajectory.prior).sum() + trajectory.states.stoch.square().sum()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -168,6 +174,18 @@ def test_blocks_mix_only_through_the_narrow_inputs(generator):
     h, z, a = (torch.randn(1, n, generator=generator, dtype=torch.float64) for n in (6, 3, 5))
     jacobian = torch.autograd.functional.jacobian(lambda h: cell(h, z, a)[0], h)[:, 0]
     assert jacobian[:3, 3:].eq(0).all() and jacobian[3:, :3].eq(0).all() and jacobian[:3, :3].ne(0).any()
+
+
+def test_what_skips_the_layers_is_linear(generator):
+    """With the layers put to silence, the parameters of posterior and prior are linear maps of what these read."""
+    model = make(skip=True)
+    for last in (model.posterior_rest[-1], model.prior_head[-1]):
+        torch.nn.init.zeros_(last.weight), torch.nn.init.zeros_(last.bias)
+    deter, embed = (torch.randn(5, n, generator=generator, dtype=torch.float64) for n in (8, 6))
+    embed_weight, embed_bias = model.posterior_embed.weight[10:], model.posterior_embed.bias[10:]
+    expected = embed @ embed_weight.T + embed_bias + deter @ model.posterior_deter.weight[10:].T
+    torch.testing.assert_close(model.update(deter, embed).raw, expected)
+    torch.testing.assert_close(model.prior(deter).raw, deter @ model.prior_skip.weight.T)
 
 
 def test_a_latent_without_unimix_works_too(generator):

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
-from worldmodel.models.encoder import as_numbers
+from worldmodel.models.encoder import Encoder, as_numbers
 from worldmodel.models.likelihoods import Affine, SymlogNormal, TwoHot
 from worldmodel.objectives.elbo import elbo
 from worldmodel.types import ObservationSpec, State
@@ -193,6 +193,15 @@ def test_an_encoder_that_reads_rewards_sees_them_everywhere_but_in_a_first_row(s
     assert (nowhere - model.embed(batch.obs, *there)).abs().sum(-1).min() > 0  # no reward is not a reward of zero
     with pytest.raises(ValueError, match="expected those of the rows, since the encoder reads rewards, got None"):
         model.embed(batch.obs)
+
+
+def test_an_encoder_that_skips_has_its_inputs_in_the_embedding():
+    encoder = Encoder(MIXED_SPEC.observations, layers=1, units=12, depth=4, reward=True, skip=True)
+    batch, reward = make_batch(MIXED_SPEC), torch.rand(3, 7, 2)
+    embed = encoder({**batch.obs, "camera": batch.obs["camera"].float()}, reward)
+    inputs = [as_numbers(encoder.specs[key], batch.obs[key]) for key in encoder.flat]
+    assert embed.shape[-1] == encoder.width
+    torch.testing.assert_close(embed[..., -13:], torch.cat([*inputs, reward], -1))
 
 
 def test_the_reward_is_read_in_standardised_units():

@@ -239,6 +239,15 @@ def make_environments(
     return Environments(make_vector, spec, step_timeout=step_timeout, restarts=restarts)
 
 
+def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The law that an environment's rows are drawn from, where it states one; see `oracles.worlds`."""
+    suites.prepare(env_id)
+    env = gymnasium.make(env_id, **kwargs)
+    law = getattr(env.unwrapped, "law", None)
+    env.close()
+    return law
+
+
 def _make_one(
     env_id: str,
     kwargs: dict[str, Any],

@@ -37,25 +37,35 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, observations: Mapping[str, ObservationSpec], *, layers: int, units: int, depth: int, reward: bool = False
+        self,
+        observations: Mapping[str, ObservationSpec],
+        *,
+        layers: int,
+        units: int,
+        depth: int,
+        reward: bool = False,
+        skip: bool = False,
     ) -> None:
         """Args:
         observations: the leaves by path.
         layers, units: of the perceptron that reads everything but images.
         depth: channels of the first convolution.
         reward: whether the perceptron reads the row's reward too, and whether there is one.
+        skip: whether the embedding has the perceptron's inputs in it too, as they are.
         """
         super().__init__()
         self.specs = dict(observations)
         self.flat = [key for key, spec in self.specs.items() if spec.kind != "image"]
         self.images = [key for key, spec in self.specs.items() if spec.kind == "image"]
-        self.reads_reward = reward
+        self.reads_reward, self.skip = reward, skip
         inputs = sum(self.specs[key].width for key in self.flat) + 2 * reward
         self.perceptron = mlp([inputs] + [units] * layers) if inputs else None
         self.convolutions = nn.ModuleList(
             ImageEncoder(self.specs[key].shape[0], self.specs[key].shape[2], depth) for key in self.images
         )
-        self.width = units * bool(inputs) + sum(c.width for c in self.convolutions if isinstance(c, ImageEncoder))
+        self.width = (units + inputs * skip) * bool(inputs) + sum(
+            c.width for c in self.convolutions if isinstance(c, ImageEncoder)
+        )
 
     def forward(
         self, obs: Mapping[str, Tensor], reward: Float[Tensor, "*batch 2"] | None = None
@@ -74,7 +84,8 @@ class Encoder(nn.Module):
             numbers = [as_numbers(self.specs[key], obs[key], dtype) for key in self.flat]
             if reward is not None:
                 numbers.append(reward.to(dtype))
-            parts.append(self.perceptron(torch.cat(numbers, -1).flatten(0, -2)))
+            inputs = torch.cat(numbers, -1).flatten(0, -2)
+            parts += [self.perceptron(inputs), inputs] if self.skip else [self.perceptron(inputs)]
         return torch.cat(parts, -1).unflatten(0, lead)
 
     def _leading_shape(self, obs: Mapping[str, Tensor]) -> torch.Size:

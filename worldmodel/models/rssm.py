@@ -80,6 +80,20 @@ class PlainGRU(nn.Module):
         return self.gru(torch.cat([self.stoch_in(stoch), action_in], -1), deter)
 
 
+class BareGRU(nn.Module):
+    """torch's GRUCell over (z, a) as they are: the cheapest, and linear in what it reads before the gates."""
+
+    def __init__(self, deter: int, stoch: int, action: int) -> None:
+        super().__init__()
+        self.gru = nn.GRUCell(stoch + action, deter)
+
+    def forward(
+        self, deter: Float[Tensor, "B D"], stoch: Float[Tensor, "B Z"], action_in: Float[Tensor, "B A"]
+    ) -> Float[Tensor, "B D"]:
+        """One step, given the action."""
+        return self.gru(torch.cat([stoch, action_in], -1), deter)
+
+
 class RSSM(nn.Module):
     """The learned filter. States start from zeros; h_1 = f(0, 0, 0) is a learned constant."""
 
@@ -91,10 +105,11 @@ class RSSM(nn.Module):
         deter: int,
         hidden: int,
         latent: LatentFamily,
-        cell: Literal["block_gru", "gru"] = "block_gru",
+        cell: Literal["block_gru", "gru", "bare_gru"] = "block_gru",
         blocks: int = 1,
         posterior_layers: int = 1,
         prior_layers: int = 1,
+        skip: bool = False,
     ) -> None:
         """Args:
         embed, action, deter: widths E, A and D.
@@ -102,22 +117,28 @@ class RSSM(nn.Module):
         latent: the family of z_t.
         cell, blocks: the recurrence f; blocks divides deter.
         posterior_layers, prior_layers: hidden layers of the two heads.
+        skip: whether linear maps past these layers are added: of (h_t, embedding), and of h_t.
         """
         super().__init__()
-        self.deter, self.latent = deter, latent
-        block_gru = cell == "block_gru"
-        self.cell = (
-            BlockGRU(deter, latent.width, hidden, blocks) if block_gru else PlainGRU(deter, latent.width, hidden)
-        )
-        self.action_in = mlp([action, hidden])
+        self.deter, self.latent, self.hidden, self.skip = deter, latent, hidden, skip
+        self.cell: nn.Module
+        if cell == "block_gru":
+            self.cell = BlockGRU(deter, latent.width, hidden, blocks)
+        elif cell == "gru":
+            self.cell = PlainGRU(deter, latent.width, hidden)
+        else:
+            self.cell = BareGRU(deter, latent.width, action)
+        self.action_in = nn.Identity() if cell == "bare_gru" else mlp([action, hidden])
         # The posterior's first layer reads (h_t, embedding); its matrix is kept in two parts, so that the embedding's
-        # part leaves the loop.
-        self.posterior_embed = nn.Linear(embed, hidden)
-        self.posterior_deter = nn.Linear(deter, hidden, bias=False)
+        # part leaves the loop. The linear map past the other layers is part of it too.
+        width = hidden + latent.parameters * skip
+        self.posterior_embed = nn.Linear(embed, width)
+        self.posterior_deter = nn.Linear(deter, width, bias=False)
         self.posterior_rest = nn.Sequential(
             nn.LayerNorm(hidden), nn.SiLU(), mlp([hidden] * posterior_layers), nn.Linear(hidden, latent.parameters)
         )
         self.prior_head = nn.Sequential(mlp([deter] + [hidden] * prior_layers), nn.Linear(hidden, latent.parameters))
+        self.prior_skip = nn.Linear(deter, latent.parameters, bias=False) if skip else None
         self._filter_step = self._filter
 
     def initial(self, batch: int) -> State:
@@ -146,7 +167,8 @@ class RSSM(nn.Module):
 
     def prior(self, deter: Float[Tensor, "*batch D"]) -> Latent:
         """p(z_t | h_t)."""
-        return self.latent.distribution(self.prior_head(deter))
+        raw = self.prior_head(deter)
+        return self.latent.distribution(raw if self.prior_skip is None else raw + self.prior_skip(deter))
 
     def observe(
         self,
@@ -195,7 +217,10 @@ class RSSM(nn.Module):
         return deter, self.latent.distribution(raw).rsample(noise), raw
 
     def _posterior_raw(self, deter: Tensor, embed_in: Tensor) -> Tensor:
-        return self.posterior_rest(self.posterior_deter(deter) + embed_in)
+        first = self.posterior_deter(deter) + embed_in
+        if not self.skip:
+            return self.posterior_rest(first)
+        return self.posterior_rest(first[..., : self.hidden]) + first[..., self.hidden :]
 
     def _keep(self, is_first: Tensor) -> Tensor:
         return (~is_first)[..., None].to(self.posterior_deter.weight.dtype)
