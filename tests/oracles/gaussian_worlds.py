@@ -8,7 +8,7 @@ from worldmodel.oracles.markov_gaussian import MarkovGaussian
 
 
 def normal(generator, *shape):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def covariance(generator, size, scale=1.0):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from latent_paths import gaussian_elbo, log_weights
+from latent_paths import gaussian_elbo, log_weights, sigma_points
 from oracles.gaussian_worlds import (
     dense,
     dense_evidence,
@@ -17,7 +17,7 @@ from oracles.gaussian_worlds import (
     random_rows,
 )
 from worldmodel.oracles.linear_gaussian import LinearGaussian
-from worldmodel.types import LatentSequence
+from worldmodel.types import LatentSequence, State
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64, condition numbers of a few hundred
 SHAPES = [{"n": 3, "p": 2}, {"n": 1, "p": 1, "actions": 0}, {"n": 2, "p": 4, "actions": 1}]
@@ -100,6 +100,20 @@ def test_the_exact_posterior_leaves_no_gap_on_any_path(world, generator):
     evidence = model.log_evidence(x, action).sum(1)
     torch.testing.assert_close(log_weights(sequence, z).sum(-1), evidence.expand(3, -1), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(model.elbo(model.posterior(x, action), x, action).sum(1), evidence, **EXACT)
+
+
+def test_the_bound_is_the_same_with_the_kl_of_a_row_in_closed_form(world, generator):
+    """log p(z) - log q(z) in expectation is -KL(q || p), which `kl` gives for the z_{t-1} of every path."""
+    model, x, action = world
+    q = random_chain(generator, *x.shape[:2], len(model.m))
+    sequence, z = model.given(x, action, proposal=q), sigma_points(q.joint(), x.shape[1])
+    state, rows = sequence.initial(len(z)), []
+    for t in range(x.shape[1]):
+        deter, prior = sequence.step(state, t)
+        state = State(deter, z[:, :, t])
+        kl = sequence.proposal(deter, t).kl(prior).sum(-1)
+        rows.append((sequence.likelihood(state, t)["observation"] - kl).mean(0))
+    torch.testing.assert_close(torch.stack(rows, 1), model.elbo(q, x, action), rtol=1e-9, atol=1e-9)
 
 
 def test_rows_behind_the_end_do_not_count(world, generator):

@@ -152,7 +152,7 @@ class LinearGaussian:
         error = y - apply(C, belief.mean)
         S = symmetric(C @ belief.cov @ C.mT + R)
         K = torch.linalg.solve(S, C @ belief.cov).mT
-        keep = torch.eye(C.shape[-1], dtype=x.dtype, device=x.device) - K @ C
+        keep = torch.eye(C.shape[-1]).to(x) - K @ C
         cov = symmetric(keep @ belief.cov @ keep.mT + K @ R @ K.mT)
         return Gaussian(belief.mean + apply(K, error), cov), seen.log_prob(error, S)
 
@@ -214,7 +214,7 @@ class LinearGaussian:
         ahead = [Information(torch.zeros_like(here.J[:, 0]), torch.zeros_like(here.j[:, 0]))]
         for t in range(x.shape[1] - 1, 0, -1):
             J, j = here.J[:, t] + ahead[-1].J, here.j[:, t] + ahead[-1].j
-            AM = torch.linalg.solve(torch.eye(len(self.A), dtype=x.dtype, device=x.device) + self.Q @ J, self.A).mT
+            AM = torch.linalg.solve(torch.eye(len(self.A)).to(x) + self.Q @ J, self.A).mT
             j = apply(AM, j - apply(J, action[:, t] @ self.B.mT))
             ahead.append(Information(symmetric(AM @ J @ self.A), j))
         return Information(torch.stack([a.J for a in ahead[::-1]], 1), torch.stack([a.j for a in ahead[::-1]], 1))
@@ -228,7 +228,7 @@ class LinearGaussian:
         """
         Q = torch.cat([self.P.expand(len(J), 1, -1, -1), self.Q.expand(len(J), J.shape[1] - 1, -1, -1)], 1)
         mean = torch.cat([self.m.expand(len(J), 1, -1), action[:, 1:] @ self.B.mT], 1)
-        I_QJ = torch.eye(len(self.A), dtype=J.dtype, device=J.device) + Q @ J
+        I_QJ = torch.eye(len(self.A)).to(J) + Q @ J
         F = torch.linalg.solve(I_QJ, self.A.expand_as(J)).clone()
         F[:, 0] = 0.0
         f = torch.linalg.solve(I_QJ, mean + apply(Q, j))
