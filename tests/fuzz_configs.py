@@ -118,6 +118,8 @@ def configs(draw):
             context=context,
             horizon=draw(st.integers(1, max_length - context)),
             samples=draw(st.integers(1, 2)),
+            particles=draw(one_of(0, 2, 3)),
+            particle_episodes=draw(st.integers(1, 2)),
         ),
         **{name: draw(part) for name, part in SECTIONS.items()},
     }

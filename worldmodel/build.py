@@ -140,6 +140,8 @@ def build_schedule(config: Config) -> Schedule:
         context=evaluation.context,
         horizon=evaluation.horizon,
         samples=evaluation.samples,
+        particles=evaluation.particles,
+        particle_episodes=evaluation.particle_episodes,
         updates=training.updates if config.offline is not None else None,
     )
 

@@ -298,9 +298,14 @@ class EvaluationConfig:
     """Rows that it then predicts, under the recorded actions."""
     samples: int = 32
     """Imagined futures per context; their mean is the prediction."""
+    particles: int = 16
+    """Particles of the rough evidence at every evaluation, from which the gap is read; zero leaves it out."""
+    particle_episodes: int = 4
+    """Held-out episodes that it looks at, the first context + horizon rows of each; fewer where rows are large."""
 
     def __post_init__(self) -> None:
-        _positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples")
+        _positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples", "particle_episodes")
+        _not_negative(self, "evaluation", "particles")
 
 
 @dataclass(frozen=True)
