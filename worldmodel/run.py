@@ -154,14 +154,7 @@ class Run:
         Raises:
             ValueError: if a number is out of range, or there is a single held-out episode.
         """
-        images = any(leaf.kind == "image" for leaf in self.model.spec.observations.values())
-        heldout = self.heldout()
-        if episodes is not None and episodes < 2:
-            raise ValueError(f"episodes: expected at least 2, which errors are taken over, got {episodes}")
-        if episodes is None:
-            rows = heldout.valid.sum(1).cumsum(0)
-            episodes = max(2, int((rows <= (EVIDENCE_ROWS_OF_IMAGES if images else EVIDENCE_ROWS)).sum()))
-        batch = select(heldout, slice(episodes))
+        images, batch = self._images(), self.scored(episodes)
         law = build.build_law(self.config)
         return measure_evidence(
             self.model,
@@ -173,6 +166,23 @@ class Run:
             exact=None if law is None else exact_evidence(law, batch.to("cpu"))["total"],
             say=say,
         )
+
+    def _images(self) -> bool:
+        return any(leaf.kind == "image" for leaf in self.model.spec.observations.values())
+
+    def scored(self, episodes: int | None) -> Batch:
+        """The held-out episodes that evidence is measured on: as many as are asked for, or as have enough rows.
+
+        Raises:
+            ValueError: for less than two.
+        """
+        if episodes is not None and episodes < 2:
+            raise ValueError(f"episodes: expected at least 2, which errors are taken over, got {episodes}")
+        heldout = self.heldout()
+        if episodes is None:
+            rows = heldout.valid.sum(1).cumsum(0)
+            episodes = max(2, int((rows <= (EVIDENCE_ROWS_OF_IMAGES if self._images() else EVIDENCE_ROWS)).sum()))
+        return select(heldout, slice(episodes))
 
     def _pilot(self) -> Batch | None:
         """The beginnings of a few training episodes; none where the replay was removed, or holds no whole episode."""

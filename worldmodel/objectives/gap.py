@@ -32,12 +32,14 @@ class GapTakenApart:
     refined: Float[Tensor, " B"]
     log_evidence: Float[Tensor, " B"]
     steps: Int[Tensor, " B"]  # rows that count
+    trained: Float[Tensor, " B"] | None = None  # the bound of q as the model came with it, if that is another
     doubts: tuple[str, ...] = ()  # why the log evidence is not to be believed; then `family` and `gap` are not either
 
     def levels(self) -> dict[str, Estimate]:
         """The bounds and the log evidence, in nats per step; errors over sequences."""
-        names = ("filtering", "smoothing", "refined", "log_evidence")
-        return {name: per_step(getattr(self, name), self.steps) for name in names}
+        bounds = {"trained": self.trained, "filtering": self.filtering, "smoothing": self.smoothing}
+        bounds |= {"refined": self.refined, "log_evidence": self.log_evidence}
+        return {name: per_step(bound, self.steps) for name, bound in bounds.items() if bound is not None}
 
     def parts(self) -> dict[str, Estimate]:
         """The three parts and their sum, `gap`, in nats per step; errors are those of differences within sequences."""
@@ -63,6 +65,7 @@ class GapTakenApart:
         """A table in nats per step: (what, mean, standard error), without the parts that are in doubt."""
         levels, parts = self.levels(), self.parts()
         titles = {
+            **({"ELBO, q as trained": levels["trained"]} if "trained" in levels else {}),
             "ELBO, filtering q": levels["filtering"],
             "ELBO, smoothing q": levels["smoothing"],
             "ELBO, refined q": levels["refined"],
@@ -105,12 +108,28 @@ def take_gap_apart(
     if not torch.equal(filtering.valid, smoothing.valid):
         raise ValueError("filtering, smoothing: expected the same rows, got different `valid`")
     refined = refine(smoothing, steps=steps, samples=samples, learning_rate=learning_rate, generator=generator)
-    bounds = [mean_elbo(sequence, draws, generator=generator) for sequence in (filtering, smoothing, refined)]
-    return GapTakenApart(*bounds, log_evidence.double(), filtering.valid.sum(1))
+    return GapTakenApart(
+        filtering=mean_elbo(filtering, draws, generator=generator),
+        smoothing=mean_elbo(smoothing, draws, generator=generator),
+        refined=mean_elbo(refined, draws, generator=generator),
+        log_evidence=log_evidence.double(),
+        steps=filtering.valid.sum(1),
+    )
 
 
 def join_gaps(parts: Sequence[GapTakenApart]) -> GapTakenApart:
     """The gap of all sequences, from that of some at a time; each doubt once."""
     doubts = tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts))
-    names = ("filtering", "smoothing", "refined", "log_evidence", "steps")
-    return GapTakenApart(*(torch.cat([getattr(part, name) for part in parts]) for name in names), doubts=doubts)
+
+    def rows(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    return GapTakenApart(
+        filtering=rows("filtering"),
+        smoothing=rows("smoothing"),
+        refined=rows("refined"),
+        log_evidence=rows("log_evidence"),
+        steps=rows("steps"),
+        trained=None if parts[0].trained is None else rows("trained"),
+        doubts=doubts,
+    )

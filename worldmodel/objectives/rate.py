@@ -98,7 +98,7 @@ class Rate:
 
 
 def misfit(
-    log_own: Float[Tensor, "*batch"], log_others: Float[Tensor, "M *batch"], log_prior: Float[Tensor, "*batch"]
+    log_own: Float[Tensor, "*batch"], log_others: Float[Tensor, "M ..."], log_prior: Float[Tensor, "*batch"]
 ) -> Misfit:
     """log q_bar(z) - log p(z) at z ~ q(z | x), in nats: see the module's equations.
 

@@ -104,9 +104,7 @@ def refine(
 
 
 @torch.no_grad()
-def mean_elbo(
-    sequence: LatentSequence, draws: int, *, generator: torch.Generator | None = None
-) -> Float[Tensor, " B"]:
+def mean_elbo(sequence: LatentSequence, draws: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " B"]:
     """The bound of every sequence in nats, float64: the mean over draws of z_1:T, some at a time."""
     require_positive(draws=draws)
     total = torch.zeros(len(sequence.valid), dtype=torch.float64, device=sequence.valid.device)

@@ -54,6 +54,50 @@ def continue_evidence(law: Mapping[str, Any], batch: Batch) -> Float[Tensor, "B 
 
 def linear_gaussian_evidence(law: Mapping[str, Any], batch: Batch) -> Float[Tensor, "B T"]:
     """The Kalman filter's, for the law of `envs.linear_gaussian.LinearGaussian`; no reward leads to a first row."""
+    model, rows = _linear_gaussian(law, batch)
+    return model.log_evidence(rows, batch.prev_action.double())
+
+
+def redraw_linear_gaussian(
+    law: Mapping[str, Any], batch: Batch, generator: torch.Generator | None = None
+) -> Float[Tensor, "B T p"]:
+    """Observation and reward from N(C m_t + .., C P_t C' + R), the Kalman filter's forecast of row t."""
+    model, rows = _linear_gaussian(law, batch)
+    return model.forecast(rows, batch.prev_action.double()).sample(generator)
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any], Batch], Tensor]] = {"linear_gaussian": linear_gaussian_evidence}
+
+
+REDRAWN = {"linear_gaussian": redraw_linear_gaussian}
+
+
+def can_redraw(law: Mapping[str, Any]) -> bool:
+    """Whether `redraw_rows` knows this kind of law."""
+    return law.get("kind") in REDRAWN
+
+
+def redraw_rows(law: Mapping[str, Any], batch: Batch, *, generator: torch.Generator | None = None) -> Batch:
+    """Every row drawn anew from its exact law given the rows before it, which are left as they were recorded.
+
+    Args:
+        law, batch: as `exact_evidence` has them.
+        generator: source of all draws.
+    Returns:
+        The batch with observations and rewards replaced, all flags as they were.
+    Raises:
+        ValueError: if the law is of a kind whose rows are not redrawn here.
+    """
+    if not can_redraw(law):
+        raise ValueError(f"law: expected one of the kinds {sorted(REDRAWN)}, got {law.get('kind')!r}")
+    ((path, old),) = batch.obs.items()
+    drawn = REDRAWN[law["kind"]](law, batch, generator)
+    reward = torch.where(batch.is_first, 0.0, drawn[..., -1])
+    return batch._replace(obs={path: drawn[..., :-1].to(old.dtype)}, reward=reward.to(batch.reward.dtype))
+
+
+def _linear_gaussian(law: Mapping[str, Any], batch: Batch) -> tuple[LinearGaussian, Float[Tensor, "B T p"]]:
+    """The model that the law is, and the rows as it reads them: observation and reward, NaN where there is none."""
     number = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in law.items() if key != "kind"}
     model = LinearGaussian.create(
         A=number["transition"],
@@ -66,10 +110,7 @@ def linear_gaussian_evidence(law: Mapping[str, Any], batch: Batch) -> Float[Tens
     )
     reward = torch.where(batch.is_first, torch.nan, batch.reward.double())
     rows = torch.cat([_only_vector(batch, len(number["observation"])), reward[..., None]], -1)
-    return model.log_evidence(torch.where(batch.valid[..., None], rows, torch.nan), batch.prev_action.double())
-
-
-KINDS: dict[str, Callable[[Mapping[str, Any], Batch], Tensor]] = {"linear_gaussian": linear_gaussian_evidence}
+    return model, torch.where(batch.valid[..., None], rows, torch.nan)
 
 
 def _only_vector(batch: Batch, width: int) -> Float[Tensor, "B T n"]:
