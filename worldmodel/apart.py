@@ -16,7 +16,7 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import require_positive
 from worldmodel.objectives.gap import GapTakenApart
 from worldmodel.objectives.rate import Rate
-from worldmodel.oracles.worlds import can_redraw, redraw_rows
+from worldmodel.oracles.redraw import can_redraw, redraw_rows
 from worldmodel.run import Run, stored_data
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.gap import fit_posterior, measure_gap

@@ -86,7 +86,7 @@ def build_latent(config: RSSMConfig) -> LatentFamily:
     """The family of z_t."""
     if config.latent == "gaussian":
         return GaussianFamily(config.stoch, config.min_std)
-    return CategoricalFamily(config.stoch, config.classes, config.unimix)
+    return CategoricalFamily(config.stoch, config.classes, config.unimix, config.gradient)
 
 
 def build_decoder(config: DecoderConfig, spec: EnvSpec, *, deter: int, stoch: int) -> Decoder:
@@ -117,6 +117,7 @@ def build_objective(config: LossConfig, spec: EnvSpec) -> Objective:
     scales = {path: config.observation_scale for path in spec.observations}
     return Objective(
         beta=config.beta,
+        kl_warmup=config.kl_warmup,
         dyn_rep=dyn_rep,
         free_nats=config.free_nats,
         free_nats_rule=config.free_nats_rule,

@@ -128,13 +128,16 @@ class RSSMConfig:
     blocks: int = 4
     """Diagonal blocks of the block GRU; divides deter. Must be 1 for the other two, which have none."""
     latent: Literal["gaussian", "categorical"] = "gaussian"
-    """The family of z_t: a diagonal Gaussian, or groups of one-hot categoricals with straight-through gradients."""
+    """The family of z_t: a diagonal Gaussian, or groups of one-hot categoricals."""
     stoch: int = 8
     """Latent groups (S). For Gaussian latents this is the width of z_t; no less than the observation's is best."""
     classes: int = 16
     """Classes per group (K) of a categorical latent."""
     unimix: float = 0.01
     """Share of the uniform distribution mixed into categorical posteriors and priors alike."""
+    gradient: Literal["straight_through", "reinmax", "marginal"] = "straight_through"
+    """Of a categorical latent's samples. `marginal` sums the likelihoods over the classes of each group, exactly, at
+    the cost of decoding stoch * classes states a row: for small observations. Gaussian latents have no use for it."""
     min_std: float = 0.01
     """Smallest standard deviation of a Gaussian latent."""
     posterior_layers: int = 1
@@ -151,6 +154,10 @@ class RSSMConfig:
         _positive(self, "rssm", "deter", "hidden", "blocks", "stoch", "classes", "min_std")
         _positive(self, "rssm", "posterior_layers", "prior_layers")
         _require(0 <= self.unimix < 1, "rssm.unimix", "a share in [0, 1)", self.unimix)
+        of_samples = self.latent == "categorical" or self.gradient == "straight_through"
+        _require(
+            of_samples, "rssm.gradient", "straight_through, the default, where latents are Gaussian", self.gradient
+        )
         if self.cell != "block_gru":
             expected = f"1 where rssm.cell is {self.cell}, which has no blocks"
             _require(self.blocks == 1, "rssm.blocks", expected, self.blocks)
@@ -197,6 +204,8 @@ class LossConfig:
 
     beta: float = 1.0
     """Factor of the KL."""
+    kl_warmup: int = 0
+    """Updates over which that factor rises linearly from zero: z_t is filled before the prior weighs on it."""
     dyn: float | None = None
     """Factor of KL(sg(q) || p), the prior's side; together with `rep`, replaces the KL by two stop-gradient halves."""
     rep: float | None = None
@@ -215,7 +224,9 @@ class LossConfig:
     """Factor of the continue flag's log-likelihood."""
 
     def __post_init__(self) -> None:
-        _not_negative(self, "loss", "beta", "free_nats", "observation_scale", "reward_scale", "continue_scale")
+        _not_negative(
+            self, "loss", "beta", "kl_warmup", "free_nats", "observation_scale", "reward_scale", "continue_scale"
+        )
         _require(
             (self.dyn is None) == (self.rep is None), "loss.dyn, loss.rep", "both or neither", (self.dyn, self.rep)
         )

@@ -52,15 +52,15 @@ def test_along_an_exact_draw_the_inverse_is_unbiased(prior_share, threshold, gen
 
 @pytest.mark.parametrize("prior_share", [0.0, 1.0])
 def test_the_bound_rises_with_the_particles_toward_the_truth(prior_share, generator):
-    model = repeated(length=12)
+    model = repeated()
     truth, means, errors = model.log_evidence()[0], [], []
-    for particles in (1, 4, 16, 64):
+    for particles in (1, 4, 16):
         log_evidence = smc(model, particles, generator=generator, prior_share=prior_share).log_evidence
         means.append(log_evidence.mean())
         errors.append(log_evidence.std() / REPETITIONS**0.5)
-    for i in range(3):
+    for i in range(2):
         assert means[i + 1] - means[i] > 3 * math.hypot(errors[i], errors[i + 1])
-    assert -0.05 < means[-1] - truth < 3 * errors[-1]
+    assert -0.1 < means[-1] - truth < 3 * errors[-1]
 
 
 def test_one_particle_is_the_elbo(generator):
@@ -93,8 +93,8 @@ def test_the_exact_one_step_posterior_of_an_iid_model_needs_one_particle(generat
 
 
 def test_a_thousand_rows(generator):
-    model = TinyHMM(colours(3, 1000))
-    estimate = smc(model, 128, generator=generator, prior_share=0.1)
+    model = TinyHMM(colours(3, 1000), dull=0.1)
+    estimate = smc(model, 64, generator=generator, prior_share=0.1)
     truth = model.log_evidence()
     assert (estimate.log_evidence - truth).abs().max() < 0.02 * 1000
     assert estimate.increment.dtype == torch.float64 and torch.isfinite(estimate.increment).all()

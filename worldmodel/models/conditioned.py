@@ -32,7 +32,7 @@ class ConditionedWorldModel:
         """Args:
         rssm, decode: the model's recurrence, and its likelihoods by name at states with any leading shape.
         batch: whole episodes, as `require_whole_episodes` has them, in the model's precision.
-        embed: of every row.
+        embed: of every row, as the posterior is meant to see it.
         targets, observed: what each likelihood is evaluated at, and where it is an observation, by name.
         particles_at_once: how many of the N particles are decoded in one pass.
         """
@@ -80,6 +80,15 @@ def in_precision(batch: Batch, dtype: torch.dtype) -> Batch:
     """The batch with its real numbers in a model's precision."""
     obs = {path: x.to(dtype) if x.is_floating_point() else x for path, x in batch.obs.items()}
     return batch._replace(obs=obs, prev_action=batch.prev_action.to(dtype), reward=batch.reward.to(dtype))
+
+
+def ending_with_the_rows_that_count(batch: Batch) -> Batch:
+    """The batch with its last rows marked where padding begins, so that a posterior that smooths reads none of it.
+
+    An episode that was cut short has a last row too: nothing after it is known.
+    """
+    following = torch.cat([batch.valid[:, 1:], torch.zeros_like(batch.valid[:, :1])], 1)
+    return batch._replace(is_last=batch.valid & ~following)
 
 
 def require_whole_episodes(batch: Batch) -> None:

@@ -1,22 +1,26 @@
 """The two families of z_t, as distributions over S groups.
 
 A family (`GaussianFamily`, `CategoricalFamily`) knows its sizes and turns a head's raw output [..., P] into a
-distribution. A distribution holds that raw output; its probabilities are mixed and floored once, at construction, so
-that what is sampled is what the KL compares.
+distribution. A distribution holds that raw output; its probabilities are mixed and floored in one way, so that what is
+sampled is what the KL compares. They are worked out when they are first needed: a kernel samples without them.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions.utils import clamp_probs
-from torch.nn.functional import one_hot
 
-from worldmodel.kernels import kl_reference
-from worldmodel.kernels.kl import categorical_kl, gaussian_kl
+from worldmodel.kernels import kl_reference, latent_reference
+from worldmodel.kernels.backend import runs_on_triton
+from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
+from worldmodel.kernels.latent import categorical_head, gaussian_head
 from worldmodel.kernels.precision import full_precision
+from worldmodel.types import BalancedKL
+
+Gradient = Literal["straight_through", "reinmax", "marginal"]
 
 
 class DiagonalGaussian:
@@ -28,10 +32,22 @@ class DiagonalGaussian:
         min_std: floor of the standard deviations.
         """
         self.raw, self.min_std = raw, min_std
-        self.mean, self.std = kl_reference.split_gaussian(raw, min_std)  # [..., S] each
+        self._mean_and_std: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch S"]:
+        """Mean of each group."""
+        return self._split()[0]
+
+    @property
+    def std(self) -> Float[Tensor, "*batch S"]:
+        """Standard deviation of each group."""
+        return self._split()[1]
 
     def rsample(self, noise: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
-        """mean + std * noise, for standard normal noise."""
+        """mean + std * noise, for standard normal noise; one launch on a GPU."""
+        if runs_on_triton("auto", self.raw, noise):
+            return gaussian_head(self.raw, noise, min_std=self.min_std).sample
         return self.mean + self.std * noise
 
     @torch.no_grad()
@@ -54,7 +70,11 @@ class DiagonalGaussian:
 
     def kl(self, other: "DiagonalGaussian") -> Float[Tensor, "*batch S"]:
         """KL(self || other) of each group, in nats."""
-        return gaussian_kl(self.raw, other.raw, min_std=self.min_std)
+        return gaussian_kl(self.raw, other.raw, min_std=self.min_std).kl
+
+    def balanced_kl(self, other: "DiagonalGaussian", *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
+        """The KL as training optimises it: dyn scales other's gradient, rep one's own."""
+        return balanced_gaussian_kl(self.raw, other.raw, min_std=self.min_std, dyn=dyn, rep=rep, free_nats=free_nats)
 
     def detach(self) -> "DiagonalGaussian":
         """The same distribution with no gradient behind it."""
@@ -69,27 +89,47 @@ class DiagonalGaussian:
         """Another of the family: raw means and raw standard deviations moved by an offset."""
         return DiagonalGaussian(self.raw + offset, self.min_std)
 
+    def _split(self) -> tuple[Tensor, Tensor]:
+        if self._mean_and_std is None:  # not a cached_property: its lock stops torch.compile before Python 3.12
+            self._mean_and_std = kl_reference.split_gaussian(self.raw, self.min_std)
+        return self._mean_and_std
+
 
 class OneHotCategorical:
     """S independent categoricals over K classes; z_t is their S one-hot vectors, flat."""
 
-    def __init__(self, logits: Float[Tensor, "*batch S K"], unimix: float) -> None:
+    def __init__(
+        self, logits: Float[Tensor, "*batch S K"], unimix: float, gradient: Gradient = "straight_through"
+    ) -> None:
         """Args:
         logits: unnormalised log-probabilities, before mixing.
         unimix: share of the uniform distribution that is mixed in.
+        gradient: of a sample; see `CategoricalFamily`.
         """
-        self.logits, self.unimix = logits, unimix
-        self.log_probs = kl_reference.mix_uniform(logits, unimix)  # [..., S, K]
+        self.logits, self.unimix, self.gradient = logits, unimix, gradient
+        self._log_probs: Tensor | None = None
+
+    @property
+    def log_probs(self) -> Float[Tensor, "*batch S K"]:
+        """Log-probabilities of the classes, mixed with the uniform distribution."""
+        if self._log_probs is None:
+            self._log_probs = kl_reference.mix_uniform(self.logits, self.unimix)
+        return self._log_probs
 
     def rsample(self, noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch Z"]:
-        """A one-hot sample by Gumbel-max from uniform noise, with the straight-through gradient of the probabilities.
+        """A one-hot sample by Gumbel-max from uniform noise, with a gradient of its probabilities; one launch on a GPU.
 
-        Source: Bengio et al. 2013, arXiv 1308.3432.
+        The gradient is straight-through, or ReinMax's on top of the same sample.
         """
-        probs = self.log_probs.exp()
-        gumbel = -torch.log(-torch.log(clamp_probs(noise)))
-        hard = one_hot((self.log_probs + gumbel).argmax(-1), probs.shape[-1]).to(probs.dtype)
-        return (hard + (probs - probs.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
+        if runs_on_triton("auto", self.logits, noise):
+            sample = categorical_head(self.logits, noise, unimix=self.unimix).sample
+        else:
+            sample = latent_reference.straight_through(self.log_probs, noise)
+        if self.gradient != "reinmax":
+            return sample
+        hard = sample.detach().unflatten(-1, self.logits.shape[-2:])
+        soft = reinmax(self.log_probs, hard)
+        return (hard + (soft - soft.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
@@ -105,17 +145,31 @@ class OneHotCategorical:
         """log-mass of each group's class, in nats."""
         return (z.unflatten(-1, self.logits.shape[-2:]) * self.log_probs).sum(-1)
 
+    def alternatives(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "Z *batch Z"]:
+        """Entry s * K + k is z with class k in group s: all that differ from z in one group, and S times z itself."""
+        S, K = self.logits.shape[-2:]
+        hot = torch.eye(S * K, dtype=z.dtype, device=z.device).view(S, K, *[1] * (z.dim() - 1), S, K)
+        group = torch.eye(S, dtype=torch.bool, device=z.device).view(S, 1, *[1] * (z.dim() - 1), S, 1)
+        changed = torch.where(group, hot, z.unflatten(-1, (S, K)))  # [S, K, ..., S, K]
+        return changed.flatten(-2).flatten(0, 1)
+
     def entropy(self) -> Float[Tensor, "*batch S"]:
         """Entropy of each group, in nats."""
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
     def kl(self, other: "OneHotCategorical") -> Float[Tensor, "*batch S"]:
         """KL(self || other) of each group, in nats."""
-        return categorical_kl(self.logits, other.logits, unimix=self.unimix)
+        return categorical_kl(self.logits, other.logits, unimix=self.unimix).kl
+
+    def balanced_kl(self, other: "OneHotCategorical", *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
+        """The KL as training optimises it: dyn scales other's gradient, rep one's own."""
+        return balanced_categorical_kl(
+            self.logits, other.logits, unimix=self.unimix, dyn=dyn, rep=rep, free_nats=free_nats
+        )
 
     def detach(self) -> "OneHotCategorical":
         """The same distribution with no gradient behind it."""
-        return OneHotCategorical(self.logits.detach(), self.unimix)
+        return OneHotCategorical(self.logits.detach(), self.unimix, self.gradient)
 
     @property
     def parameters(self) -> int:
@@ -124,7 +178,19 @@ class OneHotCategorical:
 
     def shifted(self, offset: Float[Tensor, "*#batch P"]) -> "OneHotCategorical":
         """Another of the family: logits moved by an offset."""
-        return OneHotCategorical(self.logits + offset.unflatten(-1, self.logits.shape[-2:]), self.unimix)
+        return OneHotCategorical(self.logits + offset.unflatten(-1, self.logits.shape[-2:]), self.unimix, self.gradient)
+
+
+def reinmax(log_probs: Float[Tensor, "*batch K"], hard: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch K"]:
+    """What has the gradient that ReinMax gives to a one-hot sample: exact for functions of z up to the second degree.
+
+    2 softmax(theta) - probs / 2  at a theta whose softmax is (hard + probs) / 2 and that moves as log_probs does
+
+    Source: Liu et al. 2023, arXiv 2304.08612, algorithm 2.
+    """
+    probs = log_probs.exp()
+    theta = log_probs + (torch.log((hard + probs) / 2) - log_probs).detach()
+    return 2 * theta.softmax(-1) - probs / 2
 
 
 @dataclass(frozen=True)
@@ -133,6 +199,7 @@ class GaussianFamily:
 
     groups: int
     min_std: float
+    gradient: ClassVar[str] = "reparameterised"
 
     @property
     def width(self) -> int:
@@ -155,11 +222,21 @@ class GaussianFamily:
 
 @dataclass(frozen=True)
 class CategoricalFamily:
-    """S one-hot vectors of K classes. A head puts out P = S * K logits."""
+    """S one-hot vectors of K classes. A head puts out P = S * K logits.
+
+    A sample has no derivative, so that what follows from it has to be told to the probabilities in another way:
+
+    straight_through  as if the sample were the probabilities: the tangent of the function at the sample, which is
+                      exact for linear ones. Bengio et al. 2013, arXiv 1308.3432
+    reinmax           exact for quadratic ones, at the same cost. Liu et al. 2023, arXiv 2304.08612
+    marginal          the likelihoods of a row are decoded at every class of every group, and the gradient of their
+                      expectation is exact: see `objectives.marginal`. Straight-through along the recurrence
+    """
 
     groups: int
     classes: int
     unimix: float
+    gradient: Gradient = "straight_through"
 
     @property
     def width(self) -> int:
@@ -174,7 +251,7 @@ class CategoricalFamily:
     def distribution(self, raw: Float[Tensor, "*batch P"]) -> OneHotCategorical:
         """The distribution that a head's output stands for, in float32 or better."""
         logits = rearrange(full_precision(raw), "... (S K) -> ... S K", S=self.groups)
-        return OneHotCategorical(logits, self.unimix)
+        return OneHotCategorical(logits, self.unimix, self.gradient)
 
     def noise(self, *shape: int, like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*shape S K"]:
         """Uniform noise for `rsample`."""

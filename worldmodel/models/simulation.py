@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldmodel.models.conditioned import in_precision, require_whole_episodes
+from worldmodel.models.conditioned import ending_with_the_rows_that_count, in_precision, require_whole_episodes
 from worldmodel.models.decoder import CONTINUE, REWARD
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, State
@@ -71,10 +71,9 @@ def _as_episodes(drawn: dict[str, Tensor], template: Batch) -> Batch:
     obs = {name: x for name, x in drawn.items() if name not in (REWARD, CONTINUE)}
     terminal = drawn[CONTINUE].squeeze(-1) == 0
     valid = template.valid & ~_before(terminal)
-    following = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], 1)
     reward = torch.where(template.is_first, 0.0, drawn[REWARD].squeeze(-1))
-    flags = {"is_last": valid & ~following, "is_terminal": valid & terminal, "valid": valid}
-    return template._replace(obs=obs, reward=reward, **flags)
+    episodes = template._replace(obs=obs, reward=reward, is_terminal=valid & terminal, valid=valid)
+    return ending_with_the_rows_that_count(episodes)
 
 
 def _before(flag: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:

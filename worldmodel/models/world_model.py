@@ -12,7 +12,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from worldmodel.models.conditioned import ConditionedWorldModel, in_precision, require_whole_episodes
+from worldmodel.models.conditioned import (
+    ConditionedWorldModel,
+    ending_with_the_rows_that_count,
+    in_precision,
+    require_whole_episodes,
+)
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
 from worldmodel.models.hindsight import Hindsight
@@ -158,7 +163,10 @@ class WorldModel(nn.Module):
     def forward(self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None) -> Output:
         """Explain sequences by the posterior and decode every state, for noise from `rssm.noise`."""
         trajectory = self.observe(batch, noise, state)
-        return Output(trajectory, self.decode(trajectory.states))
+        deter, stoch = trajectory.states
+        if self.rssm.latent.gradient == "marginal":
+            stoch = stoch.detach()  # a likelihood's gradient reaches q by `objectives.marginal` instead
+        return Output(trajectory, self.decode(State(deter, stoch)))
 
     def observe(self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None) -> Trajectory:
         """Explain sequences without decoding them."""
@@ -194,7 +202,7 @@ class WorldModel(nn.Module):
             ValueError: if a sequence is not one episode from its reset, padded at the end.
         """
         require_whole_episodes(batch)
-        batch = in_precision(batch, next(self.parameters()).dtype)
+        batch = in_precision(ending_with_the_rows_that_count(batch), next(self.parameters()).dtype)
         numbers = len(batch.valid) * sum(leaf.width for leaf in self.spec.observations.values())
         return ConditionedWorldModel(
             self.rssm,

@@ -1,1 +1,1 @@
-"""The bound (`elbo`) and what is optimised in its place (`loss`), with the price of every difference."""
+"""The bound (`elbo`), what is optimised in its place (`loss`), and how far the bound is from the evidence (`smc`)."""

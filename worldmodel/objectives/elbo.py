@@ -72,16 +72,24 @@ def elbo(
         ValueError: if the names of likelihoods and targets differ.
     Source: Chung et al. 2015, arXiv 1506.02216, equation 11.
     """
-    if likelihoods.keys() != targets.keys():
-        raise ValueError(f"targets: expected the names {sorted(likelihoods)}, got {sorted(targets)}")
-    log_likelihood = {name: likelihoods[name].log_prob(target) for name, target in targets.items()}
-    for name, mask in (observed or {}).items():
-        log_likelihood[name] = torch.where(mask, log_likelihood[name], 0.0)
+    log_likelihood = log_likelihoods(likelihoods, targets, observed)
     kl_groups = posterior.kl(prior)
     for name, term in log_likelihood.items():
         assert term.shape == valid.shape, (name, term.shape, valid.shape)
     assert kl_groups.shape[:-1] == valid.shape, (kl_groups.shape, valid.shape)
     return Bound(log_likelihood, kl_groups, valid)
+
+
+def log_likelihoods(
+    likelihoods: Mapping[str, Likelihood],
+    targets: Mapping[str, Tensor],
+    observed: Mapping[str, Bool[Tensor, "B T"]] | None = None,
+) -> dict[str, Float[Tensor, "*batch T"]]:
+    """log p(x_t | h_t, z_t) by name; zero where it is not observed. Arguments and errors as in `elbo`."""
+    if likelihoods.keys() != targets.keys():
+        raise ValueError(f"targets: expected the names {sorted(likelihoods)}, got {sorted(targets)}")
+    terms = {name: likelihoods[name].log_prob(target) for name, target in targets.items()}
+    return terms | {name: torch.where(mask, terms[name], 0.0) for name, mask in (observed or {}).items()}
 
 
 @torch.no_grad()

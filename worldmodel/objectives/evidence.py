@@ -177,7 +177,7 @@ def per_step(total: Float[Tensor, " B"], steps: Int[Tensor, " B"]) -> Estimate:
     """sum(total) / sum(steps), in nats per step, and its standard error over sequences. NaN for a single sequence.
 
     Sequences differ in length, so it is a ratio of means: its error is that of the residuals total - mean * steps.
-    Source: Cochran 1977, Sampling Techniques, 3rd ed., equation 2.46.
+    Source: Cochran 1977, Sampling Techniques, 3rd ed., chapter 6.
     """
     B = len(total)
     mean = total.double().sum() / steps.sum()
@@ -191,7 +191,7 @@ def doubts(gap: Estimate, width: Estimate, degenerate_rows: float) -> tuple[str,
 
     Args:
         gap: SMC - ELBO, nats per step.
-        width: of the sandwich with the same settings, nats per step.
+        width: of the sandwich with the same settings, nats per step; unknown if its error is NaN.
         degenerate_rows: share of rows after which fewer than two particles are effective.
     """
     found = []
@@ -201,9 +201,10 @@ def doubts(gap: Estimate, width: Estimate, degenerate_rows: float) -> tuple[str,
             f"(at most {DEGENERATE_ROWS:.0%} may be so)"
         )
     widest = max(NARROW, WIDE * gap.mean)
-    if not abs(width.mean) <= widest:
+    if not (abs(width.mean) <= widest and width.error <= widest):
         found.append(
-            f"the sandwich is {width.mean:.2g} nats per step wide (at most {widest:.2g} beside a gap of {gap.mean:.2g})"
+            f"the sandwich is {width.mean:.2g} ± {width.error:.2g} nats per step wide "
+            f"(at most {widest:.2g}, and known to that, beside a gap of {gap.mean:.2g})"
         )
     if not gap.mean >= -SIGMAS * gap.error:
         found.append(f"SMC lies {-gap.mean:.2g} nats per step below the ELBO: more particles, or rarer resampling")

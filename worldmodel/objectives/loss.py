@@ -11,7 +11,7 @@ released code), DreamerV1 (1912.01603), V2 (2010.02193, equation 3), V3 (2301.04
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.objectives.elbo import Bound, masked_mean
-from worldmodel.types import Latent
+from worldmodel.types import BalancedLatent
 
 FreeNatsRule = Literal["step", "mean", "excess"]
 
@@ -29,10 +29,20 @@ class Objective:
     """Departures from the bound; the defaults make none. Fields as in `LossConfig`, names of terms as in the bound."""
 
     beta: float = 1.0
+    kl_warmup: int = 0
     dyn_rep: tuple[float, float] | None = None
     free_nats: float = 0.0
     free_nats_rule: FreeNatsRule = "step"
     scales: Mapping[str, float] = field(default_factory=dict)
+
+    def at(self, update: int) -> "Objective":
+        """The objective of update 0, 1, ...: beta rises linearly over the warm-up, from almost nothing.
+
+        Source: Bowman et al. 2016, arXiv 1511.06349, section 3.1.
+        """
+        if update >= self.kl_warmup:
+            return self
+        return replace(self, beta=self.beta * (update + 1) / self.kl_warmup)
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Loss:
     ledger: dict[str, Float[Tensor, ""]]  # negative_elbo, then one entry a departure; they sum to the value
 
 
-def loss(bound: Bound, posterior: Latent, prior: Latent, objective: Objective) -> Loss:
+def loss(bound: Bound, posterior: BalancedLatent, prior: BalancedLatent, objective: Objective) -> Loss:
     """The optimised loss for a bound.
 
     Args:
@@ -55,13 +65,14 @@ def loss(bound: Bound, posterior: Latent, prior: Latent, objective: Objective) -
         The loss, and the ledger that leads from the negative bound to it.
     """
     free, rule, valid = objective.free_nats, objective.free_nats_rule, bound.valid
-    if objective.dyn_rep is None:
-        clipped = balanced = with_free_nats(bound.kl, valid, free, rule)
-    else:
+    clipped = balanced = with_free_nats(bound.kl, valid, free, rule)
+    if objective.dyn_rep is not None:
         dyn, rep = objective.dyn_rep
-        dyn_kl = with_free_nats(posterior.detach().kl(prior).sum(-1), valid, free, rule)
-        rep_kl = with_free_nats(posterior.kl(prior.detach()).sum(-1), valid, free, rule)
-        clipped, balanced = dyn_kl, dyn * dyn_kl + rep * rep_kl
+        if rule == "step":
+            balanced = posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=free).balanced
+        else:  # dyn max(KL, free) + rep max(KL, free) is the greater of two sums, as dyn and rep are not negative
+            both = posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=0.0).balanced
+            balanced = with_free_nats(both, valid, (dyn + rep) * free, rule)
     weighted = objective.beta * balanced
     scaled = {name: objective.scales.get(name, 1.0) * term for name, term in bound.log_likelihood.items()}
     value = masked_mean(weighted - torch.stack(list(scaled.values())).sum(0), valid)

@@ -44,13 +44,18 @@ class ParticleEvidence:
         return self.increment.sum(-1)
 
     @property
+    def so_far(self) -> Float[Tensor, "B T"]:
+        """log p^(x_1:t), nats; p^(x_1:t) is unbiased at every t, so that one run shows how errors grow with it."""
+        return self.increment.cumsum(-1)
+
+    @property
     def information(self) -> Float[Tensor, "B T"]:
         """What row t told about the latents, in nats: the filter's own KL.
 
             log p(x_t | x_<t) = E[ log p(x_t | h_t, z_t) | x_<=t ] - KL( p(z_1:t | x_<=t) || p(z_1:t | x_<t) )
 
-        The bound's split into reconstruction and KL with the exact posterior in the place of q. Of an estimate with
-        few particles it is the KL of their weights, which is smaller.
+        The bound's split into reconstruction and KL, with the exact posterior in the place of q. In every estimate the
+        log-likelihoods less this are the increment; each alone has an error that vanishes with the particles.
         """
         return torch.stack(list(self.log_likelihood.values())).sum(0) - self.increment
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.distributions import Normal
 
+from worldmodel.oracles.hmm import HiddenMarkov
 from worldmodel.oracles.linear_gaussian import LinearGaussian
 from worldmodel.types import Batch
 
@@ -26,8 +28,8 @@ def exact_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
         law: of the environment that wrote the rows, without wrappers that change what a row holds.
         batch: whole episodes from their reset, padded at the end.
     Returns:
-        `total`; and the parts that it is the sum of: `continue`, which these worlds draw apart from all else, and
-        `observation_and_reward`, which have one state behind them and so no evidence apart. Zero where a row is not
+        `total`; and the parts that it is the sum of: `observation_and_reward`, which have one state behind them and so
+        no evidence apart, and `continue`, given those two where the state has a say in it. Zero where a row is not
         valid. Summed over t it is the evidence of an episode.
     Raises:
         ValueError: if the law is of no known kind, the rows are not as the law has them, or a sequence is not one
@@ -40,8 +42,7 @@ def exact_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
     whole = first[:, 0] & valid[:, 0] & ~((first[:, 1:] | ~valid[:, :-1]) & valid[:, 1:]).any(1)
     if not whole.all():
         raise ValueError("batch: expected one episode a sequence, with its reset at row 0 and padding behind it alone")
-    parts = {"observation_and_reward": KINDS[kind](law, batch), "continue": continue_evidence(law, batch)}
-    parts = {name: torch.where(batch.valid, part, 0.0) for name, part in parts.items()}
+    parts = {name: torch.where(batch.valid, part, 0.0) for name, part in KINDS[kind](law, batch).items()}
     return {"total": torch.stack(list(parts.values())).sum(0), **parts}
 
 
@@ -52,51 +53,14 @@ def continue_evidence(law: Mapping[str, Any], batch: Batch) -> Float[Tensor, "B 
     return torch.where(batch.is_first, torch.where(batch.is_terminal, -torch.inf, 0.0).double(), evidence)
 
 
-def linear_gaussian_evidence(law: Mapping[str, Any], batch: Batch) -> Float[Tensor, "B T"]:
+def linear_gaussian_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
     """The Kalman filter's, for the law of `envs.linear_gaussian.LinearGaussian`; no reward leads to a first row."""
-    model, rows = _linear_gaussian(law, batch)
-    return model.log_evidence(rows, batch.prev_action.double())
+    model, rows = linear_gaussian(law, batch)
+    evidence = model.log_evidence(rows, batch.prev_action.double())
+    return {"observation_and_reward": evidence, "continue": continue_evidence(law, batch)}
 
 
-def redraw_linear_gaussian(
-    law: Mapping[str, Any], batch: Batch, generator: torch.Generator | None = None
-) -> Float[Tensor, "B T p"]:
-    """Observation and reward from N(C m_t + .., C P_t C' + R), the Kalman filter's forecast of row t."""
-    model, rows = _linear_gaussian(law, batch)
-    return model.forecast(rows, batch.prev_action.double()).sample(generator)
-
-
-KINDS: dict[str, Callable[[Mapping[str, Any], Batch], Tensor]] = {"linear_gaussian": linear_gaussian_evidence}
-
-
-REDRAWN = {"linear_gaussian": redraw_linear_gaussian}
-
-
-def can_redraw(law: Mapping[str, Any]) -> bool:
-    """Whether `redraw_rows` knows this kind of law."""
-    return law.get("kind") in REDRAWN
-
-
-def redraw_rows(law: Mapping[str, Any], batch: Batch, *, generator: torch.Generator | None = None) -> Batch:
-    """Every row drawn anew from its exact law given the rows before it, which are left as they were recorded.
-
-    Args:
-        law, batch: as `exact_evidence` has them.
-        generator: source of all draws.
-    Returns:
-        The batch with observations and rewards replaced, all flags as they were.
-    Raises:
-        ValueError: if the law is of a kind whose rows are not redrawn here.
-    """
-    if not can_redraw(law):
-        raise ValueError(f"law: expected one of the kinds {sorted(REDRAWN)}, got {law.get('kind')!r}")
-    ((path, old),) = batch.obs.items()
-    drawn = REDRAWN[law["kind"]](law, batch, generator)
-    reward = torch.where(batch.is_first, 0.0, drawn[..., -1])
-    return batch._replace(obs={path: drawn[..., :-1].to(old.dtype)}, reward=reward.to(batch.reward.dtype))
-
-
-def _linear_gaussian(law: Mapping[str, Any], batch: Batch) -> tuple[LinearGaussian, Float[Tensor, "B T p"]]:
+def linear_gaussian(law: Mapping[str, Any], batch: Batch) -> tuple[LinearGaussian, Float[Tensor, "B T p"]]:
     """The model that the law is, and the rows as it reads them: observation and reward, NaN where there is none."""
     number = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in law.items() if key != "kind"}
     model = LinearGaussian.create(
@@ -111,6 +75,46 @@ def _linear_gaussian(law: Mapping[str, Any], batch: Batch) -> tuple[LinearGaussi
     reward = torch.where(batch.is_first, torch.nan, batch.reward.double())
     rows = torch.cat([_only_vector(batch, len(number["observation"])), reward[..., None]], -1)
     return model, torch.where(batch.valid[..., None], rows, torch.nan)
+
+
+def hidden_markov_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
+    """The forward algorithm's, for the law of `envs.hidden_markov.HiddenMarkov`.
+
+    No reward leads to a first row, and no episode ends there.
+    """
+    number = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in law.items() if key != "kind"}
+    model = HiddenMarkov(number["initial"], number["transition"])
+    later = (batch.valid & ~batch.is_first)[..., None]
+    colour = number["emission"].log().mT[_only_class(batch, number["emission"].shape[1])]  # [B, T, S]
+    reward = Normal(number["reward_mean"], number["reward_std"]).log_prob(batch.reward.double()[..., None])
+    seen = torch.where(batch.valid[..., None], colour, 0.0) + torch.where(later, reward, 0.0)
+    ends = number["termination"]
+    flag = torch.where(later, torch.where(batch.is_terminal[..., None], ends.log(), torch.log1p(-ends)), 0.0)
+    action = torch.where(later, batch.prev_action.double(), torch.eye(len(number["transition"]))[0].double())
+    belief, evidence = model.forward(seen + flag, action)
+    arrival = model.log_transition(seen.shape[:2], action)[:, 1:]
+    predicted = torch.cat([model.initial.log().expand_as(belief[:, :1]), _after(belief[:, :-1], arrival)], 1)
+    without_flag = (predicted + seen).logsumexp(-1)
+    return {"observation_and_reward": without_flag, "continue": evidence - without_flag}
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any], Batch], Parts]] = {
+    "hidden_markov": hidden_markov_evidence,
+    "linear_gaussian": linear_gaussian_evidence,
+}
+
+
+def _after(belief: Float[Tensor, "B T S"], log_transition: Float[Tensor, "B T S S"]) -> Float[Tensor, "B T S"]:
+    return (belief[..., None] + log_transition).logsumexp(-2)
+
+
+def _only_class(batch: Batch, classes: int) -> Int[Tensor, "B T"]:
+    """The observation where it is a single category of so many; ValueError where it is not."""
+    leaves = {path: (list(x.shape[2:]), x.dtype) for path, x in batch.obs.items()}
+    x = next(iter(batch.obs.values()))
+    if list(leaves.values()) != [([1], torch.int32)] or not bool(((x >= 0) & (x < classes)).all()):
+        raise ValueError(f"batch.obs: expected a single category of {classes}, got {leaves}")
+    return x[..., 0].long()
 
 
 def _only_vector(batch: Batch, width: int) -> Float[Tensor, "B T n"]:

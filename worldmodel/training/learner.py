@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.models.world_model import WorldModel
-from worldmodel.objectives.elbo import Bound, elbo
+from worldmodel.objectives.elbo import Bound, elbo, log_likelihoods
 from worldmodel.objectives.loss import Loss, Objective, loss
-from worldmodel.types import Batch, Latent
+from worldmodel.objectives.marginal import with_marginal_gradient
+from worldmodel.types import BalancedLatent, Batch, State
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,14 @@ class Learner:
         rate = learning_rate(self.updates, *self._schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        bound, objective = bound_and_loss(self.model, batch, self.objective, self.generator, autocast=self.autocast)
+        objective = self.objective.at(self.updates)
+        bound, optimised = bound_and_loss(self.model, batch, objective, self.generator, autocast=self.autocast)
         self.optimizer.zero_grad()
-        objective.value.backward()
+        optimised.value.backward()
         grad_norm = self._clip_gradients()
         self.optimizer.step()
         self.updates += 1
-        return Update(_detach_bound(bound), _detach_loss(objective), grad_norm, rate)
+        return Update(_detach_bound(bound), _detach_loss(optimised), grad_norm, rate)
 
     def _clip_gradients(self) -> dict[str, Tensor]:
         norms = {
@@ -111,14 +113,25 @@ def bound_and_loss(
 
 def sampled_bound(
     model: WorldModel, batch: Batch, generator: torch.Generator, *, autocast: bool = False
-) -> tuple[Bound, Latent, Latent]:
+) -> tuple[Bound, BalancedLatent, BalancedLatent]:
     """The bound of a batch for one draw of the latents, with the posterior they were drawn from and the prior."""
     B, T = batch.is_first.shape
     noise = model.rssm.noise(B, T, generator)
-    with torch.autocast(batch.reward.device.type, torch.bfloat16, enabled=autocast):
-        (_, posterior, prior), likelihoods = model(batch, noise)
-    bound = elbo(likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch))
-    return bound, posterior, prior
+    targets, observed = model.targets(batch), model.observed(batch)
+    reduced = torch.autocast(batch.reward.device.type, torch.bfloat16, enabled=autocast)
+    with reduced:
+        (states, posterior, prior), likelihoods = model(batch, noise)
+    bound = elbo(likelihoods, targets, posterior, prior, valid=batch.valid, observed=observed)
+    if model.rssm.latent.gradient != "marginal" or not torch.is_grad_enabled():
+        return bound, posterior, prior
+
+    def log_likelihood(stoch: Tensor) -> dict[str, Tensor]:
+        count = len(stoch)
+        with reduced:
+            decoded = model.decode(State(states.deter.expand(count, *states.deter.shape), stoch))
+        return log_likelihoods(decoded, {name: x.expand(count, *x.shape) for name, x in targets.items()}, observed)
+
+    return with_marginal_gradient(bound, posterior, states.stoch.detach(), log_likelihood), posterior, prior
 
 
 def learning_rate(update: int, peak: float, warmup: int, final_fraction: float, total_updates: int) -> float:

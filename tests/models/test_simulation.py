@@ -1,0 +1,76 @@
+"""Episodes of the model's own making: drawn from its own densities, with flags that belong together."""
+
+import pytest
+import torch
+
+from worldmodel.models.simulation import simulate
+from worldmodel.types import Batch, State
+from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+
+
+def mortal(model, logit):
+    """A model whose continue flag has the same logit everywhere."""
+    with torch.no_grad():
+        last = model.decoder.continue_head[-1]
+        last.weight.zero_()
+        last.bias.fill_(logit)
+    return model
+
+
+def test_rows_are_of_the_template_and_an_episode_ends_where_it_says(generator):
+    model, template = mortal(make_model(MIXED_SPEC), 1.0), make_batch(MIXED_SPEC, 200, 6, first=())
+    template = template._replace(valid=torch.arange(6) < torch.tensor([6, 4]).repeat(100)[:, None])
+    drawn, path = simulate(model, template, generator=generator)
+    for name, leaf in MIXED_SPEC.observations.items():
+        assert drawn.obs[name].shape == template.obs[name].shape and drawn.obs[name].dtype == template.obs[name].dtype
+        assert leaf.kind != "categorical" or (drawn.obs[name] < torch.tensor(leaf.classes)).all()
+    assert path.shape == (200, 6, 4) and torch.equal(drawn.prev_action, template.prev_action)
+    assert not drawn.reward[:, 0].any() and drawn.reward[:, 1:].all()
+    length = drawn.valid.sum(1)
+    assert (length >= 1).all() and (length <= template.valid.sum(1)).all()
+    last = drawn.is_last.int().argmax(1)
+    assert torch.equal(last + 1, length) and (drawn.is_last.sum(1) == 1).all()
+    ended = drawn.is_terminal.any(1)
+    assert torch.equal(drawn.is_terminal.int().argmax(1)[ended], last[ended])
+    assert (ended | (length == template.valid.sum(1))).all()
+    survived = torch.tensor(1.0).sigmoid()
+    share = (length == 6)[::2].double().mean()  # five rows survived, whatever the sixth says
+    assert abs(share - survived**5) < 3 * (survived**5 * (1 - survived**5) / 100) ** 0.5
+    model.given(drawn)
+
+
+@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@torch.no_grad()
+def test_rows_have_the_moments_that_their_states_say(latent, generator):
+    """Standardised by the density of the state that made them, all rows together are standard normal."""
+    model, template = mortal(make_model(latent=latent).double(), 50.0), make_batch(batch=400, length=5, first=())
+    drawn, path = simulate(model, template, generator=generator)
+    state = model.rssm.initial(400)
+    for t in range(5):
+        deter = model.rssm.predict(state, template.prev_action[:, t].double(), template.is_first[:, t])
+        state = State(deter, path[:, t])
+        x = model.decode(state)["obs"]
+        error = (drawn.obs["obs"][:, t] - x.mean) / x.std
+        assert error.mean().abs() < 4 / 1200**0.5 and abs(error.std() - 1) < 4 / 2400**0.5
+    reference = model.rssm.prior(
+        model.rssm.predict(model.rssm.initial(1), torch.zeros(1, 2).double(), torch.tensor([True]))
+    )
+    first = reference.sample(generator) if latent is GAUSSIAN else reference.log_probs.exp().flatten(-2)
+    if latent is CATEGORICAL:
+        error = (first * (1 - first) / 400).sqrt()
+        assert ((path[:, 0].mean(0) - first[0]).abs() < 4 * error + 1e-12).all()
+    else:
+        assert ((path[:, 0].mean(0) - reference.mean[0]).abs() < 4 * reference.std[0] / 20).all()
+
+
+def test_a_template_that_is_not_whole_episodes_is_refused():
+    with pytest.raises(ValueError, match="is_first"):
+        simulate(make_model(), make_batch(first=((1, 3),)))
+
+
+def test_the_same_seed_draws_the_same_episodes():
+    draw = lambda: simulate(make_model(), make_batch(first=()), generator=torch.Generator().manual_seed(1))  # noqa: E731
+    one, other = draw(), draw()
+    assert isinstance(one.batch, Batch) and torch.equal(one.path, other.path)
+    assert torch.equal(one.batch.obs["obs"], other.batch.obs["obs"])
+    assert VECTOR_SPEC.observations.keys() == one.batch.obs.keys()
