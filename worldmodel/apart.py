@@ -79,7 +79,9 @@ def take_gap_apart(
     )
 
 
-def take_rate_apart(run: Run, *, alternatives: int = 64, episodes: int | None = None, seed: int = 0) -> RateTakenApart:
+def take_rate_apart(
+    run: Run, *, alternatives: int = 1024, episodes: int | None = None, seed: int = 0
+) -> RateTakenApart:
     """Split the rate of a run's held-out episodes into information and misfit: see `objectives.rate`.
 
     Args:

@@ -108,14 +108,13 @@ def test_later_rows_of_a_kalman_model(generator):
     x, action = random_rows(model, generator, B=60, T=3, missing=False)
     law = model.forecast(x, action)
 
-    def greedy(rows):
-        here = model.local(rows, action)
-        return model.tilted(here.J, here.j, action)
-
-    q = greedy(x)
+    here = model.local(x, action)
+    q = model.tilted(here.J, here.j, action)
     sequence = model.given(x, action, proposal=q)
-    drawn = [Gaussian(law.mean, law.cov).sample(generator) for _ in range(200)]
-    others = [model.given(rows, action, proposal=greedy(rows)) for rows in drawn]
+    many, acts = Gaussian(law.mean.repeat(200, 1, 1), law.cov.repeat(200, 1, 1, 1)), action.repeat(200, 1, 1)
+    drawn = many.sample(generator)
+    here = model.local(drawn, acts)
+    others = model.given(drawn, acts, proposal=model.tilted(here.J, here.j, acts))
     states = posterior_path(sequence, generator=generator)
     rate = along(sequence, others, states.stoch)
     gain = torch.linalg.solve(model.R, model.C @ q.V).mT  # dE[z_t] / dx_t
@@ -141,7 +140,7 @@ def test_first_row_is_along_with_the_other_sequences(generator):
     pairwise = first_row(sequence, samples=1, generator=torch.Generator().manual_seed(3))
     for b in range(5):
         one = model.given(select(batch, [b]))
-        others = [model.given(select(batch, [o])) for o in range(5) if o != b]
+        others = model.given(select(batch, [o for o in range(5) if o != b]))
         apart = along(one, others, path[[b]])
         torch.testing.assert_close(apart.misfit.low[0, 0], pairwise.misfit.low[b, 0])
         torch.testing.assert_close(apart.misfit.high[0, 0], pairwise.misfit.high[b, 0])
@@ -156,7 +155,7 @@ def test_alternatives_that_are_the_row_itself_hold_no_information(generator):
     model, batch = make_model().double(), make_batch(first=())
     sequence = model.given(batch)
     states = posterior_path(sequence, generator=generator)
-    rate = along(sequence, [sequence, sequence], states.stoch)
+    rate = along(sequence, model.given(select(batch, [0, 1, 2] * 2)), states.stoch)
     log_p, log_q = path_terms(sequence, states.stoch[None])
     assert torch.isfinite(log_p - log_q).all()
     own = misfit(log_q, log_q[None].expand(2, -1, -1, -1), torch.zeros_like(log_q))
@@ -169,12 +168,12 @@ def test_padding_counts_nothing_joining_keeps_it_and_mistakes_are_refused(genera
     valid = torch.arange(7) < torch.tensor([7, 4, 1])[:, None]
     sequence = model.given(batch._replace(valid=valid))
     states = posterior_path(sequence, generator=generator)
-    rate = along(sequence, [sequence], states.stoch)
+    rate = along(sequence, sequence, states.stoch)
     assert not rate.rate[~valid].any() and not rate.misfit.low[~valid].any()
     both = join_rates([first_row(sequence), rate])
     assert isinstance(both, Rate) and both.valid.sum() == 3 + 12 and len(both.rows()) == 3
     assert both.as_json()["steps"] == 15
     with pytest.raises(ValueError, match="at least two sequences"):
         first_row(model.given(select(batch, [0])))
-    with pytest.raises(ValueError, match="alternatives: expected a positive number, got 0"):
-        along(sequence, [], states.stoch)
+    with pytest.raises(ValueError, match="alternatives: expected a multiple of the 3 sequences, got 2"):
+        along(sequence, model.given(select(batch, [0, 1])), states.stoch)

@@ -9,9 +9,9 @@ from worldmodel.models.simulation import redraw
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import require_positive
 from worldmodel.objectives.rate import Rate, along, first_row, join_rates, posterior_path
-from worldmodel.types import Batch
+from worldmodel.types import Batch, State
 
-NUMBERS_AT_ONCE = 2**23  # embedded numbers of all alternatives in one pass
+NUMBERS_AT_ONCE = 2**24  # embedded or observed numbers of all alternatives in one pass
 
 
 def first_rows(model: WorldModel, episodes: Batch, *, generator: torch.Generator | None = None) -> Rate:
@@ -48,16 +48,23 @@ def every_row(
         raise ValueError("model: expected a posterior that filters, got one that smooths")
     require_positive(alternatives=alternatives)
     T = episodes.valid.shape[1]
-    size = max(1, NUMBERS_AT_ONCE // (alternatives * T * model.rssm.hidden))
+    row = model.encoder.width + sum(leaf.width for leaf in model.spec.observations.values())
+    size = max(1, NUMBERS_AT_ONCE // (alternatives * T * row))
     parts = []
     for start in range(0, len(episodes.valid), size):
         part = select(episodes, slice(start, start + size))
         given = model.given(part)
         states = posterior_path(given, generator=generator)
+        many = _repeat(part, alternatives)
         if redrawn is None:
-            again = [redraw(model, part, states, generator=generator) for _ in range(alternatives)]
+            again = redraw(model, many, State(*(x.repeat(alternatives, 1, 1) for x in states)), generator=generator)
         else:
-            again = [redrawn(part) for _ in range(alternatives)]
-        others = [model.given(batch) for batch in again]
-        parts.append(along(given, others, states.stoch))
+            again = redrawn(many)
+        parts.append(along(given, model.given(again), states.stoch))
     return join_rates(parts)
+
+
+def _repeat(batch: Batch, times: int) -> Batch:
+    """All sequences, again and again."""
+    obs = {path: torch.cat([x] * times) for path, x in batch.obs.items()}
+    return Batch(obs, *(torch.cat([x] * times) for x in batch[1:]))

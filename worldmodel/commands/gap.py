@@ -19,7 +19,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=200, help="gradient steps that refine the posterior of an episode")
     parser.add_argument("--particles", type=int, default=128, help="of the estimate of the evidence")
     parser.add_argument("--runs", type=int, default=2, help="independent repetitions of that estimate")
-    parser.add_argument("--alternatives", type=int, default=64, help="draws of each row, for the parts of the rate")
+    parser.add_argument("--alternatives", type=int, default=1024, help="draws of each row, for the parts of the rate")
     words = "held-out episodes; by default as many as have 4,000 rows together, where there are images 400"
     parser.add_argument("--episodes", type=int | None, default=None, help=words)
     parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
@@ -67,7 +67,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
 
 def _show_rate(console: "Console", rate: "Rate", heading: str) -> None:
-    table = _table(heading, "from below", "from above")
+    console.print(f"rate of {heading}")
+    table = _table("nats per step", "from below", "from above")
     for row in rate.rows():
         table.add_row(*row)
     console.print(table)

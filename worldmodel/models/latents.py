@@ -26,6 +26,8 @@ Gradient = Literal["straight_through", "reinmax", "marginal"]
 class DiagonalGaussian:
     """S independent Gaussians; z_t is their S values."""
 
+    reparameterised: ClassVar[bool] = True  # whether the gradient of `rsample` is exact
+
     def __init__(self, raw: Float[Tensor, "*batch P"], min_std: float) -> None:
         """Args:
         raw: S means, then S unconstrained standard deviations; std = min_std + softplus(unconstrained).
@@ -97,6 +99,8 @@ class DiagonalGaussian:
 
 class OneHotCategorical:
     """S independent categoricals over K classes; z_t is their S one-hot vectors, flat."""
+
+    reparameterised: ClassVar[bool] = False
 
     def __init__(
         self, logits: Float[Tensor, "*batch S K"], unimix: float, gradient: Gradient = "straight_through"

@@ -9,7 +9,7 @@ or averaged here. One sample of z_1:T makes it an unbiased estimate of the bound
 is a `LatentSequence`, as a loop that reads like the equation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -106,17 +106,12 @@ def sequence_elbo(sequence: LatentSequence, samples: int = 1, *, generator: torc
         ValueError: if samples is not positive.
     """
     require_positive(samples=samples)
-    return ancestral_bound(sequence, samples, lambda posterior: posterior.sample(generator))
-
-
-def ancestral_bound(sequence: LatentSequence, samples: int, draw: Callable[[Latent], Tensor]) -> Bound:
-    """The loop of `sequence_elbo`, where `draw` takes z_t from q; differentiable as far as `draw` is."""
     state = sequence.initial(samples)
     terms, kls = [], []
     for t in range(sequence.valid.shape[1]):
         deter, prior = sequence.step(state, t)
         posterior = sequence.proposal(deter, t)
-        state = State(deter, draw(posterior))
+        state = State(deter, posterior.sample(generator))
         terms.append(sequence.likelihood(state, t))
         kls.append(posterior.kl(prior))
     valid = sequence.valid.expand(samples, -1, -1)

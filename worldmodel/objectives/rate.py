@@ -146,30 +146,34 @@ def first_row(sequence: LatentSequence, *, samples: int = 16, generator: torch.G
 
 
 @torch.no_grad()
-def along(sequence: LatentSequence, alternatives: Sequence[LatentSequence], path: Float[Tensor, "B T Z"]) -> Rate:
+def along(sequence: LatentSequence, alternatives: LatentSequence, path: Float[Tensor, "B T Z"]) -> Rate:
     """Every row, along one draw of the latents.
 
     Args:
         sequence: the model and its B sequences; q must read no row after its own.
-        alternatives: M times the same model and sequences, but in the m-th every row x_t is another draw x'_t given
-            the *original* rows before it. Of them q(z_t | h_t, x'_t) is read, at the h_t of the original.
+        alternatives: the same model with M * B sequences, M times all of these in their order, in which every row x_t
+            is another draw x'_t given the *original* rows before it. Of them q(z_t | h_t, x'_t) alone is read, at the
+            h_t of the original.
         path: z_1:T drawn from q given the original, as `posterior_path` does.
     Raises:
-        ValueError: if there are no alternatives.
+        ValueError: if there are no alternatives, or not as many for every sequence.
     """
-    require_positive(alternatives=len(alternatives))
+    B, T = sequence.valid.shape
+    M, rest = divmod(len(alternatives.valid), B)
+    if M < 1 or rest:
+        raise ValueError(f"alternatives: expected a multiple of the {B} sequences, got {len(alternatives.valid)}")
     state, kls, found = sequence.initial(1), [], []
-    for t in range(sequence.valid.shape[1]):
+    for t in range(T):
         deter, prior = sequence.step(state, t)
         posterior = sequence.proposal(deter, t)
         state = State(deter, path[None, :, t])
         z = state.stoch
-        others = [other.proposal(deter, t).log_prob(z).sum(-1)[0].double() for other in alternatives]
+        others = alternatives.proposal(deter.repeat(1, M, 1), t).log_prob(z.repeat(1, M, 1)).sum(-1)  # [1, M * B]
         log_own, log_prior = (q.log_prob(z).sum(-1)[0].double() for q in (posterior, prior))
-        found.append(misfit(log_own, torch.stack(others), log_prior))
+        found.append(misfit(log_own, others.double().view(M, B), log_prior))
         kls.append(posterior.kl(prior).sum(-1)[0].double())
     low, high = (torch.stack(rows, 1) for rows in zip(*found, strict=True))
-    return _rate(torch.stack(kls, 1), Misfit(low, high), sequence.valid, len(alternatives))
+    return _rate(torch.stack(kls, 1), Misfit(low, high), sequence.valid, M)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ class Gaussian:
 
     mean: Float[Tensor, "*batch Z"]
     cov: Float[Tensor, "*#batch Z Z"]
+    reparameterised: ClassVar[bool] = True  # whether the gradient of `rsample` is exact
 
     @cached_property
     def scale_tril(self) -> Float[Tensor, "*#batch Z Z"]:
@@ -88,6 +90,7 @@ class OneHot:
     """One of K classes as a one-hot vector. A class may have probability zero, its log-probability -inf."""
 
     log_probs: Float[Tensor, "*batch K"]  # normalised
+    reparameterised: ClassVar[bool] = False
 
     def rsample(self, noise: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch K"]:
         """A one-hot sample by Gumbel-max from uniform noise, with the straight-through gradient of the probabilities.
