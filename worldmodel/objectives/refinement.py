@@ -26,6 +26,7 @@ from worldmodel.objectives.iwae import log_path_weights
 from worldmodel.types import Latent, LatentSequence, State
 
 DRAWS_AT_ONCE = 8
+NEGLIGIBLE = 1e-3  # nats per unit: gradients below this are rounding, which Adam would follow at full speed otherwise
 
 
 @runtime_checkable
@@ -141,7 +142,7 @@ def _ascend(
 ) -> Float[Tensor, "B T P"]:
     """Offsets after Adam's steps. Every sequence has its own: the gradient of the sum is that of each."""
     offset = start.offset.clone().requires_grad_()
-    optimizer = torch.optim.Adam([offset], learning_rate)
+    optimizer = torch.optim.Adam([offset], learning_rate, eps=NEGLIGIBLE)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
         bound = _differentiable_bound(start.sequence, offset, samples, generator)
