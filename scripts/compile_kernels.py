@@ -149,6 +149,7 @@ def compiled(launch: Launch, width: str, dtype: str, target: str) -> Compiled:
     amd = TARGETS[target].backend == "hip"
     registers, spills, loads = amd_figures(binary) if amd else nvidia_figures(binary)
     occupancy = (amd_occupancy if amd else nvidia_occupancy)(registers, launch.num_warps, target)
+    possible = possible_bits(launch, width, DTYPES[dtype])
     tile = "x".join(str(launch.arguments[name]) for name in TILE_NAMES if name in launch.arguments)
     return Compiled(
         kernel=launch.kernel.__name__,
@@ -160,8 +161,8 @@ def compiled(launch: Launch, width: str, dtype: str, target: str) -> Compiled:
         registers=registers,
         spills=spills,
         occupancy=occupancy,
-        load_bits=sorted(loads)[narrow_reads(launch) :][0],
-        possible_bits=possible_bits(launch, width, DTYPES[dtype]),
+        load_bits=input_bits(loads, possible, narrow_reads(launch)),
+        possible_bits=possible,
     )
 
 
@@ -244,11 +245,17 @@ def amd_occupancy(registers: int, num_warps: int, target: str) -> float:
 
 
 def narrow_reads(launch: Launch) -> int:
-    """How many tensors are read that have one number a step or group: cotangents of sums, a load each."""
+    """Loads of tensors that have one number a step or group, cotangents of sums: one or two each."""
     if "backward" not in launch.kernel.__name__:
         return 0
     tensors = [x for x in launch.arguments.values() if isinstance(x, torch.Tensor)]
-    return sum(x.numel() < max(y.numel() for y in tensors) // 2 for x in tensors)
+    return 2 * sum(x.numel() < max(y.numel() for y in tensors) // 2 for x in tensors)
+
+
+def input_bits(loads: list[int], possible: int, narrow: int) -> int:
+    """The narrowest load of an input, where so many loads of narrow tensors may be narrower."""
+    wide = [bits for bits in loads if bits >= possible]
+    return min(wide) if wide and len(loads) - len(wide) <= narrow else min(loads)
 
 
 def possible_bits(launch: Launch, width: str, dtype: torch.dtype) -> int:

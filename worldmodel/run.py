@@ -39,8 +39,9 @@ BASELINE_NUMBERS = 2**24  # observed numbers in them, at most
 SHOWN = 3  # episodes in pictures
 PILOTS = 6  # training episodes that the proposal of the particles is chosen on
 PILOT_ROWS = 200  # of each, at most
+PILOT_ROWS_OF_IMAGES = 32
 PARTICLES = (16, 64, 256)
-PARTICLES_OF_IMAGES = (4, 16, 64)  # decoding an image takes about a thousand times as long as a vector
+PARTICLES_OF_IMAGES = (2, 8, 32)  # decoding an image takes about a thousand times as long as a vector
 EVIDENCE_ROWS = 4_000  # of held-out episodes, at most, unless their number is given
 EVIDENCE_ROWS_OF_IMAGES = 400
 
@@ -146,7 +147,7 @@ class Run:
         """Measure the evidence of the held-out episodes, and how far the bound is from it: see `behaviour.evidence`.
 
         Args:
-            particles: numbers of particles to measure with; by default 16, 64 and 256, of images 4, 16 and 64.
+            particles: numbers of particles to measure with; by default 16, 64 and 256, of images 2, 8 and 32.
             runs: independent repetitions of every estimate.
             episodes: held-out episodes; by default as many as have 4,000 rows together (400 of images), two at least.
             seed: of all draws.
@@ -154,7 +155,7 @@ class Run:
         Raises:
             ValueError: if a number is out of range, or there is a single held-out episode.
         """
-        images, batch = self._images(), self.scored(episodes)
+        images, batch = self._has_images(), self.scored(episodes)
         law = build.build_law(self.config)
         return measure_evidence(
             self.model,
@@ -167,9 +168,6 @@ class Run:
             say=say,
         )
 
-    def _images(self) -> bool:
-        return any(leaf.kind == "image" for leaf in self.model.spec.observations.values())
-
     def scored(self, episodes: int | None) -> Batch:
         """The held-out episodes that evidence is measured on: as many as are asked for, or as have enough rows.
 
@@ -181,7 +179,7 @@ class Run:
         heldout = self.heldout()
         if episodes is None:
             rows = heldout.valid.sum(1).cumsum(0)
-            episodes = max(2, int((rows <= (EVIDENCE_ROWS_OF_IMAGES if self._images() else EVIDENCE_ROWS)).sum()))
+            episodes = max(2, int((rows <= (EVIDENCE_ROWS_OF_IMAGES if self._has_images() else EVIDENCE_ROWS)).sum()))
         return select(heldout, slice(episodes))
 
     def _pilot(self) -> Batch | None:
@@ -189,9 +187,13 @@ class Run:
         replay, _ = stored_data(self.config, self.folder)
         if not replay.exists():
             return None
-        with Replay.open(replay, read_only=True) as rows:
-            episodes = list(islice(rows.episodes(), PILOTS))
-        return pad_episodes(episodes, PILOT_ROWS).to(self.model.device) if episodes else None
+        with Replay.open(replay, read_only=True) as stored:
+            episodes = list(islice(stored.episodes(), PILOTS))
+        rows = PILOT_ROWS_OF_IMAGES if self._has_images() else PILOT_ROWS
+        return pad_episodes(episodes, rows).to(self.model.device) if episodes else None
+
+    def _has_images(self) -> bool:
+        return any(leaf.kind == "image" for leaf in self.model.spec.observations.values())
 
     def write_evidence(
         self,

@@ -236,12 +236,14 @@ def launches(monkeypatch):
 
 
 @FAMILIES
-def test_one_launch_forward_one_backward_and_only_the_inputs_are_kept(generator, launches, family):
+@pytest.mark.parametrize("free_nats", [0.0, 1.0])
+def test_one_launch_forward_one_backward_and_only_inputs_and_clamps_are_kept(generator, launches, family, free_nats):
     q, p = inputs(family, generator, 4, 3)
     kept = []
     with saved_tensors_hooks(lambda x: kept.append(x.data_ptr()) or x, lambda x: x):
-        result = family.balanced(q, p, **family.settings, dyn=DYN, rep=REP, free_nats=1.0, backend="triton")
-    assert kept == [q.data_ptr(), p.data_ptr()]
+        result = family.balanced(q, p, **family.settings, dyn=DYN, rep=REP, free_nats=free_nats, backend="triton")
+    clamped = [result.clamped.data_ptr()] if free_nats else []  # a byte a step
+    assert kept == [q.data_ptr(), p.data_ptr(), *clamped]
     assert len(launches) == 1
     torch.autograd.grad(result.balanced, (q, p), torch.ones_like(result.balanced))
     assert len(launches) == 2
@@ -335,3 +337,13 @@ def test_a_thread_has_one_load_of_16_bytes_wherever_the_tile_is_wide_enough(item
     tiles += [categorical_tile(S, K, itemsize) for S, K in ((1, 1), (32, 32), (48, 10), (32, 64), (2, 1024))]
     for tile in tiles:
         assert tile.rows * tile.groups * tile.classes * itemsize == tile.num_warps * 32 * 16
+
+
+def test_nearly_equal_gaussians_and_narrow_ones_lose_no_digits(generator):
+    q = torch.randn(50, 10, generator=generator)
+    p = q + 1e-3 * torch.randn(50, 10, generator=generator)
+    got = gaussian_kl(q.to(DEVICE), p.to(DEVICE), min_std=0.1, backend="triton").kl.cpu()
+    assert (got / kl_reference.gaussian_kl(q.double(), p.double(), 0.1) - 1).abs().max() < 5e-3
+    narrow = torch.tensor([[0.0, -12.0], [0.0, -16.0]])  # 1 + exp(-16) has one digit of exp(-16) left
+    entropy = gaussian_kl(narrow.to(DEVICE), narrow.to(DEVICE), min_std=1e-12, backend="triton").posterior_entropy.cpu()
+    close(entropy, kl_reference.gaussian_entropy(narrow.double(), 1e-12))

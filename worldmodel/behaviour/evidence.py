@@ -2,7 +2,7 @@
 
 Episodes are scored whole from their reset, as many at a time as memory allows. Three ways of moving the particles are
 tried on other episodes than those that are reported; the one with the highest estimate there is used, which the
-unbiasedness of each allows. The sandwich is made of episodes that the model simulates under the recorded actions.
+unbiasedness of each allows. The sandwich is of episodes that the model simulates under the actions of half of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,6 @@ from worldmodel.objectives.smc import smc
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import Batch, EnvSpec
 
-SIMULATED = 8  # episodes of the sandwich, at most
 PILOT_PARTICLES = 64  # that the proposal is chosen with, at most
 PILOT_RUNS = 2
 STATE_NUMBERS_AT_ONCE = 2**23  # of all particles' states
@@ -90,11 +89,11 @@ def measure_evidence(
     if pilot is not None:
         say(f"choosing a proposal on {len(pilot.valid)} training episodes")
         proposal = choose_proposal(model, pilot, min(max(particles), PILOT_PARTICLES), generator)
-    measured = []
+    measured, template = [], select(episodes, slice(max(2, len(episodes.valid) // 2)))
     for count in sorted(set(particles)):
         say(f"{count} particles, {runs} {'run' if runs == 1 else 'runs'}: proposal is {proposal.words}")
         found = _estimate(model, episodes, count, runs, proposal, generator)
-        certificate, width_so_far = _sandwich(model, select(episodes, slice(SIMULATED)), count, proposal, generator)
+        certificate, width_so_far = _sandwich(model, template, count, proposal, generator)
         measured.append(_measured(found, certificate, exact))
     return EvidenceReport(
         episodes=len(episodes.valid),
@@ -105,7 +104,7 @@ def measure_evidence(
         prior_share=proposal.prior_share,
         threshold=proposal.threshold,
         chosen_on=0 if pilot is None else len(pilot.valid),
-        simulated=min(SIMULATED, len(episodes.valid)),
+        simulated=len(template.valid),
         estimates=tuple(measured),
         exact=None if exact is None else per_step(_totals(exact, found), found.steps),
         terms=_terms(found, model.spec),

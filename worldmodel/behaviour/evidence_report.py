@@ -107,6 +107,7 @@ class EvidenceReport:
         }
         if len({x.shape for x in steps.values() if x is not None}) != 1 or not data["estimates"]:
             raise ValueError("expected curves of one length, and an estimate")
+        steps["episodes"] = steps["episodes"].astype(np.int64)
         given: dict[str, Any] = dict(data)
         given["estimates"] = tuple(_measured(one) for one in data["estimates"])
         given["exact"] = None if data["exact"] is None else _estimate(data["exact"])

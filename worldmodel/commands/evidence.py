@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add_options(parser: ArgumentParser) -> None:
     """Which run, how many particles, how often."""
     parser.add_argument("run", type=str, help="the run's folder")
-    words = "numbers of particles, such as 64,256,1024; by default 16,64,256, where there are images 4,16,64"
+    words = "numbers of particles, such as 64,256,1024; by default 16,64,256, where there are images 2,8,32"
     parser.add_argument("--particles", type=str, default=None, help=words)
     parser.add_argument("--runs", type=int, default=2, help="independent repetitions of every estimate")
     words = "held-out episodes; by default as many as have 4,000 rows together, where there are images 400"
@@ -72,13 +72,12 @@ def _show(say: Callable[..., None], opened: "Run", found: "EvidenceReport") -> N
     say(_terms(found))
     for name, floor in opened.model.resolution().items():
         say(f"{name}, floor of the std: " + " ".join(f"{value:.3g}" for value in floor[:8].tolist()))
-    for one in found.estimates:
-        for doubt in one.doubts:
-            say(f"no gap with {one.particles} particles: {doubt}")
+    for doubt in found.best.doubts:
+        say(f"the gap with {found.best.particles} particles is in doubt: {doubt}")
 
 
 def _estimates(found: "EvidenceReport") -> "Table":
-    caption = "nats per step, with the standard error over episodes; differences are paired by episode"
+    caption = "nats per step; standard errors over episodes, paired for differences"
     table = _table("particles", *(str(one.particles) for one in found.estimates), caption=caption)
     for name in ESTIMATORS:
         table.add_row(name.upper(), *(said(getattr(one, name)) for one in found.estimates))
@@ -97,7 +96,7 @@ def _estimates(found: "EvidenceReport") -> "Table":
 
 def _terms(found: "EvidenceReport") -> "Table":
     table = _table("term", "bound", "SMC", "variables", "SMC per variable")
-    table.caption = f"nats per step, with {found.best.particles} particles; the KL of SMC is of the filter's beliefs"
+    table.caption = f"nats per step, with {found.best.particles} particles"
     for name, term in found.terms.items():
         each = f"{term.filtered / term.variables:.4f}"
         table.add_row(f"log p({name})", f"{term.bound:.4f}", f"{term.filtered:.4f}", str(term.variables), each)

@@ -242,7 +242,7 @@ def make_environments(
 def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
     """The law that an environment's rows are drawn from, where it states one; see `oracles.worlds`.
 
-    None where it states none, or where it cannot be made here: rows may be looked at on another machine than wrote them.
+    None where it states none, or cannot be made here: rows may be looked at on another machine than wrote them.
     """
     try:
         suites.prepare(env_id)

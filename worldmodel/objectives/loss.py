@@ -6,8 +6,9 @@ with, where balancing is on, KL_t replaced by two halves that have each other's 
 
     KL_t -> dyn * KL( sg(q) || p ) + rep * KL( q || sg(p) )
 
-and free nats applied to each KL, per step on its sum over groups. Sources: PlaNet (arXiv 1811.04551, section 4 and its
-released code), DreamerV1 (1912.01603), V2 (2010.02193, equation 3), V3 (2301.04104, equations 4 and 5).
+and free nats applied to each KL, per step on its sum over groups (one kernel on a GPU). Sources: PlaNet (arXiv
+1811.04551, section 4 and its released code), DreamerV1 (1912.01603), V2 (2010.02193, equation 3), V3 (2301.04104,
+equations 4 and 5).
 """
 
 from collections.abc import Mapping
@@ -52,6 +53,7 @@ class Loss:
     value: Float[Tensor, ""]
     optimised_kl: Float[Tensor, "B T"]  # beta * KL after clipping and balancing, beside the raw one in the bound
     ledger: dict[str, Float[Tensor, ""]]  # negative_elbo, then one entry a departure; they sum to the value
+    latent: dict[str, Float[Tensor, ""]]  # both entropies, in nats per step, and the share of steps under free nats
 
 
 def loss(bound: Bound, posterior: BalancedLatent, prior: BalancedLatent, objective: Objective) -> Loss:
@@ -66,13 +68,15 @@ def loss(bound: Bound, posterior: BalancedLatent, prior: BalancedLatent, objecti
     """
     free, rule, valid = objective.free_nats, objective.free_nats_rule, bound.valid
     clipped = balanced = with_free_nats(bound.kl, valid, free, rule)
-    if objective.dyn_rep is not None:
+    if objective.dyn_rep is None:
+        with torch.no_grad():
+            entropies = posterior.entropy(), prior.entropy()
+    else:
         dyn, rep = objective.dyn_rep
-        if rule == "step":
-            balanced = posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=free).balanced
-        else:  # dyn max(KL, free) + rep max(KL, free) is the greater of two sums, as dyn and rep are not negative
-            both = posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=0.0).balanced
-            balanced = with_free_nats(both, valid, (dyn + rep) * free, rule)
+        each = posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=free if rule == "step" else 0.0)
+        # The other rules clamp the sum of the halves instead: both are clamped at once, dyn and rep not being negative.
+        balanced = each.balanced if rule == "step" else with_free_nats(each.balanced, valid, (dyn + rep) * free, rule)
+        entropies = each.posterior_entropy, each.prior_entropy
     weighted = objective.beta * balanced
     scaled = {name: objective.scales.get(name, 1.0) * term for name, term in bound.log_likelihood.items()}
     value = masked_mean(weighted - torch.stack(list(scaled.values())).sum(0), valid)
@@ -85,7 +89,12 @@ def loss(bound: Bound, posterior: BalancedLatent, prior: BalancedLatent, objecti
         }
         ledger = {"negative_elbo": -masked_mean(bound.elbo, valid)}
         ledger |= {name: masked_mean(term, valid) for name, term in departures.items()}
-    return Loss(value, weighted, ledger)
+        latent = {
+            "posterior_entropy": masked_mean(entropies[0].sum(-1), valid),
+            "prior_entropy": masked_mean(entropies[1].sum(-1), valid),
+            "under_free_nats": masked_mean((bound.kl < free).to(bound.kl.dtype), valid),
+        }
+    return Loss(value, weighted, ledger, latent)
 
 
 def optimised_kl(kl: Float[Tensor, "B T"], valid: Tensor, objective: Objective) -> Float[Tensor, "B T"]:

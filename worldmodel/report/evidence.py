@@ -122,7 +122,9 @@ def _zero_and_scale(axis: Axes, gap: Sequence[float] | np.ndarray, width: Sequen
     axis.axhline(0, color=BASELINE, lw=0.8)
     largest, widest = np.nanmax(gap), np.nanmax(width)
     if widest > CROWDED * largest > 0:
+        lowest = min(0.0, np.nanmin(gap), np.nanmin(width))
         axis.set_yscale("symlog", linthresh=largest)
+        axis.set_ylim(bottom=lowest - 0.1 * largest)
         axis.yaxis.set_major_formatter("{x:g}")
 
 

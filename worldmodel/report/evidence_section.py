@@ -23,7 +23,8 @@ def evidence(record: Record) -> Html | None:
     if report is None:
         hint = tag("p", "Few particles, the beginnings of few episodes. ", tag("code", "worldmodel evidence RUN"))
         return join([rough, join([hint, " measures it in full."])]) if rough else None
-    parts = [tag("p", summary(report)), *_doubts(report), _estimates(report)]
+    doubts = [tag("p", f"{doubt[0].upper() + doubt[1:]}.", class_="warning") for doubt in report.best.doubts]
+    parts = [tag("p", summary(report)), *doubts, _estimates(report)]
     if report.exact is not None:
         parts.append(_exact(report))
     parts += [_terms(report), *_figures(report)]
@@ -39,21 +40,15 @@ def summary(report: EvidenceReport) -> str:
         f"from {report.proposal}{chosen}; the sandwich on {report.simulated} episodes that the model simulated. "
     )
     if best.doubts:
-        return how + "The gap is in doubt, so none is given."
-    return how + f"With {best.particles} particles the bound is {said(best.gap)} nats per step below the evidence."
+        return f"{how}With {best.particles} particles the gap is in doubt, so none is given."
+    return (
+        f"{how}With {best.particles} particles the bound is at least {said(best.gap)} nats per step below the evidence."
+    )
 
 
 def said(estimate: Estimate) -> str:
     """A mean with its standard error."""
     return f"{number(estimate.mean, 4)} ± {number(estimate.error, 4)}"
-
-
-def _doubts(report: EvidenceReport) -> list[Html]:
-    return [
-        tag("p", f"With {one.particles} particles: {'; '.join(one.doubts)}.", class_="warning")
-        for one in report.estimates
-        if one.doubts
-    ]
 
 
 def _estimates(report: EvidenceReport) -> Html:

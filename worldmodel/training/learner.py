@@ -27,6 +27,7 @@ class Update:
         return {
             "loss/value": self.loss.value,
             **{f"ledger/{name}": value for name, value in self.loss.ledger.items()},
+            **{f"latent/{name}": value for name, value in self.loss.latent.items()},
             **{f"train/{name}": value for name, value in self.bound.per_step().items()},
             **{f"grad_norm/{name}": value for name, value in self.grad_norm.items()},
         }
@@ -153,4 +154,4 @@ def _detach_bound(bound: Bound) -> Bound:
 
 
 def _detach_loss(objective: Loss) -> Loss:
-    return Loss(objective.value.detach(), objective.optimised_kl.detach(), objective.ledger)
+    return Loss(objective.value.detach(), objective.optimised_kl.detach(), objective.ledger, objective.latent)

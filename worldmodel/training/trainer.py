@@ -51,6 +51,7 @@ class Schedule:
     particles: int
     particle_episodes: int
     updates: int | None = None  # of a run from stored rows
+    restart: bool = False
 
     @property
     def total_updates(self) -> int:
@@ -217,6 +218,7 @@ class Trainer:
             schedule.sequence_length,
             generator or self.randomness["sampling"],
             burn_in=schedule.burn_in,
+            restart=schedule.restart,
         )
         return batch.to(self.device)
 
