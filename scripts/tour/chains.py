@@ -150,7 +150,7 @@ def filtering(quick: bool, generator: torch.Generator) -> Section:
     some = [0.01, 0.1, 1.0, 10.0]
     measured = [simulated_gap(tracked(r), 20 if quick else 100, generator) for r in some]
     model = tracked(0.1)
-    shares = torch.logspace(-2, 0, 9 if quick else 25).tolist()
+    shares = torch.logspace(-2, 0, 9 if quick else 60).tolist()
     forms = [innovations(model, share) for share in shares]
     figure, (left, right) = canvas(1, 2)
     left.plot(ratios, closed, color=GAP, label="best filter, closed form")

@@ -84,6 +84,6 @@ def fill(article: str, sections: Mapping[str, Section]) -> str:
 
 
 def save(section: Section, path: Path) -> None:
-    """The figure as PNG, in 64 colours, which is what line drawings need."""
+    """The figure as PNG, in 200 colours, which is enough for line drawings."""
     image = Image.open(io.BytesIO(render(section.figure))).convert("RGB")
-    image.quantize(64).save(path, optimize=True)
+    image.quantize(200, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
