@@ -41,7 +41,7 @@ SECTIONS: dict[str, Callable[[bool, torch.Generator], Section]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller everything; the numbers are then not the article's")
+    parser.add_argument("--quick", action="store_true", help="smaller everything, and other numbers")
     parser.add_argument("--output", type=Path, default=ROOT / "docs", help="folder of elbo.md and elbo/")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="draw and print these sections, leave the article")
     options = parser.parse_args()

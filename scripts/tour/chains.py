@@ -1,11 +1,11 @@
-"""Models of many rows with exact evidence: a hidden Markov model, a linear-Gaussian one, and what filters lose there."""
+"""Models of many rows with exact evidence: a hidden Markov model, a linear-Gaussian one, and what filters lose."""
 
 import itertools
 
 import torch
 from torch import Tensor
 
-from scripts.tour.page import BOUND, FAINT, GAP, RATE, SMC, TRUTH, Section, canvas, f64, label, nats, rounding
+from scripts.tour.page import BOUND, FAINT, GAP, RATE, TRUTH, Section, canvas, f64, label, nats, rounding
 from worldmodel.oracles.emissions import Emissions
 from worldmodel.oracles.filtering_gap import best_filter, innovations, physical
 from worldmodel.oracles.hmm import HiddenMarkov
@@ -15,7 +15,7 @@ from worldmodel.oracles.markov_gaussian import MarkovGaussian
 
 
 def ring(states: int = 5) -> tuple[HiddenMarkov, Emissions]:
-    """A walk round a ring that mostly steps forward, seen through three colours: two states share each, one is alone."""
+    """A walk round a ring that mostly steps forward, seen through three colours: two share each, one is alone."""
     eye = torch.eye(states, dtype=torch.float64)
     step = 0.7 * eye.roll(1, 1) + 0.2 * eye + 0.1 * eye.roll(-1, 1)
     colours = torch.nn.functional.one_hot(torch.arange(states) % 3, 3).double()
@@ -163,7 +163,7 @@ def filtering(quick: bool, generator: torch.Generator) -> Section:
     right.plot(shares, [form.bound(form.best_filter()).rate for form in forms], color=RATE, label="rate E KL(q || p)")
     right.axhline(physical(model).best_filtering_gap(), color=FAINT, ls=":", label="gap, physical latents")
     right.set_xscale("log")
-    label(right, "Latents that hold the noise escape", "share of the sensor's noise left to the decoder", "nats per row")
+    label(right, "Latents that hold noise escape", "share of the sensor's noise left to the decoder", "nats per row")
     right.legend(loc="upper right")
     tenth = innovations(model, 0.1)
     value, error = measured[1]

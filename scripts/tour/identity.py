@@ -1,4 +1,4 @@
-"""log p(x) = ELBO + KL(q || p(z | x)) for an arbitrary q on six models; the three are computed apart from each other."""
+"""log p(x) = ELBO + KL(q || p(z | x)) for an arbitrary q on six models, the three computed apart from each other."""
 
 import itertools
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from scripts.tour.chains import ring
 from scripts.tour.page import GAP, RATE, TRUTH, Section, canvas, f64, label, nats, rounding
+from worldmodel.data.random_batch import random_batch
 from worldmodel.models.decoder import Decoder
 from worldmodel.models.encoder import Encoder
 from worldmodel.models.latents import CategoricalFamily
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
-from worldmodel.data.random_batch import random_batch
 from worldmodel.oracles.distributions import Gaussian
 from worldmodel.oracles.factor_analysis import FactorAnalysis
 from worldmodel.oracles.hierarchical import RandomEffects

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from envs.linear_gaussian import LinearGaussian as Oscillators
-from scripts.tour.page import BOUND, FAINT, GAP, RATE, SMC, TRUTH, Section, canvas, label, nats
+from scripts.tour.page import BOUND, GAP, RATE, SMC, TRUTH, Section, canvas, label, nats
 from worldmodel.build import build_model
 from worldmodel.config_io import read_config
 from worldmodel.data.environment import make_environments
@@ -108,6 +108,7 @@ def rssm(quick: bool, generator: torch.Generator) -> Section:
     kl = sequence_elbo(model.given(one), 64, generator=generator).kl.mean((0, 1))
     right.plot(step, -kl, color=RATE, label="−KL(q || p(z_t | h_t))")
     label(right, "One held-out episode, row by row", "row t", "nats")
+    right.set_ylim(bottom=right.get_ylim()[0] - 2.2)
     right.legend(loc="lower right")
     dreamt = simulate(model, heldout, generator=generator)
     sequence = model.given(dreamt.batch)

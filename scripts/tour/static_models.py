@@ -1,5 +1,6 @@
 """Models of one row: a mixture, factor analysis with probabilistic PCA, and a variational autoencoder."""
 
+import itertools
 import math
 
 import torch
@@ -7,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from torch import Tensor
 
-from scripts.tour.page import BOUND, FAINT, GAP, IWAE, RATE, TRUTH, Section, canvas, f64, label, nats, rounding
+from scripts.tour.page import BOUND, FAINT, GAP, RATE, TRUTH, Section, canvas, f64, label, nats, rounding
 from worldmodel.models.vae import VAE
 from worldmodel.objectives.elbo import elbo, sequence_elbo
 from worldmodel.objectives.iwae import iwae
@@ -113,7 +114,7 @@ def factor_analysis(quick: bool, generator: torch.Generator) -> Section:
     right.set_xticks(place, [f"x{i}" for i in "₁₂₃₄₅₆"])
     label(right, "PCA has one noise, factor analysis six", "entry of x", "noise variance, units of x²")
     right.legend(loc="upper left")
-    fall = min(min(b - a for a, b in zip(c, c[1:], strict=False)) for c in curves.values())
+    fall = min(min(b - a for a, b in itertools.pairwise(c)) for c in curves.values())
     return Section(
         figure,
         {
