@@ -8,15 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ARTICLE = (ROOT / "docs" / "elbo.md").read_text()
 BLOCK = re.compile(r"<!-- numbers: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
-EXACT = (
-    "two_kls",
-    "coordinate_ascent",
-    "mixture",
-    "factor_analysis",
-    "hmm",
-    "linear_gaussian",
-    "identity",
-)  # sections that --quick does not make smaller
+# What --quick does not make smaller.
+EXACT = ("two_kls", "coordinate_ascent", "mixture", "factor_analysis", "hmm", "linear_gaussian", "identity")
 LARGEST = 60_000  # bytes of a figure
 
 

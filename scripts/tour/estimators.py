@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scripts.tour.chains import ring
-from scripts.tour.page import BOUND, FAINT, GAP, IWAE, SMC, TRUTH, Section, canvas, label, nats
+from scripts.tour.page import BOUND, FAINT, IWAE, SMC, TRUTH, WRONG, Section, canvas, label, nats
 from worldmodel.objectives.elbo import sequence_elbo
 from worldmodel.objectives.iwae import iwae
 from worldmodel.objectives.sandwich import sandwich
@@ -48,8 +48,8 @@ def tightening(quick: bool, generator: torch.Generator) -> Section:
     for (name, values), color in zip(below.items(), (IWAE, SMC), strict=True):
         left.plot(counts, values, "o-", ms=3, color=color, label=name)
     left.set_xscale("log")
-    label(left, "32 rows: bounds rise", "particles N", "nats below the truth")
-    left.legend(loc="lower right")
+    label(left, "32 rows: bounds rise", "particles N", "nats, less the truth")
+    left.legend(loc="center right")
     long, particles = walks(60 if quick else 200, 64 if quick else 256, generator), 64
     steps = torch.arange(1, long.truth.shape[1] + 1)
     errors = {}
@@ -112,7 +112,7 @@ def wrong(quick: bool, generator: torch.Generator) -> Section:
     axis.axhline(0, color=TRUTH, ls="--", label="log p(x)")
     bound = (sequence_elbo(world.sequence, 32, generator=generator).elbo.sum(-1).mean(0) - truth).mean().item()
     axis.axhline(bound, color=BOUND, label="ELBO")
-    for (name, values), color in zip(above.items(), (GAP, IWAE, SMC), strict=True):
+    for (name, values), color in zip(above.items(), (WRONG, IWAE, SMC), strict=True):
         mean, error = values.mean(1), values.std(1) / values.shape[1] ** 0.5
         axis.plot(counts, mean, "o-", ms=3, color=color, label=name)
         axis.fill_between(counts, mean - 3 * error, mean + 3 * error, color=color, alpha=0.15, lw=0)
@@ -141,7 +141,7 @@ def between(quick: bool, generator: torch.Generator) -> Section:
     upper = torch.stack([b.upper.mean(0) - truth for b in bounds]).mean(1) / 32
     figure, (left, right) = canvas(1, 2)
     left.axhline(0, color=TRUTH, ls="--", label="log p(x)")
-    left.plot(counts, upper, "v-", ms=4, color=GAP, label="conditional SMC, from above")
+    left.plot(counts, upper, "v--", ms=4, color=SMC, label="conditional SMC, from above")
     left.plot(counts, lower, "^-", ms=4, color=SMC, label="SMC, from below")
     left.fill_between(counts, lower, upper, color=FAINT, alpha=0.15, lw=0)
     left.set_xscale("log", base=2)

@@ -16,6 +16,7 @@ from torch import Tensor
 from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, REWARD, render
 
 TRUTH, BOUND, RATE, GAP, SMC, IWAE, FAINT = "#222222", RAW, OPTIMISED, "#b5403c", REWARD, "#7a5195", BASELINE
+WRONG = "#d1479b"
 LANGUAGE = {
     "font.size": 9.5,
     "axes.titlesize": 10,
