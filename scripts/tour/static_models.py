@@ -170,7 +170,7 @@ def train_vae(x: Tensor, heldout: Tensor, updates: int, generator: torch.Generat
 
 def vae(quick: bool, generator: torch.Generator) -> Section:
     """The bound of a VAE beside its exact evidence, which one latent allows, over training."""
-    x, heldout = horseshoe(2000, generator), horseshoe(200, generator)
+    x, heldout = horseshoe(2000, generator), horseshoe(20 if quick else 200, generator)
     model, rows = train_vae(x, heldout, 100 if quick else 800, generator)
     update, truth, bound = (torch.tensor(column) for column in zip(*rows, strict=True))
     evidence, z, joint = quadrature(model, heldout)
