@@ -61,6 +61,9 @@ class HiddenMarkov(gymnasium.Env[np.int64, int | np.integer]):
         self._reward_std = np.full(states, float(reward_std))
         self._termination = termination * ring[0]
         self._state = 0
+        self._start, self._move, self._show = (
+            _cumulative(p) for p in (self._initial, self._transition, self._emission)
+        )
 
     @property
     def law(self) -> dict[str, Any]:
@@ -88,22 +91,26 @@ class HiddenMarkov(gymnasium.Env[np.int64, int | np.integer]):
     ) -> tuple[np.int64, dict[str, Any]]:
         """Begin somewhere on the ring."""
         super().reset(seed=seed)
-        self._state = self._draw(self._initial)
+        self._state = self._draw(self._start)
         return self._observe(), {}
 
     def step(self, action: int | np.integer) -> tuple[np.int64, float, bool, bool, dict[str, Any]]:
         """Move, and see where to."""
-        self._state = self._draw(self._transition[action, self._state])
+        self._state = self._draw(self._move[action, self._state])
         reward = self.np_random.normal(self._reward_mean[self._state], self._reward_std[self._state])
         terminated = bool(self.np_random.random() < self._termination[self._state])
         return self._observe(), float(reward), terminated, False, {}
 
     def _observe(self) -> np.int64:
-        return np.int64(self._draw(self._emission[self._state]))
+        return np.int64(self._draw(self._show[self._state]))
 
-    def _draw(self, probabilities: np.ndarray) -> int:
-        below = np.cumsum(probabilities) <= self.np_random.random()
-        return min(int(below.sum()), len(probabilities) - 1)
+    def _draw(self, cumulative: np.ndarray) -> int:
+        return int(cumulative.searchsorted(self.np_random.random(), side="right"))
+
+
+def _cumulative(probabilities: np.ndarray) -> np.ndarray:
+    total = probabilities.cumsum(-1)
+    return total / total[..., -1:]  # so that rounding leaves nothing above the last
 
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:

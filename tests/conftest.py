@@ -10,6 +10,10 @@ install_import_hook(["worldmodel", "envs"], "beartype.beartype(conf=beartype.Bea
 import pytest
 import torch
 
+# Without a GPU, Triton's kernels are interpreted; it looks when it is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Two OpenMP threads on a busy two-core machine run many times slower than one.
 torch.set_num_threads(1)
 

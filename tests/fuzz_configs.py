@@ -24,6 +24,8 @@ SECTIONS = {
         layers=one_of(1, 2),
         units=WIDTHS,
         depth=one_of(1, 3),
+        reward=st.booleans(),
+        skip=st.booleans(),
     ),
     "rssm": st.one_of(
         *(
@@ -40,8 +42,10 @@ SECTIONS = {
                 min_std=one_of(0.01, 1.0),
                 posterior_layers=one_of(1, 2),
                 prior_layers=one_of(1, 2),
+                posterior=one_of("filtering", "smoothing"),
+                skip=st.booleans(),
             )
-            for cell, blocks in (("gru", 1), ("block_gru", 1), ("block_gru", 3))
+            for cell, blocks in (("gru", 1), ("bare_gru", 1), ("block_gru", 1), ("block_gru", 3))
         )
     ),
     "decoder": section(
@@ -86,6 +90,7 @@ def configs(draw):
     room = 2 * length * count + draw(one_of(0, 1, 7, 1000))
     prefill = length + draw(st.integers(0, 40))
     batch, max_length = draw(st.integers(1, 3)), draw(st.integers(2, 9))
+    restart = draw(st.booleans())
     context = draw(st.integers(1, max_length - 1))
     return {
         "env": partial(
@@ -102,7 +107,8 @@ def configs(draw):
             capacity=room,
             batch_size=batch,
             sequence_length=length,
-            burn_in=draw(st.integers(0, length - 1)),
+            burn_in=0 if restart else draw(st.integers(0, length - 1)),
+            restart=restart,
         ),
         "training": partial(
             config.TrainingConfig,
@@ -118,6 +124,8 @@ def configs(draw):
             context=context,
             horizon=draw(st.integers(1, max_length - context)),
             samples=draw(st.integers(1, 2)),
+            particles=draw(one_of(0, 2, 3)),
+            particle_episodes=draw(st.integers(1, 2)),
         ),
         **{name: draw(part) for name, part in SECTIONS.items()},
     }

@@ -1,13 +1,49 @@
 """Expectations under q of what a LatentSequence says of whole paths z_1:T, exactly: by sigma points or by enumeration.
 
-Only the Protocol is used, so the same lines hold for every model.
+Only the Protocol is used, so the same lines hold for every model. The bound is the library's own, `sequence_elbo`, led
+along given paths instead of drawn ones.
 """
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 
-from worldmodel.types import State
+from worldmodel.objectives.elbo import sequence_elbo
+from worldmodel.types import Latent, LatentSequence, State
+
+
+@dataclass(frozen=True)
+class Led:
+    """A distribution whose draw is decided; all else is the distribution's own."""
+
+    latent: Latent
+    z: torch.Tensor
+
+    def sample(self, generator=None):
+        return self.z
+
+    def __getattr__(self, name):
+        return getattr(self.latent, name)
+
+
+@dataclass(frozen=True)
+class LedAlong:
+    """A LatentSequence whose N draws from its proposals are the paths z [N, B, T, Z]."""
+
+    sequence: LatentSequence
+    z: torch.Tensor
+
+    def __getattr__(self, name):
+        return getattr(self.sequence, name)
+
+    def proposal(self, deter, t):
+        return Led(self.sequence.proposal(deter, t), self.z[:, :, t])
+
+
+def elbo_along(sequence, z):
+    """log p(x_t | h_t, z_t) - KL(q(z_t | h_t, x) || p(z_t | h_t)) of every row of the library's bound, [N, B, T]."""
+    return sequence_elbo(LedAlong(sequence, z), len(z)).elbo
 
 
 def log_weights(sequence, z):
@@ -42,7 +78,7 @@ def sigma_points(joint, steps):
 
 def gaussian_elbo(sequence, joint):
     """The bound of every row, [B, T], where q(z_1:T) is a Gaussian and all log-densities are quadratic."""
-    return log_weights(sequence, sigma_points(joint, sequence.valid.shape[1])).mean(0)
+    return elbo_along(sequence, sigma_points(joint, sequence.valid.shape[1])).mean(0)
 
 
 def all_paths(classes, batch, steps):
@@ -52,17 +88,18 @@ def all_paths(classes, batch, steps):
 
 
 def enumerated(sequence, classes):
-    """log p(x, z) and log q(z | x) of every path, [K^T, B]."""
-    batch, steps = sequence.valid.shape
-    log_p, log_q = along(sequence, all_paths(classes, batch, steps))
-    return log_p.sum(-1), log_q.sum(-1)
+    """Every path [K^T, B, T, K], and log p(x, z) and log q(z | x) of it, [K^T, B]."""
+    z = all_paths(classes, *sequence.valid.shape)
+    log_p, log_q = along(sequence, z)
+    return z, log_p.sum(-1), log_q.sum(-1)
 
 
 def discrete_elbo_and_gap(sequence, classes):
-    """E_q[log p(x, z) - log q(z)], KL(q || p(z | x)) and log p(x), from all K^T paths, [B] each."""
-    log_p, log_q = enumerated(sequence, classes)
+    """The bound, KL(q || p(z | x)) and log p(x), from all K^T paths, [B] each."""
+    z, log_p, log_q = enumerated(sequence, classes)
     evidence = log_p.logsumexp(0)
-    return weighted(log_q, log_p - log_q), weighted(log_q, log_q - (log_p - evidence)), evidence
+    bound = weighted(log_q, elbo_along(sequence, z).sum(-1))
+    return bound, weighted(log_q, log_q - (log_p - evidence)), evidence
 
 
 def weighted(log_q, values):

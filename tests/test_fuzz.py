@@ -196,18 +196,19 @@ def assert_replay(settings, replay, streams):
     """The replay holds each stream's newest rows, the same when it is opened again; -> a batch."""
     assert len(replay) <= settings.replay.capacity
     shape = settings.replay.batch_size, settings.replay.sequence_length
+    start = {"burn_in": settings.replay.burn_in, "restart": settings.replay.restart}
     stored = [[key_of(row) for row in rows_of(episode)] for episode in replay.episodes()]
     wanted = [ended_episodes([(row["is_last"], key_of(row)) for row in rows]) for rows in streams]
     if len(replay) == sum(map(len, streams)):
         assert stored == [episode for episodes in wanted for episode in episodes]
     available = Counter(tuple(episode) for episodes in wanted for episode in episodes)
     assert not Counter(map(tuple, stored)) - available
-    batch = replay.sample(*shape, torch.Generator().manual_seed(1), burn_in=settings.replay.burn_in)
+    batch = replay.sample(*shape, torch.Generator().manual_seed(1), **start)
     replay.flush()
     with Replay.open(replay.folder, read_only=True) as again:
         assert again.spec == replay.spec and len(again) == len(replay)
         assert [[key_of(row) for row in rows_of(episode)] for episode in again.episodes()] == stored
-        same = again.sample(*shape, torch.Generator().manual_seed(1), burn_in=settings.replay.burn_in)
+        same = again.sample(*shape, torch.Generator().manual_seed(1), **start)
         assert [list(map(key_of, rows_of(same, b))) for b in range(shape[0])] == [
             list(map(key_of, rows_of(batch, b))) for b in range(shape[0])
         ]

@@ -102,6 +102,7 @@ def build_decoder(config: DecoderConfig, spec: EnvSpec, *, deter: int, stoch: in
         reward=config.reward,
         std=config.fixed_std if config.std == "fixed" else None,
         resolution=config.resolution,
+        initial_std=config.initial_std,
         skip=config.skip,
     )
 
@@ -135,12 +136,15 @@ def build_schedule(config: Config) -> Schedule:
         batch_size=replay.batch_size,
         sequence_length=replay.sequence_length,
         burn_in=replay.burn_in,
+        restart=replay.restart,
         log_every=training.log_every,
         evaluate_every=training.evaluate_every,
         save_every=training.save_every,
         context=evaluation.context,
         horizon=evaluation.horizon,
         samples=evaluation.samples,
+        particles=evaluation.particles,
+        particle_episodes=evaluation.particle_episodes,
         updates=training.updates if config.offline is not None else None,
     )
 

@@ -4,6 +4,7 @@ worldmodel train --config configs/pendulum.yaml --rssm.deter 256 [--print_config
 worldmodel train --resume runs/pendulum-...
 worldmodel evaluate runs/pendulum-...
 worldmodel imagine runs/pendulum-... --context 16 --horizon 48
+worldmodel evidence runs/pendulum-... --particles 64,256,1024
 worldmodel report runs/pendulum-...
 worldmodel compare runs/pendulum-... runs/pendulum-...
 worldmodel collect --config configs/pendulum.yaml --rows 20000 --output data/pendulum
@@ -24,6 +25,7 @@ COMMANDS = {  # what is typed, and the module of `commands` that does it
     "train": "train",
     "evaluate": "evaluate",
     "imagine": "imagine",
+    "evidence": "evidence",
     "report": "report",
     "compare": "compare",
     "collect": "collect",

@@ -87,11 +87,16 @@ class ReplayConfig:
     """Rows per sequence (T)."""
     burn_in: int = 4
     """Rows at the start of a sequence that starts inside an episode which only warm the state up."""
+    restart: bool = False
+    """Take a sequence that starts inside an episode for an episode that begins there; exact in a world whose every row
+    is distributed as the one after a reset, where no state need be warmed up."""
 
     def __post_init__(self) -> None:
         _positive(self, "replay", "capacity", "batch_size", "sequence_length")
         in_range = 0 <= self.burn_in < self.sequence_length
         _require(in_range, "replay.burn_in", f"0 to sequence_length - 1 = {self.sequence_length - 1}", self.burn_in)
+        if self.restart:
+            _require(self.burn_in == 0, "replay.burn_in", "0 where replay.restart is set", self.burn_in)
 
 
 @dataclass(frozen=True)
@@ -155,9 +160,7 @@ class RSSMConfig:
         _positive(self, "rssm", "posterior_layers", "prior_layers")
         _require(0 <= self.unimix < 1, "rssm.unimix", "a share in [0, 1)", self.unimix)
         of_samples = self.latent == "categorical" or self.gradient == "straight_through"
-        _require(
-            of_samples, "rssm.gradient", "straight_through, the default, where latents are Gaussian", self.gradient
-        )
+        _require(of_samples, "rssm.gradient", "straight_through where latents are Gaussian", self.gradient)
         if self.cell != "block_gru":
             expected = f"1 where rssm.cell is {self.cell}, which has no blocks"
             _require(self.blocks == 1, "rssm.blocks", expected, self.blocks)
@@ -188,11 +191,18 @@ class DecoderConfig:
     """The fixed standard deviation, in the units the head predicts in."""
     resolution: float = 0.01
     """Floor of a learned standard deviation, in the units the head predicts in: finer detail earns no more nats."""
+    initial_std: float | None = None
+    """Where a learned standard deviation starts, in the units the head predicts in; null: near 0.7."""
     skip: bool = True
     """Add a linear map of z_t to the mean of vector observations and Gaussian rewards."""
 
     def __post_init__(self) -> None:
         _positive(self, "decoder", "layers", "units", "depth", "fixed_std", "resolution")
+        above = self.initial_std is None or self.initial_std > self.resolution
+        expected = f"null or more than decoder.resolution = {self.resolution}"
+        _require(above, "decoder.initial_std", expected, self.initial_std)
+        learned = self.initial_std is None or self.std == "learned"
+        _require(learned, "decoder.initial_std", "null where decoder.std is fixed", self.initial_std)
 
 
 @dataclass(frozen=True)
@@ -309,9 +319,14 @@ class EvaluationConfig:
     """Rows that it then predicts, under the recorded actions."""
     samples: int = 32
     """Imagined futures per context; their mean is the prediction."""
+    particles: int = 32
+    """Particles of the rough evidence at every evaluation, from which the gap is read; zero leaves it out."""
+    particle_episodes: int = 8
+    """Held-out episodes that it looks at, the first context + horizon rows of each; fewer where rows are large."""
 
     def __post_init__(self) -> None:
-        _positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples")
+        _positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples", "particle_episodes")
+        _not_negative(self, "evaluation", "particles")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,18 @@
 What a run's folder holds is told in `folder`.
 """
 
+import json
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from worldmodel import build
 from worldmodel.behaviour.baselines import Baseline, fit_baselines
+from worldmodel.behaviour.evidence import measure_evidence
+from worldmodel.behaviour.evidence_report import EvidenceReport
 from worldmodel.behaviour.imagination import Dream, imagine, long_enough, require_positive, select
 from worldmodel.behaviour.scenes import Scenes, make_scenes
 from worldmodel.behaviour.scores import Scores, score_imagination
@@ -21,8 +26,9 @@ from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.data.policy import random_actions
-from worldmodel.data.replay import Replay, read_episodes
+from worldmodel.data.replay import Replay, pad_episodes, read_episodes
 from worldmodel.models.world_model import WorldModel
+from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.checkpoint import CheckpointError, load_model, newest_sound
 from worldmodel.training.evaluation import Evaluation, evaluate
@@ -31,6 +37,13 @@ from worldmodel.types import Batch
 BASELINE_ROWS = 20_000  # training rows, at most, that baselines are fitted on
 BASELINE_NUMBERS = 2**24  # observed numbers in them, at most
 SHOWN = 3  # episodes in pictures
+PILOTS = 6  # training episodes that the proposal of the particles is chosen on
+PILOT_ROWS = 200  # of each, at most
+PILOT_ROWS_OF_IMAGES = 32
+PARTICLES = (16, 64, 256)
+PARTICLES_OF_IMAGES = (2, 8, 32)  # decoding an image takes about a thousand times as long as a vector
+EVIDENCE_ROWS = 4_000  # of held-out episodes, at most, unless their number is given
+EVIDENCE_ROWS_OF_IMAGES = 400
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,79 @@ class Run:
             generator=make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device),
             resampling=make_generator(seed, stream=Stream.SAMPLING),
         )
+
+    def evidence(
+        self,
+        particles: Sequence[int] | None = None,
+        *,
+        runs: int = 2,
+        episodes: int | None = None,
+        seed: int = 0,
+        say: Callable[[str], None] = lambda words: None,
+    ) -> EvidenceReport:
+        """Measure the evidence of the held-out episodes, and how far the bound is from it: see `behaviour.evidence`.
+
+        Args:
+            particles: numbers of particles to measure with; by default 16, 64 and 256, of images 2, 8 and 32.
+            runs: independent repetitions of every estimate.
+            episodes: held-out episodes; by default as many as have 4,000 rows together (400 of images), two at least.
+            seed: of all draws.
+            say: told what is being done.
+        Raises:
+            ValueError: if a number is out of range, or there is a single held-out episode.
+        """
+        images = self._has_images()
+        heldout = self.heldout()
+        if episodes is not None and episodes < 2:
+            raise ValueError(f"episodes: expected at least 2, which errors are taken over, got {episodes}")
+        if episodes is None:
+            rows = heldout.valid.sum(1).cumsum(0)
+            episodes = max(2, int((rows <= (EVIDENCE_ROWS_OF_IMAGES if images else EVIDENCE_ROWS)).sum()))
+        batch = select(heldout, slice(episodes))
+        law = build.build_law(self.config)
+        return measure_evidence(
+            self.model,
+            batch,
+            particles=particles or (PARTICLES_OF_IMAGES if images else PARTICLES),
+            runs=runs,
+            seed=seed,
+            pilot=self._pilot(),
+            exact=None if law is None else exact_evidence(law, batch.to("cpu"))["total"],
+            say=say,
+        )
+
+    def _pilot(self) -> Batch | None:
+        """The beginnings of a few training episodes; none where the replay was removed, or holds no whole episode."""
+        replay, _ = stored_data(self.config, self.folder)
+        if not replay.exists():
+            return None
+        with Replay.open(replay, read_only=True) as stored:
+            episodes = list(islice(stored.episodes(), PILOTS))
+        rows = PILOT_ROWS_OF_IMAGES if self._has_images() else PILOT_ROWS
+        return pad_episodes(episodes, rows).to(self.model.device) if episodes else None
+
+    def _has_images(self) -> bool:
+        return any(leaf.kind == "image" for leaf in self.model.spec.observations.values())
+
+    def write_evidence(
+        self,
+        particles: Sequence[int] | None = None,
+        *,
+        runs: int = 2,
+        episodes: int | None = None,
+        seed: int = 0,
+        say: Callable[[str], None] = lambda words: None,
+    ) -> EvidenceReport:
+        """Measure the evidence as `evidence` does, and write it to RUN/evidence: evidence.json and evidence.png."""
+        from worldmodel.report.evidence import evidence_figure  # and so matplotlib, which opening a run does not need
+        from worldmodel.report.figures import render
+
+        found = self.evidence(particles, runs=runs, episodes=episodes, seed=seed, say=say)
+        folder = self.folder / "evidence"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "evidence.json").write_text(json.dumps(found.as_json()))
+        (folder / "evidence.png").write_bytes(render(evidence_figure(found)))
+        return found
 
     def scenes(
         self,

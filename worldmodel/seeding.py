@@ -14,6 +14,7 @@ class Stream(IntEnum):
     LATENTS = 2
     HELDOUT = 3
     IMAGINATION = 4
+    EVIDENCE = 5
 
 
 def make_generator(seed: int, *, stream: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -146,6 +146,33 @@ class Latent(Protocol):
         ...
 
 
+class KL(NamedTuple):
+    """KL(posterior || prior) of each latent group, raw, and what else comes out with it, in nats."""
+
+    kl: Float[Tensor, "*batch S"]  # its sum over S is the step's KL
+    posterior_entropy: Float[Tensor, "*batch S"]
+    prior_entropy: Float[Tensor, "*batch S"]
+
+
+class BalancedKL(NamedTuple):
+    """The KL of each step as training optimises it, and the raw one beside it, in nats."""
+
+    balanced: Float[Tensor, "*batch"]  # clamped and weighted
+    clamped: Bool[Tensor, "*batch"]  # where free nats hold it, and it has no gradient; the mean is their share
+    kl: Float[Tensor, "*batch S"]
+    posterior_entropy: Float[Tensor, "*batch S"]
+    prior_entropy: Float[Tensor, "*batch S"]
+
+
+@runtime_checkable
+class BalancedLatent(Latent, Protocol):
+    """A `Latent` that can also be trained with a balanced KL."""
+
+    def balanced_kl(self, other: Any, *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
+        """dyn max(KL( sg(self) || other ), free_nats) + rep max(KL( self || sg(other) ), free_nats), by row."""
+        ...
+
+
 @runtime_checkable
 class LatentSequence(Protocol):
     """A latent-variable model together with the B sequences of T rows that it is to explain.

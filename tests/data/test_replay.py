@@ -135,6 +135,21 @@ def test_burn_in_covers_only_rows_before_the_first_reset(make):
     assert replay.sample(50, 6, torch.Generator().manual_seed(0)).valid.all()
 
 
+def test_a_restart_makes_a_reset_of_a_first_row_inside_an_episode_and_leaves_the_rest(make):
+    replay, _ = make(LENGTHS)
+    plain, restarted = (
+        replay.sample(300, 6, torch.Generator().manual_seed(0), restart=restart) for restart in (False, True)
+    )
+    cold = ~plain.is_first[:, 0]
+    assert cold.any() and not cold.all() and restarted.valid.all()
+    assert restarted.is_first[:, 0].all() and not restarted.reward[cold, 0].any()
+    assert not restarted.prev_action[cold, 0].any() and not restarted.episode_step[cold, 0].any()
+    for name in ("prev_action", "reward", "is_first", "is_last", "is_terminal", "episode_step"):
+        before, after = getattr(plain, name), getattr(restarted, name)
+        assert torch.equal(before[:, 1:], after[:, 1:]) and torch.equal(before[~cold], after[~cold])
+    assert torch.equal(plain.obs["at"], restarted.obs["at"]) and torch.equal(plain.is_last, restarted.is_last)
+
+
 def test_a_row_for_each_stream_is_asked_for(make):
     replay, _ = make([[3], [3]])
     with pytest.raises(ValueError, match="one for each of 2 streams, got 1"):

@@ -38,7 +38,7 @@ def test_a_summary_is_its_recursion(generator):
     summaries = hindsight(embed, action, never, never)
     for t in (4, 3, 2, 1, 0):
         torch.testing.assert_close(summaries[:, t], summary, **ROUNDING)
-        summary = hindsight.gru(hindsight.inputs(torch.cat([embed[:, t], action[:, t]], -1)), summary)
+        summary = hindsight.gru(torch.cat([embed[:, t], action[:, t]], -1), summary)
 
 
 @pytest.mark.parametrize("mark", ["is_first", "is_last"])

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
+from worldmodel.models.decoder import GaussianHead
 from worldmodel.models.encoder import Encoder, as_numbers
 from worldmodel.models.likelihoods import Affine, SymlogNormal, TwoHot
 from worldmodel.objectives.elbo import elbo
@@ -193,6 +194,13 @@ def test_an_encoder_that_reads_rewards_sees_them_everywhere_but_in_a_first_row(s
     assert (nowhere - model.embed(batch.obs, *there)).abs().sum(-1).min() > 0  # no reward is not a reward of zero
     with pytest.raises(ValueError, match="expected those of the rows, since the encoder reads rewards, got None"):
         model.embed(batch.obs)
+
+
+def test_a_learned_std_starts_where_it_is_told(generator):
+    head = GaussianHead(6, 4, 3, std=None, resolution=0.01, skip=True, initial_std=0.1)
+    torch.nn.init.zeros_(head.raw_std.weight)
+    std = head(torch.randn(5, 6, generator=generator), torch.randn(5, 4, generator=generator)).std
+    torch.testing.assert_close(std, torch.full((5, 3), 0.1))
 
 
 def test_an_encoder_that_skips_has_its_inputs_in_the_embedding():

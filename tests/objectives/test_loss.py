@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldmodel.objectives.elbo import Bound, elbo
+from worldmodel.objectives.elbo import Bound, elbo, masked_mean
 from worldmodel.objectives.loss import Objective, loss, optimised_kl, with_free_nats
 from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
 
@@ -97,11 +97,46 @@ def test_the_value_of_the_optimised_kl_follows_from_the_raw_one(recipe):
     torch.testing.assert_close(optimised_kl(bound.kl, bound.valid, RECIPES[recipe]), result.optimised_kl)
 
 
+@pytest.mark.parametrize("rule", ["step", "mean", "excess"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+def test_balancing_is_two_divergences_under_every_rule(latent, rule):
+    q, p = (torch.randn(3, 7, latent.parameters, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    posterior, prior = latent.distribution(q), latent.distribution(p)
+    none, valid = {"x": torch.zeros(3, 7, dtype=torch.float64)}, torch.rand(3, 7) < 0.8
+    free = posterior.kl(prior).sum(-1).median().item() * 0.99
+    objective = Objective(dyn_rep=(0.8, 0.1), free_nats=free, free_nats_rule=rule)
+    value = loss(Bound(none, posterior.kl(prior), valid), posterior, prior, objective).value
+    dyn = with_free_nats(posterior.detach().kl(prior).sum(-1), valid, free, rule)
+    rep = with_free_nats(posterior.kl(prior.detach()).sum(-1), valid, free, rule)
+    expected = masked_mean(0.8 * dyn + 0.1 * rep, valid)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(torch.autograd.grad(value, (q, p)), torch.autograd.grad(expected, (q, p)))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+def test_what_is_said_of_the_latents_is_theirs(recipe, latent):
+    _, bound, posterior, prior = made(latent)
+    said = loss(bound, posterior, prior, RECIPES[recipe]).latent
+    torch.testing.assert_close(said["posterior_entropy"], posterior.entropy().sum(-1).mean())
+    torch.testing.assert_close(said["prior_entropy"], prior.entropy().sum(-1).mean())
+    torch.testing.assert_close(said["under_free_nats"], (bound.kl < RECIPES[recipe].free_nats).double().mean())
+
+
 def test_beta_and_scales_price_what_they_add():
     _, bound, posterior, prior = made()
     result = loss(bound, posterior, prior, Objective(beta=3.0, scales={"obs": 0.5}))
     torch.testing.assert_close(result.ledger["beta"], 2 * bound.per_step()["kl"])
     torch.testing.assert_close(result.ledger["scale_obs"], 0.5 * bound.per_step()["obs"])
+
+
+def test_a_warm_up_raises_beta_linearly_and_the_ledger_prices_it():
+    objective = Objective(beta=2.0, kl_warmup=4)
+    assert [objective.at(update).beta for update in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert Objective(beta=3.0).at(0) == Objective(beta=3.0)
+    _, bound, posterior, prior = made()
+    result = loss(bound, posterior, prior, objective.at(0))
+    torch.testing.assert_close(result.ledger["beta"], -0.5 * bound.per_step()["kl"])
 
 
 def test_invalid_rows_count_nowhere():

@@ -170,3 +170,17 @@ def test_what_cannot_be_is_refused(arguments):
     name = next(iter(arguments))
     with pytest.raises(ValueError, match=name):
         smc(TinyHMM(colours(1, 2)), **{"particles": 4, **arguments})
+
+
+def test_rows_unseen_make_a_prediction_several_steps_ahead(generator):
+    """log p(x_4 | x_0, x_1), by the forward algorithm that moves on without looking at x_2 and x_3."""
+    model = repeated()
+    filtered = model.forward()[1][0, 1]
+    ahead = torch.linalg.matrix_power(model.transition.exp(), 3)
+    expected = (filtered @ ahead @ model.emission.exp())[model.x[0, 4]].log()
+    estimate = smc(model, 64, generator=generator, unseen=(2, 3))
+    got = estimate.increment[:, 4].exp()
+    assert (estimate.increment[:, 2:4] == 0).all() and (estimate.log_likelihood["colour"][:, 2:4] == 0).all()
+    error = got.std() / REPETITIONS**0.5
+    assert (got.mean() - expected.exp()).abs() < 4 * error + expected.exp() / 64  # a ratio: biased by O(1 / N)
+    assert (expected - model.forward()[0][0, 4]).abs() > 0.1  # another question than the next step's

@@ -112,7 +112,7 @@ def test_the_exact_posterior_leaves_no_gap_on_any_path(world):
     sequence = hmm.given(log_emissions, action)
     assert isinstance(sequence, LatentSequence)
     evidence = hmm.log_evidence(total(log_emissions), action).sum(1)
-    log_p, log_q = enumerated(sequence, K)
+    _, log_p, log_q = enumerated(sequence, K)
     possible = torch.isfinite(log_p)
     assert (log_q[~possible] == -torch.inf).all()
     torch.testing.assert_close((log_p - log_q)[possible], evidence.expand_as(log_p)[possible], **EXACT)
@@ -191,6 +191,16 @@ def test_the_m_step_is_a_maximum_of_the_bound(generator):
         assert HiddenMarkov(first, mixed).elbo(q, log_emission).sum() < top
 
 
+def test_what_cannot_happen_has_no_evidence(generator):
+    """A chain that cannot return to its first state, and a row that only the first state explains."""
+    hmm = HiddenMarkov(torch.tensor([0.0, 1.0]).double(), torch.eye(2).double()[None])
+    log_emission = probabilities(generator, 1, 4, 2).log()
+    log_emission[0, 1, 1] = -torch.inf
+    evidence = hmm.log_evidence(log_emission)[0]
+    assert evidence[1] == -torch.inf
+    torch.testing.assert_close(evidence[[0, 2, 3]], log_emission[0, [0, 2, 3], 1])
+
+
 def test_what_does_not_fit_is_refused(generator, unannotated):
     half = torch.full((3, 3), 0.5).double()
     with pytest.raises(ValueError, match="transition: expected probabilities that sum to one"):
@@ -202,8 +212,8 @@ def test_what_does_not_fit_is_refused(generator, unannotated):
         hmm.log_evidence(torch.zeros(1, 3, 2))
     with pytest.raises(ValueError, match="action: expected a one-hot vector on every row after the first"):
         hmm.log_evidence(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2))
-    with pytest.raises(ValueError, match="log_emission: expected a number"):
-        hmm.log_evidence(torch.full((1, 3, 2), -torch.inf), torch.ones(1, 3, 2))
+    with pytest.raises(ValueError, match="log_emission: expected numbers or -inf, got NaN or"):
+        hmm.log_evidence(torch.full((1, 3, 2), torch.nan), torch.ones(1, 3, 2))
     emissions = Emissions({"colour": half[:2, :2]})
     with pytest.raises(ValueError, match="log_probs: expected the same row K times at the first step"):
         MarkovCategorical(torch.eye(2).double().log()[None, None])

@@ -12,7 +12,9 @@ from worldmodel.oracles.linear_gaussian_em import completion, m_step
 @pytest.mark.parametrize("missing", [False, True])
 def test_em_is_coordinate_ascent_on_the_bound(missing, generator):
     """The E-step closes the gap, the M-step never lowers the bound, so the evidence never falls."""
-    x, action = random_rows(random_model(generator), generator, B=20, T=15, missing=missing)
+    x, action = random_rows(random_model(generator), generator, B=20, T=15, missing=False)
+    if missing:
+        x[torch.rand(x.shape, generator=generator) < 0.4] = torch.nan
     model = random_model(generator)
     evidence = [model.log_evidence(x, action).sum()]
     for _ in range(15):
@@ -61,10 +63,10 @@ def test_a_missing_entry_is_completed_from_those_beside_it(generator):
 
 
 def test_em_finds_a_model_as_good_as_the_true_one(generator):
-    truth = random_model(generator, n=2, p=2, actions=1)
-    x, action = random_rows(truth, generator, B=40, T=25, missing=False)
-    model = random_model(generator, n=2, p=2, actions=1)
-    for _ in range(60):
+    truth = random_model(generator, n=1, p=2, actions=1)
+    x, action = random_rows(truth, generator, B=40, T=20, missing=False)
+    model = random_model(generator, n=1, p=2, actions=1)
+    for _ in range(40):
         model = m_step(model, model.posterior(x, action), x, action)
     excess = (model.log_evidence(x, action) - truth.log_evidence(x, action)).mean()
     assert 0 < excess < 0.02  # more than the truth on the rows it was fitted to, by about half a parameter a row

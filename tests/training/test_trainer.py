@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from rich.console import Console
 
 from worldmodel import build
+from worldmodel.behaviour.evidence import rough_evidence
 from worldmodel.config import Config, EnvConfig, EvaluationConfig, ReplayConfig, RSSMConfig, TrainingConfig
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.policy import RandomPolicy
@@ -113,6 +115,28 @@ def test_updates_are_made_as_rows_pay_for_them_and_logged_when_due(start):
     assert len(trainer.replay) == 260
     logged = [(row["update"], row["env_steps"]) for row in train_rows(trainer)]
     assert logged == [(2, 216), (4, 232), (6, 248), (7, 260)]
+
+
+def test_the_rough_gap_is_reported_at_evaluations_and_changes_nothing_else(start):
+    runs = {}
+    for particles in (3, 0):
+        trainer = start(evaluate_every=4)
+        trainer.schedule = dataclasses.replace(trainer.schedule, particles=particles)
+        trainer.run()
+        runs[particles] = trainer
+        trainer.replay.close()
+        shutil.rmtree(trainer.replay.folder)
+    rough = [row for row in runs[3].tracker.rows if "heldout_evidence/gap" in row]
+    assert [row["update"] for row in rough] == [4, 7]
+    expected = rough_evidence(
+        runs[3].learner.model, runs[3].heldout, particles=3, sequences=8, rows=4 + 8, seed=runs[3].seed
+    )
+    assert {name: rough[-1][f"heldout_evidence/{name}"] for name in expected._fields} == expected._asdict()
+    assert runs[3].stages.seconds["evidence"] > 0
+    assert "evidence" not in runs[0].stages.seconds
+    assert not any("heldout_evidence/gap" in row for row in runs[0].tracker.rows)
+    losses = {particles: [row["loss/value"] for row in train_rows(trainer)] for particles, trainer in runs.items()}
+    assert losses[3] == losses[0]
 
 
 def test_a_row_of_metrics_is_the_mean_over_the_updates_since_the_last(start):

@@ -240,12 +240,19 @@ def make_environments(
 
 
 def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The law that an environment's rows are drawn from, where it states one; see `oracles.worlds`."""
-    suites.prepare(env_id)
-    env = gymnasium.make(env_id, **kwargs)
+    """The law that an environment's rows are drawn from, where it states one; see `oracles.worlds`.
+
+    None where it states none, or cannot be made here: rows may be looked at on another machine than wrote them.
+    """
+    try:
+        suites.prepare(env_id)
+        with _quiet():
+            env = gymnasium.make(env_id, **kwargs)
+    except (gymnasium.error.Error, ImportError, ValueError):
+        return None
     law = getattr(env.unwrapped, "law", None)
     env.close()
-    return law
+    return law if isinstance(law, dict) else None
 
 
 def _make_one(

@@ -139,13 +139,17 @@ class Replay:
         for stream, record in zip(self._streams, records, strict=True):
             stream.append(record)
 
-    def sample(self, batch_size: int, length: int, generator: torch.Generator, *, burn_in: int = 0) -> Batch:
+    def sample(
+        self, batch_size: int, length: int, generator: torch.Generator, *, burn_in: int = 0, restart: bool = False
+    ) -> Batch:
         """Draw B sequences of T rows; every stored row is equally likely to be at every place.
 
         Args:
             batch_size, length: B and T.
             generator: decides which; the same state gives the same batch of the same replay.
             burn_in: rows at the start of a sequence that starts inside an episode which do not count as valid.
+            restart: take a sequence that starts inside an episode for an episode that begins there: its first row is a
+                reset's, without an action or a reward.
         Raises:
             ValueError: if fewer than T rows are stored.
         """
@@ -155,7 +159,10 @@ class Replay:
         starts = torch.randint(rows, (batch_size,), generator=generator).tolist()
         sequences, colds = zip(*(self._read_circle(start, length) for start in starts), strict=True)
         records, place = np.stack(sequences), np.arange(length)  # [B, T]
-        cold = np.stack(colds)  # where the state begins from nothing inside an episode
+        cold = np.stack(colds)  # [B, T] where the state begins from nothing inside an episode
+        if restart:
+            records[cold] = _marked_beginning(records[cold])
+            cold = np.zeros_like(cold)
         last_cold = np.maximum.accumulate(np.where(cold, place, -1), axis=1)
         last_reset = np.maximum.accumulate(np.where(records["is_first"] & ~cold, place, -1), axis=1)
         return self._batch(records, valid=(last_reset > last_cold) | (place - last_cold >= burn_in))
@@ -219,7 +226,7 @@ class Replay:
             if parts:
                 # The oldest row may lie inside an episode that outgrew its whole stream: a row that follows another
                 # stream's is a beginning even then.
-                _mark_beginning(part[:1])
+                part[:1] = _marked_beginning(part[:1])
             parts.append(part)
             needed, start, index = needed - len(part), 0, (index + 1) % len(self._streams)
         return np.concatenate(parts), cold
@@ -313,5 +320,7 @@ def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
     return Batch(obs, **rest)
 
 
-def _mark_beginning(record: np.ndarray) -> None:
-    record["is_first"], record["episode_step"], record["prev_action"], record["reward"] = True, 0, 0, 0
+def _marked_beginning(records: np.ndarray) -> np.ndarray:
+    """Rows as they would be if each of them came after a reset."""
+    records["is_first"], records["episode_step"], records["prev_action"], records["reward"] = True, 0, 0, 0
+    return records

@@ -143,10 +143,11 @@ def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
     if isinstance(space, spaces.MultiBinary):
         return (vector > 0.5).astype(space.dtype).reshape(space.shape)
     assert isinstance(space, spaces.Box)
-    unit = (np.clip(vector, -1, 1).reshape(space.shape).astype(np.float64) + 1) / 2
+    unit = (np.minimum(np.maximum(vector, -1), 1).reshape(space.shape).astype(np.float64) + 1) / 2
     action = (1 - unit) * space.low + unit * space.high  # exact at both ends
     action = action if space.dtype.kind == "f" else np.rint(action)
-    return np.clip(action, space.low, space.high).astype(space.dtype)  # rounding may go beyond them in between
+    # Rounding may go beyond the bounds in between. This runs at every step, and np.clip takes three times as long.
+    return np.minimum(np.maximum(action, space.low), space.high).astype(space.dtype)
 
 
 def encode_action(space: Space, action: Any) -> Float[np.ndarray, " A"]:

@@ -1,9 +1,10 @@
 """The KL divergences as formulas: plain torch, any device, any float dtype, differentiable as often as one likes."""
 
 import math
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import log_softmax, softplus
 
@@ -42,10 +43,51 @@ def gaussian_kl(
     return 0.5 * ((q_mean - p_mean) / p_std).square() + 0.5 * excess * (excess + 2) - log_ratio
 
 
+def gaussian_entropy(raw: Float[Tensor, "*batch P"], min_std: float) -> Float[Tensor, "*batch S"]:
+    """Differential entropy of each of the S groups, in nats: 1/2 log(2 pi e) + log s."""
+    return 0.5 * math.log(2 * math.pi * math.e) + split_gaussian(raw, min_std)[1].log()
+
+
 def categorical_kl(
     posterior_logits: Float[Tensor, "*batch S K"], prior_logits: Float[Tensor, "*batch S K"], unimix: float
 ) -> Float[Tensor, "*batch S"]:
-    """KL between the unimix categoricals of each group: sum_k q_k (log q_k - log p_k), in nats."""
-    log_q = mix_uniform(posterior_logits, unimix)
-    log_p = mix_uniform(prior_logits, unimix)
-    return (log_q.exp() * (log_q - log_p)).sum(-1)
+    """KL between the unimix categoricals of each group, in nats.
+
+        sum_k q_k (log q_k - log p_k)  =  sum_k q_k u_k + (p_k - q_k),    u = log q - log p
+
+    Probabilities sum to one, so the second part adds nothing but its rounding's opposite: no term is below zero, nearly
+    equal distributions lose no digits, and equal ones give exactly zero, and exactly no gradient.
+    """
+    log_q, log_p = mix_uniform(posterior_logits, unimix), mix_uniform(prior_logits, unimix)
+    q, p, u = log_q.exp(), log_p.exp(), log_q - log_p
+    # p - q = q (exp(-u) - 1), which is exact near u = 0, and infinity times zero far from it.
+    difference = torch.where(u.abs() < 1, q * torch.expm1(-u.clamp(-1, 1)), p - q)
+    return (q * u + difference).sum(-1)
+
+
+def categorical_entropy(logits: Float[Tensor, "*batch S K"], unimix: float) -> Float[Tensor, "*batch S"]:
+    """Entropy of each unimix categorical, in nats: -sum_k p_k log p_k."""
+    log_probs = mix_uniform(logits, unimix)
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def balance(
+    kl: Callable[[Tensor, Tensor], Tensor], posterior: Tensor, prior: Tensor, dyn: float, rep: float, free_nats: float
+) -> tuple[Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
+    """The KL as it is optimised, of each step, and whether the free nats held it, when it has no gradient.
+
+        dyn max(KL( sg(q) || p ), free) + rep max(KL( q || sg(p) ), free),    each KL a sum over groups
+
+    Args:
+        kl: the KL of each group, a function of the posterior's and the prior's parameters.
+        posterior, prior: those parameters.
+        dyn, rep: scales of the prior's and of the posterior's gradient.
+        free_nats: nats per step that are not punished; zero clamps nothing.
+    Source: DreamerV3, arXiv 2301.04104, equations 4 and 5.
+    """
+    to_prior = kl(posterior.detach(), prior).sum(-1)
+    to_posterior = kl(posterior, prior.detach()).sum(-1)
+    if free_nats == 0:
+        return dyn * to_prior + rep * to_posterior, torch.zeros_like(to_prior, dtype=torch.bool)
+    balanced = dyn * to_prior.clamp(min=free_nats) + rep * to_posterior.clamp(min=free_nats)
+    return balanced, to_prior < free_nats

@@ -4,6 +4,7 @@ A perceptron's trunk serves every leaf that is not an image; images, the reward 
 their own. The names of the likelihoods are the paths of the observation's leaves, and REWARD and CONTINUE.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
@@ -37,10 +38,22 @@ SMALLEST_SCALE = 0.25  # levels; already puts 0.76 of the mass on one level
 class GaussianHead(nn.Module):
     """Features and z_t -> a Normal over n numbers, its std learned above a floor or fixed."""
 
-    def __init__(self, inputs: int, stoch: int, n: int, *, std: float | None, resolution: float, skip: bool) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        stoch: int,
+        n: int,
+        *,
+        std: float | None,
+        resolution: float,
+        skip: bool,
+        initial_std: float | None = None,
+    ) -> None:
         super().__init__()
         self.mean = nn.Linear(inputs, n)
         self.raw_std = nn.Linear(inputs, n) if std is None else None
+        if self.raw_std is not None and initial_std is not None:
+            nn.init.constant_(self.raw_std.bias, math.log(math.expm1(initial_std - resolution)))
         self.skip = nn.Linear(stoch, n, bias=False) if skip else None
         self.fixed_std, self.resolution = std, resolution
 
@@ -140,6 +153,7 @@ class Decoder(nn.Module):
         std: float | None,
         resolution: float,
         skip: bool,
+        initial_std: float | None = None,
     ) -> None:
         """Args:
         observations: the leaves to decode.
@@ -150,6 +164,7 @@ class Decoder(nn.Module):
         std: a fixed standard deviation, or None to learn one.
         resolution: floor of a learned standard deviation.
         skip: add a linear map of z_t to Gaussian means.
+        initial_std: where a learned standard deviation starts, above its floor; None leaves it near 0.7.
         """
         super().__init__()
         self.specs = dict(observations)
@@ -158,7 +173,7 @@ class Decoder(nn.Module):
         flat = {key: spec for key, spec in self.specs.items() if spec.kind != "image"}
 
         def gaussian(n: int) -> GaussianHead:
-            return GaussianHead(units, stoch, n, std=std, resolution=resolution, skip=skip)
+            return GaussianHead(units, stoch, n, std=std, resolution=resolution, skip=skip, initial_std=initial_std)
 
         self.trunk = mlp(widths) if flat else None
         # Module names may not hold dots, so heads are lists in the order of the specs.

@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from worldmodel.models.networks import mlp
-
 
 class Hindsight(nn.Module):
     """Summaries f_t of everything that follows each row within its episode."""
@@ -26,8 +24,7 @@ class Hindsight(nn.Module):
         """
         super().__init__()
         self.width = width
-        self.inputs = mlp([embed + action, width])
-        self.gru = nn.GRUCell(width, width)
+        self.gru = nn.GRUCell(embed + action, width)
         self.nothing = nn.Parameter(torch.zeros(width))
 
     def forward(
@@ -38,11 +35,11 @@ class Hindsight(nn.Module):
         is_last: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "B T F"]:
         """The summary of what follows each row; rows behind the last one of an episode do not count as following it."""
-        inputs = self.inputs(torch.cat([embed, prev_action], -1))
+        rows = torch.cat([embed, prev_action], -1)
         ends = is_last[:, :-1] | is_first[:, 1:]  # [B, T - 1]
-        nothing = self.nothing.to(inputs.dtype).expand(len(embed), -1)
+        nothing = self.nothing.to(rows.dtype).expand(len(embed), -1)
         summary, summaries = nothing, [nothing]
         for t in range(embed.shape[1] - 2, -1, -1):
-            summary = torch.where(ends[:, t, None], nothing, self.gru(inputs[:, t + 1], summary))
+            summary = torch.where(ends[:, t, None], nothing, self.gru(rows[:, t + 1], summary))
             summaries.append(summary)
         return torch.stack(summaries[::-1], 1)

@@ -1,8 +1,8 @@
 """The two families of z_t, as distributions over S groups.
 
 A family (`GaussianFamily`, `CategoricalFamily`) knows its sizes and turns a head's raw output [..., P] into a
-distribution. A distribution holds that raw output; its probabilities are mixed and floored once, at construction, so
-that what is sampled is what the KL compares.
+distribution. A distribution holds that raw output; its probabilities are mixed and floored in one way, so that what is
+sampled is what the KL compares. They are worked out when they are first needed: a kernel samples without them.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions.utils import clamp_probs
-from torch.nn.functional import one_hot
 
-from worldmodel.kernels import kl_reference
-from worldmodel.kernels.kl import categorical_kl, gaussian_kl
+from worldmodel.kernels import kl_reference, latent_reference
+from worldmodel.kernels.backend import runs_on_triton
+from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
+from worldmodel.kernels.latent import categorical_head, gaussian_head
 from worldmodel.kernels.precision import full_precision
+from worldmodel.types import BalancedKL
 
 Gradient = Literal["straight_through", "reinmax", "marginal"]
 
@@ -31,10 +32,22 @@ class DiagonalGaussian:
         min_std: floor of the standard deviations.
         """
         self.raw, self.min_std = raw, min_std
-        self.mean, self.std = kl_reference.split_gaussian(raw, min_std)  # [..., S] each
+        self._mean_and_std: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch S"]:
+        """Mean of each group."""
+        return self._split()[0]
+
+    @property
+    def std(self) -> Float[Tensor, "*batch S"]:
+        """Standard deviation of each group."""
+        return self._split()[1]
 
     def rsample(self, noise: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
-        """mean + std * noise, for standard normal noise."""
+        """mean + std * noise, for standard normal noise; one launch on a GPU."""
+        if runs_on_triton("auto", self.raw, noise):
+            return gaussian_head(self.raw, noise, min_std=self.min_std).sample
         return self.mean + self.std * noise
 
     @torch.no_grad()
@@ -53,11 +66,20 @@ class DiagonalGaussian:
 
     def kl(self, other: "DiagonalGaussian") -> Float[Tensor, "*batch S"]:
         """KL(self || other) of each group, in nats."""
-        return gaussian_kl(self.raw, other.raw, min_std=self.min_std)
+        return gaussian_kl(self.raw, other.raw, min_std=self.min_std).kl
+
+    def balanced_kl(self, other: "DiagonalGaussian", *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
+        """The KL as training optimises it: dyn scales other's gradient, rep one's own."""
+        return balanced_gaussian_kl(self.raw, other.raw, min_std=self.min_std, dyn=dyn, rep=rep, free_nats=free_nats)
 
     def detach(self) -> "DiagonalGaussian":
         """The same distribution with no gradient behind it."""
         return DiagonalGaussian(self.raw.detach(), self.min_std)
+
+    def _split(self) -> tuple[Tensor, Tensor]:
+        if self._mean_and_std is None:  # not a cached_property: its lock stops torch.compile before Python 3.12
+            self._mean_and_std = kl_reference.split_gaussian(self.raw, self.min_std)
+        return self._mean_and_std
 
 
 class OneHotCategorical:
@@ -72,14 +94,28 @@ class OneHotCategorical:
         gradient: of a sample; see `CategoricalFamily`.
         """
         self.logits, self.unimix, self.gradient = logits, unimix, gradient
-        self.log_probs = kl_reference.mix_uniform(logits, unimix)  # [..., S, K]
+        self._log_probs: Tensor | None = None
+
+    @property
+    def log_probs(self) -> Float[Tensor, "*batch S K"]:
+        """Log-probabilities of the classes, mixed with the uniform distribution."""
+        if self._log_probs is None:
+            self._log_probs = kl_reference.mix_uniform(self.logits, self.unimix)
+        return self._log_probs
 
     def rsample(self, noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch Z"]:
-        """A one-hot sample by Gumbel-max from uniform noise, with the gradient of something soft in its place."""
-        probs = self.log_probs.exp()
-        gumbel = -torch.log(-torch.log(clamp_probs(noise)))
-        hard = one_hot((self.log_probs + gumbel).argmax(-1), probs.shape[-1]).to(probs.dtype)
-        soft = reinmax(self.log_probs, hard) if self.gradient == "reinmax" else probs
+        """A one-hot sample by Gumbel-max from uniform noise, with a gradient of its probabilities; one launch on a GPU.
+
+        The gradient is straight-through, or ReinMax's on top of the same sample.
+        """
+        if runs_on_triton("auto", self.logits, noise):
+            sample = categorical_head(self.logits, noise, unimix=self.unimix).sample
+        else:
+            sample = latent_reference.straight_through(self.log_probs, noise)
+        if self.gradient != "reinmax":
+            return sample
+        hard = sample.detach().unflatten(-1, self.logits.shape[-2:])
+        soft = reinmax(self.log_probs, hard)
         return (hard + (soft - soft.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
 
     @torch.no_grad()
@@ -106,7 +142,13 @@ class OneHotCategorical:
 
     def kl(self, other: "OneHotCategorical") -> Float[Tensor, "*batch S"]:
         """KL(self || other) of each group, in nats."""
-        return categorical_kl(self.logits, other.logits, unimix=self.unimix)
+        return categorical_kl(self.logits, other.logits, unimix=self.unimix).kl
+
+    def balanced_kl(self, other: "OneHotCategorical", *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
+        """The KL as training optimises it: dyn scales other's gradient, rep one's own."""
+        return balanced_categorical_kl(
+            self.logits, other.logits, unimix=self.unimix, dyn=dyn, rep=rep, free_nats=free_nats
+        )
 
     def detach(self) -> "OneHotCategorical":
         """The same distribution with no gradient behind it."""

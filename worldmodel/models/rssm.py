@@ -22,15 +22,15 @@ from torch.nn.functional import silu
 
 from worldmodel.models.latents import LatentFamily
 from worldmodel.models.networks import BlockLinear, mlp
-from worldmodel.types import Latent, State
+from worldmodel.types import BalancedLatent, State
 
 
 class Trajectory(NamedTuple):
     """A filtered sequence: states, and the two distributions that each z_t stands between, all [B, T, ...]."""
 
     states: State
-    posterior: Latent
-    prior: Latent
+    posterior: BalancedLatent
+    prior: BalancedLatent
 
 
 class BlockGRU(nn.Module):
@@ -157,15 +157,15 @@ class RSSM(nn.Module):
         keep = self._keep(is_first)
         return self.cell(state.deter * keep, state.stoch * keep, self.action_in(prev_action * keep))
 
-    def update(self, deter: Float[Tensor, "B D"], embed: Float[Tensor, "B E"]) -> Latent:
+    def update(self, deter: Float[Tensor, "B D"], embed: Float[Tensor, "B E"]) -> BalancedLatent:
         """q(z_t | h_t, x_t)."""
         return self.posterior(deter, self.posterior_embed(embed))
 
-    def posterior(self, deter: Float[Tensor, "*batch D"], seen: Float[Tensor, "*#batch I"]) -> Latent:
+    def posterior(self, deter: Float[Tensor, "*batch D"], seen: Float[Tensor, "*#batch I"]) -> BalancedLatent:
         """q(z_t | h_t, x_t) from what it reads of row t, the projected embedding; many h_t may share one row."""
         return self.latent.distribution(self._posterior_raw(deter, seen))
 
-    def prior(self, deter: Float[Tensor, "*batch D"]) -> Latent:
+    def prior(self, deter: Float[Tensor, "*batch D"]) -> BalancedLatent:
         """p(z_t | h_t)."""
         raw = self.prior_head(deter)
         return self.latent.distribution(raw if self.prior_skip is None else raw + self.prior_skip(deter))

@@ -6,8 +6,9 @@ with, where balancing is on, KL_t replaced by two halves that have each other's 
 
     KL_t -> dyn * KL( sg(q) || p ) + rep * KL( q || sg(p) )
 
-and free nats applied to each KL, per step on its sum over groups. Sources: PlaNet (arXiv 1811.04551, section 4 and its
-released code), DreamerV1 (1912.01603), V2 (2010.02193, equation 3), V3 (2301.04104, equations 4 and 5).
+and free nats applied to each KL, per step on its sum over groups (one kernel on a GPU). Sources: PlaNet (arXiv
+1811.04551, section 4 and its released code), DreamerV1 (1912.01603), V2 (2010.02193, equation 3), V3 (2301.04104,
+equations 4 and 5).
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.objectives.elbo import Bound, masked_mean
-from worldmodel.types import Latent
+from worldmodel.types import BalancedLatent
 
 FreeNatsRule = Literal["step", "mean", "excess"]
 
@@ -52,9 +53,10 @@ class Loss:
     value: Float[Tensor, ""]
     optimised_kl: Float[Tensor, "B T"]  # beta * KL after clipping and balancing, beside the raw one in the bound
     ledger: dict[str, Float[Tensor, ""]]  # negative_elbo, then one entry a departure; they sum to the value
+    latent: dict[str, Float[Tensor, ""]]  # both entropies, in nats per step, and the share of steps under free nats
 
 
-def loss(bound: Bound, posterior: Latent, prior: Latent, objective: Objective) -> Loss:
+def loss(bound: Bound, posterior: BalancedLatent, prior: BalancedLatent, objective: Objective) -> Loss:
     """The optimised loss for a bound.
 
     Args:
@@ -65,13 +67,16 @@ def loss(bound: Bound, posterior: Latent, prior: Latent, objective: Objective) -
         The loss, and the ledger that leads from the negative bound to it.
     """
     free, rule, valid = objective.free_nats, objective.free_nats_rule, bound.valid
+    clipped = balanced = with_free_nats(bound.kl, valid, free, rule)
     if objective.dyn_rep is None:
-        clipped = balanced = with_free_nats(bound.kl, valid, free, rule)
+        with torch.no_grad():
+            entropies = posterior.entropy(), prior.entropy()
     else:
         dyn, rep = objective.dyn_rep
-        dyn_kl = with_free_nats(posterior.detach().kl(prior).sum(-1), valid, free, rule)
-        rep_kl = with_free_nats(posterior.kl(prior.detach()).sum(-1), valid, free, rule)
-        clipped, balanced = dyn_kl, dyn * dyn_kl + rep * rep_kl
+        each = posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=free if rule == "step" else 0.0)
+        # The other rules clamp the sum of the halves instead: both are clamped at once, dyn and rep not being negative.
+        balanced = each.balanced if rule == "step" else with_free_nats(each.balanced, valid, (dyn + rep) * free, rule)
+        entropies = each.posterior_entropy, each.prior_entropy
     weighted = objective.beta * balanced
     scaled = {name: objective.scales.get(name, 1.0) * term for name, term in bound.log_likelihood.items()}
     value = masked_mean(weighted - torch.stack(list(scaled.values())).sum(0), valid)
@@ -84,7 +89,12 @@ def loss(bound: Bound, posterior: Latent, prior: Latent, objective: Objective) -
         }
         ledger = {"negative_elbo": -masked_mean(bound.elbo, valid)}
         ledger |= {name: masked_mean(term, valid) for name, term in departures.items()}
-    return Loss(value, weighted, ledger)
+        latent = {
+            "posterior_entropy": masked_mean(entropies[0].sum(-1), valid),
+            "prior_entropy": masked_mean(entropies[1].sum(-1), valid),
+            "under_free_nats": masked_mean((bound.kl < free).to(bound.kl.dtype), valid),
+        }
+    return Loss(value, weighted, ledger, latent)
 
 
 def optimised_kl(kl: Float[Tensor, "B T"], valid: Tensor, objective: Objective) -> Float[Tensor, "B T"]:

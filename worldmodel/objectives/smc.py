@@ -18,6 +18,7 @@ Ghahramani and Adams 2015, arXiv 1511.02543 (sandwich).
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from worldmodel.types import Latent, LatentSequence, State
 
 @dataclass(frozen=True)
 class ParticleEvidence:
-    """One estimate of the evidence of B sequences, row by row, in float64; rows that are not valid are zero."""
+    """One estimate of the evidence of B sequences, row by row, in float64; zero where a row is not valid or unseen."""
 
     increment: Float[Tensor, "B T"]  # log p^(x_t | x_<t), nats
     log_likelihood: dict[str, Float[Tensor, "B T"]]  # E[log p(x_t | h_t, z_t) | x_<=t] by name, nats
@@ -77,6 +78,7 @@ def smc(
     prior_share: float = 0.0,
     threshold: float = 0.5,
     path: Float[Tensor, "B T Z"] | None = None,
+    unseen: Collection[int] = (),
 ) -> ParticleEvidence:
     """Estimate log p(x_1:T) of every sequence, and its increments.
 
@@ -88,6 +90,8 @@ def smc(
         threshold: resample where fewer than threshold * N particles are effective: 0 never does, 1 always. Where the
             posterior has seen the future, 0 or a small number: weights that have not seen it throw good particles away.
         path: z_1:T of a draw from the exact posterior, which makes the estimate an upper bound in the mean.
+        unseen: rows that are passed over by the prior alone, without weights; the increment at a later row is then
+            log p^(x_t | the rows before it that were seen), a prediction several steps ahead.
     Raises:
         ValueError: if an argument is out of range.
     """
@@ -95,20 +99,23 @@ def smc(
     _require_share(prior_share=prior_share, threshold=threshold)
     valid = sequence.valid
     B, T = valid.shape
+    seen = valid.clone()
+    seen[:, list(unseen)] = False
     ahead = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], 1)  # whether a row that counts follows
     state = sequence.initial(particles)
     log_weight = torch.full((particles, B), -math.log(particles), dtype=torch.float64, device=valid.device)
     rows = []
     for t in range(T):
         fixed = None if path is None else path[:, t]
-        state, log_likelihood, row_weight = move(sequence, state, t, prior_share, generator, fixed)
+        share = 1.0 if t in unseen else prior_share
+        state, log_likelihood, row_weight = move(sequence, state, t, share, generator, fixed)
         increment, reweighed = _reweigh(log_weight, row_weight)
-        log_weight = torch.where(valid[:, t], reweighed, log_weight)
+        log_weight = torch.where(seen[:, t], reweighed, log_weight)
         weight = log_weight.exp()
         ess = 1 / weight.square().sum(0)
-        terms = {name: torch.where(valid[:, t], _mean(x, weight), 0.0) for name, x in log_likelihood.items()}
+        terms = {name: torch.where(seen[:, t], _mean(x, weight), 0.0) for name, x in log_likelihood.items()}
         resample = ahead[:, t] & (ess < threshold * particles)
-        rows.append((torch.where(valid[:, t], increment, 0.0), terms, ess * valid[:, t], resample))
+        rows.append((torch.where(seen[:, t], increment, 0.0), terms, ess * valid[:, t], resample))
         if resample.any():
             ancestors = _ancestors(weight, generator, keep_first=path is not None)
             stay = torch.arange(particles, device=valid.device)[:, None]

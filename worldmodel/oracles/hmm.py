@@ -76,6 +76,8 @@ class HiddenMarkov:
 
         predict:  p(z_t = j | x_<t) = sum_i p(z_{t-1} = i | x_<t) p(z_t = j | z_{t-1} = i, a_t)
         update:   p(x_t | x_<t) = sum_j p(z_t = j | x_<t) p(x_t | z_t = j)
+
+        A row that cannot happen has the log evidence -inf, and is passed over as if it had not been observed.
         """
         log_emission = self.emission(log_emission)
         log_transition = self.log_transition(log_emission.shape[:2], action)
@@ -85,7 +87,8 @@ class HiddenMarkov:
             predicted = (belief[..., None] + log_transition[:, t]).logsumexp(-2) if t else belief
             joint = predicted + log_emission[:, t]
             log_evidence.append(joint.logsumexp(-1))
-            belief = joint - log_evidence[-1][..., None]
+            impossible = torch.isneginf(log_evidence[-1])[..., None]
+            belief = torch.where(impossible, predicted, joint - log_evidence[-1][..., None])
             beliefs.append(belief)
         return torch.stack(beliefs, 1), torch.stack(log_evidence, 1)
 
@@ -170,11 +173,11 @@ class HiddenMarkov:
         """Log-emissions in float64, checked.
 
         Raises:
-            ValueError: if they do not fit the states, are NaN, or leave a row without a state that explains it.
+            ValueError: if they do not fit the states, or are NaN or +inf.
         """
         log_emission = as_rows("log_emission", log_emission, None, None, len(self.initial))
-        if bool(torch.isnan(log_emission).any() | torch.isneginf(log_emission).all(-1).any()):
-            raise ValueError("log_emission: expected a number, in some state above -inf, on every row; got none")
+        if bool((torch.isnan(log_emission) | torch.isposinf(log_emission)).any()):
+            raise ValueError("log_emission: expected numbers or -inf, got NaN or +inf")
         return log_emission
 
     def given(

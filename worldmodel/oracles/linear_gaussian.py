@@ -118,9 +118,11 @@ class LinearGaussian:
         """Rows and actions in float64, checked; no actions stand for zeros.
 
         Raises:
-            ValueError: if a shape does not fit the model, or an action is not finite.
+            ValueError: if a shape does not fit the model, x is infinite, or an action is not finite.
         """
         x = as_rows("x", x, None, None, self.d.numel())
+        if bool(torch.isinf(x).any()):
+            raise ValueError("x: expected numbers, or NaN where an entry was not observed, got infinity")
         if action is None:
             return x, x.new_zeros(*x.shape[:2], self.B.shape[-1])
         action = as_rows("action", action, *x.shape[:2], self.B.shape[-1])
@@ -207,7 +209,7 @@ class LinearGaussian:
         ahead = [Information(torch.zeros_like(here.J[:, 0]), torch.zeros_like(here.j[:, 0]))]
         for t in range(x.shape[1] - 1, 0, -1):
             J, j = here.J[:, t] + ahead[-1].J, here.j[:, t] + ahead[-1].j
-            AM = torch.linalg.solve(torch.eye(len(self.A)).to(x) + self.Q @ J, self.A).mT
+            AM = torch.linalg.solve(torch.eye(len(self.A)).to(x) + self.Q @ J, self.A.expand_as(J)).mT
             j = apply(AM, j - apply(J, action[:, t] @ self.B.mT))
             ahead.append(Information(symmetric(AM @ J @ self.A), j))
         return Information(torch.stack([a.J for a in ahead[::-1]], 1), torch.stack([a.j for a in ahead[::-1]], 1))

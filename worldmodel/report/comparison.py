@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.report import panels
+from worldmodel.report.evidence_section import said
 from worldmodel.report.markup import Html, count, duration, figure, join, number, table, tag
 from worldmodel.report.page import Section, document, setting_text
 from worldmodel.report.panels import Drawn
@@ -103,11 +104,15 @@ def summary(records: Sequence[Record]) -> Table:
     terms = _names(records, "heldout/")
     bits = _names(records, "heldout_bits_per_dimension/")
     errors = [name for name in _names(records, "open_loop/") if name.endswith("/model")]
+    rough = ["rough gap"] if _names(records, "heldout_evidence/") else []
+    measured = ["evidence, SMC", "gap"] if any(record.evidence for record in records) else []
     header = (
         *("run", "updates", "best ELBO", "at update"),
         *(term_name(term) for term in terms),
         *(f"{name}, bits per dimension" for name in bits),
         "active groups",
+        *rough,
+        *measured,
         *(f"open-loop error, {name.removesuffix('/model')}" for name in errors),
         "time",
     )
@@ -122,11 +127,21 @@ def summary(records: Sequence[Record]) -> Table:
                 *(number(record.last(f"heldout/{term}")) for term in terms),
                 *(number(record.last(f"heldout_bits_per_dimension/{key}")) for key in bits),
                 count(record.last("heldout_kl/active_units")),
+                *(number(record.last("heldout_evidence/gap")) for _ in rough),
+                *(_measured(record) if measured else ()),
                 *(number(record.last(f"open_loop/{key}")) for key in errors),
                 duration(seconds[-1]) if len(seconds) else "–",
             )
         )
     return header, rows
+
+
+def _measured(record: Record) -> tuple[str, str]:
+    """The evidence with the most particles, and the gap unless it is in doubt."""
+    if record.evidence is None:
+        return "–", "–"
+    best = record.evidence.best
+    return said(best.smc), "in doubt" if best.doubts else said(best.gap)
 
 
 def _unfinished(record: Record) -> bool:

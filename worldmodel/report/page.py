@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from worldmodel.report import sections
+from worldmodel.report import evidence_section, sections
 from worldmodel.report.markup import Html, count, join, number, table, tag
 from worldmodel.report.record import Record, settings
 from worldmodel.report.svg import style
@@ -26,6 +26,7 @@ def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:
     with style():
         parts: list[Section] = [
             ("bound", "The bound", sections.bound(record)),
+            ("evidence", "The evidence", evidence_section.evidence(record)),
             ("ledger", "The ledger", sections.ledger(record)),
             ("kl", "The KL", sections.kl(record)),
             ("imagination", "Imagination", sections.imagination(record)),

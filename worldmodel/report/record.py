@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from worldmodel.behaviour.evidence_report import EvidenceReport
+
 PICTURES = (".png", ".gif")
 Columns = Mapping[str, np.ndarray]
 
@@ -59,6 +61,7 @@ class Record:
     lines: dict[str, Columns]  # by file stem, such as kl_surprise
     pictures: dict[str, bytes]  # by path in the folder, such as figures/bound.png
     scores: Scores | None
+    evidence: EvidenceReport | None
     sessions: tuple[Session, ...]
     notes: tuple[str, ...]
 
@@ -165,6 +168,7 @@ def read_record(folder: Path) -> Record:
         lines={name: columns for name, columns in lines.items() if columns},
         pictures=_pictures(folder),
         scores=_json(folder / "imagination" / "scores.json", notes, _scores),
+        evidence=_json(folder / "evidence" / "evidence.json", notes, EvidenceReport.from_json),
         sessions=sessions or (),
         notes=tuple(notes),
     )

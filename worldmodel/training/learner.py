@@ -10,7 +10,7 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import Bound, elbo, log_likelihoods
 from worldmodel.objectives.loss import Loss, Objective, loss
 from worldmodel.objectives.marginal import with_marginal_gradient
-from worldmodel.types import Batch, Latent, State
+from worldmodel.types import BalancedLatent, Batch, State
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Update:
         return {
             "loss/value": self.loss.value,
             **{f"ledger/{name}": value for name, value in self.loss.ledger.items()},
+            **{f"latent/{name}": value for name, value in self.loss.latent.items()},
             **{f"train/{name}": value for name, value in self.bound.per_step().items()},
             **{f"grad_norm/{name}": value for name, value in self.grad_norm.items()},
         }
@@ -111,7 +112,7 @@ def bound_and_loss(
 
 def sampled_bound(
     model: WorldModel, batch: Batch, generator: torch.Generator, *, autocast: bool = False
-) -> tuple[Bound, Latent, Latent]:
+) -> tuple[Bound, BalancedLatent, BalancedLatent]:
     """The bound of a batch for one draw of the latents, with the posterior they were drawn from and the prior."""
     B, T = batch.is_first.shape
     noise = model.rssm.noise(B, T, generator)
@@ -151,4 +152,4 @@ def _detach_bound(bound: Bound) -> Bound:
 
 
 def _detach_loss(objective: Loss) -> Loss:
-    return Loss(objective.value.detach(), objective.optimised_kl.detach(), objective.ledger)
+    return Loss(objective.value.detach(), objective.optimised_kl.detach(), objective.ledger, objective.latent)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.behaviour.evidence import rough_evidence
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.records import RESTORE, DamagedReplayError
 from worldmodel.data.replay import Replay
@@ -47,7 +48,10 @@ class Schedule:
     context: int
     horizon: int
     samples: int
+    particles: int
+    particle_episodes: int
     updates: int | None = None  # of a run from stored rows
+    restart: bool = False
 
     @property
     def total_updates(self) -> int:
@@ -214,6 +218,7 @@ class Trainer:
             schedule.sequence_length,
             generator or self.randomness["sampling"],
             burn_in=schedule.burn_in,
+            restart=schedule.restart,
         )
         return batch.to(self.device)
 
@@ -271,6 +276,9 @@ class Trainer:
             self._log()
         with self.stages("evaluate"):
             self._score()
+        if self.schedule.particles:
+            with self.stages("evidence"):
+                self._look_at_the_gap()
         assert self.evaluation is not None
         if self.evaluation.per_step["elbo"] > self.best_elbo:
             self.best_elbo = self.evaluation.per_step["elbo"]
@@ -301,6 +309,19 @@ class Trainer:
         for name, seen in evaluation.reconstructions.items():
             self.history.frames.setdefault(name, {})[updates] = seen.filtered
         show(self.tracker, updates, self.history, evaluation, kl)
+
+    def _look_at_the_gap(self) -> None:
+        """Report a rough estimate of the evidence, and so of the gap. It draws from a stream of its own."""
+        schedule = self.schedule
+        rough = rough_evidence(
+            self.learner.model,
+            self.heldout,
+            particles=schedule.particles,
+            sequences=schedule.particle_episodes,
+            rows=schedule.context + schedule.horizon,
+            seed=self.seed,
+        )
+        self._report({f"heldout_evidence/{name}": value for name, value in rough._asdict().items()})
 
     def _finish(self) -> None:
         self._save("last")  # first: an evaluation takes long, and a second Ctrl-C stops it

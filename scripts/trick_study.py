@@ -1,0 +1,204 @@
+"""What each usual trick costs, in nats per step, on a world whose evidence is known exactly.
+
+    python scripts/trick_study.py --output runs/tricks          # resumes where it was interrupted
+    python scripts/trick_study.py --output runs/tricks --write  # docs/tricks.md from what is there
+
+The same model is trained on the same rows with one trick at a time. Every number is a difference to what a Kalman
+filter says of the same held-out episodes: of the bound, of the evidence (SMC), and of the density k steps ahead.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worldmodel import build
+from worldmodel.behaviour.imagination import select
+from worldmodel.config import Config
+from worldmodel.config_io import read_config
+from worldmodel.data.policy import RandomPolicy
+from worldmodel.data.replay import Replay, read_episodes
+from worldmodel.data.rollout import Rollout
+from worldmodel.models.simulation import simulate
+from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.evidence import per_step
+from worldmodel.objectives.sandwich import sandwich
+from worldmodel.objectives.smc import smc
+from worldmodel.oracles.worlds import exact_evidence
+from worldmodel.training.learner import bound_and_loss
+from worldmodel.types import Batch
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESET = ROOT / "configs" / "linear_gaussian.yaml"
+SHORTER = {"replay.batch_size": 64, "evaluation.episodes": 96, "env.num_envs": 32}
+ROWS = 150_000
+PARTICLES = 128
+FUTURES = 256
+CONTEXT = 24
+AHEAD = (1, 2, 5, 10, 20)
+FIXED: dict[str, Any] = {"decoder.std": "fixed", "decoder.standardise": False}
+SYMLOG = {
+    "encoder.inputs": "symlog",
+    "decoder.vector": "symlog",
+    "decoder.reward": "symlog",
+    "decoder.fixed_std": 0.5**0.5,
+}
+TRICKS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it is, settings
+    "bound": ("none: the bound itself", {}),
+    "free_nats": ("1 free nat, max(KL, 1) per step (V2, V3)", {"loss.free_nats": 1.0}),
+    "planet": ("PlaNet's clipping, max(KL - 3, 0)", {"loss.free_nats": 3.0, "loss.free_nats_rule": "excess"}),
+    "balancing": ("KL balancing 0.8 (V2)", {"loss.alpha": 0.8}),
+    "dyn_rep": ("1 on the prior's side, 0.1 on the posterior's (V3)", {"loss.dyn": 1.0, "loss.rep": 0.1}),
+    "beta_low": ("beta 0.1", {"loss.beta": 0.1}),
+    "beta_high": ("beta 3", {"loss.beta": 3.0}),
+    "mse": ("squared error: unit variance", {**FIXED, "decoder.fixed_std": 1.0}),
+    "symlog_mse": ("symlog squared error: variance 1/2", {**FIXED, **SYMLOG}),
+    "v3_weights": ("V3's weights: 1, 0.1 and 1 free nat", {"loss.dyn": 1.0, "loss.rep": 0.1, "loss.free_nats": 1.0}),
+    "v3_recipe": (
+        "DreamerV3's recipe: its weights, 8 x 16 categoricals, symlog squared error, two-hot reward",
+        {**FIXED, **SYMLOG, "loss.dyn": 1.0, "loss.rep": 0.1, "loss.free_nats": 1.0, "rssm.latent": "categorical"}
+        | {"rssm.stoch": 8, "rssm.classes": 16, "decoder.reward": "twohot", "decoder.skip": False},
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the rows and of results.jsonl")
+    parser.add_argument("--tricks", nargs="+", choices=sorted(TRICKS), default=list(TRICKS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--write", action="store_true", help="write docs/tricks.md and its figure, train nothing")
+    options = parser.parse_args()
+    if options.write:
+        from tricks_page import write_page  # beside this file: the page and its figure
+
+        write_page(read_results(options.output), {name: words for name, (words, _) in TRICKS.items()})
+        return
+    torch.set_num_threads(1)
+    options.output.mkdir(parents=True, exist_ok=True)
+    done = {(row["trick"], row["seed"], row["updates"]) for row in read_results(options.output)}
+    for seed in options.seeds:
+        for trick in options.tricks:
+            if (trick, seed, options.updates) not in done:
+                result = study(trick, seed, options.updates, options.output)
+                with (options.output / "results.jsonl").open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+                print(json.dumps(result), flush=True)
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def study(trick: str, seed: int, updates: int, folder: Path) -> dict[str, Any]:
+    """Train with one trick, and measure."""
+    config = read_config(PRESET, {**SHORTER, **TRICKS[trick][1], "seed": seed})
+    law = build.build_law(config)
+    assert law is not None, "the preset's environment has a law"
+    replay, heldout = rows(config, folder / f"rows-{seed}")
+    began = time.process_time()
+    with replay:
+        model = train(with_updates(config, folder, updates), replay)
+    seconds = time.process_time() - began
+    return {
+        "trick": trick, "seed": seed, "updates": updates, "cpu_seconds": round(seconds, 1),
+        **measure(config, model, law, heldout, torch.Generator().manual_seed(seed)),
+    }  # fmt: skip
+
+
+def rows(config: Config, folder: Path) -> tuple[Replay, Batch]:
+    """Rows to learn from and held-out episodes, written once a seed: every trick sees the same."""
+    for part, heldout in (("replay", False), ("heldout", True)):
+        if (folder / part).exists():
+            continue
+        count = config.evaluation.episodes * config.evaluation.max_length if heldout else ROWS
+        with build.build_environments(config, heldout=heldout) as environments:
+            choice = torch.Generator().manual_seed(config.seed + (10**6 if heldout else 0))
+            rollout = Rollout(
+                environments, RandomPolicy(environments.spec.action, choice), config.seed + 10**6 * heldout
+            )
+            steps = -(-count // environments.count)
+            streams = environments.count
+            with Replay(folder / part, environments.spec, capacity=steps * streams, streams=streams) as replay:
+                for _ in range(steps):
+                    replay.append(rollout.step())
+    return Replay.open(folder / "replay", read_only=True), read_episodes(
+        folder / "heldout", config.evaluation.max_length
+    )
+
+
+def with_updates(config: Config, folder: Path, updates: int) -> Config:
+    """The settings of a run that learns from stored rows, whose number does not say how many updates to take."""
+    return replace(config, offline=str(folder), training=replace(config.training, updates=updates))
+
+
+def train(config: Config, replay: Replay) -> WorldModel:
+    """The library's learner on the library's batches, without the trainer's records."""
+    torch.manual_seed(config.seed)
+    model = build.build_model(config, replay.spec)
+    for name, (mean, std) in replay.statistics().items():
+        model.standardise(name, mean.float(), std.float())
+    noise, choice = torch.Generator().manual_seed(config.seed), torch.Generator().manual_seed(config.seed)
+    learner = build.build_learner(config, model, noise)
+    assert config.training.updates is not None
+    size, length, restart = config.replay.batch_size, config.replay.sequence_length, config.replay.restart
+    for _ in range(config.training.updates):
+        learner.update(replay.sample(size, length, choice, restart=restart))
+    return model.eval()
+
+
+@torch.no_grad()
+def measure(
+    config: Config, model: WorldModel, law: dict[str, Any], episodes: Batch, generator: torch.Generator
+) -> dict[str, Any]:
+    """Everything in nats per step; what is called gap or excess is the exact value minus the model's."""
+    objective = build.build_objective(config.loss, model.spec)
+    draws = [bound_and_loss(model, episodes, objective, generator) for _ in range(8)]
+    elbo = torch.stack([bound.elbo.double().sum(1) for bound, _ in draws]).mean(0)
+    exact = exact_evidence(law, episodes)["total"].sum(1)
+    estimate = smc(model.given(episodes), PARTICLES, generator=generator)
+    steps = episodes.valid.sum(1)
+    simulated, path = simulate(model, select(episodes, slice(32)), generator=generator)
+    width = sandwich(model.given(simulated), path, PARTICLES, generator=generator).width
+    gap, excess = per_step(exact - elbo, steps), per_step(exact - estimate.log_evidence, steps)
+    return {
+        "exact": per_step(exact, steps).mean,
+        "claimed": -statistics.mean(loss.value.item() for _, loss in draws),  # minus what was optimised
+        "elbo_gap": gap.mean, "elbo_gap_error": gap.error,
+        "smc_excess": excess.mean, "smc_excess_error": excess.error,
+        "width": width.mean, "width_error": width.error,
+        "kl": statistics.mean(bound.per_step()["kl"].item() for bound, _ in draws),
+        "ahead": dict(zip(map(str, AHEAD), ahead(model, law, episodes, generator), strict=True)),
+    }  # fmt: skip
+
+
+def ahead(
+    model: WorldModel, law: dict[str, Any], episodes: Batch, generator: torch.Generator
+) -> Iterator[dict[str, float]]:
+    """Exact minus estimated log p(x_{t+k} | x_<=t), t the last row of the context, by SMC that passes over the rest."""
+    for k in AHEAD:
+        last = CONTEXT + k - 1
+        until = select(episodes, rows=slice(last + 1))
+        unseen = range(CONTEXT, last)
+        estimate = smc(model.given(until), FUTURES, generator=generator, unseen=unseen).increment[:, last]
+        exact = exact_evidence(law, blind(until, unseen))["total"][:, last]
+        difference = exact - estimate
+        yield {"mean": difference.mean().item(), "error": (difference.std() / len(difference) ** 0.5).item()}
+
+
+def blind(batch: Batch, unseen: range) -> Batch:
+    """The same rows, those unseen without numbers; that an episode goes on says nothing of its state here."""
+    obs = {name: x.index_fill(1, torch.tensor(unseen, dtype=torch.long), torch.nan) for name, x in batch.obs.items()}
+    return batch._replace(obs=obs, reward=batch.reward.index_fill(1, torch.tensor(unseen, dtype=torch.long), torch.nan))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""A measurement of the evidence written by hand, every number of it known."""
+
+import math
+
+import numpy as np
+
+from worldmodel.behaviour.evidence_report import EvidenceReport, Measured, Steps, Term
+from worldmodel.objectives.evidence import Estimate
+
+
+def make_measured(particles: int, *, exact: bool, doubts: tuple[str, ...] = ()) -> Measured:
+    """Estimates that are recognised by the number of particles."""
+    some = particles / 1000
+    return Measured(
+        particles=particles,
+        elbo=Estimate(-2.0625, 0.01),
+        iwae=Estimate(-2.0 + some, 0.02),
+        smc=Estimate(-1.9375 + some, 0.03),
+        run_error={"elbo": 0.001, "iwae": 0.002, "smc": math.nan},
+        gap=Estimate(0.125 + some, 0.004),
+        width=Estimate(0.0078, 0.0009),
+        degenerate_rows=0.004,
+        doubts=doubts,
+        below_exact={name: Estimate(0.0625 - some, 0.005) for name in ("elbo", "iwae", "smc")} if exact else {},
+    )
+
+
+def make_report(*, exact: bool = True, doubts: tuple[str, ...] = ()) -> EvidenceReport:
+    """Three steps of two episodes, with 4 and 16 particles; `doubts` are of those with 4."""
+    return EvidenceReport(
+        episodes=2,
+        rows=5,
+        runs=1,
+        seed=3,
+        proposal="the posterior",
+        prior_share=0.0,
+        threshold=0.5,
+        chosen_on=6,
+        simulated=2,
+        estimates=(make_measured(4, exact=exact, doubts=doubts), make_measured(16, exact=exact)),
+        exact=Estimate(-1.875, 0.25) if exact else None,
+        terms={"obs": Term(-1.5, -1.25, 3), "reward": Term(-0.5, -0.375, 1), "continue": Term(0.0, 0.0, 1)},
+        kl=0.25,
+        information=0.75,
+        steps=Steps(
+            episodes=np.array([2, 2, 1]),
+            evidence=np.array([-2.0, 1.25, 1.5]),
+            evidence_error=np.array([0.1, 0.1, np.nan]),
+            reconstruction=np.array([-1.0, 1.5, 1.5]),
+            kl=np.array([2.0, 0.5, 0.0]),
+            ess=np.array([0.5, 0.75, 1.0]),
+            width_so_far=np.array([0.25, 0.5, np.nan]),
+            exact=np.array([-1.75, 1.25, 1.5]) if exact else None,
+        ),
+    )

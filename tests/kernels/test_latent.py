@@ -1,0 +1,365 @@
+"""The latent head: kernels, interpreted on the CPU, against the formulas in float64, and those against closed forms."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from worldmodel.kernels import latent_reference, latent_triton
+from worldmodel.kernels.backend import runs_on_triton
+from worldmodel.kernels.latent import categorical_head, gaussian_head
+from worldmodel.kernels.launch_triton import rows_of
+from worldmodel.models.latents import CategoricalFamily, GaussianFamily
+
+MIN_STD, UNIMIX = 0.1, 0.01
+# Of the largest number of a tensor, or of 1 where mean and noise may cancel. Inputs are converted exactly, the maths is
+# float32: a few roundings of 6e-8.
+FORWARD = 5e-7
+# Gradients are rounded to the inputs' dtype; the interpreter cuts bfloat16 off instead, a whole step of 2^-8 in [1, 2).
+GRADIENT = {torch.float32: 1e-6, torch.float16: 2**-11 + 1e-6, torch.bfloat16: 2**-7}
+DTYPES = list(GRADIENT)
+GAUSSIAN_SHAPES = [(3, 2, 5), (7, 1), (1,), (2, 33), (300, 3)]
+CATEGORICAL_SHAPES = [(3, 2, 5, 7), (4, 1, 9), (2, 3, 1), (1, 1), (33, 48, 10), (2, 1, 1000)]
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch):
+    """Memory comes filled with NaN, so that an output that was not written shows."""
+    new_empty = torch.Tensor.new_empty
+
+    def poisoned_empty(like, *size, **kwargs):
+        made = new_empty(like, *size, **kwargs)
+        return made.fill_(math.nan) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned_empty)
+
+
+def gaussian_inputs(shape, dtype, generator, scale=1.0):
+    raw = scale * torch.randn(*shape[:-1], 2 * shape[-1], generator=generator)
+    return raw.to(dtype).requires_grad_(), torch.randn(*shape, generator=generator)
+
+
+def categorical_inputs(shape, dtype, generator, scale=1.0):
+    logits = scale * torch.randn(*shape, generator=generator)
+    return logits.to(dtype).requires_grad_(), torch.rand(*shape, generator=generator)
+
+
+HEADS = {
+    "gaussian": (gaussian_head, {"min_std": MIN_STD}, gaussian_inputs, (5, 3, 6)),
+    "categorical": (categorical_head, {"unimix": UNIMIX}, categorical_inputs, (5, 3, 4, 6)),
+}
+
+
+def exact(head, source, noise, **setting):
+    """The formulas in float64, on the very numbers that the kernel read."""
+    wide = source.detach().double().requires_grad_()
+    return wide, head(wide, noise, backend="reference", **setting)
+
+
+def assert_near(got, expected, tolerance, scale=1e-30):
+    assert got.shape == expected.shape
+    assert (got.double() - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=scale)
+
+
+def assert_gradients_near(outputs, source, expected, wide, generator, tolerance):
+    cotangents = [torch.randn(x.shape, generator=generator) for x in outputs]
+    (got,) = torch.autograd.grad(outputs, source, cotangents)
+    (want,) = torch.autograd.grad(expected, wide, [c.double() for c in cotangents])
+    assert got.dtype == source.dtype
+    assert_near(got, want, tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", GAUSSIAN_SHAPES)
+def test_gaussian_head_is_the_formula(shape, dtype, generator):
+    raw, noise = gaussian_inputs(shape, dtype, generator)
+    got = gaussian_head(raw, noise, min_std=MIN_STD, backend="triton")
+    wide, expected = exact(gaussian_head, raw, noise, min_std=MIN_STD)
+    for x, y in zip(got, expected, strict=True):
+        assert x.dtype == torch.float32
+        assert_near(x, y, FORWARD, scale=1.0)
+    assert_gradients_near(got, raw, expected, wide, generator, GRADIENT[dtype])
+
+
+@pytest.mark.parametrize("unimix", [0.0, UNIMIX])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", CATEGORICAL_SHAPES)
+def test_categorical_head_is_the_formula(shape, dtype, unimix, generator):
+    logits, noise = categorical_inputs(shape, dtype, generator)
+    got = categorical_head(logits, noise, unimix=unimix, backend="triton")
+    wide, expected = exact(categorical_head, logits, noise, unimix=unimix)
+    assert got.sample.dtype == got.probs.dtype == torch.float32
+    assert torch.equal(got.sample.double(), expected.sample.detach())
+    assert_near(got.probs, expected.probs, FORWARD)
+    if shape[-1] > 1:
+        assert_gradients_near(got, logits, expected, wide, generator, GRADIENT[dtype])
+
+
+def test_one_class_has_no_gradient(generator):
+    logits, noise = categorical_inputs((3, 2, 1), torch.float32, generator)
+    got = categorical_head(logits, noise, unimix=UNIMIX, backend="triton")
+    (gradient,) = torch.autograd.grad(got.sample.square().sum() + got.probs.sum(), logits)
+    assert got.sample.eq(1).all() and got.probs.eq(1).all() and gradient.eq(0).all()
+
+
+@pytest.mark.parametrize("family", [GaussianFamily(6, MIN_STD), CategoricalFamily(4, 6, UNIMIX)])
+def test_a_kernels_sample_is_that_of_the_distribution(family, generator):
+    raw = torch.randn(500, family.parameters, generator=generator, requires_grad=True)
+    noise = family.noise(500, like=raw, generator=generator)
+    expected = family.distribution(raw).rsample(noise)
+    if isinstance(family, GaussianFamily):
+        got = gaussian_head(raw, noise, min_std=MIN_STD, backend="triton").sample
+    else:
+        got = categorical_head(raw.unflatten(-1, (4, 6)), noise, unimix=UNIMIX, backend="triton").sample
+        assert torch.equal(got, expected)
+    cotangent = torch.randn(got.shape, generator=generator)
+    gradients = [torch.autograd.grad(z, raw, cotangent)[0] for z in (got, expected)]
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)  # two float32 roads to the same
+
+
+def test_the_reference_does_bit_for_bit_what_distributions_do(generator):
+    for family, head, setting in (
+        (GaussianFamily(6, MIN_STD), gaussian_head, {"min_std": MIN_STD}),
+        (CategoricalFamily(4, 6, UNIMIX), categorical_head, {"unimix": UNIMIX}),
+    ):
+        raw = torch.randn(50, family.parameters, generator=generator, requires_grad=True)
+        noise = family.noise(50, like=raw, generator=generator)
+        expected = family.distribution(raw).rsample(noise)
+        got = head(raw.view(50, *noise.shape[1:-1], -1), noise, **setting).sample
+        cotangent = torch.randn(got.shape, generator=generator)
+        assert torch.equal(got, expected)
+        assert torch.equal(*(torch.autograd.grad(z, raw, cotangent)[0] for z in (got, expected)))
+
+
+def test_the_references_gradients_are_those_of_its_values(generator):
+    raw, noise = gaussian_inputs((2, 3), torch.float64, generator)
+    assert torch.autograd.gradcheck(lambda x: tuple(gaussian_head(x, noise, min_std=MIN_STD)), raw)
+    assert torch.autograd.gradgradcheck(lambda x: tuple(gaussian_head(x, noise, min_std=MIN_STD)), raw)
+    logits, noise = categorical_inputs((2, 3, 4), torch.float64, generator)
+    assert torch.autograd.gradcheck(lambda x: categorical_head(x, noise, unimix=UNIMIX).probs, logits)
+    assert torch.autograd.gradgradcheck(lambda x: categorical_head(x, noise, unimix=UNIMIX).probs, logits)
+
+
+def test_classes_win_as_often_as_their_probability_says(generator):
+    logits = torch.tensor([[2.0, 0.0, -1.0, -7.0, 1.0]])
+    noise = torch.rand(100_000, 1, 5, generator=generator)
+    sample, probs = categorical_head(logits.expand(noise.shape), noise, unimix=UNIMIX, backend="triton")
+    p = probs[0, 0]
+    error = (sample.mean(0) - p) / (p * (1 - p) / len(noise)).sqrt()
+    assert error.abs().max() < 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_numbers_are_as_exact_as_others(dtype, generator):
+    raw, noise = gaussian_inputs((4, 6), dtype, generator, scale=50.0)
+    got = gaussian_head(raw, noise, min_std=MIN_STD, backend="triton")
+    wide, expected = exact(gaussian_head, raw, noise, min_std=MIN_STD)
+    for x, y in zip(got, expected, strict=True):
+        assert_near(x, y, FORWARD, scale=1.0)
+    assert_gradients_near(got, raw, expected, wide, generator, GRADIENT[dtype])
+    for unimix in (0.0, UNIMIX):
+        logits, noise = categorical_inputs((4, 3, 7), dtype, generator, scale=1e4)
+        got = categorical_head(logits, noise, unimix=unimix, backend="triton")
+        wide, expected = exact(categorical_head, logits, noise, unimix=unimix)
+        assert torch.equal(got.sample.double(), expected.sample.detach())
+        assert_near(got.probs, expected.probs, FORWARD)
+        assert_gradients_near(got, logits, expected, wide, generator, GRADIENT[dtype])
+
+
+@pytest.mark.parametrize("raw_std", [-80.0, -20.0, -1e-3, 0.0, 19.9, 20.1, 80.0])
+def test_a_small_std_keeps_its_digits(raw_std):
+    raw = torch.tensor([0.0, raw_std])
+    got = gaussian_head(raw, torch.ones(1), min_std=1e-38, backend="triton").std.double()
+    expected = 1e-38 + raw.double()[1:].exp().log1p()
+    torch.testing.assert_close(got, expected, rtol=3e-7, atol=0)  # every number of it, not of the largest
+
+
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_first_of_equals_wins_and_noise_of_zero_and_one_is_allowed(backend, dtype):
+    logits = torch.zeros(3, 1, 5)
+    noise = torch.tensor([0.0, 0.5, 1.0]).to(dtype)[:, None, None].expand(3, 1, 5)
+    sample = categorical_head(logits, noise, unimix=UNIMIX, backend=backend).sample
+    assert torch.equal(sample, torch.eye(5)[0].expand(3, 5))
+    noise = torch.tensor([[0.0, 0.1, 1.0, 0.9, 1.0]], dtype=dtype)
+    assert categorical_head(logits[0], noise, unimix=UNIMIX, backend=backend).sample.argmax() == 2
+
+
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_a_logit_that_is_not_a_number_shows_in_its_group_alone(backend):
+    logits = torch.zeros(1, 2, 3)
+    logits[0, 1, 2] = math.nan
+    noise = torch.full((1, 2, 3), 0.5)
+    sample = categorical_head(logits, noise, unimix=UNIMIX, backend=backend).sample
+    assert sample[0, :3].isfinite().all() and sample[0, 3:].isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+def test_empty_batches_give_empty_samples(shape):
+    raw = torch.zeros(*shape[:-1], 2 * shape[-1], requires_grad=True)
+    sample = gaussian_head(raw, torch.zeros(shape), min_std=MIN_STD, backend="triton").sample
+    logits = torch.zeros(*shape, 4, requires_grad=True)
+    drawn = categorical_head(logits, torch.zeros(*shape, 4), unimix=UNIMIX, backend="triton").sample
+    assert sample.shape == shape and drawn.shape == (shape[0], 4 * shape[1])
+    (sample.sum() + drawn.sum()).backward()
+    assert raw.grad.shape == raw.shape and logits.grad.shape == logits.shape
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_many_small_programs_do_what_a_large_one_does(name, generator, monkeypatch):
+    head, setting, inputs, shape = HEADS[name]
+    source, noise = inputs(shape, torch.float32, generator)
+    expected = head(source, noise, backend="triton", **setting)
+    gradient = torch.autograd.grad(sum(x.square().sum() for x in expected), source)
+    small = {"gaussian": {"ROWS": 2, "BLOCK_S": 4}, "categorical": {"ROWS": 2, "BLOCK_K": 8}}[name]
+    monkeypatch.setattr(latent_triton, "_interpreted_tile", lambda *_: small | {"num_warps": 1})
+    got = head(source, noise, backend="triton", **setting)
+    for x, y in zip(got, expected, strict=True):
+        assert torch.equal(x, y)
+    assert torch.equal(torch.autograd.grad(sum(x.square().sum() for x in got), source)[0], gradient[0])
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_output_alone_has_its_gradient(name, generator):
+    head, setting, inputs, shape = HEADS[name]
+    source, noise = inputs(shape, torch.float32, generator)
+    got = head(source, noise, backend="triton", **setting)
+    wide, expected = exact(head, source, noise, **setting)
+    for x, y in zip(got, expected, strict=True):
+        cotangent = torch.randn(x.shape, generator=generator)
+        (gradient,) = torch.autograd.grad(x, source, cotangent, retain_graph=True)
+        (want,) = torch.autograd.grad(y, wide, cotangent.double(), retain_graph=True)
+        assert_near(gradient, want, GRADIENT[torch.float32])
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_rows_that_lie_apart_are_read_where_they_are(name, generator):
+    head, setting, inputs, shape = HEADS[name]
+    source, noise = inputs(shape, torch.float32, generator)
+    inner = 1 if name == "gaussian" else 2
+    apart = torch.stack([source.detach(), torch.full_like(source, math.nan)], -1 - inner).requires_grad_()
+    noises = torch.stack([noise, torch.full_like(noise, math.nan)], -1 - inner)
+    half, noise_half = apart.select(-1 - inner, 0), noises.select(-1 - inner, 0)
+    assert rows_of(half, inner).data_ptr() == half.data_ptr()
+    got, expected = (head(x, n, backend="triton", **setting) for x, n in ((half, noise_half), (source, noise)))
+    assert all(torch.equal(x, y) for x, y in zip(got, expected, strict=True))
+    got.sample.sum().backward()
+    expected.sample.sum().backward()
+    assert torch.equal(apart.grad.select(-1 - inner, 0), source.grad)
+    crossed = source.detach().transpose(0, 1)  # no rows at one distance: copied, and still right
+    again = head(crossed, noise.transpose(0, 1), backend="triton", **setting)
+    assert torch.equal(again.sample.transpose(0, 1), expected.sample)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_only_what_came_in_is_kept_for_backward(name, generator):
+    head, setting, inputs, shape = HEADS[name]
+    source, noise = inputs(shape, torch.bfloat16, generator)
+    kept = set()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.add(x.data_ptr()) or x, lambda x: x):
+        head(source, noise, backend="triton", **setting)
+    assert kept <= {source.data_ptr(), noise.data_ptr()}
+
+
+class Counter(TorchDispatchMode):
+    """Counts the operations that torch hands to a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_it_is_one_operation_forward_and_one_backward(name, generator):
+    head, setting, inputs, shape = HEADS[name]
+    source, noise = inputs(shape, torch.float32, generator)
+    cotangent = torch.randn(source.flatten(-2).shape if name == "categorical" else noise.shape, generator=generator)
+    with Counter() as forward:
+        sample = head(source, noise, backend="triton", **setting).sample
+    with Counter() as backward:
+        torch.autograd.grad(sample, source, cotangent)
+    assert forward.seen == [f"worldmodel.{name}_head.default"]
+    assert [op for op in backward.seen if "detach" not in op] == [f"worldmodel.{name}_head_backward.default"]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_torch_takes_it_as_an_operator(name, generator):
+    head, setting, inputs, shape = HEADS[name]
+    source, noise = inputs(shape, torch.float32, generator)
+    operator = getattr(latent_triton, head.__name__)
+    torch.library.opcheck(operator, (source, noise, *setting.values()))
+    # The operator, not the function around it: a compiler cannot look through the tests' type checker.
+    compiled = torch.compile(lambda x: operator(x, noise, *setting.values())[0], fullgraph=True)
+    got, expected = compiled(source), head(source, noise, backend="triton", **setting).sample
+    assert torch.equal(got, expected)
+    assert torch.equal(*(torch.autograd.grad(z.square().sum(), source)[0] for z in (got, expected)))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x, n: gaussian_head(x[..., :3], n, min_std=MIN_STD), "raw"),
+        (
+            lambda x, n: gaussian_head(x, n.clone().requires_grad_(), min_std=MIN_STD),
+            "noise: expected a tensor without",
+        ),
+        (lambda x, n: gaussian_head(x, n, min_std=0.0), "min_std"),
+        (lambda x, n: gaussian_head(x.double(), n, min_std=MIN_STD, backend="triton"), "backend: .*float64"),
+        (lambda x, n: categorical_head(x[..., :0], x[..., :0], unimix=UNIMIX), "logits"),
+        (lambda x, n: categorical_head(x, x, unimix=1.0), "unimix"),
+    ],
+)
+def test_bad_arguments_are_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(torch.zeros(2, 3, 4), torch.zeros(2, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x, n: gaussian_head(x, n[..., :1], min_std=MIN_STD), "noise"),
+        (lambda x, n: categorical_head(x, n, unimix=UNIMIX), "noise"),
+        (lambda x, n: runs_on_triton("cuda", x), "backend"),
+    ],
+)
+def test_bad_types_and_shapes_are_named(call, words):
+    with pytest.raises(Exception, match=words):  # jaxtyping sees them first while tests run
+        call(torch.zeros(2, 3, 4), torch.zeros(2, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ("import sys; sys.modules['triton'] = None", "expected triton to be installed"),
+        ("import os; os.environ.pop('TRITON_INTERPRET', None)", "expected tensors on a GPU"),
+    ],
+)
+def test_without_triton_or_a_gpu_all_else_works(before, words):
+    code = f"""
+{before}
+import torch
+from worldmodel.kernels.latent import gaussian_head
+raw, noise = torch.randn(3, 8), torch.randn(3, 4)
+gaussian_head(raw, noise, min_std=0.1)
+try:
+    gaussian_head(raw, noise, min_std=0.1, backend="triton")
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
+
+
+def test_noise_in_half_precision_is_kept_off_zero_and_one_by_its_own_rounding_step():
+    probs = torch.tensor([[0.5, 0.5]]).log()
+    noise = torch.tensor([[1.0, 0.99]], dtype=torch.bfloat16)
+    assert torch.equal(latent_reference.straight_through(probs, noise), torch.tensor([1.0, 0.0]))

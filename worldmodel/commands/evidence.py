@@ -1,0 +1,121 @@
+"""Measure the evidence of a run's held-out episodes, and how far the bound is from it: tables, figure, JSON."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+ESTIMATORS = ("elbo", "iwae", "smc")
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from worldmodel.behaviour.evidence_report import EvidenceReport
+    from worldmodel.objectives.evidence import Estimate
+    from worldmodel.run import Run
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Which run, how many particles, how often."""
+    parser.add_argument("run", type=str, help="the run's folder")
+    words = "numbers of particles, such as 64,256,1024; by default 16,64,256, where there are images 2,8,32"
+    parser.add_argument("--particles", type=str, default=None, help=words)
+    parser.add_argument("--runs", type=int, default=2, help="independent repetitions of every estimate")
+    words = "held-out episodes; by default as many as have 4,000 rows together, where there are images 400"
+    parser.add_argument("--episodes", type=int | None, default=None, help=words)
+    parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
+    parser.add_argument("--device", type=str, default="cpu", help="a torch device, or auto")
+    parser.add_argument("--seed", type=int, default=0, help="of all draws")
+
+
+def run(parser: ArgumentParser, options: Namespace) -> None:
+    """Write RUN/evidence/ and print what is in it."""
+    particles = None if options.particles is None else read_particles(options.particles)
+    # Heavy, and not needed to refuse a mistake.
+    from rich.console import Console
+
+    from worldmodel.run import open_run
+
+    opened = open_run(options.run, options.checkpoint, options.device)
+    console = Console(highlight=False)
+    found = opened.write_evidence(
+        particles,
+        runs=options.runs,
+        episodes=options.episodes,
+        seed=options.seed,
+        say=lambda words: console.print(f"{words} ..."),
+    )
+    _show(console.print, opened, found)
+    console.print(f"figure and numbers are in {opened.folder / 'evidence'}", soft_wrap=True)
+    console.print(f"`worldmodel report {opened.folder}` puts them on the run's page", soft_wrap=True)
+
+
+def read_particles(text: str) -> list[int]:
+    """64,256,1024 -> [64, 256, 1024].
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 2:
+        raise ValueError(f"particles: expected numbers of at least 2 such as 64,256,1024, got {text!r}")
+    return counts
+
+
+def _show(say: Callable[..., None], opened: "Run", found: "EvidenceReport") -> None:
+    simulated = f"sandwich on {found.simulated} episodes that the model simulated"
+    say(f"\n{found.episodes} held-out episodes, {found.rows:,} rows; particles from {found.proposal}; {simulated}")
+    say(_estimates(found))
+    say(_terms(found))
+    for name, floor in opened.model.resolution().items():
+        say(f"{name}, floor of the std: " + " ".join(f"{value:.3g}" for value in floor[:8].tolist()))
+    for doubt in found.best.doubts:
+        say(f"the gap with {found.best.particles} particles is in doubt: {doubt}")
+
+
+def _estimates(found: "EvidenceReport") -> "Table":
+    caption = "nats per step; standard errors over episodes, paired for differences"
+    table = _table("particles", *(str(one.particles) for one in found.estimates), caption=caption)
+    for name in ESTIMATORS:
+        table.add_row(name.upper(), *(said(getattr(one, name)) for one in found.estimates))
+    if found.runs > 1:
+        table.add_row("SMC, over runs", *(f"+- {one.run_error['smc']:.4f}" for one in found.estimates))
+    table.add_row("gap, SMC - ELBO", *("in doubt" if one.doubts else said(one.gap) for one in found.estimates))
+    table.add_row("sandwich's width", *(said(one.width) for one in found.estimates))
+    table.add_row("degenerate rows", *(f"{one.degenerate_rows:.1%}" for one in found.estimates))
+    if found.exact is not None:
+        table.add_section()
+        table.add_row("exact evidence", *([""] * (len(found.estimates) - 1)), said(found.exact))
+        for name in ESTIMATORS:
+            table.add_row(f"exact - {name.upper()}", *(said(one.below_exact[name]) for one in found.estimates))
+    return table
+
+
+def _terms(found: "EvidenceReport") -> "Table":
+    table = _table("term", "bound", "SMC", "variables", "SMC per variable")
+    table.caption = f"nats per step, with {found.best.particles} particles"
+    for name, term in found.terms.items():
+        each = f"{term.filtered / term.variables:.4f}"
+        table.add_row(f"log p({name})", f"{term.bound:.4f}", f"{term.filtered:.4f}", str(term.variables), each)
+    table.add_row("- KL", f"{-found.kl:.4f}", f"{-found.information:.4f}", "", "")
+    total = found.best.elbo.mean, found.best.smc.mean
+    table.add_row("sum", *(f"{x:.4f}" for x in total), str(found.variables), f"{total[1] / found.variables:.4f}")
+    return table
+
+
+def _table(*headings: str, caption: str = "") -> "Table":
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(caption=caption or None, box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, justify="right" if heading != headings[0] else "left")
+    return table
+
+
+def said(estimate: "Estimate") -> str:
+    """A mean with its standard error."""
+    return f"{estimate.mean:.4f} +- {estimate.error:.4f}"

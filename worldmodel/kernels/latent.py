@@ -1,0 +1,101 @@
+"""A sample of the latent, from what a head puts out and noise: the last thing in every step of the recurrent loop.
+
+Written out in torch it is a dozen small launches forward and as many backward, at each step; the kernels make it one
+and one.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel.kernels import latent_reference
+from worldmodel.kernels.backend import Backend, runs_on_triton
+
+
+class GaussianHead(NamedTuple):
+    """S Gaussians and a sample of each, float32 or float64."""
+
+    sample: Float[Tensor, "*batch S"]
+    mean: Float[Tensor, "*batch S"]
+    std: Float[Tensor, "*batch S"]
+
+
+class CategoricalHead(NamedTuple):
+    """S categoricals of K classes and a one-hot sample of each, flat (Z = S * K), float32 or float64."""
+
+    sample: Float[Tensor, "*batch Z"]
+    probs: Float[Tensor, "*batch S K"]
+
+
+def gaussian_head(
+    raw: Float[Tensor, "*batch P"], noise: Float[Tensor, "*batch S"], *, min_std: float, backend: Backend = "auto"
+) -> GaussianHead:
+    """mean + std * noise, with std = min_std + softplus(unconstrained std).
+
+    Args:
+        raw: means, then unconstrained stds; P = 2S.
+        noise: standard normal; no gradient reaches it.
+        min_std: floor of the stds, greater than zero.
+        backend: "reference", "triton", or "auto": triton for tensors on a GPU, where it is installed and knows the
+            dtypes.
+    Returns:
+        The sample, mean and std, all differentiable in `raw`.
+    Raises:
+        ValueError: if shapes, dtypes or devices disagree, P is odd, noise wants a gradient, min_std is not positive,
+            or "triton" cannot run here.
+    """
+    if raw.shape[-1] % 2:
+        raise ValueError(f"raw: expected an even last dimension (means and stds), got {tuple(raw.shape)}")
+    _check_noise(noise, raw, (*raw.shape[:-1], raw.shape[-1] // 2))
+    if not min_std > 0:
+        raise ValueError(f"min_std: expected a number greater than zero, got {min_std!r}")
+    if runs_on_triton(backend, raw, noise):
+        from worldmodel.kernels import latent_triton
+
+        return GaussianHead(*latent_triton.gaussian_head(raw, noise, min_std))
+    return GaussianHead(*latent_reference.gaussian_head(raw, noise, min_std))
+
+
+def categorical_head(
+    logits: Float[Tensor, "*batch S K"],
+    noise: Float[Tensor, "*batch S K"],
+    *,
+    unimix: float,
+    backend: Backend = "auto",
+) -> CategoricalHead:
+    """One class of every group by Gumbel-max, with the straight-through gradient of the probabilities.
+
+    Args:
+        logits: unnormalised log-probabilities before mixing.
+        noise: uniform in [0, 1); no gradient reaches it.
+        unimix: share of the uniform distribution that is mixed in, in [0, 1).
+        backend: as for `gaussian_head`.
+    Returns:
+        The one-hot sample and the mixed probabilities; the gradients of both are those of the probabilities.
+    Raises:
+        ValueError: if shapes, dtypes or devices disagree, there is no class, noise wants a gradient, unimix is out of
+            range, or "triton" cannot run here.
+    """
+    if logits.ndim < 2 or logits.shape[-1] < 1:
+        raise ValueError(f"logits: expected [..., S, K] with K of at least one, got {tuple(logits.shape)}")
+    _check_noise(noise, logits, tuple(logits.shape))
+    if not 0 <= unimix < 1:
+        raise ValueError(f"unimix: expected a share in [0, 1), got {unimix!r}")
+    if runs_on_triton(backend, logits, noise):
+        from worldmodel.kernels import latent_triton
+
+        return CategoricalHead(*latent_triton.categorical_head(logits, noise, unimix))
+    return CategoricalHead(*latent_reference.categorical_head(logits, noise, unimix))
+
+
+def _check_noise(noise: Tensor, source: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(noise.shape) != shape:
+        raise ValueError(f"noise: expected the shape {shape}, got {tuple(noise.shape)}")
+    if not (noise.is_floating_point() and source.is_floating_point()):
+        raise ValueError(f"noise: expected two float dtypes, got {noise.dtype} beside {source.dtype}")
+    if noise.device != source.device:
+        raise ValueError(f"noise: expected it on {source.device}, got {noise.device}")
+    if noise.requires_grad and torch.is_grad_enabled():
+        raise ValueError("noise: expected a tensor without a gradient, got one that requires it; none would reach it")
