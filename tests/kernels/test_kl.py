@@ -160,6 +160,7 @@ def test_half_precision_is_computed_in_float32(generator):
         (lambda x: gaussian_kl(x, x.to("meta"), min_std=1.0), "one device"),
         (lambda x: gaussian_kl(x[..., :3], x[..., :3], min_std=1.0), "posterior_raw"),
         (lambda x: gaussian_kl(x, x, min_std=0.0), "min_std"),
+        (lambda x: categorical_kl(x[..., :0], x[..., :0], unimix=0.0), "posterior_logits: .*at least one"),
         (lambda x: gaussian_kl(x, x, min_std=float("nan")), "min_std"),
         (lambda x: categorical_kl(x, x, unimix=1.0), "unimix"),
         (lambda x: balanced_gaussian_kl(x, x, min_std=1.0, dyn=-1.0, rep=1.0, free_nats=0.0), "dyn"),

@@ -167,6 +167,37 @@ def test_an_empty_batch_has_empty_results(generator, family):
     assert q.grad.shape == q.shape
 
 
+@pytest.mark.parametrize("size", [(0,), (0, 3)], ids=str)
+def test_of_no_groups_there_is_no_kl_and_all_steps_are_clamped(poisoned, generator, size):
+    q, p = inputs(family(size), generator, 2)
+    result = family(size).balanced(q, p, **family(size).settings, dyn=DYN, rep=REP, free_nats=1.0, backend="triton")
+    assert result.kl.shape == (2, 0) and result.clamped.all()
+    torch.testing.assert_close(result.balanced, torch.full_like(result.balanced, DYN + REP))
+    result.balanced.sum().backward()
+    assert q.grad.shape == q.shape
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of the interpreter
+@pytest.mark.parametrize("classes", [3, 4])
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
+def test_what_is_not_a_distribution_is_not_a_number_in_its_group_alone(poisoned, classes, bad):
+    q, p = (torch.zeros(2, 2, classes, device=DEVICE) for _ in range(2))
+    q[0, 1] = bad
+    for result in categorical_kl(q, p, unimix=0.01, backend="triton")[:2]:  # KL, the posterior's entropy
+        assert result[0, 1].isnan() and result.isnan().sum() == 1
+
+
+@FAMILIES
+def test_outputs_are_float32_whatever_the_default(generator, family):
+    q, p = inputs(family, generator, 2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = family.kl(q, p, **family.settings, backend="triton")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(x.dtype == torch.float32 for x in result)
+
+
 @pytest.mark.parametrize("min_std", [0.1, 1e-3])
 def test_extreme_gaussians(poisoned, generator, min_std):
     raw = torch.tensor([[1e4, -1e4, 50.0, -50.0], [0.0, 1.0, -50.0, 50.0], [0.0, 0.0, -50.0, 0.0]], device=DEVICE)
