@@ -1,4 +1,7 @@
-"""The latent head: kernels, interpreted where there is no GPU, against the formulas in float64, and those against closed forms."""
+"""The latent head: kernels against the formulas in float64, and those against closed forms.
+
+The kernels are interpreted where there is no GPU.
+"""
 
 import math
 import subprocess

@@ -56,7 +56,7 @@ def categorical_kl(
         sum_k q_k (log q_k - log p_k)  =  sum_k q_k u_k + (p_k - q_k),    u = log q - log p
 
     Probabilities sum to one, so the second part adds nothing but its rounding's opposite: no term is below zero by more
-    than rounding, nearly equal distributions lose few digits, and equal ones give exactly zero, and exactly no gradient.
+    than rounding, nearly equal distributions lose few digits, and equal ones give exactly zero and no gradient.
     """
     log_q, log_p = mix_uniform(posterior_logits, unimix), mix_uniform(prior_logits, unimix)
     q, p, u = log_q.exp(), log_p.exp(), log_q - log_p
