@@ -15,11 +15,24 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ENV_FILES = sorted((PACKAGE.parent / "envs").rglob("*.py"))
 # A module imports its own layer and those to the right of it.
 LAYERS = [
-    *("__main__", "cli", "commands", "session", "run", "words", "folder", "build", "config_io", "training", "report"),
+    *(
+        "__main__",
+        "cli",
+        "commands",
+        "session",
+        "apart",
+        "run",
+        "words",
+        "folder",
+        "build",
+        "config_io",
+        "training",
+        "report",
+    ),
     *("behaviour", "data", "objectives", "models", "oracles", "kernels", "config", "seeding", "types"),
 ]
 SETTINGS = {"config", "config_io"}
-MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "session", "run", "words", "folder", "build", "config_io"}
+MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "session", "apart", "run", "words", "folder", "build", "config_io"}
 COMMAND_LINE = {"cli", *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("*.py"))}
 HEAVY = ("torch", "gymnasium", "wandb", "matplotlib")
 

@@ -155,14 +155,7 @@ class Run:
         Raises:
             ValueError: if a number is out of range, or there is a single held-out episode.
         """
-        images = self._has_images()
-        heldout = self.heldout()
-        if episodes is not None and episodes < 2:
-            raise ValueError(f"episodes: expected at least 2, which errors are taken over, got {episodes}")
-        if episodes is None:
-            rows = heldout.valid.sum(1).cumsum(0)
-            episodes = max(2, int((rows <= (EVIDENCE_ROWS_OF_IMAGES if images else EVIDENCE_ROWS)).sum()))
-        batch = select(heldout, slice(episodes))
+        images, batch = self._has_images(), self.scored(episodes)
         law = build.build_law(self.config)
         return measure_evidence(
             self.model,
@@ -174,6 +167,20 @@ class Run:
             exact=None if law is None else exact_evidence(law, batch.to("cpu"))["total"],
             say=say,
         )
+
+    def scored(self, episodes: int | None) -> Batch:
+        """The held-out episodes that evidence is measured on: as many as are asked for, or as have enough rows.
+
+        Raises:
+            ValueError: for less than two.
+        """
+        if episodes is not None and episodes < 2:
+            raise ValueError(f"episodes: expected at least 2, which errors are taken over, got {episodes}")
+        heldout = self.heldout()
+        if episodes is None:
+            rows = heldout.valid.sum(1).cumsum(0)
+            episodes = max(2, int((rows <= (EVIDENCE_ROWS_OF_IMAGES if self._has_images() else EVIDENCE_ROWS)).sum()))
+        return select(heldout, slice(episodes))
 
     def _pilot(self) -> Batch | None:
         """The beginnings of a few training episodes; none where the replay was removed, or holds no whole episode."""

@@ -125,6 +125,12 @@ def test_what_is_reported_is_the_bound_and_loss_of_the_weights_before_the_step()
     assert not any(value.requires_grad for value in scalars.values())
 
 
+def test_a_warm_up_of_the_kl_is_over_after_as_many_updates_as_it_has():
+    learner = make_learner(objective=Objective(kl_warmup=2))
+    priced = [float(learner.update(make_batch()).scalars()["ledger/beta"]) for _ in range(3)]
+    assert priced[0] < 0 and priced[1:] == [0.0, 0.0]
+
+
 def test_the_same_generator_state_gives_the_identical_update_and_another_one_another():
     learners = [make_learner(seed=seed) for seed in (0, 0, 1)]
     first, same, other = ([learner.update(make_batch()).scalars() for _ in range(3)] for learner in learners)

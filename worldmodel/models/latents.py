@@ -26,6 +26,8 @@ Gradient = Literal["straight_through", "reinmax", "marginal"]
 class DiagonalGaussian:
     """S independent Gaussians; z_t is their S values."""
 
+    reparameterised: ClassVar[bool] = True  # whether the gradient of `rsample` is exact
+
     def __init__(self, raw: Float[Tensor, "*batch P"], min_std: float) -> None:
         """Args:
         raw: S means, then S unconstrained standard deviations; std = min_std + softplus(unconstrained).
@@ -53,8 +55,12 @@ class DiagonalGaussian:
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch S"]:
         """One draw, with no gradient behind it."""
+        return self.rsample(self.noise(generator))
+
+    def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch S"]:
+        """Standard normal noise for `rsample`."""
         mean = self.mean
-        return self.rsample(torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype))
+        return torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
 
     def log_prob(self, z: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
         """log N(z; mean, std^2) of each group, in nats."""
@@ -76,6 +82,15 @@ class DiagonalGaussian:
         """The same distribution with no gradient behind it."""
         return DiagonalGaussian(self.raw.detach(), self.min_std)
 
+    @property
+    def parameters(self) -> int:
+        """P = 2S."""
+        return self.raw.shape[-1]
+
+    def shifted(self, offset: Float[Tensor, "*#batch P"]) -> "DiagonalGaussian":
+        """Another of the family: raw means and raw standard deviations moved by an offset."""
+        return DiagonalGaussian(self.raw + offset, self.min_std)
+
     def _split(self) -> tuple[Tensor, Tensor]:
         if self._mean_and_std is None:  # not a cached_property: its lock stops torch.compile before Python 3.12
             self._mean_and_std = kl_reference.split_gaussian(self.raw, self.min_std)
@@ -84,6 +99,8 @@ class DiagonalGaussian:
 
 class OneHotCategorical:
     """S independent categoricals over K classes; z_t is their S one-hot vectors, flat."""
+
+    reparameterised: ClassVar[bool] = False
 
     def __init__(
         self, logits: Float[Tensor, "*batch S K"], unimix: float, gradient: Gradient = "straight_through"
@@ -121,8 +138,12 @@ class OneHotCategorical:
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
         """One draw, with no gradient behind it."""
+        return self.rsample(self.noise(generator))
+
+    def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch S K"]:
+        """Uniform noise for `rsample`."""
         logits = self.logits
-        return self.rsample(torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype))
+        return torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
 
     def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch S"]:
         """log-mass of each group's class, in nats."""
@@ -153,6 +174,15 @@ class OneHotCategorical:
     def detach(self) -> "OneHotCategorical":
         """The same distribution with no gradient behind it."""
         return OneHotCategorical(self.logits.detach(), self.unimix, self.gradient)
+
+    @property
+    def parameters(self) -> int:
+        """P = S * K."""
+        return self.logits.shape[-2] * self.logits.shape[-1]
+
+    def shifted(self, offset: Float[Tensor, "*#batch P"]) -> "OneHotCategorical":
+        """Another of the family: logits moved by an offset."""
+        return OneHotCategorical(self.logits + offset.unflatten(-1, self.logits.shape[-2:]), self.unimix, self.gradient)
 
 
 def reinmax(log_probs: Float[Tensor, "*batch K"], hard: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch K"]:

@@ -49,6 +49,23 @@ def simulate(model: WorldModel, template: Batch, *, generator: torch.Generator |
     return Simulation(_as_episodes(drawn, template), torch.stack(path, 1))
 
 
+@torch.no_grad()
+def redraw(model: WorldModel, batch: Batch, states: State, *, generator: torch.Generator | None = None) -> Batch:
+    """Every row drawn anew from the model's own prediction p(x_t, r_t | h_t), the rows before it left as they are.
+
+    Args:
+        model: the world model.
+        batch: recorded episodes.
+        states: [B, T, ...] that explain them; of these h_t is used.
+        generator: source of all draws.
+    """
+    batch = in_precision(batch, next(model.parameters()).dtype)
+    z = model.rssm.prior(states.deter).sample(generator)
+    drawn = {name: one.sample(generator) for name, one in model.decode(State(states.deter, z)).items()}
+    reward = torch.where(batch.is_first, 0.0, drawn[REWARD].squeeze(-1))
+    return batch._replace(obs={path: drawn[path] for path in batch.obs}, reward=reward)
+
+
 def _as_episodes(drawn: dict[str, Tensor], template: Batch) -> Batch:
     """Drawn rows with the flags that belong to them."""
     obs = {name: x for name, x in drawn.items() if name not in (REWARD, CONTINUE)}

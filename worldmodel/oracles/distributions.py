@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ class Gaussian:
 
     mean: Float[Tensor, "*batch Z"]
     cov: Float[Tensor, "*#batch Z Z"]
+    reparameterised: ClassVar[bool] = True  # whether the gradient of `rsample` is exact
 
     @cached_property
     def scale_tril(self) -> Float[Tensor, "*#batch Z Z"]:
@@ -35,8 +37,12 @@ class Gaussian:
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
         """One draw, with no gradient behind it; the covariance may be singular."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + apply(square_root(self.cov), noise)
+        return self.mean + apply(square_root(self.cov), self.noise(generator))
+
+    def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
+        """Standard normal noise for `rsample`."""
+        mean = self.mean
+        return torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
 
     def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch 1"]:
         """log N(z; mean, cov) in nats."""
@@ -63,12 +69,28 @@ class Gaussian:
         """The same distribution with no gradient behind it."""
         return Gaussian(self.mean.detach(), self.cov.detach())
 
+    @property
+    def parameters(self) -> int:
+        """P = Z + Z^2, of which Z (Z + 1) / 2 of the last Z^2 are read."""
+        return self.mean.shape[-1] * (1 + self.mean.shape[-1])
+
+    def shifted(self, offset: Float[Tensor, "*#batch P"]) -> "Gaussian":
+        """Another Gaussian: mean + d and the Cholesky factor L M, M lower triangular with exp of its offset's diagonal.
+
+        Every covariance can be reached, whatever L is, and a zero offset changes nothing.
+        """
+        Z = self.mean.shape[-1]
+        d, M = offset[..., :Z], offset[..., Z:].unflatten(-1, (Z, Z))
+        L = self.scale_tril @ (M.tril(-1) + torch.diag_embed(M.diagonal(dim1=-2, dim2=-1).exp()))
+        return Gaussian(self.mean + d, L @ L.mT)
+
 
 @dataclass(frozen=True)
 class OneHot:
     """One of K classes as a one-hot vector. A class may have probability zero, its log-probability -inf."""
 
     log_probs: Float[Tensor, "*batch K"]  # normalised
+    reparameterised: ClassVar[bool] = False
 
     def rsample(self, noise: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch K"]:
         """A one-hot sample by Gumbel-max from uniform noise, with the straight-through gradient of the probabilities.
@@ -83,8 +105,12 @@ class OneHot:
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch K"]:
         """One draw, with no gradient behind it."""
+        return self.rsample(self.noise(generator))
+
+    def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch K"]:
+        """Uniform noise for `rsample`."""
         like = self.log_probs
-        return self.rsample(torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype))
+        return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
     def log_prob(self, z: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch 1"]:
         """log-mass of the class that z is one-hot for, in nats; -inf where it is impossible."""
@@ -101,6 +127,15 @@ class OneHot:
     def detach(self) -> "OneHot":
         """The same distribution with no gradient behind it."""
         return OneHot(self.log_probs.detach())
+
+    @property
+    def parameters(self) -> int:
+        """P = K."""
+        return self.log_probs.shape[-1]
+
+    def shifted(self, offset: Float[Tensor, "*#batch P"]) -> "OneHot":
+        """Another of the family: logits moved by an offset. What was impossible stays impossible."""
+        return OneHot((self.log_probs + offset).log_softmax(-1))
 
 
 def expectation(probs: Float[Tensor, "*batch K"], values: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch 1"]:

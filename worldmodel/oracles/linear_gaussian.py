@@ -177,6 +177,13 @@ class LinearGaussian:
         """log p(x_t | x_<t) of every row in nats; the sum over t is log p(x_1:T || a_1:T)."""
         return self.filter(x, action).log_evidence
 
+    def forecast(self, x: Float[Tensor, "B T p"], action: Float[Tensor, "B T A"] | None = None) -> Gaussian:
+        """p(x_t | x_<t) of every row with all its entries, [B, T, ...]:  N(C m + D a_t + d, C P C' + R)."""
+        x, action = self.rows(x, action)
+        belief = self.filter(x, action).predicted
+        mean = belief.mean @ self.C.mT + action @ self.D.mT + self.d
+        return Gaussian(mean, symmetric(self.C @ belief.cov @ self.C.mT + self.R))
+
     def smooth(self, x: Float[Tensor, "B T p"], action: Float[Tensor, "B T A"] | None = None) -> Gaussian:
         """p(z_t | x_1:T) at every row, by Rauch, Tung and Striebel; needs predicted covariances that can be inverted.
 

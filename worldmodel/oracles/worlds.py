@@ -55,6 +55,13 @@ def continue_evidence(law: Mapping[str, Any], batch: Batch) -> Float[Tensor, "B 
 
 def linear_gaussian_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
     """The Kalman filter's, for the law of `envs.linear_gaussian.LinearGaussian`; no reward leads to a first row."""
+    model, rows = linear_gaussian(law, batch)
+    evidence = model.log_evidence(rows, batch.prev_action.double())
+    return {"observation_and_reward": evidence, "continue": continue_evidence(law, batch)}
+
+
+def linear_gaussian(law: Mapping[str, Any], batch: Batch) -> tuple[LinearGaussian, Float[Tensor, "B T p"]]:
+    """The model that the law is, and the rows as it reads them: observation and reward, NaN where there is none."""
     number = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in law.items() if key != "kind"}
     model = LinearGaussian.create(
         A=number["transition"],
@@ -67,8 +74,7 @@ def linear_gaussian_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
     )
     reward = torch.where(batch.is_first, torch.nan, batch.reward.double())
     rows = torch.cat([_only_vector(batch, len(number["observation"])), reward[..., None]], -1)
-    evidence = model.log_evidence(torch.where(batch.valid[..., None], rows, torch.nan), batch.prev_action.double())
-    return {"observation_and_reward": evidence, "continue": continue_evidence(law, batch)}
+    return model, torch.where(batch.valid[..., None], rows, torch.nan)
 
 
 def hidden_markov_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:

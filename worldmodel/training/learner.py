@@ -57,7 +57,7 @@ class Learner:
         autocast: bool = False,
     ) -> None:
         """Args:
-        model, objective: what is trained, and on what.
+        model, objective: what is trained, but for parameters without gradients, and on what.
         generator: source of the latents' noise, on the model's device.
         learning_rate, warmup, final_fraction, total_updates: a linear rise over `warmup` updates, then a cosine down to
             `final_fraction` of the peak at `total_updates` (1 keeps the peak).
@@ -69,7 +69,9 @@ class Learner:
         self.clip_norm, self.autocast = clip_norm, autocast
         parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder, "hindsight": model.hindsight}
         self.parts: dict[str, list[nn.Parameter]] = {
-            name: list(part.parameters()) for name, part in parts.items() if part is not None
+            name: trained
+            for name, part in parts.items()
+            if part is not None and (trained := [p for p in part.parameters() if p.requires_grad])
         }
         self.parameters = [p for part in self.parts.values() for p in part]
         self.optimizer = torch.optim.AdamW(

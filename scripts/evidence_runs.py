@@ -1,0 +1,112 @@
+"""Train the presets of the worlds whose evidence is known, measure it, and write docs/evidence.md's table.
+
+    python scripts/evidence_runs.py --output runs/evidence                          # resumes where it was interrupted
+    python scripts/evidence_runs.py --output runs/evidence --only hidden_markov --seeds 0
+    python scripts/evidence_runs.py --output runs/evidence --write                  # the table from what is there
+
+Every run is the command line's: `worldmodel train`, then `worldmodel evidence`, each a process with one thread, whose
+CPU seconds are those that the operating system counts.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from docs_blocks import write_block
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PRESETS = {  # name -> files of settings
+    "linear_gaussian": ["linear_gaussian.yaml"],
+    "linear_gaussian_smoothing": ["linear_gaussian_smoothing.yaml"],
+    "hidden_markov": ["hidden_markov.yaml"],
+}
+PARTICLES = (128, 256)
+EPISODES = 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs and of results.jsonl")
+    parser.add_argument("--only", nargs="+", choices=sorted(PRESETS), default=list(PRESETS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--write", action="store_true", help="write the table, train nothing")
+    options = parser.parse_args()
+    if not options.write:
+        for seed in options.seeds:
+            for preset in options.only:
+                if not any((row["preset"], row["seed"]) == (preset, seed) for row in read_results(options.output)):
+                    result = measure(preset, seed, options.output)
+                    with (options.output / "results.jsonl").open("a") as file:
+                        file.write(json.dumps(result) + "\n")
+    write_block("evidence.md", "worlds", table(read_results(options.output)))
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def measure(preset: str, seed: int, output: Path) -> dict[str, Any]:
+    """Train and measure one run; the parts of the result that the table needs."""
+    output.mkdir(parents=True, exist_ok=True)
+    folder = output / f"{preset}-{seed}"
+    files = [option for name in PRESETS[preset] for option in ("--config", str(CONFIGS / name))]
+    seconds = run("train", *files, "--seed", str(seed), "--tracking", "none", "--runs", str(folder))
+    made = next(folder.iterdir())
+    particles = ",".join(map(str, PARTICLES))
+    run("evidence", str(made), "--particles", particles, "--runs", "1", "--episodes", str(EPISODES))
+    found = json.loads((made / "evidence" / "evidence.json").read_text())
+    return {
+        "preset": preset, "seed": seed, "cpu_seconds": round(seconds), "episodes": found["episodes"],
+        "rows": found["rows"], "exact": found["exact"], "proposal": found["proposal"],
+        "estimates": found["estimates"], "kl": found["kl"],
+    }  # fmt: skip
+
+
+def run(*words: str) -> float:
+    """A command of the library: -> the CPU seconds it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "worldmodel", *words], check=True, env=one_thread)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """A row a run, and the mean over the seeds of a preset."""
+    fewer, most = PARTICLES
+    lines = [
+        f"| preset | seed | exact | bound below exact | SMC ({most}) below exact | sandwich ({fewer}) | KL | CPU s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for preset in PRESETS:
+        rows = [row for row in results if row["preset"] == preset]
+        for row in rows:
+            few, many = row["estimates"]
+            bound, smc = many["below_exact"]["elbo"], many["below_exact"]["smc"]
+            lines.append(
+                f"| {preset} | {row['seed']} | {row['exact']['mean']:.4f} | {with_error(bound)} | {with_error(smc)} | "
+                f"{with_error(few['width'])} | {row['kl']:.2f} | {row['cpu_seconds']} |"
+            )
+        if len(rows) > 1:
+            means = [
+                statistics.mean(row["estimates"][-1]["below_exact"][name][0] for row in rows)
+                for name in ("elbo", "smc")
+            ]
+            width = statistics.mean(row["estimates"][0]["width"][0] for row in rows)
+            lines.append(f"| | **mean** | | **{means[0]:.4f}** | **{means[1]:.4f}** | **{width:.4f}** | | |")
+    return "\n".join(lines)
+
+
+def with_error(estimate: list[float]) -> str:
+    return "{:.4f} ± {:.4f}".format(*estimate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Take the gap of a run's evidence apart (filtering, amortisation, family) and its rate (information, misfit)."""
+
+import json
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from worldmodel.objectives.rate import Rate
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Which run, and how hard to look."""
+    parser.add_argument("run", type=str, help="the run's folder")
+    parser.add_argument("--updates", type=int, default=1000, help="updates of either posterior on the frozen model")
+    parser.add_argument("--steps", type=int, default=200, help="gradient steps that refine the posterior of an episode")
+    parser.add_argument("--particles", type=int, default=128, help="of the estimate of the evidence")
+    parser.add_argument("--runs", type=int, default=2, help="independent repetitions of that estimate")
+    parser.add_argument("--alternatives", type=int, default=1024, help="draws of each row, for the parts of the rate")
+    words = "held-out episodes; by default as many as have 4,000 rows together, where there are images 400"
+    parser.add_argument("--episodes", type=int | None, default=None, help=words)
+    parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
+    parser.add_argument("--device", type=str, default="cpu", help="a torch device, or auto")
+    parser.add_argument("--seed", type=int, default=0, help="of all draws")
+
+
+def run(parser: ArgumentParser, options: Namespace) -> None:
+    """Write RUN/evidence/gap.json and print what is in it."""
+    # Heavy, and not needed to refuse a mistake.
+    from rich.console import Console
+
+    from worldmodel.apart import take_gap_apart, take_rate_apart
+    from worldmodel.run import open_run
+
+    opened = open_run(options.run, options.checkpoint, options.device)
+    console = Console(highlight=False)
+    settings = {"episodes": options.episodes, "seed": options.seed}
+    gap = take_gap_apart(
+        opened,
+        updates=options.updates,
+        steps=options.steps,
+        particles=options.particles,
+        runs=options.runs,
+        say=lambda words: console.print(f"{words} ..."),
+        **settings,
+    )
+    first, every, exact = take_rate_apart(opened, alternatives=options.alternatives, **settings)
+    table = _table("nats per step", "mean", "standard error")
+    for row in gap.rows():
+        table.add_row(*row)
+    console.print(table)
+    for doubt in gap.doubts:
+        console.print(f"no gap: {doubt}")
+    _show_rate(console, first, f"first rows, {first.alternatives} other episodes each")
+    if every is not None:
+        source = "the environment's exact law" if exact else "the model's own prediction"
+        _show_rate(console, every, f"every row, {every.alternatives} draws from {source}")
+    folder = opened.folder / "evidence"
+    folder.mkdir(exist_ok=True)
+    rates = {"first_row": first.as_json(), "every_row": every and every.as_json(), "exact": exact}
+    numbers = {"gap": gap.as_json(), "rate": rates, "settings": {**vars(options), "run": opened.folder.name}}
+    (folder / "gap.json").write_text(json.dumps(numbers))
+    console.print(f"numbers are in {folder / 'gap.json'}", soft_wrap=True)
+
+
+def _show_rate(console: "Console", rate: "Rate", heading: str) -> None:
+    console.print(f"rate of {heading}")
+    table = _table("nats per step", "from below", "from above")
+    for row in rate.rows():
+        table.add_row(*row)
+    console.print(table)
+    if rate.saturated:
+        most = "log of the alternatives and one"
+        console.print(f"information from below is near the {most}, the most it can be: more of them show more")
+
+
+def _table(*headings: str) -> "Table":
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, justify="right" if heading != headings[0] else "left")
+    return table

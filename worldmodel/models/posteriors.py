@@ -1,0 +1,75 @@
+"""Another posterior for a generative model that stays as it is.
+
+A world model's generative half is h_t = f(h_{t-1}, z_{t-1}, a), p(z_t | h_t) and the decoder. Its other half, q, may be
+exchanged: the evidence stays, the bound moves. Whether q looks ahead can so be priced on one and the same model.
+"""
+
+import copy
+from typing import Literal
+
+import torch
+from torch import nn
+
+from worldmodel.models.hindsight import Hindsight
+from worldmodel.models.world_model import WorldModel
+
+Kind = Literal["filtering", "smoothing"]
+
+
+def kind_of(model: WorldModel) -> Kind:
+    """Whether its posterior looks ahead."""
+    return "filtering" if model.hindsight is None else "smoothing"
+
+
+def with_posterior(model: WorldModel, kind: Kind, *, seed: int = 0) -> WorldModel:
+    """A copy with a posterior of this kind, which alone can be trained: all that generates has no gradient any more.
+
+    The new q begins where the old one is. One that is to smooth begins as the filter that ignores what follows; one
+    that is to filter as the smoother at rows that nothing follows, which is how it acts.
+
+    Args:
+        model: left as it is.
+        kind: of the copy's posterior; the model's own kind changes nothing but what can be trained.
+        seed: of the weights of a network that is new.
+    """
+    changed = copy.deepcopy(model)
+    if kind == "smoothing" and changed.hindsight is None:
+        _look_ahead(changed, seed)
+    elif kind == "filtering" and changed.hindsight is not None:
+        _look_no_further(changed, changed.hindsight)
+    changed.requires_grad_(False)
+    for part in posterior_parts(changed):
+        part.requires_grad_()
+    return changed
+
+
+def posterior_parts(model: WorldModel) -> list[nn.Module]:
+    """The networks that q is made of."""
+    rssm = model.rssm
+    parts = [model.encoder, rssm.posterior_embed, rssm.posterior_deter, rssm.posterior_rest]
+    return parts if model.hindsight is None else [*parts, model.hindsight]
+
+
+def _look_ahead(model: WorldModel, seed: int) -> None:
+    old = model.rssm.posterior_embed
+    width = model.rssm.hidden
+    with torch.random.fork_rng(devices=[]):  # the weights are made on the CPU, whatever the device
+        torch.default_generator.manual_seed(seed)
+        hindsight = Hindsight(model.encoder.width, model.spec.action.width, width)
+    model.hindsight = hindsight.to(old.weight)
+    columns = torch.cat([old.weight, old.weight.new_zeros(len(old.weight), width)], 1)
+    model.rssm.posterior_embed = _linear(columns, old.bias)
+
+
+def _look_no_further(model: WorldModel, hindsight: Hindsight) -> None:
+    old, width = model.rssm.posterior_embed, model.encoder.width
+    constant = old.weight[:, width:] @ hindsight.nothing
+    model.rssm.posterior_embed = _linear(old.weight[:, :width], old.bias + constant)
+    model.hindsight = None
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+    layer.weight = nn.Parameter(weight.detach().clone())
+    layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
