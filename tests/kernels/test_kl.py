@@ -110,7 +110,7 @@ def test_identical_distributions_have_exactly_no_kl_and_no_gradient(generator):
 
 
 @pytest.mark.parametrize("unimix", [0.0, UNIMIX])
-def test_nearly_equal_categoricals_lose_no_digits_and_are_not_below_zero(generator, unimix):
+def test_nearly_equal_categoricals_lose_few_digits_and_are_not_below_zero(generator, unimix):
     q = 3 * torch.randn(20, 4, 32, generator=generator)
     p = q + 1e-3 * torch.randn(20, 4, 32, generator=generator)
     exact = categorical_kl(q.double(), p.double(), unimix=unimix).kl
@@ -122,7 +122,7 @@ def test_nearly_equal_categoricals_lose_no_digits_and_are_not_below_zero(generat
     assert (categorical_kl(q, nearer, unimix=unimix).kl >= -torch.finfo(torch.float32).eps).all()
 
 
-def test_nearly_equal_gaussians_lose_no_digits(generator):
+def test_nearly_equal_gaussians_lose_few_digits(generator):
     q = torch.randn(6, 10, generator=generator)
     p = q + 1e-3 * torch.randn(6, 10, generator=generator)
     exact = gaussian_kl(q.double(), p.double(), min_std=MIN_STD).kl
@@ -160,6 +160,7 @@ def test_half_precision_is_computed_in_float32(generator):
         (lambda x: gaussian_kl(x, x.to("meta"), min_std=1.0), "one device"),
         (lambda x: gaussian_kl(x[..., :3], x[..., :3], min_std=1.0), "posterior_raw"),
         (lambda x: gaussian_kl(x, x, min_std=0.0), "min_std"),
+        (lambda x: categorical_kl(x[..., :0], x[..., :0], unimix=0.0), "posterior_logits: .*at least one"),
         (lambda x: gaussian_kl(x, x, min_std=float("nan")), "min_std"),
         (lambda x: categorical_kl(x, x, unimix=1.0), "unimix"),
         (lambda x: balanced_gaussian_kl(x, x, min_std=1.0, dyn=-1.0, rep=1.0, free_nats=0.0), "dyn"),

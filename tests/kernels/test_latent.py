@@ -1,4 +1,7 @@
-"""The latent head: kernels, interpreted on the CPU, against the formulas in float64, and those against closed forms."""
+"""The latent head: kernels against the formulas in float64, and those against closed forms.
+
+The kernels are interpreted where there is no GPU.
+"""
 
 import math
 import subprocess
@@ -14,6 +17,7 @@ from worldmodel.kernels.latent import categorical_head, gaussian_head
 from worldmodel.kernels.launch_triton import rows_of
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIN_STD, UNIMIX = 0.1, 0.01
 # Of the largest number of a tensor, or of 1 where mean and noise may cancel. Inputs are converted exactly, the maths is
 # float32: a few roundings of 6e-8.
@@ -39,12 +43,12 @@ def poisoned(monkeypatch):
 
 def gaussian_inputs(shape, dtype, generator, scale=1.0):
     raw = scale * torch.randn(*shape[:-1], 2 * shape[-1], generator=generator)
-    return raw.to(dtype).requires_grad_(), torch.randn(*shape, generator=generator)
+    return raw.to(DEVICE, dtype).requires_grad_(), torch.randn(*shape, generator=generator).to(DEVICE)
 
 
 def categorical_inputs(shape, dtype, generator, scale=1.0):
     logits = scale * torch.randn(*shape, generator=generator)
-    return logits.to(dtype).requires_grad_(), torch.rand(*shape, generator=generator)
+    return logits.to(DEVICE, dtype).requires_grad_(), torch.rand(*shape, generator=generator).to(DEVICE)
 
 
 HEADS = {
@@ -65,7 +69,7 @@ def assert_near(got, expected, tolerance, scale=1e-30):
 
 
 def assert_gradients_near(outputs, source, expected, wide, generator, tolerance):
-    cotangents = [torch.randn(x.shape, generator=generator) for x in outputs]
+    cotangents = [torch.randn(x.shape, generator=generator).to(DEVICE) for x in outputs]
     (got,) = torch.autograd.grad(outputs, source, cotangents)
     (want,) = torch.autograd.grad(expected, wide, [c.double() for c in cotangents])
     assert got.dtype == source.dtype
@@ -107,17 +111,19 @@ def test_one_class_has_no_gradient(generator):
 
 @pytest.mark.parametrize("family", [GaussianFamily(6, MIN_STD), CategoricalFamily(4, 6, UNIMIX)])
 def test_a_kernels_sample_is_that_of_the_distribution(family, generator):
-    raw = torch.randn(500, family.parameters, generator=generator, requires_grad=True)
+    raw = torch.randn(500, family.parameters, generator=generator)
     noise = family.noise(500, like=raw, generator=generator)
-    expected = family.distribution(raw).rsample(noise)
+    expected = family.distribution(raw.requires_grad_()).rsample(noise)  # on the CPU, where no kernel runs
+    cotangent = torch.randn(expected.shape, generator=generator)
+    gradients = [torch.autograd.grad(expected, raw, cotangent)[0]]
+    raw, noise = raw.detach().to(DEVICE).requires_grad_(), noise.to(DEVICE)
     if isinstance(family, GaussianFamily):
         got = gaussian_head(raw, noise, min_std=MIN_STD, backend="triton").sample
     else:
         got = categorical_head(raw.unflatten(-1, (4, 6)), noise, unimix=UNIMIX, backend="triton").sample
-        assert torch.equal(got, expected)
-    cotangent = torch.randn(got.shape, generator=generator)
-    gradients = [torch.autograd.grad(z, raw, cotangent)[0] for z in (got, expected)]
-    torch.testing.assert_close(got, expected)
+        assert torch.equal(got.cpu(), expected)
+    gradients.append(torch.autograd.grad(got, raw, cotangent.to(DEVICE))[0].cpu())
+    torch.testing.assert_close(got.cpu(), expected)
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)  # two float32 roads to the same
 
 
@@ -145,8 +151,8 @@ def test_the_references_gradients_are_those_of_its_values(generator):
 
 
 def test_classes_win_as_often_as_their_probability_says(generator):
-    logits = torch.tensor([[2.0, 0.0, -1.0, -7.0, 1.0]])
-    noise = torch.rand(100_000, 1, 5, generator=generator)
+    logits = torch.tensor([[2.0, 0.0, -1.0, -7.0, 1.0]], device=DEVICE)
+    noise = torch.rand(100_000, 1, 5, generator=generator).to(DEVICE)
     sample, probs = categorical_head(logits.expand(noise.shape), noise, unimix=UNIMIX, backend="triton")
     p = probs[0, 0]
     error = (sample.mean(0) - p) / (p * (1 - p) / len(noise)).sqrt()
@@ -172,8 +178,8 @@ def test_extreme_numbers_are_as_exact_as_others(dtype, generator):
 
 @pytest.mark.parametrize("raw_std", [-80.0, -20.0, -1e-3, 0.0, 19.9, 20.1, 80.0])
 def test_a_small_std_keeps_its_digits(raw_std):
-    raw = torch.tensor([0.0, raw_std])
-    got = gaussian_head(raw, torch.ones(1), min_std=1e-38, backend="triton").std.double()
+    raw = torch.tensor([0.0, raw_std], device=DEVICE)
+    got = gaussian_head(raw, torch.ones(1, device=DEVICE), min_std=1e-38, backend="triton").std.double()
     expected = 1e-38 + raw.double()[1:].exp().log1p()
     torch.testing.assert_close(got, expected, rtol=3e-7, atol=0)  # every number of it, not of the largest
 
@@ -181,29 +187,29 @@ def test_a_small_std_keeps_its_digits(raw_std):
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_first_of_equals_wins_and_noise_of_zero_and_one_is_allowed(backend, dtype):
-    logits = torch.zeros(3, 1, 5)
-    noise = torch.tensor([0.0, 0.5, 1.0]).to(dtype)[:, None, None].expand(3, 1, 5)
+    logits = torch.zeros(3, 1, 5, device=DEVICE)
+    noise = torch.tensor([0.0, 0.5, 1.0]).to(DEVICE, dtype)[:, None, None].expand(3, 1, 5)
     sample = categorical_head(logits, noise, unimix=UNIMIX, backend=backend).sample
-    assert torch.equal(sample, torch.eye(5)[0].expand(3, 5))
-    noise = torch.tensor([[0.0, 0.1, 1.0, 0.9, 1.0]], dtype=dtype)
+    assert torch.equal(sample, torch.eye(5, device=DEVICE)[0].expand(3, 5))
+    noise = torch.tensor([[0.0, 0.1, 1.0, 0.9, 1.0]], dtype=dtype, device=DEVICE)
     assert categorical_head(logits[0], noise, unimix=UNIMIX, backend=backend).sample.argmax() == 2
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 def test_a_logit_that_is_not_a_number_shows_in_its_group_alone(backend):
-    logits = torch.zeros(1, 2, 3)
+    logits = torch.zeros(1, 2, 3, device=DEVICE)
     logits[0, 1, 2] = math.nan
-    noise = torch.full((1, 2, 3), 0.5)
+    noise = torch.full((1, 2, 3), 0.5, device=DEVICE)
     sample = categorical_head(logits, noise, unimix=UNIMIX, backend=backend).sample
     assert sample[0, :3].isfinite().all() and sample[0, 3:].isnan().all()
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
 def test_empty_batches_give_empty_samples(shape):
-    raw = torch.zeros(*shape[:-1], 2 * shape[-1], requires_grad=True)
-    sample = gaussian_head(raw, torch.zeros(shape), min_std=MIN_STD, backend="triton").sample
-    logits = torch.zeros(*shape, 4, requires_grad=True)
-    drawn = categorical_head(logits, torch.zeros(*shape, 4), unimix=UNIMIX, backend="triton").sample
+    raw = torch.zeros(*shape[:-1], 2 * shape[-1], requires_grad=True, device=DEVICE)
+    sample = gaussian_head(raw, torch.zeros(shape, device=DEVICE), min_std=MIN_STD, backend="triton").sample
+    logits = torch.zeros(*shape, 4, requires_grad=True, device=DEVICE)
+    drawn = categorical_head(logits, torch.zeros(*shape, 4, device=DEVICE), unimix=UNIMIX, backend="triton").sample
     assert sample.shape == shape and drawn.shape == (shape[0], 4 * shape[1])
     (sample.sum() + drawn.sum()).backward()
     assert raw.grad.shape == raw.shape and logits.grad.shape == logits.shape
@@ -216,7 +222,7 @@ def test_many_small_programs_do_what_a_large_one_does(name, generator, monkeypat
     expected = head(source, noise, backend="triton", **setting)
     gradient = torch.autograd.grad(sum(x.square().sum() for x in expected), source)
     small = {"gaussian": {"ROWS": 2, "BLOCK_S": 4}, "categorical": {"ROWS": 2, "BLOCK_K": 8}}[name]
-    monkeypatch.setattr(latent_triton, "_interpreted_tile", lambda *_: small | {"num_warps": 1})
+    monkeypatch.setattr(latent_triton, f"{name}_tile", lambda *_: small | {"num_warps": 1})
     got = head(source, noise, backend="triton", **setting)
     for x, y in zip(got, expected, strict=True):
         assert torch.equal(x, y)
@@ -230,7 +236,7 @@ def test_every_output_alone_has_its_gradient(name, generator):
     got = head(source, noise, backend="triton", **setting)
     wide, expected = exact(head, source, noise, **setting)
     for x, y in zip(got, expected, strict=True):
-        cotangent = torch.randn(x.shape, generator=generator)
+        cotangent = torch.randn(x.shape, generator=generator).to(DEVICE)
         (gradient,) = torch.autograd.grad(x, source, cotangent, retain_graph=True)
         (want,) = torch.autograd.grad(y, wide, cotangent.double(), retain_graph=True)
         assert_near(gradient, want, GRADIENT[torch.float32])
@@ -281,7 +287,7 @@ class Counter(TorchDispatchMode):
 def test_it_is_one_operation_forward_and_one_backward(name, generator):
     head, setting, inputs, shape = HEADS[name]
     source, noise = inputs(shape, torch.float32, generator)
-    cotangent = torch.randn(source.flatten(-2).shape if name == "categorical" else noise.shape, generator=generator)
+    cotangent = torch.ones(source.flatten(-2).shape if name == "categorical" else noise.shape, device=DEVICE)
     with Counter() as forward:
         sample = head(source, noise, backend="triton", **setting).sample
     with Counter() as backward:
@@ -312,6 +318,7 @@ def test_torch_takes_it_as_an_operator(name, generator):
             "noise: expected a tensor without",
         ),
         (lambda x, n: gaussian_head(x, n, min_std=0.0), "min_std"),
+        (lambda x, n: gaussian_head(x, n, min_std=math.inf), "min_std"),
         (lambda x, n: gaussian_head(x.double(), n, min_std=MIN_STD, backend="triton"), "backend: .*float64"),
         (lambda x, n: categorical_head(x[..., :0], x[..., :0], unimix=UNIMIX), "logits"),
         (lambda x, n: categorical_head(x, x, unimix=1.0), "unimix"),

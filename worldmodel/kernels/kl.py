@@ -100,7 +100,8 @@ def categorical_kl(
     Returns:
         The KL and both entropies [*batch S], float32 or float64, each differentiable in both inputs.
     Raises:
-        ValueError: if shapes, dtypes or devices disagree, unimix is out of range, or "triton" cannot run here.
+        ValueError: if shapes, dtypes or devices disagree, there is no class, unimix is out of range, or "triton" cannot
+            run here.
     """
     _check_categorical(posterior_logits, prior_logits, unimix)
     if runs_on_triton(backend, posterior_logits, prior_logits):
@@ -149,14 +150,18 @@ def _categorical_reference(q: Tensor, p: Tensor, unimix: float) -> KL:
 
 def _check_gaussian(posterior_raw: Tensor, prior_raw: Tensor, min_std: float) -> None:
     _check_pair(posterior_raw, prior_raw, "posterior_raw", "prior_raw")
-    if posterior_raw.shape[-1] % 2:
-        raise ValueError(f"posterior_raw: expected an even last dimension (means and stds), got {posterior_raw.shape}")
+    shape = tuple(posterior_raw.shape)
+    if not shape or shape[-1] % 2:
+        raise ValueError(f"posterior_raw: expected an even last dimension (means and stds), got {shape}")
     if isinstance(min_std, Tensor) or not 0 < min_std < math.inf:
         raise ValueError(f"min_std: expected a number greater than zero, got {min_std!r}")
 
 
 def _check_categorical(posterior_logits: Tensor, prior_logits: Tensor, unimix: float) -> None:
     _check_pair(posterior_logits, prior_logits, "posterior_logits", "prior_logits")
+    shape = tuple(posterior_logits.shape)
+    if len(shape) < 2 or shape[-1] < 1:
+        raise ValueError(f"posterior_logits: expected [..., S, K] with K of at least one, got {shape}")
     if isinstance(unimix, Tensor) or not 0 <= unimix < 1:
         raise ValueError(f"unimix: expected a share in [0, 1), got {unimix!r}")
 

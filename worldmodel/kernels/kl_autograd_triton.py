@@ -55,7 +55,7 @@ def _floor(free_nats: float) -> float:
 def _empty_outputs(posterior: Tensor, event: int) -> Outputs:
     batch = posterior.shape[: posterior.dim() - event]
     groups = (*batch, posterior.shape[-2] if event == 2 else posterior.shape[-1] // 2)
-    kl, q_entropy, p_entropy = (torch.empty(groups, device=posterior.device) for _ in range(3))
+    kl, q_entropy, p_entropy = (torch.empty(groups, device=posterior.device, dtype=torch.float32) for _ in range(3))
     balanced, clamped = (torch.empty(batch, device=posterior.device, dtype=t) for t in (torch.float32, torch.bool))
     return kl, q_entropy, p_entropy, balanced, clamped
 

@@ -33,7 +33,7 @@ def gaussian_kl(
 
         1/2 ((m_q - m_p) / s_p)^2 + 1/2 (r^2 - 1) - log r,    r = s_q / s_p
 
-    written in r - 1 so that nearly equal distributions lose no digits and equal ones give exactly zero.
+    written in r - 1 so that nearly equal distributions lose few digits and equal ones give exactly zero.
     """
     q_mean, q_std = split_gaussian(posterior_raw, min_std)
     p_mean, p_std = split_gaussian(prior_raw, min_std)
@@ -55,8 +55,8 @@ def categorical_kl(
 
         sum_k q_k (log q_k - log p_k)  =  sum_k q_k u_k + (p_k - q_k),    u = log q - log p
 
-    Probabilities sum to one, so the second part adds nothing but its rounding's opposite: no term is below zero, nearly
-    equal distributions lose no digits, and equal ones give exactly zero, and exactly no gradient.
+    Probabilities sum to one, so the second part adds nothing but its rounding's opposite: no term is below zero by more
+    than rounding, nearly equal distributions lose few digits, and equal ones give exactly zero and no gradient.
     """
     log_q, log_p = mix_uniform(posterior_logits, unimix), mix_uniform(prior_logits, unimix)
     q, p, u = log_q.exp(), log_p.exp(), log_q - log_p

@@ -37,6 +37,7 @@ def categorical_tile(groups: int, classes: int, itemsize: int) -> Tile:
 
 def _tile(groups: int, classes: int, itemsize: int) -> Tile:
     """At least 512 numbers a program, and one 16-byte load a thread: with more, registers limit the occupancy."""
+    groups = max(groups, 1)  # where there is none a step still has its balanced KL
     rows = max(1, 512 // (groups * classes))
     threads = rows * groups * classes * itemsize // 16
     return Tile(rows, groups, classes, min(16, max(1, threads // launch_triton.lanes())))
@@ -155,8 +156,8 @@ def gaussian_kl_backward(
 @no_type_check
 def load_categorical(ptr, at, inside, is_class, keep, uniform, MIXED: tl.constexpr):
     """softmax s, mixture q = keep s + uniform, and log q, of [ROWS, GROUPS, CLASSES] logits; zero where no class is."""
-    # Not -inf where no class is: -inf - -inf is not a number.
-    logits = tl.where(is_class, tl.load(ptr + at, mask=inside, other=0.0).to(tl.float32), -3e38)
+    # Of a row that is not there every class is zero, so that its largest logit is finite.
+    logits = tl.where(is_class, tl.load(ptr + at, mask=inside, other=0.0).to(tl.float32), -float("inf"))
     shifted = logits - tl.max(logits, axis=2, keep_dims=True)
     weight = tl.exp(shifted)
     normaliser = tl.sum(weight, axis=2, keep_dims=True)

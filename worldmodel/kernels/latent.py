@@ -4,6 +4,7 @@ Written out in torch it is a dozen small launches forward and as many backward, 
 and one.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -46,10 +47,10 @@ def gaussian_head(
         ValueError: if shapes, dtypes or devices disagree, P is odd, noise wants a gradient, min_std is not positive,
             or "triton" cannot run here.
     """
-    if raw.shape[-1] % 2:
+    if raw.ndim < 1 or raw.shape[-1] % 2:
         raise ValueError(f"raw: expected an even last dimension (means and stds), got {tuple(raw.shape)}")
     _check_noise(noise, raw, (*raw.shape[:-1], raw.shape[-1] // 2))
-    if not min_std > 0:
+    if isinstance(min_std, Tensor) or not 0 < min_std < math.inf:
         raise ValueError(f"min_std: expected a number greater than zero, got {min_std!r}")
     if runs_on_triton(backend, raw, noise):
         from worldmodel.kernels import latent_triton
@@ -81,7 +82,7 @@ def categorical_head(
     if logits.ndim < 2 or logits.shape[-1] < 1:
         raise ValueError(f"logits: expected [..., S, K] with K of at least one, got {tuple(logits.shape)}")
     _check_noise(noise, logits, tuple(logits.shape))
-    if not 0 <= unimix < 1:
+    if isinstance(unimix, Tensor) or not 0 <= unimix < 1:
         raise ValueError(f"unimix: expected a share in [0, 1), got {unimix!r}")
     if runs_on_triton(backend, logits, noise):
         from worldmodel.kernels import latent_triton
