@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from worldmodel import build
-from worldmodel.behaviour.imagination import select
+from worldmodel.behaviour.imagination import open_loop_errors, select
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.policy import RandomPolicy
@@ -177,6 +177,7 @@ def measure(
         "width": width.mean, "width_error": width.error,
         "kl": statistics.mean(bound.per_step()["kl"].item() for bound, _ in draws),
         "ahead": dict(zip(map(str, AHEAD), ahead(model, law, episodes, generator), strict=True)),
+        "squared_error": squared_error(model, episodes, generator),
     }  # fmt: skip
 
 
@@ -192,6 +193,13 @@ def ahead(
         exact = exact_evidence(law, blind(until, unseen))["total"][:, last]
         difference = exact - estimate
         yield {"mean": difference.mean().item(), "error": (difference.std() / len(difference) ** 0.5).item()}
+
+
+def squared_error(model: WorldModel, episodes: Batch, generator: torch.Generator) -> dict[str, float]:
+    """Of the mean of imagined futures, in units of the data's variance: it does not ask how sure the model was."""
+    errors = open_loop_errors(model, episodes, context=CONTEXT, horizon=max(AHEAD), samples=32, generator=generator)
+    (leaf,) = errors.values()
+    return {str(k): leaf.model[k - 1].item() for k in AHEAD}
 
 
 def blind(batch: Batch, unseen: range) -> Batch:
