@@ -54,14 +54,14 @@ TRICKS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it is, setting
     "free_nats": ("1 free nat, max(KL, 1) per step (V2, V3)", {"loss.free_nats": 1.0}),
     "planet": ("PlaNet's clipping, max(KL - 3, 0)", {"loss.free_nats": 3.0, "loss.free_nats_rule": "excess"}),
     "balancing": ("KL balancing 0.8 (V2)", {"loss.alpha": 0.8}),
-    "dyn_rep": ("1 on the prior's side, 0.1 on the posterior's (V3)", {"loss.dyn": 1.0, "loss.rep": 0.1}),
+    "dyn_rep": ("prior's side 1, posterior's 0.1 (V3)", {"loss.dyn": 1.0, "loss.rep": 0.1}),
     "beta_low": ("beta 0.1", {"loss.beta": 0.1}),
     "beta_high": ("beta 3", {"loss.beta": 3.0}),
     "mse": ("squared error: unit variance", {**FIXED, "decoder.fixed_std": 1.0}),
     "symlog_mse": ("symlog squared error: variance 1/2", {**FIXED, **SYMLOG}),
     "v3_weights": ("V3's weights: 1, 0.1 and 1 free nat", {"loss.dyn": 1.0, "loss.rep": 0.1, "loss.free_nats": 1.0}),
     "v3_recipe": (
-        "DreamerV3's recipe: its weights, 8 x 16 categoricals, symlog squared error, two-hot reward",
+        "DreamerV3's recipe, 8 x 16 latents",
         {**FIXED, **SYMLOG, "loss.dyn": 1.0, "loss.rep": 0.1, "loss.free_nats": 1.0, "rssm.latent": "categorical"}
         | {"rssm.stoch": 8, "rssm.classes": 16, "decoder.reward": "twohot", "decoder.skip": False},
     ),
