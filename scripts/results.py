@@ -21,6 +21,7 @@ PICTURES = {  # file in the run's folder -> what it shows
     "figures/kl_overview.png": "The KL over time, from every side",
     "figures/bound.png": "The bound and its terms",
     "figures/reconstruction_*.png": "Reconstruction over training",
+    "evidence/evidence.png": "The bound beside the evidence",
     "imagination/fan_obs.png": "Imagined futures beside what happened",
     "imagination/film_*.png": "Imagined frames beside what happened",
     "imagination/film_*.gif": "The same as a film: truth, imagination, difference",
@@ -57,6 +58,7 @@ def section(folder: Path) -> str:
         bits_sentence(heldout),
         kl_sentence(heldout[-1], config["rssm"]["stoch"]),
         *(open_loop_table(path) for path in sorted((folder / "lines").glob("open_loop_*.json"))),
+        evidence_table(folder / "evidence" / "evidence.json"),
         score_table(folder / "imagination" / "scores.json"),
         *(picture(path, name, title) for file, title in PICTURES.items() for path in sorted(folder.glob(file))),
     ]
@@ -80,6 +82,30 @@ def bits_sentence(heldout: list[dict]) -> str:
         for key in keys
     ]
     return " ".join(sentences)
+
+
+def evidence_table(path: Path) -> str:
+    """Bound, evidence, gap and certificate by particles, where `worldmodel evidence` has measured them."""
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text())
+    lines = [
+        "| particles | ELBO | IWAE | SMC | gap | sandwich | rows with under 2 effective particles |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in found["estimates"]:
+        cells = [f"{one[name][0]:.3f} ± {one[name][1]:.3f}" for name in ("elbo", "iwae", "smc")]
+        gap = "in doubt" if one["doubts"] else "{:.3f} ± {:.3f}".format(*one["gap"])
+        width = "{:.3g} ± {:.2g}".format(*one["width"])
+        lines.append(f"| {one['particles']} | {' | '.join(cells)} | {gap} | {width} | {one['degenerate_rows']:.1%} |")
+    ess = np.array([x for x in found["steps"]["ess"] if x is not None])
+    about = (
+        f"Evidence of {found['episodes']} held-out episodes ({found['rows']} rows), nats per step, errors over "
+        f"episodes; particles from {found['proposal']}. With the most particles {ess.mean():.0%} of them are effective "
+        f"after a step in the mean, {ess.min():.0%} after the worst."
+    )
+    doubts = "".join(f"\n\nThe gap is in doubt: {doubt}." for doubt in found["estimates"][-1]["doubts"])
+    return about + "\n\n" + "\n".join(lines) + doubts
 
 
 def score_table(path: Path) -> str:
