@@ -60,10 +60,10 @@ def linear_gaussian_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
     return {"observation_and_reward": evidence, "continue": continue_evidence(law, batch)}
 
 
-def linear_gaussian(law: Mapping[str, Any], batch: Batch) -> tuple[LinearGaussian, Float[Tensor, "B T p"]]:
-    """The model that the law is, and the rows as it reads them: observation and reward, NaN where there is none."""
+def linear_gaussian_model(law: Mapping[str, Any]) -> LinearGaussian:
+    """The model that the law is; its rows are the observation, then the reward."""
     number = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in law.items() if key != "kind"}
-    model = LinearGaussian.create(
+    return LinearGaussian.create(
         A=number["transition"],
         B=number["control"],
         C=torch.cat([number["observation"], number["reward"][None]]),
@@ -72,9 +72,13 @@ def linear_gaussian(law: Mapping[str, Any], batch: Batch) -> tuple[LinearGaussia
         m=number["initial_mean"],
         P=number["initial_covariance"],
     )
+
+
+def linear_gaussian(law: Mapping[str, Any], batch: Batch) -> tuple[LinearGaussian, Float[Tensor, "B T p"]]:
+    """The model that the law is, and the rows as it reads them: observation and reward, NaN where there is none."""
     reward = torch.where(batch.is_first, torch.nan, batch.reward.double())
-    rows = torch.cat([_only_vector(batch, len(number["observation"])), reward[..., None]], -1)
-    return model, torch.where(batch.valid[..., None], rows, torch.nan)
+    rows = torch.cat([_only_vector(batch, len(law["observation"])), reward[..., None]], -1)
+    return linear_gaussian_model(law), torch.where(batch.valid[..., None], rows, torch.nan)
 
 
 def hidden_markov_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
