@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from oracles.gaussian_worlds import random_model, random_rows
 from tiny_hmm import TinyHMM, colours
 from worldmodel.objectives.evidence import NARROW, WIDE, Estimate, doubts, evidence, join, per_step
 
@@ -24,6 +25,15 @@ def test_bound_and_estimates_stand_in_order_below_the_truth(generator):
     torch.testing.assert_close(result.bound.elbo.sum(1), result.elbo.mean(0))
 
 
+def test_of_the_exact_posterior_the_gap_is_zero_without_noise(generator):
+    """Bound and estimate are the evidence at every draw, unless resampling adds its own: a difference has no error."""
+    model = random_model(generator)
+    x, action = random_rows(model, generator)
+    result = evidence(model.given(x, action), 4, generator=generator, threshold=0.0)
+    torch.testing.assert_close(result.elbo, model.log_evidence(x, action).sum(1).expand(2, -1), rtol=1e-9, atol=1e-9)
+    assert abs(result.gap.mean) < 1e-9 and result.gap.error < 1e-9
+
+
 def test_parts_are_joined_as_if_they_were_one(generator):
     x = colours(5, 9)
     parts = [evidence(TinyHMM(x[:3]), 4, generator=generator), evidence(TinyHMM(x[3:, :4]), 4, generator=generator)]
@@ -32,6 +42,7 @@ def test_parts_are_joined_as_if_they_were_one(generator):
     assert torch.equal(whole.smc[:, 3:], parts[1].smc) and torch.equal(whole.elbo[:, :3], parts[0].elbo)
     torch.testing.assert_close(whole.filtered.increment.sum(1), whole.smc.mean(0))
     torch.testing.assert_close(whole.bound.elbo.sum(1), whole.elbo.mean(0))
+    assert torch.equal(whole.degenerate[3:, :4], parts[1].degenerate)
     assert not whole.filtered.ess[3:, 4:].any() and not whole.bound.valid[3:, 4:].any()
 
 
@@ -57,6 +68,15 @@ def test_degenerate_rows_are_counted_where_rows_count(generator):
     result = evidence(TinyHMM(colours(2, 6), valid), 1, generator=generator)
     assert result.degenerate_rows == 1.0  # one particle is fewer than two
     assert evidence(TinyHMM(colours(2, 6), valid), 200, generator=generator).degenerate_rows == 0.0
+
+
+def test_a_run_that_degenerates_is_not_hidden_by_one_that_does_not(generator):
+    """Three particles, two runs: where the runs' mean is above, one of them may be below."""
+    result = evidence(TinyHMM(colours(50, 6)), 3, runs=2, generator=generator, threshold=0.0)
+    assert set(result.degenerate.unique().tolist()) == {0.0, 0.5, 1.0}
+    half = (result.degenerate == 0.5) & (result.filtered.ess >= 2)
+    assert half.any()
+    assert result.degenerate_rows == pytest.approx(result.degenerate.mean().item())
 
 
 @pytest.mark.parametrize(

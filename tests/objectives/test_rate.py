@@ -151,6 +151,27 @@ def select(batch, rows):
     return type(batch)({path: x[rows] for path, x in batch.obs.items()}, *(x[rows] for x in batch[1:]))
 
 
+def test_an_h_that_differs_by_rounding_is_the_same_and_another_is_refused(generator):
+    """Equal rows of a matrix product need not be equal to the last bit."""
+
+    class Rounded(OneRow):
+        def __init__(self, change, *args):
+            super().__init__(*args)
+            self.change = change
+
+        def step(self, state, t):
+            deter = torch.full((*state.deter.shape[:2], 1), 0.3, dtype=torch.float64)
+            deter[:, -1] += self.change
+            return deter, super().step(state, t)[1]
+
+    x = normal(generator, 5, 1)
+    rounded = first_row(Rounded(1e-7, x, 0.9, 0.3, 0.0, 1.0), generator=torch.Generator().manual_seed(0))
+    exact = first_row(Rounded(0.0, x, 0.9, 0.3, 0.0, 1.0), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rounded.misfit.low, exact.misfit.low)
+    with pytest.raises(ValueError, match="expected the same h_1"):
+        first_row(Rounded(0.1, x, 0.9, 0.3, 0.0, 1.0), generator=generator)
+
+
 def test_alternatives_that_are_the_row_itself_hold_no_information(generator):
     model, batch = make_model().double(), make_batch(first=())
     sequence = model.given(batch)

@@ -6,7 +6,8 @@ import torch
 from oracles.gaussian_worlds import normal, random_model, random_rows
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 from worldmodel.objectives.elbo import sequence_elbo
-from worldmodel.objectives.refinement import RefinedSequence, _differentiable_bound, mean_elbo, refine
+from worldmodel.objectives.iwae import mean_elbo
+from worldmodel.objectives.refinement import RefinedSequence, _differentiable_bound, refine
 from worldmodel.oracles.distributions import Gaussian, OneHot
 from worldmodel.oracles.markov_gaussian import MarkovGaussian
 from worldmodel.types import LatentSequence

@@ -164,7 +164,16 @@ def test_only_the_sequences_that_need_it_are_resampled(generator):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"particles": 0}, {"prior_share": -0.1}, {"prior_share": 1.5}, {"threshold": 2.0}]
+    "arguments",
+    [
+        {"particles": 0},
+        {"prior_share": -0.1},
+        {"prior_share": 1.5},
+        {"threshold": 2.0},
+        {"unseen": (-1,)},
+        {"unseen": (2,)},
+        {"path": torch.zeros(1, 3, 3)},
+    ],
 )
 def test_what_cannot_be_is_refused(arguments):
     name = next(iter(arguments))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldmodel.models.posteriors import posterior_parts
-from worldmodel.objectives.refinement import mean_elbo
+from worldmodel.objectives.iwae import mean_elbo
 from worldmodel.training.gap import fit_posterior, measure_gap
 from worlds import make_batch, make_model
 

@@ -17,8 +17,8 @@ from worldmodel.behaviour.evidence_report import ESTIMATORS, EvidenceReport, Mea
 from worldmodel.behaviour.imagination import select
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
-from worldmodel.objectives.elbo import sequence_elbo
 from worldmodel.objectives.evidence import Evidence, doubts, evidence, join, per_step
+from worldmodel.objectives.iwae import mean_elbo
 from worldmodel.objectives.sandwich import Sandwich
 from worldmodel.objectives.smc import smc
 from worldmodel.seeding import Stream, make_generator
@@ -134,7 +134,7 @@ def rough_evidence(
     given = model.given(few)
     filtered = smc(given, particles, generator=generator)
     steps = few.valid.sum()
-    bound = sequence_elbo(given, ROUGH_DRAWS, generator=generator).elbo.double().sum() / ROUGH_DRAWS / steps
+    bound = mean_elbo(given, ROUGH_DRAWS, generator=generator).sum() / steps
     estimate = filtered.log_evidence.sum() / steps
     ess = filtered.ess.sum() / steps / particles
     return RoughEvidence(bound.item(), estimate.item(), (estimate - bound).item(), ess.item())

@@ -93,13 +93,22 @@ def log_likelihoods(
 
 
 @torch.no_grad()
-def sequence_elbo(sequence: LatentSequence, samples: int = 1, *, generator: torch.Generator | None = None) -> Bound:
+def sequence_elbo(
+    sequence: LatentSequence,
+    samples: int = 1,
+    *,
+    generator: torch.Generator | None = None,
+    sampled_kl: bool = False,
+) -> Bound:
     """The bound of any model's sequences, by ancestral sampling from q: no gradient passes through the samples.
 
     Args:
         sequence: the model and its B sequences of T rows.
         samples: N draws of z_1:T.
         generator: source of the draws.
+        sampled_kl: put log q(z_t) - log p(z_t) at the draw in the place of the KL, which is its mean. Near the exact
+            posterior it makes up for what the log-likelihoods vary by, which the KL in closed form does not: of the
+            exact posterior every draw of the bound is the log evidence.
     Returns:
         Every term at every row, [N, B, T], zero at rows that are not valid; the mean over N estimates the bound.
     Raises:
@@ -113,7 +122,7 @@ def sequence_elbo(sequence: LatentSequence, samples: int = 1, *, generator: torc
         posterior = sequence.proposal(deter, t)
         state = State(deter, posterior.sample(generator))
         terms.append(sequence.likelihood(state, t))
-        kls.append(posterior.kl(prior))
+        kls.append(posterior.log_prob(state.stoch) - prior.log_prob(state.stoch) if sampled_kl else posterior.kl(prior))
     valid = sequence.valid.expand(samples, -1, -1)
     log_likelihood = {name: torch.stack([term[name] for term in terms], -1) for name in terms[0]}
     return Bound(

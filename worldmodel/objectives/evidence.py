@@ -10,12 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from worldmodel.objectives.elbo import Bound, require_positive, sequence_elbo
-from worldmodel.objectives.iwae import iwae
+from worldmodel.objectives.iwae import DRAWS_AT_ONCE, iwae
 from worldmodel.objectives.smc import ParticleEvidence, smc
 from worldmodel.types import LatentSequence
 
 BOUND_DRAWS = 32  # of the latents, for the ELBO of one run
-DRAWS_AT_ONCE = 8
 
 LEAST_ESS = 2.0  # fewer effective particles than this after a row, and the estimate there is one particle's luck
 DEGENERATE_ROWS = 0.02  # share of rows that may be so
@@ -33,7 +32,10 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Bound and estimates of the log evidence of B sequences, R runs each, in nats; rows are means over the runs."""
+    """Bound and estimates of the log evidence of B sequences, R runs each, in nats; rows are means over the runs.
+
+    The KL of the bound is sampled, so that the gap, a difference within sequences, has little noise of its own.
+    """
 
     particles: int
     elbo: Float[Tensor, "R B"]
@@ -41,6 +43,7 @@ class Evidence:
     smc: Float[Tensor, "R B"]
     bound: Bound  # of the ELBO, [B, T]
     filtered: ParticleEvidence  # of SMC; `resampled` where any run did
+    degenerate: Float[Tensor, "B T"]  # share of the runs in which fewer than LEAST_ESS particles are effective
 
     @property
     def steps(self) -> Int[Tensor, " B"]:
@@ -65,8 +68,7 @@ class Evidence:
     @property
     def degenerate_rows(self) -> float:
         """Share of the rows that count after which fewer than two particles are effective, the mean over runs."""
-        few = (self.filtered.ess < LEAST_ESS) & self.bound.valid
-        return few.sum().item() / self.bound.valid.sum().item()
+        return torch.where(self.bound.valid, self.degenerate, 0.0).sum().item() / self.steps.sum().item()
 
 
 def evidence(
@@ -107,6 +109,7 @@ def evidence(
             ess=_mean([run.ess for run in filtered]),
             resampled=torch.stack([run.resampled for run in filtered]).any(0),
         ),
+        degenerate=_mean([(run.ess < LEAST_ESS).double() for run in filtered]),
     )
 
 
@@ -136,12 +139,16 @@ def join(parts: Sequence[Evidence]) -> Evidence:
             rows(lambda part: part.filtered.ess),
             rows(lambda part: part.filtered.resampled),
         ),
+        degenerate=rows(lambda part: part.degenerate),
     )
 
 
 def _mean_bound(sequence: LatentSequence, generator: torch.Generator | None) -> Bound:
     """The bound of each sequence, [B, T] in float64: the mean over `BOUND_DRAWS` draws, some at a time."""
-    draws = [sequence_elbo(sequence, DRAWS_AT_ONCE, generator=generator) for _ in range(BOUND_DRAWS // DRAWS_AT_ONCE)]
+    draws = [
+        sequence_elbo(sequence, DRAWS_AT_ONCE, generator=generator, sampled_kl=True)
+        for _ in range(BOUND_DRAWS // DRAWS_AT_ONCE)
+    ]
     means = [
         Bound(
             {name: term.double().mean(0) for name, term in draw.log_likelihood.items()},

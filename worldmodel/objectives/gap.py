@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from worldmodel.objectives.evidence import Estimate, per_step
-from worldmodel.objectives.refinement import mean_elbo, refine
+from worldmodel.objectives.iwae import mean_elbo
+from worldmodel.objectives.refinement import refine
 from worldmodel.types import LatentSequence
 
 DRAWS = 32  # of the latents, for each bound

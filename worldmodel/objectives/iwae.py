@@ -20,6 +20,7 @@ from worldmodel.objectives.smc import move
 from worldmodel.types import LatentSequence
 
 SAMPLES_AT_ONCE = 64
+DRAWS_AT_ONCE = 8  # of the bound
 
 
 class ImportanceEvidence(NamedTuple):
@@ -69,3 +70,18 @@ def log_path_weights(
         state, _, log_weight = move(sequence, state, t, 0.0, generator)
         total = total + torch.where(valid, log_weight, 0.0)
     return total
+
+
+@torch.no_grad()
+def mean_elbo(sequence: LatentSequence, draws: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " B"]:
+    """The bound of every sequence in nats, float64: the mean of log p(x, z) - log q(z | x) over draws of z.
+
+    The KL is sampled too: near the posterior it makes up for what the reconstruction varies by, which the KL in closed
+    form does not. Of the exact posterior every draw is the evidence itself.
+    """
+    require_positive(draws=draws)
+    total = torch.zeros(len(sequence.valid), dtype=torch.float64, device=sequence.valid.device)
+    for start in range(0, draws, DRAWS_AT_ONCE):
+        count = min(DRAWS_AT_ONCE, draws - start)
+        total += log_path_weights(sequence, count, generator=generator).sum(0)
+    return total / draws

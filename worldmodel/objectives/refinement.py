@@ -22,10 +22,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from worldmodel.objectives.elbo import require_positive
-from worldmodel.objectives.iwae import log_path_weights
+from worldmodel.objectives.iwae import mean_elbo
 from worldmodel.types import Latent, LatentSequence, State
 
-DRAWS_AT_ONCE = 8
 NEGLIGIBLE = 1e-3  # nats per unit: gradients below this are rounding, which Adam would follow at full speed otherwise
 
 
@@ -107,21 +106,6 @@ def refine(
     found = RefinedSequence(sequence, _ascend(start, steps, samples, learning_rate, generator))
     better = mean_elbo(found, check, generator=generator) > mean_elbo(start, check, generator=generator)
     return RefinedSequence(sequence, torch.where(better[:, None, None], found.offset, start.offset))
-
-
-@torch.no_grad()
-def mean_elbo(sequence: LatentSequence, draws: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " B"]:
-    """The bound of every sequence in nats, float64: the mean of log p(x, z) - log q(z | x) over draws of z.
-
-    The KL is sampled too: near the posterior it makes up for what the reconstruction varies by, which the KL in closed
-    form does not. Of the exact posterior every draw is the evidence itself.
-    """
-    require_positive(draws=draws)
-    total = torch.zeros(len(sequence.valid), dtype=torch.float64, device=sequence.valid.device)
-    for start in range(0, draws, DRAWS_AT_ONCE):
-        count = min(DRAWS_AT_ONCE, draws - start)
-        total += log_path_weights(sequence, count, generator=generator).sum(0)
-    return total / draws
 
 
 def adjustable(posterior: Latent) -> Adjustable:

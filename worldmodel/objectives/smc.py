@@ -99,8 +99,7 @@ def smc(
     _require_share(prior_share=prior_share, threshold=threshold)
     valid = sequence.valid
     B, T = valid.shape
-    seen = valid.clone()
-    seen[:, list(unseen)] = False
+    seen = _seen(valid, path, unseen)
     ahead = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], 1)  # whether a row that counts follows
     state = sequence.initial(particles)
     log_weight = torch.full((particles, B), -math.log(particles), dtype=torch.float64, device=valid.device)
@@ -201,6 +200,16 @@ def _ancestors(
 def _choose(state: State, ancestors: Int[Tensor, "N B"]) -> State:
     sequences = torch.arange(ancestors.shape[1], device=ancestors.device)
     return State(*(x[ancestors, sequences] for x in state))
+
+
+def _seen(valid: Bool[Tensor, "B T"], path: Tensor | None, unseen: Collection[int]) -> Bool[Tensor, "B T"]:
+    """The rows that count and are looked at; ValueError for a path of other rows, or a row that is not there."""
+    if path is not None and path.shape[:2] != valid.shape:
+        raise ValueError(f"path: expected a draw of {list(valid.shape)} latents, got {list(path.shape[:2])}")
+    T = valid.shape[1]
+    if not all(0 <= t < T for t in unseen):
+        raise ValueError(f"unseen: expected rows from 0 to {T - 1}, got {sorted(unseen)}")
+    return valid & ~torch.tensor([t in unseen for t in range(T)], device=valid.device)
 
 
 def _require_share(**shares: float) -> None:

@@ -15,10 +15,10 @@ from worldmodel.models.posteriors import Kind, with_posterior
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import require_positive
-from worldmodel.objectives.evidence import doubts, per_step
+from worldmodel.objectives.evidence import LEAST_ESS, doubts, per_step
 from worldmodel.objectives.gap import DRAWS, GapTakenApart, join_gaps, take_gap_apart
+from worldmodel.objectives.iwae import mean_elbo
 from worldmodel.objectives.loss import Objective
-from worldmodel.objectives.refinement import mean_elbo
 from worldmodel.objectives.sandwich import sandwich
 from worldmodel.objectives.smc import smc
 from worldmodel.training.learner import Learner
@@ -27,7 +27,6 @@ from worldmodel.types import Batch
 NUMBERS_AT_ONCE = 2**22  # states and observed numbers of all rows and draws that gradients are kept for in one pass
 SIMULATED = 8  # episodes of the sandwich, at most
 REFINEMENT_DRAWS = 4
-FEW = 2.0  # effective particles: as `objectives.evidence` has it
 
 
 def fit_posterior(
@@ -97,7 +96,7 @@ def measure_gap(
     for part in _parts(model, episodes, max(REFINEMENT_DRAWS, particles // episodes.valid.shape[1])):
         given = filtering.given(part)
         estimates = [smc(given, particles, generator=generator) for _ in range(runs)]
-        few += sum(float(((run.ess < FEW) & part.valid).sum()) for run in estimates) / runs
+        few += sum(float(((run.ess < LEAST_ESS) & part.valid).sum()) for run in estimates) / runs
         log_evidence = torch.stack([run.log_evidence for run in estimates]).mean(0)
         taken = take_gap_apart(
             given,
