@@ -83,7 +83,7 @@ def rows(model: WorldModel, few: Batch, stage: int, repetitions: int, random: to
     )
     for name in GRADIENTS:
         use(model, name)
-        bounds = (sampled_bound(model, many, random)[0] for _ in range(repetitions))
+        bounds = (sampled_bound(model, many, random) for _ in range(repetitions))
         kl, estimates = zip(*((bound.kl.mean(), gradient(model, bound.elbo.mean())) for bound in bounds), strict=True)
         cells = [f"{x:.3f}" for part in parts.values() for x in compare(estimates, exact, part)]
         print(f"| {stage} | {torch.stack(kl).mean():.3f} | {name} | " + " | ".join(cells) + " |", flush=True)

@@ -166,7 +166,11 @@ class BalancedKL(NamedTuple):
 
 @runtime_checkable
 class BalancedLatent(Latent, Protocol):
-    """A `Latent` that can also be trained with a balanced KL."""
+    """A `Latent` that can also be trained: each of its divergences is one call, with all that an update reports."""
+
+    def divergence(self, other: Any) -> KL:
+        """KL(self || other) of each group as `kl` has it, and both entropies."""
+        ...
 
     def balanced_kl(self, other: Any, *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
         """dyn max(KL( sg(self) || other ), free_nats) + rep max(KL( self || sg(other) ), free_nats), by row."""

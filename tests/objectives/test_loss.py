@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldmodel.objectives.elbo import Bound, elbo, masked_mean
-from worldmodel.objectives.loss import Objective, loss, optimised_kl, with_free_nats
+from worldmodel.objectives.loss import Objective, divergence, loss, optimised_kl, with_free_nats
 from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
 
 RECIPES = {
@@ -23,18 +23,22 @@ def made(latent=GAUSSIAN, seed=0):
     return model, bound, posterior, prior
 
 
+def optimised(bound, posterior, prior, objective):
+    return loss(bound, divergence(posterior, prior, objective), objective)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
 def test_the_ledger_leads_from_the_bound_to_the_loss(recipe, latent):
     _, bound, posterior, prior = made(latent)
-    result = loss(bound, posterior, prior, RECIPES[recipe])
+    result = optimised(bound, posterior, prior, RECIPES[recipe])
     torch.testing.assert_close(result.value, sum(result.ledger.values()), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(result.ledger["negative_elbo"], -bound.per_step()["elbo"], rtol=1e-12, atol=1e-12)
 
 
 def test_the_default_is_the_bound_in_value_and_gradient():
     model, bound, posterior, prior = made()
-    result = loss(bound, posterior, prior, Objective())
+    result = optimised(bound, posterior, prior, Objective())
     parameters = list(model.parameters())
     got = torch.autograd.grad(result.value, parameters, retain_graph=True)
     expected = torch.autograd.grad(-bound.elbo.mean(), parameters)
@@ -53,7 +57,7 @@ def raw_gradients(objective, latent=GAUSSIAN):
     posterior, prior = latent.distribution(q), latent.distribution(p)
     none = {"x": torch.zeros(3, 7, dtype=torch.float64)}
     bound = Bound(none, posterior.kl(prior), torch.ones(3, 7, dtype=torch.bool))
-    result = loss(bound, posterior, prior, objective)
+    result = optimised(bound, posterior, prior, objective)
     return torch.autograd.grad(result.value, (q, p)), result, bound
 
 
@@ -93,7 +97,7 @@ def test_each_rule_of_free_nats_is_its_formula():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_value_of_the_optimised_kl_follows_from_the_raw_one(recipe):
     _, bound, posterior, prior = made()
-    result = loss(bound, posterior, prior, RECIPES[recipe])
+    result = optimised(bound, posterior, prior, RECIPES[recipe])
     torch.testing.assert_close(optimised_kl(bound.kl, bound.valid, RECIPES[recipe]), result.optimised_kl)
 
 
@@ -105,7 +109,7 @@ def test_balancing_is_two_divergences_under_every_rule(latent, rule):
     none, valid = {"x": torch.zeros(3, 7, dtype=torch.float64)}, torch.rand(3, 7) < 0.8
     free = posterior.kl(prior).sum(-1).median().item() * 0.99
     objective = Objective(dyn_rep=(0.8, 0.1), free_nats=free, free_nats_rule=rule)
-    value = loss(Bound(none, posterior.kl(prior), valid), posterior, prior, objective).value
+    value = optimised(Bound(none, posterior.kl(prior), valid), posterior, prior, objective).value
     dyn = with_free_nats(posterior.detach().kl(prior).sum(-1), valid, free, rule)
     rep = with_free_nats(posterior.kl(prior.detach()).sum(-1), valid, free, rule)
     expected = masked_mean(0.8 * dyn + 0.1 * rep, valid)
@@ -117,7 +121,7 @@ def test_balancing_is_two_divergences_under_every_rule(latent, rule):
 @pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
 def test_what_is_said_of_the_latents_is_theirs(recipe, latent):
     _, bound, posterior, prior = made(latent)
-    said = loss(bound, posterior, prior, RECIPES[recipe]).latent
+    said = optimised(bound, posterior, prior, RECIPES[recipe]).latent
     torch.testing.assert_close(said["posterior_entropy"], posterior.entropy().sum(-1).mean())
     torch.testing.assert_close(said["prior_entropy"], prior.entropy().sum(-1).mean())
     torch.testing.assert_close(said["under_free_nats"], (bound.kl < RECIPES[recipe].free_nats).double().mean())
@@ -125,7 +129,7 @@ def test_what_is_said_of_the_latents_is_theirs(recipe, latent):
 
 def test_beta_and_scales_price_what_they_add():
     _, bound, posterior, prior = made()
-    result = loss(bound, posterior, prior, Objective(beta=3.0, scales={"obs": 0.5}))
+    result = optimised(bound, posterior, prior, Objective(beta=3.0, scales={"obs": 0.5}))
     torch.testing.assert_close(result.ledger["beta"], 2 * bound.per_step()["kl"])
     torch.testing.assert_close(result.ledger["scale_obs"], 0.5 * bound.per_step()["obs"])
 
@@ -135,7 +139,7 @@ def test_a_warm_up_raises_beta_linearly_and_the_ledger_prices_it():
     assert [objective.at(update).beta for update in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
     assert Objective(beta=3.0).at(0) == Objective(beta=3.0)
     _, bound, posterior, prior = made()
-    result = loss(bound, posterior, prior, objective.at(0))
+    result = optimised(bound, posterior, prior, objective.at(0))
     torch.testing.assert_close(result.ledger["beta"], -0.5 * bound.per_step()["kl"])
 
 
@@ -151,5 +155,13 @@ def test_invalid_rows_count_nowhere():
         rows = batch._replace(obs=obs, valid=valid)
         (_, posterior, prior), likelihoods = model(rows, noise)
         bound = elbo(likelihoods, model.targets(rows), posterior, prior, valid=valid)
-        values.append(loss(bound, posterior, prior, RECIPES["DreamerV3"]).value)
+        values.append(optimised(bound, posterior, prior, RECIPES["DreamerV3"]).value)
     assert values[0] == values[1]
+
+
+@pytest.mark.parametrize(("divided", "asked"), [("bound", "DreamerV3"), ("DreamerV3", "bound")])
+def test_a_divergence_for_another_objective_is_refused(divided, asked):
+    _, bound, posterior, prior = made()
+    each = divergence(posterior, prior, RECIPES[divided])
+    with pytest.raises(ValueError, match="each: expected"):
+        loss(bound, each, RECIPES[asked])

@@ -194,6 +194,44 @@ def test_the_first_place_that_is_not_finite_is_named_by_term():
     assert {name: int(place) for name, place in places.items()} == {"kl": -1, "obs": -1, "reward": 4, "continue": -1}
 
 
+@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective(),
+        Objective(free_nats=1.0),
+        Objective(dyn_rep=(1.0, 0.1), free_nats=1.0),
+        Objective(dyn_rep=(1.0, 0.1), free_nats=1.0, free_nats_rule="mean"),
+        Objective(dyn_rep=(1.0, 0.1), free_nats=1.0, free_nats_rule="excess"),
+    ],
+    ids=["bound", "free nats", "balanced by step", "balanced by mean", "balanced by excess"],
+)
+def test_an_update_launches_its_kl_once_forward_and_once_backward(monkeypatch, latent, objective):
+    pytest.importorskip("triton")
+    from worldmodel.kernels import kl, kl_autograd_triton
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch, noise = make_batch().to(device), torch.Generator(device)
+    models = [make_model(latent=latent).to(device) for _ in range(2)]
+    launched, launch = [], kl_autograd_triton.launch
+    monkeypatch.setattr(
+        kl_autograd_triton, "launch", lambda kernel, *rest, **options: (
+            launched.append(kernel.__name__), launch(kernel, *rest, **options)
+        )
+    )  # fmt: skip
+    updates = []
+    for model, fused in zip(models, (False, True), strict=True):
+        assert not launched
+        monkeypatch.setattr(kl, "runs_on_triton", lambda *_, fused=fused: fused)
+        learner = Learner(model, objective, noise.manual_seed(0), **SETTINGS)
+        updates.append(learner.update(batch).scalars())
+    family = "gaussian" if latent is GAUSSIAN else "categorical"
+    assert launched == [f"{family}_kl_forward", f"{family}_kl_backward"]
+    assert_close(updates[1], updates[0], rtol=1e-5, atol=1e-5)  # two ways to sum in float32
+    for got, expected in zip(*(model.parameters() for model in reversed(models)), strict=True):
+        assert_close(got.grad, expected.grad, rtol=1e-4, atol=1e-5)
+
+
 COMPARE_COMPILED = """
 from training.test_learner import CATEGORICAL, COMPILED, GAUSSIAN, assert_close, make_batch, make_learner, make_model
 for latent in (GAUSSIAN, CATEGORICAL):

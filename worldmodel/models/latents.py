@@ -18,7 +18,7 @@ from worldmodel.kernels.backend import runs_on_triton
 from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
 from worldmodel.kernels.latent import categorical_head, gaussian_head
 from worldmodel.kernels.precision import full_precision
-from worldmodel.types import BalancedKL
+from worldmodel.types import KL, BalancedKL
 
 Gradient = Literal["straight_through", "reinmax", "marginal"]
 
@@ -72,7 +72,11 @@ class DiagonalGaussian:
 
     def kl(self, other: "DiagonalGaussian") -> Float[Tensor, "*batch S"]:
         """KL(self || other) of each group, in nats."""
-        return gaussian_kl(self.raw, other.raw, min_std=self.min_std).kl
+        return self.divergence(other).kl
+
+    def divergence(self, other: "DiagonalGaussian") -> KL:
+        """KL(self || other) of each group and the entropies of both, in nats; one launch on a GPU."""
+        return gaussian_kl(self.raw, other.raw, min_std=self.min_std)
 
     def balanced_kl(self, other: "DiagonalGaussian", *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
         """The KL as training optimises it: dyn scales other's gradient, rep one's own."""
@@ -163,7 +167,11 @@ class OneHotCategorical:
 
     def kl(self, other: "OneHotCategorical") -> Float[Tensor, "*batch S"]:
         """KL(self || other) of each group, in nats."""
-        return categorical_kl(self.logits, other.logits, unimix=self.unimix).kl
+        return self.divergence(other).kl
+
+    def divergence(self, other: "OneHotCategorical") -> KL:
+        """KL(self || other) of each group and the entropies of both, in nats; one launch on a GPU."""
+        return categorical_kl(self.logits, other.logits, unimix=self.unimix)
 
     def balanced_kl(self, other: "OneHotCategorical", *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
         """The KL as training optimises it: dyn scales other's gradient, rep one's own."""

@@ -56,6 +56,7 @@ def elbo(
     *,
     valid: Bool[Tensor, "B T"],
     observed: Mapping[str, Bool[Tensor, "B T"]] | None = None,
+    kl_groups: Float[Tensor, "B T S"] | None = None,
 ) -> Bound:
     """The bound for states sampled from the posterior.
 
@@ -66,6 +67,7 @@ def elbo(
         prior: p(z_t | h_t).
         valid: the rows that count in `Bound.per_step`.
         observed: for names that are not observed at every row, where they are; elsewhere their term is zero.
+        kl_groups: KL(posterior || prior) of each group, where it is known already.
     Returns:
         Every term at every row, in float32 or better.
     Raises:
@@ -73,7 +75,7 @@ def elbo(
     Source: Chung et al. 2015, arXiv 1506.02216, equation 11.
     """
     log_likelihood = log_likelihoods(likelihoods, targets, observed)
-    kl_groups = posterior.kl(prior)
+    kl_groups = posterior.kl(prior) if kl_groups is None else kl_groups
     for name, term in log_likelihood.items():
         assert term.shape == valid.shape, (name, term.shape, valid.shape)
     assert kl_groups.shape[:-1] == valid.shape, (kl_groups.shape, valid.shape)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.objectives.elbo import Bound, masked_mean
-from worldmodel.types import BalancedLatent
+from worldmodel.types import KL, BalancedKL, BalancedLatent
 
 FreeNatsRule = Literal["step", "mean", "excess"]
 
@@ -56,27 +56,37 @@ class Loss:
     latent: dict[str, Float[Tensor, ""]]  # both entropies, in nats per step, and the share of steps under free nats
 
 
-def loss(bound: Bound, posterior: BalancedLatent, prior: BalancedLatent, objective: Objective) -> Loss:
+def divergence(posterior: BalancedLatent, prior: BalancedLatent, objective: Objective) -> KL | BalancedKL:
+    """KL(posterior || prior) for the bound and for the loss, in one call: balanced where the objective says so.
+
+    Of free nats it has those by step; the other rules know all rows, and `loss` applies them.
+    """
+    if objective.dyn_rep is None:
+        return posterior.divergence(prior)
+    dyn, rep = objective.dyn_rep
+    free = objective.free_nats if objective.free_nats_rule == "step" else 0.0
+    return posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=free)
+
+
+def loss(bound: Bound, each: KL | BalancedKL, objective: Objective) -> Loss:
     """The optimised loss for a bound.
 
     Args:
         bound: the bound at these states.
-        posterior, prior: the distributions whose KL it holds.
+        each: the `divergence` for this objective, whose raw KL the bound holds.
         objective: the departures from it.
     Returns:
         The loss, and the ledger that leads from the negative bound to it.
+    Raises:
+        ValueError: if the divergence is balanced and the objective does not balance, or the other way round.
     """
     free, rule, valid = objective.free_nats, objective.free_nats_rule, bound.valid
+    _check_balance(each, objective)
     clipped = balanced = with_free_nats(bound.kl, valid, free, rule)
-    if objective.dyn_rep is None:
-        with torch.no_grad():
-            entropies = posterior.entropy(), prior.entropy()
-    else:
-        dyn, rep = objective.dyn_rep
-        each = posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=free if rule == "step" else 0.0)
+    if isinstance(each, BalancedKL) and objective.dyn_rep is not None:
         # The other rules clamp the sum of the halves instead: both are clamped at once, dyn and rep not being negative.
-        balanced = each.balanced if rule == "step" else with_free_nats(each.balanced, valid, (dyn + rep) * free, rule)
-        entropies = each.posterior_entropy, each.prior_entropy
+        total = sum(objective.dyn_rep) * free
+        balanced = each.balanced if rule == "step" else with_free_nats(each.balanced, valid, total, rule)
     weighted = objective.beta * balanced
     scaled = {name: objective.scales.get(name, 1.0) * term for name, term in bound.log_likelihood.items()}
     value = masked_mean(weighted - torch.stack(list(scaled.values())).sum(0), valid)
@@ -90,8 +100,8 @@ def loss(bound: Bound, posterior: BalancedLatent, prior: BalancedLatent, objecti
         ledger = {"negative_elbo": -masked_mean(bound.elbo, valid)}
         ledger |= {name: masked_mean(term, valid) for name, term in departures.items()}
         latent = {
-            "posterior_entropy": masked_mean(entropies[0].sum(-1), valid),
-            "prior_entropy": masked_mean(entropies[1].sum(-1), valid),
+            "posterior_entropy": masked_mean(each.posterior_entropy.sum(-1), valid),
+            "prior_entropy": masked_mean(each.prior_entropy.sum(-1), valid),
             "under_free_nats": masked_mean((bound.kl < free).to(bound.kl.dtype), valid),
         }
     return Loss(value, weighted, ledger, latent)
@@ -119,3 +129,11 @@ def with_free_nats(
     if rule == "excess":
         return (kl - free_nats).clamp(min=0)
     return masked_mean(kl, valid).clamp(min=free_nats).expand_as(kl)
+
+
+def _check_balance(each: KL | BalancedKL, objective: Objective) -> None:
+    expected = KL if objective.dyn_rep is None else BalancedKL
+    if not isinstance(each, expected):
+        raise ValueError(
+            f"each: expected {expected.__name__} for dyn_rep = {objective.dyn_rep}, got {type(each).__name__}"
+        )

@@ -154,9 +154,7 @@ def _score(model: WorldModel, batch: Batch, generator: torch.Generator) -> Bound
     B, T = batch.is_first.shape
     numbers = T * sum(leaf.width for leaf in model.spec.observations.values())
     size = max(1, NUMBERS_AT_ONCE // numbers)
-    bounds = [
-        sampled_bound(model, select(batch, slice(start, start + size)), generator)[0] for start in range(0, B, size)
-    ]
+    bounds = [sampled_bound(model, select(batch, slice(start, start + size)), generator) for start in range(0, B, size)]
     terms = {name: torch.cat([bound.log_likelihood[name] for bound in bounds]) for name in bounds[0].log_likelihood}
     return Bound(terms, torch.cat([bound.kl_groups for bound in bounds]), batch.valid)
 

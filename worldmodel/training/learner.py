@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import Bound, elbo, log_likelihoods
-from worldmodel.objectives.loss import Loss, Objective, loss
+from worldmodel.objectives.loss import Loss, Objective, divergence, loss
 from worldmodel.objectives.marginal import with_marginal_gradient
-from worldmodel.types import BalancedLatent, Batch, State
+from worldmodel.types import KL, BalancedKL, Batch, State
 
 
 @dataclass(frozen=True)
@@ -108,23 +108,29 @@ def bound_and_loss(
     model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator, *, autocast: bool = False
 ) -> tuple[Bound, Loss]:
     """The bound and the loss of a batch, for one draw of the latents; with gradients unless they are switched off."""
-    bound, posterior, prior = sampled_bound(model, batch, generator, autocast=autocast)
-    return bound, loss(bound, posterior, prior, objective)
+    bound, each = _bound_and_divergence(model, batch, objective, generator, autocast)
+    return bound, loss(bound, each, objective)
 
 
-def sampled_bound(
-    model: WorldModel, batch: Batch, generator: torch.Generator, *, autocast: bool = False
-) -> tuple[Bound, BalancedLatent, BalancedLatent]:
-    """The bound of a batch for one draw of the latents, with the posterior they were drawn from and the prior."""
+def sampled_bound(model: WorldModel, batch: Batch, generator: torch.Generator) -> Bound:
+    """The bound of a batch for one draw of the latents; with gradients unless they are switched off."""
+    return _bound_and_divergence(model, batch, Objective(), generator, autocast=False)[0]
+
+
+def _bound_and_divergence(
+    model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator, autocast: bool
+) -> tuple[Bound, KL | BalancedKL]:
+    """The bound, which no objective changes, and the divergence that it is made of, as the objective needs it."""
     B, T = batch.is_first.shape
     noise = model.rssm.noise(B, T, generator)
     targets, observed = model.targets(batch), model.observed(batch)
     reduced = torch.autocast(batch.reward.device.type, torch.bfloat16, enabled=autocast)
     with reduced:
         (states, posterior, prior), likelihoods = model(batch, noise)
-    bound = elbo(likelihoods, targets, posterior, prior, valid=batch.valid, observed=observed)
+    each = divergence(posterior, prior, objective)
+    bound = elbo(likelihoods, targets, posterior, prior, valid=batch.valid, observed=observed, kl_groups=each.kl)
     if model.rssm.latent.gradient != "marginal" or not torch.is_grad_enabled():
-        return bound, posterior, prior
+        return bound, each
 
     def log_likelihood(stoch: Tensor) -> dict[str, Tensor]:
         count = len(stoch)
@@ -132,7 +138,7 @@ def sampled_bound(
             decoded = model.decode(State(states.deter.expand(count, *states.deter.shape), stoch))
         return log_likelihoods(decoded, {name: x.expand(count, *x.shape) for name, x in targets.items()}, observed)
 
-    return with_marginal_gradient(bound, posterior, states.stoch.detach(), log_likelihood), posterior, prior
+    return with_marginal_gradient(bound, posterior, states.stoch.detach(), log_likelihood), each
 
 
 def learning_rate(update: int, peak: float, warmup: int, final_fraction: float, total_updates: int) -> float:
