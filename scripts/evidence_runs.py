@@ -52,7 +52,8 @@ def main() -> None:
                     result = measure(preset, seed, options.output)
                     with (options.output / "results.jsonl").open("a") as file:
                         file.write(json.dumps(result) + "\n")
-    results = read_results(options.output)
+    if not (results := read_results(options.output)):
+        parser.error(f"{options.output}: expected results.jsonl with results, found none")
     write_block("evidence.md", "worlds", table(results))
     figure(results, DOCS / "evidence.png")
 
@@ -68,7 +69,7 @@ def measure(preset: str, seed: int, output: Path) -> dict[str, Any]:
     folder = output / f"{preset}-{seed}"
     files = [option for name in PRESETS[preset] for option in ("--config", str(CONFIGS / name))]
     seconds = run("train", *files, "--seed", str(seed), "--tracking", "none", "--runs", str(folder))
-    made = next(folder.iterdir())
+    made = max(folder.iterdir(), key=lambda path: path.stat().st_mtime)  # beside it may lie one that was interrupted
     particles = ",".join(map(str, PARTICLES))
     run("evidence", str(made), "--particles", particles, "--runs", "1", "--episodes", str(EPISODES))
     found = json.loads((made / "evidence" / "evidence.json").read_text())

@@ -9,6 +9,7 @@ filter says of the same held-out episodes: of the bound, of the evidence (SMC), 
 
 import argparse
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -79,7 +80,9 @@ def main() -> None:
     if options.write:
         from tricks_page import write_page  # beside this file: the page and its figure
 
-        write_page(read_results(options.output), {name: words for name, (words, _) in TRICKS.items()})
+        if not (found := read_results(options.output)):
+            parser.error(f"{options.output}: expected results.jsonl with results, found none")
+        write_page(found, {name: words for name, (words, _) in TRICKS.items()})
         return
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -127,9 +130,12 @@ def rows(config: Config, folder: Path) -> tuple[Replay, Batch]:
             )
             steps = -(-count // environments.count)
             streams = environments.count
-            with Replay(folder / part, environments.spec, capacity=steps * streams, streams=streams) as replay:
+            partial = folder / f"{part}.partial"  # an interruption leaves no half of the rows under the final name
+            shutil.rmtree(partial, ignore_errors=True)
+            with Replay(partial, environments.spec, capacity=steps * streams, streams=streams) as replay:
                 for _ in range(steps):
                     replay.append(rollout.step())
+            partial.rename(folder / part)
     return Replay.open(folder / "replay", read_only=True), read_episodes(
         folder / "heldout", config.evaluation.max_length
     )

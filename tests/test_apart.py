@@ -1,12 +1,14 @@
 """The gap and the rate of a real, tiny run, from the command line to the numbers on disk."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from worldmodel.apart import take_gap_apart, take_rate_apart
 from worldmodel.cli import main
+from worldmodel.data.replay import Replay
 from worldmodel.run import open_run
 from worldmodel.session import train
 from worldmodel.training.progress import RunProgress
@@ -61,3 +63,30 @@ def test_mistakes_are_refused_before_anything_is_trained(folder):
         take_gap_apart(run, episodes=1)
     with pytest.raises(ValueError, match="alternatives: expected a positive number"):
         take_rate_apart(run, alternatives=0)
+    with pytest.raises(ValueError, match="seed: expected zero or more, got -1"):
+        take_rate_apart(run, seed=-1)
+
+
+def test_the_command_refuses_what_comes_last_before_it_trains(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["gap", str(folder), "--alternatives", "0"])
+    shown = capsys.readouterr()
+    assert "alternatives: expected a positive number, got 0" in shown.err and "updates" not in shown.out
+
+
+def test_posteriors_are_fitted_to_sequences_drawn_as_in_training(folder, monkeypatch):
+    """Rows of a world that may begin anywhere teach another posterior where they are not taken for beginnings."""
+    drawn = []
+    sample = Replay.sample
+
+    def recorded(*arguments, **settings):
+        drawn.append(sample(*arguments, **settings))
+        return drawn[-1]
+
+    monkeypatch.setattr(Replay, "sample", recorded)
+    run = open_run(folder)
+    restarting = replace(run, config=replace(run.config, replay=replace(run.config.replay, restart=True)))
+    for one, everywhere in ((run, False), (restarting, True)):
+        drawn.clear()
+        take_gap_apart(one, updates=1, steps=1, particles=2, runs=1, episodes=2)
+        assert len(drawn) == 2 and all(bool(batch.is_first[:, 0].all()) == everywhere for batch in drawn)

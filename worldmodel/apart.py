@@ -65,7 +65,8 @@ def take_gap_apart(
         choice = make_generator(seed, stream=Stream.SAMPLING)  # so that both see the same batches
 
         def batches() -> Batch:
-            drawn = rows.sample(replay.batch_size, replay.sequence_length, choice, burn_in=replay.burn_in)
+            size, length = replay.batch_size, replay.sequence_length
+            drawn = rows.sample(size, length, choice, burn_in=replay.burn_in, restart=replay.restart)
             return drawn.to(run.model.device)
 
         rate = run.config.optimizer.learning_rate

@@ -40,7 +40,7 @@ class _Parser(ArgumentParser):
     """Says what is wrong in a sentence, instead of under two screens of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"worldmodel: {explain(message)}\n`worldmodel train --help` lists every setting.", file=sys.stderr)
+        print(f"worldmodel: {explain(message)}\n`{self.prog} --help` lists what there is.", file=sys.stderr)
         sys.exit(2)
 
 

@@ -209,10 +209,11 @@ class Run:
         from worldmodel.report.figures import render
 
         found = self.evidence(particles, runs=runs, episodes=episodes, seed=seed, say=say)
+        numbers, picture = json.dumps(found.as_json()), render(evidence_figure(found))
         folder = self.folder / "evidence"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "evidence.json").write_text(json.dumps(found.as_json()))
-        (folder / "evidence.png").write_bytes(render(evidence_figure(found)))
+        (folder / "evidence.json").write_text(numbers)
+        (folder / "evidence.png").write_bytes(picture)
         return found
 
     def scenes(

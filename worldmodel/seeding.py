@@ -18,6 +18,12 @@ class Stream(IntEnum):
 
 
 def make_generator(seed: int, *, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for each consumer of randomness: streams of one seed are independent of each other."""
+    """A generator of its own for each consumer of randomness: streams of one seed are independent of each other.
+
+    Raises:
+        ValueError: if the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"seed: expected zero or more, got {seed}")
     word = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(word >> np.uint64(1)))

@@ -80,3 +80,14 @@ def test_rows_that_the_law_does_not_have_are_refused(tmp_path):
 
 def _like(mask, x):
     return mask[..., None] if x.dim() == 3 else mask
+
+
+def test_what_the_law_forbids_has_no_evidence_and_spoils_no_other_row(tmp_path):
+    episodes, law = collected(tmp_path / "rows", states=3, colours=2, termination=0.3)
+    blind = torch.as_tensor(law["emission"]).clone()
+    blind[:, 0], blind[:, 1] = 0.0, 1.0
+    found = exact_evidence({**law, "emission": blind.numpy()}, episodes)
+    forbidden = (episodes.obs["obs"][..., 0] == 0) & episodes.valid
+    assert forbidden.any() and not forbidden.all()
+    assert torch.equal(found["total"] == -torch.inf, forbidden)
+    assert all(part.isfinite().logical_or(part == -torch.inf).all() for part in found.values())

@@ -67,13 +67,16 @@ def read_particles(text: str) -> list[int]:
 
 def _show(say: Callable[..., None], opened: "Run", found: "EvidenceReport") -> None:
     simulated = f"sandwich on {found.simulated} episodes that the model simulated"
-    say(f"\n{found.episodes} held-out episodes, {found.rows:,} rows; particles from {found.proposal}; {simulated}")
+    say(
+        f"\n{found.episodes} held-out episodes, {found.rows:,} rows; particles from {found.proposal}; {simulated}",
+        soft_wrap=True,
+    )
     say(_estimates(found))
     say(_terms(found))
     for name, floor in opened.model.resolution().items():
         say(f"{name}, floor of the std: " + " ".join(f"{value:.3g}" for value in floor[:8].tolist()))
     for doubt in found.best.doubts:
-        say(f"the gap with {found.best.particles} particles is in doubt: {doubt}")
+        say(f"the gap with {found.best.particles} particles is in doubt: {doubt}", soft_wrap=True)
 
 
 def _estimates(found: "EvidenceReport") -> "Table":

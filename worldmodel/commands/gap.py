@@ -33,8 +33,10 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from rich.console import Console
 
     from worldmodel.apart import take_gap_apart, take_rate_apart
+    from worldmodel.objectives.elbo import require_positive
     from worldmodel.run import open_run
 
+    require_positive(alternatives=options.alternatives)  # the rate comes last, minutes from now
     opened = open_run(options.run, options.checkpoint, options.device)
     console = Console(highlight=False)
     settings = {"episodes": options.episodes, "seed": options.seed}
@@ -53,7 +55,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         table.add_row(*row)
     console.print(table)
     for doubt in gap.doubts:
-        console.print(f"no gap: {doubt}")
+        console.print(f"the gap with {options.particles} particles is in doubt: {doubt}", soft_wrap=True)
     _show_rate(console, first, f"first rows, {first.alternatives} other episodes each")
     if every is not None:
         source = "the environment's exact law" if exact else "the model's own prediction"

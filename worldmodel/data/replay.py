@@ -78,6 +78,8 @@ class Replay:
             ValueError: if it was written in another format.
         """
         path = folder / "replay.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder}: expected stored rows, found no replay.json there")
         try:
             header = json.loads(path.read_text())
             form, capacity, streams = header.get("format"), header["capacity"], header["streams"]

@@ -2,9 +2,10 @@
 
     f_t = g(f_{t+1}, x_{t+1}, a_{t+1}),    f_t = a learned constant where nothing follows,    a_t the action into row t
 
-q(z_t | h_t, x_t, f_t) then holds the exact posterior p(z_t | h_t, x_t:T, a_t+1:T) of an RSSM, which a filter
-q(z_t | h_t, x_t) does not. The end of an episode or of a sequence is where nothing follows, and so is now: a model
-that acts or imagines on uses the same constant, and filters.
+q(z_t | h_t, x_t, f_t) then can hold the exact posterior p(z_t | h_t, x_t:T, a_t+1:T) of an RSSM, which a filter
+q(z_t | h_t, x_t) does not, as far as the embedding has all that the decoder explains: rewards only with
+`encoder.reward`, continue flags never. The end of an episode or of a sequence is where nothing follows, and so is now:
+a model that acts or imagines on uses the same constant, and filters.
 
 Source: Krishnan et al. 2017 (structured inference networks), arXiv 1609.09869, the combiner DKS.
 """

@@ -210,8 +210,8 @@ def doubts(gap: Estimate, width: Estimate, degenerate_rows: float) -> tuple[str,
     widest = max(NARROW, WIDE * gap.mean)
     if not (abs(width.mean) <= widest and width.error <= widest):
         found.append(
-            f"the sandwich is {width.mean:.2g} ± {width.error:.2g} nats per step wide "
-            f"(at most {widest:.2g}, and known to that, beside a gap of {gap.mean:.2g})"
+            f"the sandwich is {width.mean:.2g} ± {width.error:.2g} nats per step wide; beside a gap of {gap.mean:.2g} "
+            f"neither its width nor the error of that may be more than {widest:.2g}"
         )
     if not gap.mean >= -SIGMAS * gap.error:
         found.append(f"SMC lies {-gap.mean:.2g} nats per step below the ELBO: more particles, or rarer resampling")

@@ -99,7 +99,8 @@ def hidden_markov_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
     arrival = model.log_transition(seen.shape[:2], action)[:, 1:]
     predicted = torch.cat([model.initial.log().expand_as(belief[:, :1]), _after(belief[:, :-1], arrival)], 1)
     without_flag = (predicted + seen).logsumexp(-1)
-    return {"observation_and_reward": without_flag, "continue": evidence - without_flag}
+    impossible = without_flag == -torch.inf  # whatever the flag, which then has nothing to add
+    return {"observation_and_reward": without_flag, "continue": torch.where(impossible, 0.0, evidence - without_flag)}
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any], Batch], Parts]] = {

@@ -53,7 +53,7 @@ def draw_estimates(axis: Axes, report: EvidenceReport) -> None:
     if report.exact is not None:
         axis.axhline(report.exact.mean, color=TRUTH, ls=":", lw=1.2, label="exact")
     _by_particles(axis, particles, "nats per step")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(framealpha=0.85, edgecolor="none", fontsize=8)  # the exact line can run behind it
 
 
 def draw_gap(axis: Axes, report: EvidenceReport) -> None:

@@ -1,12 +1,9 @@
 """The training loop: collect, sample, step, log if due, evaluate if due, save if due."""
 
-import signal
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,6 +17,7 @@ from worldmodel.data.rollout import Rollout
 from worldmodel.training.checkpoint import load_training_state, save_checkpoint
 from worldmodel.training.evaluation import Evaluation, evaluate, training_kl
 from worldmodel.training.history import History
+from worldmodel.training.interruptions import Interruptions
 from worldmodel.training.learner import Learner, Update
 from worldmodel.training.pictures import show
 from worldmodel.training.progress import RunProgress
@@ -150,7 +148,7 @@ class Trainer:
             NonFiniteLossError: the last checkpoint is from before it happened.
             EnvironmentFailureError: after a checkpoint.
         """
-        with _Interruptions() as interruptions:
+        with Interruptions() as interruptions:
             try:
                 if not self._ready:
                     self._prefill(interruptions)
@@ -163,7 +161,7 @@ class Trainer:
                 self._finish()
         return not interruptions.requested
 
-    def _train(self, interruptions: "_Interruptions") -> None:
+    def _train(self, interruptions: Interruptions) -> None:
         schedule = self.schedule
         self._since = (time.monotonic(), self.env_steps, self.learner.updates)
         while not self._complete() and not interruptions.requested:
@@ -191,7 +189,7 @@ class Trainer:
         total = self.schedule.total_updates
         return total if self.rollout is None else min(total, self.schedule.updates_paid(self.env_steps))
 
-    def _prefill(self, interruptions: "_Interruptions") -> None:
+    def _prefill(self, interruptions: Interruptions) -> None:
         while self.rollout is not None and self.env_steps < self.schedule.prefill:
             if interruptions.requested:
                 return
@@ -360,29 +358,6 @@ class Trainer:
     def _report(self, values: Mapping[str, float]) -> None:
         self.tracker.scalars(self.learner.updates, values)
         self.history.add(self.learner.updates, values)
-
-
-class _Interruptions:
-    """Turns the first Ctrl-C (or SIGTERM) into a request to stop after this update; the second one stops at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Interruptions":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 def _last_kl(update: Update) -> dict[str, float]:
