@@ -71,11 +71,17 @@ def test_an_action_or_reward_that_is_one_row_off_costs_evidence(tmp_path, field)
 
 
 def test_rows_that_the_law_does_not_have_are_refused(tmp_path):
-    episodes, law = collected(tmp_path / "rows", colours=4)
+    episodes, _ = collected(tmp_path / "rows", colours=4)
     with pytest.raises(ValueError, match=r"batch.obs: expected a single category of 3, got \{'obs': \(\[1\]"):
         exact_evidence(HiddenMarkov(colours=3).law, episodes)
-    with pytest.raises(ValueError, match="log_emission: expected a number, in some state above -inf"):
-        exact_evidence(law, episodes._replace(is_terminal=episodes.is_last))  # a world that never terminates
+
+
+def test_an_end_in_a_world_that_never_terminates_is_impossible(tmp_path):
+    episodes, law = collected(tmp_path / "rows", colours=4)
+    ended = episodes.is_last & episodes.valid & ~episodes.is_first
+    found = exact_evidence(law, episodes._replace(is_terminal=ended))
+    assert ended.any() and torch.equal(found["continue"] == -torch.inf, ended)
+    assert found["observation_and_reward"].isfinite().all()
 
 
 def _like(mask, x):
