@@ -61,19 +61,26 @@ def test_an_untrained_model_imagines_as_written(monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == "torch.Size([8, 4, 48, 3])"
 
 
+def test_the_evidence_of_a_model_whose_evidence_is_known_works_as_written(capsys):
+    names: dict = {}
+    exec(SNIPPETS[2], names)
+    exact, bound, estimate = (float(re.search(r"-\d+\.\d+", line)[0]) for line in capsys.readouterr().out.splitlines())
+    assert bound < exact - 3 and abs(estimate - exact) < 1
+
+
 def test_your_own_environment_works_as_written(quick, monkeypatch):
     module = types.ModuleType("my_package.my_module")
     module.MyWorld = Counting
     monkeypatch.setitem(sys.modules, "my_package", types.ModuleType("my_package"))
     monkeypatch.setitem(sys.modules, "my_package.my_module", module)
     names: dict = {}
-    exec(SNIPPETS[2], names)
+    exec(SNIPPETS[3], names)
     gymnasium.registry.pop("MyWorld-v0")
     assert set(names["run"].model.spec.observations) == {"count", "action"}
 
 
 def test_there_is_no_snippet_that_no_test_runs():
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 def test_what_the_readme_points_at_exists():
