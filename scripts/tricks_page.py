@@ -34,8 +34,8 @@ def tables(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str]) -
     errors = ["| trick | 1 ahead | 5 ahead | 20 ahead |", "| --- | --- | --- | --- |"]
     claims = ["| trick | optimised | true bound | exact | KL |", "| --- | --- | --- | --- | --- |"]
     for name, rows in by_trick.items():
-        ahead = [spread(rows, lambda row, k=k: row["ahead"][k]["mean"]) for k in ("1", "5", "20")]
         star = "\\*" if wide(rows) else ""
+        ahead = [spread(rows, lambda row, k=k: row["ahead"][k]["mean"]) + star for k in ("1", "5", "20")]
         costs.append(
             f"| {words[name]} | {spread(rows, 'elbo_gap')} | {spread(rows, 'smc_excess')}{star} | "
             f"{spread(rows, 'width')} | {' | '.join(ahead)} |"
@@ -63,14 +63,14 @@ def tables(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str]) -
             "",
             *costs,
             "",
-            "\\* the sandwich is wider than a quarter of the bound's gap: SMC has not converged, and the number is an",
-            "upper limit of what the evidence lost.",
+            "\\* the sandwich is wider than a quarter of the bound's gap: SMC has not converged, and what it says of",
+            "evidence and of the rows ahead is an upper limit of what was lost.",
             "",
             "What each run believes of itself, in nats per step:",
             "",
             *claims,
             "",
-            "Squared error of the mean of 32 imagined futures, in units of the data's variance:",
+            "Squared error of the mean of 32 imagined futures, in units of the data's variance (no ± where one seed has it):",
             "",
             *errors,
         ]
