@@ -70,7 +70,7 @@ def tables(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str]) -
             "",
             *claims,
             "",
-            "Squared error of the mean of 32 imagined futures, in units of the data's variance (no ± where one seed has it):",
+            "Squared error of the mean of 32 imagined futures, in units of the data's variance (no ±: of one seed):",
             "",
             *errors,
         ]
