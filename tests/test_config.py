@@ -64,6 +64,7 @@ REFUSED = [  # what is set, the key that the message begins with, what it expect
     ({"seed": -1}, "seed", "zero or more", "-1"),
     ({"training.prefill": 63}, "training.prefill", "at least replay.sequence_length = 64", "63"),
     ({"replay.capacity": 511}, "replay.capacity", "at least two sequences per environment = 512", "511"),
+    ({"evaluation.particles": 1}, "evaluation.particles", "0 or at least 2", "1"),
     ({"evaluation.horizon": 985}, "evaluation.horizon", "within evaluation.max_length = 1000", "985"),
 ]
 

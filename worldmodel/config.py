@@ -326,7 +326,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples", "particle_episodes")
-        _not_negative(self, "evaluation", "particles")
+        _require(self.particles != 1 and self.particles >= 0, "evaluation.particles", "0 or at least 2", self.particles)
 
 
 @dataclass(frozen=True)
