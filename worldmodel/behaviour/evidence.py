@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.behaviour.evidence_report import ESTIMATORS, EvidenceReport, Measured, Steps, Term, over_episodes
-from worldmodel.behaviour.imagination import select
+from worldmodel.behaviour.imagination import in_parts, select, trimmed
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.evidence import Evidence, doubts, evidence, join, per_step
@@ -130,7 +130,7 @@ def rough_evidence(
     """
     generator = make_generator(seed, stream=Stream.EVIDENCE, device=model.device)
     room = ROUGH_NUMBERS // ((particles + ROUGH_DRAWS) * rows * _observed_numbers(model.spec))
-    few = _trimmed(select(episodes, slice(max(1, min(sequences, room))), slice(rows)))
+    few = trimmed(select(episodes, slice(max(1, min(sequences, room))), slice(rows)))
     given = model.given(few)
     filtered = smc(given, particles, generator=generator)
     steps = few.valid.sum()
@@ -198,16 +198,10 @@ def _sandwich(
 
 def _parts(model: WorldModel, episodes: Batch, particles: int) -> Iterator[Batch]:
     """As many episodes at a time as memory allows, without the padding that none of them needs."""
-    B, T = episodes.valid.shape
+    T = episodes.valid.shape[1]
     state = sum(x.shape[-1] for x in model.rssm.initial(1))
     room = STATE_NUMBERS_AT_ONCE // (particles * state), OBSERVED_NUMBERS_AT_ONCE // (T * _observed_numbers(model.spec))
-    size = max(1, min(room))
-    for start in range(0, B, size):
-        yield _trimmed(select(episodes, slice(start, start + size)))
-
-
-def _trimmed(episodes: Batch) -> Batch:
-    return select(episodes, rows=slice(int(episodes.valid.sum(1).max())))
+    return in_parts(episodes, max(1, min(room)))
 
 
 def _observed_numbers(spec: EnvSpec) -> int:

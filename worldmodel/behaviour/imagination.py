@@ -176,6 +176,17 @@ def select(batch: Batch, sequences: slice | Tensor = slice(None), rows: slice = 
     return Batch(obs, **rest)
 
 
+def trimmed(episodes: Batch) -> Batch:
+    """The same episodes without the rows that are padding in all of them."""
+    return select(episodes, rows=slice(int(episodes.valid.sum(1).max())))
+
+
+def in_parts(episodes: Batch, size: int) -> Iterator[Batch]:
+    """So many episodes at a time, without the padding that none of them needs."""
+    for start in range(0, len(episodes.valid), size):
+        yield trimmed(select(episodes, slice(start, start + size)))
+
+
 def require_positive(context: int, horizon: int, samples: int) -> None:
     """Raise ValueError unless each is at least 1."""
     if min(context, horizon, samples) < 1:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from worldmodel.behaviour.imagination import select
+from worldmodel.behaviour.imagination import in_parts, select, trimmed
 from worldmodel.models.posteriors import Kind, with_posterior
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
@@ -108,7 +108,7 @@ def measure_gap(
         )
         found.append(replace(taken, trained=mean_elbo(model.given(part), DRAWS, generator=generator)))
     joined = join_gaps(found)
-    simulated, path = simulate(filtering, _trimmed(select(episodes, slice(SIMULATED))), generator=generator)
+    simulated, path = simulate(filtering, trimmed(select(episodes, slice(SIMULATED))), generator=generator)
     width = sandwich(filtering.given(simulated), path, particles, generator=generator).width
     gap = per_step(joined.log_evidence - joined.filtering, joined.steps)
     return replace(joined, doubts=doubts(gap, width, few / int(episodes.valid.sum())))
@@ -116,12 +116,6 @@ def measure_gap(
 
 def _parts(model: WorldModel, episodes: Batch, draws: int) -> Iterator[Batch]:
     """As many episodes at a time as memory allows, without the padding that none of them needs."""
-    B, T = episodes.valid.shape
+    T = episodes.valid.shape[1]
     row = sum(leaf.width for leaf in model.spec.observations.values()) + sum(x.shape[-1] for x in model.rssm.initial(1))
-    size = max(1, NUMBERS_AT_ONCE // (draws * T * row))
-    for start in range(0, B, size):
-        yield _trimmed(select(episodes, slice(start, start + size)))
-
-
-def _trimmed(episodes: Batch) -> Batch:
-    return select(episodes, rows=slice(int(episodes.valid.sum(1).max())))
+    return in_parts(episodes, max(1, NUMBERS_AT_ONCE // (draws * T * row)))
