@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-CONFIG ?= configs/pendulum.yaml
+CONFIG ?= pendulum
 
 # These networks are small: a second thread only costs a core.
 export OMP_NUM_THREADS ?= 1
@@ -30,7 +30,7 @@ slow: .venv/installed
 fuzz: .venv/installed
 	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),2000) $(BIN)/pytest tests/test_fuzz.py --hypothesis-show-statistics
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml setup.py constraints.txt
 	@echo "setting up .venv; the first time takes some minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=100)
     options = parser.parse_args()
     config = Config(
-        env=EnvConfig(id="envs:HiddenMarkov-v0", kwargs={"states": 6, "colours": CLASSES}, num_envs=8),
+        env=EnvConfig(id="worldmodel/HiddenMarkov-v0", kwargs={"states": 6, "colours": CLASSES}, num_envs=8),
         encoder=EncoderConfig(inputs="raw", layers=1, units=24, reward=True),
         rssm=RSSMConfig(cell="bare_gru", blocks=1, deter=24, hidden=24, latent="categorical", stoch=1, classes=CLASSES),
         decoder=DecoderConfig(layers=1, units=24, standardise=False),

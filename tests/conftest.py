@@ -5,7 +5,9 @@ import os
 from jaxtyping import install_import_hook
 
 # Every annotation of the library, shapes included, is checked when it is called; an int may stand for a float.
-install_import_hook(["worldmodel", "envs"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+install_import_hook(
+    ["worldmodel", "worldmodel_envs"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 import pytest
 import torch

@@ -15,7 +15,7 @@ from worldmodel.training.progress import RunProgress
 from worlds import TINY
 
 SETTINGS = TINY | {
-    "env.id": "envs:LinearGaussian-v0",
+    "env.id": "worldmodel/LinearGaussian-v0",
     "env.time_limit": 12,
     "encoder.reward": True,
     "replay.burn_in": 0,

@@ -5,7 +5,7 @@ import pytest
 from worldmodel.build import build_law
 from worldmodel.config_io import read_config
 
-WORLD = {"env.id": "envs:LinearGaussian-v0", "env.kwargs": {"oscillators": 3}}
+WORLD = {"env.id": "worldmodel/LinearGaussian-v0", "env.kwargs": {"oscillators": 3}}
 
 
 def test_a_world_with_a_law_states_it_with_its_own_settings():

@@ -26,10 +26,11 @@ LAYERS = [
         "folder",
         "build",
         "config_io",
+        "presets",
         "training",
         "report",
     ),
-    *("behaviour", "data", "objectives", "models", "oracles", "kernels", "config", "seeding", "types"),
+    *("behaviour", "data", "objectives", "models", "oracles", "kernels", "config", "seeding", "types", "installation"),
 ]
 SETTINGS = {"config", "config_io"}
 MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "session", "apart", "run", "words", "folder", "build", "config_io"}

@@ -2,7 +2,7 @@
 
     import worldmodel
 
-    run = worldmodel.train("configs/pendulum.yaml")       # or worldmodel.open_run("runs/pendulum-...")
+    run = worldmodel.train("pendulum")       # or worldmodel.open_run("runs/pendulum-...")
     dream = run.imagine(context=16, horizon=48, samples=16)
 
 The names below are imported when they are first used, so that `import worldmodel` costs nothing.

@@ -1,6 +1,6 @@
 """The command line. The commands are in `commands/`.
 
-worldmodel train --config configs/pendulum.yaml --rssm.deter 256 [--print_config]
+worldmodel train --config pendulum sizes/medium --rssm.deter 256 [--print_config]
 worldmodel train --resume runs/pendulum-...
 worldmodel evaluate runs/pendulum-...
 worldmodel imagine runs/pendulum-... --context 16 --horizon 48
@@ -8,19 +8,23 @@ worldmodel evidence runs/pendulum-... --particles 64,256,1024
 worldmodel gap runs/pendulum-...
 worldmodel report runs/pendulum-...
 worldmodel compare runs/pendulum-... runs/pendulum-...
-worldmodel collect --config configs/pendulum.yaml --rows 20000 --output data/pendulum
+worldmodel collect --config pendulum --rows 20000 --output data/pendulum
 worldmodel import minari:namespace/name-v0 --output data/name
 worldmodel export data/pendulum namespace/name-v0
+worldmodel presets
 """
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
 from worldmodel.config_io import explain
+from worldmodel.installation import versions
 
 COMMANDS = {  # what is typed, and the module of `commands` that does it
     "train": "train",
@@ -33,7 +37,9 @@ COMMANDS = {  # what is typed, and the module of `commands` that does it
     "collect": "collect",
     "import": "import_minari",
     "export": "export",
+    "presets": "presets",
 }
+MAKE_ENVIRONMENTS = {"train", "collect"}  # by the user's own wish, and so from modules in the current folder too
 
 
 class _Parser(ArgumentParser):
@@ -51,15 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
         description="Sequential latent world models whose evidence can be measured.",
     )
+    parser.add_argument("--version", action="version", version=_version(), help="show the version and exit")
     subcommands = parser.add_subcommands(dest="command")
     modules = {name: import_module(f"worldmodel.commands.{module}") for name, module in COMMANDS.items()}
     parsers = {name: _Parser(allow_abbrev=False, description=module.__doc__) for name, module in modules.items()}
     for name, module in modules.items():
         module.add_options(parsers[name])
         subcommands.add_subcommand(name, parsers[name], help=module.__doc__)
+        parsers[name].prog = f"{parser.prog} {name}"  # without the options of `worldmodel` itself
     options = parser.parse_args(arguments)
     try:
-        modules[options.command].run(parsers[options.command], options[options.command])
+        with _current_folder_importable() if options.command in MAKE_ENVIRONMENTS else nullcontext():
+            modules[options.command].run(parsers[options.command], options[options.command])
     except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:
         print(f"worldmodel: {error}", file=sys.stderr)
         sys.exit(2)
@@ -69,3 +78,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("worldmodel: stopped at once, as asked", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """Find modules in the current folder first, as `python -m worldmodel` does: the installed script would not.
+
+    Not where Python was told to keep it out (`python -P`, PYTHONSAFEPATH).
+    """
+    folder = os.getcwd()
+    if sys.flags.safe_path or folder in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _version() -> str:
+    named = versions()
+    beside = ", ".join(f"{name} {named[name]}" for name in ("python", "torch", "gymnasium") if name in named)
+    return f"worldmodel {named.get('worldmodel', '(not installed)')} ({beside})"

@@ -13,16 +13,32 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
 from worldmodel.config import Config
+from worldmodel.presets import find_preset
+
+
+class _ConfigFiles(ActionConfigFile):
+    """Applies files of settings in order, each given by its path or as a preset's name."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        for name in values:
+            try:
+                path = find_preset(name)
+            except ValueError as error:
+                raise TypeError(str(error)) from error  # what the parser reports as a mistake in the input
+            super().__call__(parser, cfg, str(path), option_string)
 
 
 def add_config_options(parser: ArgumentParser) -> None:
-    """Give a parser `--config FILE` (repeatable, later files win) and an option per setting, such as `--rssm.deter`."""
+    """Give a parser `--config FILE_OR_PRESET ...` (later ones win) and an option per setting: `--rssm.deter`."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the line under each field is its help
     parser.add_argument(
-        "--config", action="config", help="YAML file that overrides defaults; may be repeated, later files win."
+        "--config",
+        action=_ConfigFiles,
+        nargs="+",
+        help="YAML files that override defaults, or names of presets (`worldmodel presets`); later ones win.",
     )
     parser.add_class_arguments(Config)
 
@@ -42,7 +58,8 @@ def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mappin
     """Read settings from YAML files over the defaults, then apply single overrides.
 
     Args:
-        paths: one YAML file or several; later files win. None at all gives the defaults.
+        paths: one YAML file or several, each by its path or as a preset's name, such as "pendulum"; later files win.
+            None at all gives the defaults.
         overrides: settings by dotted key, such as {"rssm.deter": 256}.
     Raises:
         ValueError: for an unknown key, a wrong type or an impossible combination; the message names the key, what was

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from filelock import FileLock, Timeout
 
 from worldmodel.config import Config
 from worldmodel.config_io import write_config
-
-PACKAGES = ("worldmodel", "torch", "gymnasium", "numpy", "wandb")
+from worldmodel.installation import versions
 
 
 def make_folder(config: Config) -> Path:
@@ -76,7 +74,7 @@ def note_session(folder: Path, update: int, device: str) -> tuple[str, bool]:
     session = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "update": update,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         "platform": platform.platform(),
         "device": device,
     }
@@ -101,13 +99,3 @@ def products(folder: Path) -> list[Path]:
     """The files of a run that are worth keeping with its record elsewhere."""
     names = ("config.yaml", "checkpoints/best.safetensors", "checkpoints/last.safetensors", "report.html")
     return [folder / name for name in names if (folder / name).is_file()]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

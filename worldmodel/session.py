@@ -1,11 +1,11 @@
 """A training from beginning to end, or from where it stopped: make everything, train, say what came of it.
 
-run = train("configs/pendulum.yaml", {"seed": 1})
+run = train("pendulum", {"seed": 1})
 run = resume("runs/pendulum-20260101-120000")
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from worldmodel.words import announce, conclude
 
 
 def train(
-    config: Config | str | Path | None = None,
+    config: Config | str | Path | Sequence[str | Path] | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
     progress: RunProgress | None = None,
@@ -44,7 +44,7 @@ def train(
     """Train a world model on rollouts of a random policy, or on stored rows where `offline` names some.
 
     Args:
-        config: settings, or the YAML file they are in; the defaults if left out.
+        config: settings; or the YAML files they are in, by path or as presets' names; the defaults if left out.
         overrides: single settings by dotted key, such as {"rssm.deter": 256}; only with a file or the defaults.
         progress: shows how it goes; standard error by default.
     Returns:

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from envs.linear_gaussian import LinearGaussian as Oscillators
 from scripts.tour.page import BOUND, GAP, RATE, SMC, TRUTH, Section, canvas, label, nats
 from worldmodel.build import build_model
 from worldmodel.config_io import read_config
@@ -24,6 +23,7 @@ from worldmodel.objectives.smc import smc
 from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.training.learner import Learner
 from worldmodel.types import Batch, EnvSpec
+from worldmodel_envs.linear_gaussian import LinearGaussian as Oscillators
 
 ROWS = 32
 PARTICLES = 128
@@ -45,9 +45,9 @@ SETTINGS = {
 
 
 def collect(episodes: int, seed: int) -> tuple[EnvSpec, Batch]:
-    """Episodes of `envs:LinearGaussian-v0` under random actions, as a run stores and reads them."""
+    """Episodes of `worldmodel/LinearGaussian-v0` under random actions, as a run stores and reads them."""
     with tempfile.TemporaryDirectory() as folder:
-        env = make_environments("envs:LinearGaussian-v0", count=16, time_limit=ROWS - 1)
+        env = make_environments("worldmodel/LinearGaussian-v0", count=16, time_limit=ROWS - 1)
         with env, Replay(Path(folder) / "rows", env.spec, capacity=episodes * ROWS, streams=16) as replay:
             policy = RandomPolicy(env.spec.action, torch.Generator().manual_seed(seed))
             rollout = Rollout(env, policy, seed)

@@ -21,7 +21,7 @@ from worldmodel.training.progress import RunProgress
 from worlds import TINY
 
 SETTINGS = TINY | {
-    "env.id": "envs:LinearGaussian-v0",
+    "env.id": "worldmodel/LinearGaussian-v0",
     "env.kwargs": {"oscillators": 1},
     "env.time_limit": 19,
     "training.prefill": 200,

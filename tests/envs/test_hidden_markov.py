@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs.hidden_markov import HiddenMarkov
+from worldmodel_envs.hidden_markov import HiddenMarkov
 
 STEPS = 40_000
 
@@ -38,7 +38,7 @@ def assert_counted(found, law):
 @pytest.mark.filterwarnings("ignore:.*render.*")
 @pytest.mark.parametrize("termination", [0.0, 0.3])
 def test_gymnasium_accepts_it(termination):
-    check_env(gymnasium.make("envs:HiddenMarkov-v0", termination=termination).unwrapped)
+    check_env(gymnasium.make("worldmodel/HiddenMarkov-v0", termination=termination).unwrapped)
 
 
 @pytest.mark.parametrize("settings", [{}, {"states": 5, "colours": 2, "slip": 0.4, "noise": 0.3, "termination": 0.25}])
@@ -77,7 +77,7 @@ def test_the_law_is_a_copy():
 
 
 def test_time_limits_truncate_and_do_not_terminate():
-    env = gymnasium.make("envs:HiddenMarkov-v0", max_episode_steps=5)
+    env = gymnasium.make("worldmodel/HiddenMarkov-v0", max_episode_steps=5)
     env.reset(seed=0)
     ends = [env.step(1)[2:4] for _ in range(5)]
     assert ends == [(False, False)] * 4 + [(False, True)]

@@ -7,13 +7,13 @@ from gymnasium.utils.env_checker import check_env
 from scipy.integrate import quad_vec
 from scipy.linalg import expm, solve_discrete_lyapunov
 
-from envs.linear_gaussian import LinearGaussian, oscillator, stationary_covariance
+from worldmodel_envs.linear_gaussian import LinearGaussian, oscillator, stationary_covariance
 
 
 @pytest.mark.filterwarnings("ignore:.*infinity")  # a Gaussian observation has no bounds to declare
 @pytest.mark.parametrize("kwargs", [{}, {"oscillators": 1, "termination": 0.2}, {"oscillators": 3, "damping": 1.5}])
 def test_gymnasium_finds_nothing_wrong_with_it(kwargs):
-    check_env(gymnasium.make("envs:LinearGaussian-v0", **kwargs).unwrapped)
+    check_env(gymnasium.make("worldmodel/LinearGaussian-v0", **kwargs).unwrapped)
 
 
 def test_an_interval_is_the_integral_of_the_stochastic_differential_equation():

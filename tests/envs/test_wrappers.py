@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from envs.wrappers import ActionRepeat, MujocoRendering, use_headless_rendering, with_pixels
+from worldmodel_envs.wrappers import ActionRepeat, MujocoRendering, use_headless_rendering, with_pixels
 from worlds import Counting
 
 IDLE = np.zeros(1, np.float32)
@@ -68,7 +68,7 @@ def test_triton_can_be_loaded_after_a_mujoco_frame():
     if find_spec("triton") is None:
         pytest.skip("Triton is not installed")
     code = (
-        "import gymnasium; from envs.wrappers import MujocoRendering, use_headless_rendering; "
+        "import gymnasium; from worldmodel_envs.wrappers import MujocoRendering, use_headless_rendering; "
         "use_headless_rendering(); "
         "MujocoRendering(gymnasium.make('InvertedPendulum-v5', render_mode='rgb_array')).close(); "
         "import triton"

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import ClipReward, RescaleObservation
 
-from envs.wrapping import apply_wrappers
 from worldmodel.data.environment import make_environments
 from worldmodel.types import ObservationSpec
+from worldmodel_envs.wrapping import apply_wrappers
 
 
 def test_wrappers_are_applied_in_order_with_their_arguments():

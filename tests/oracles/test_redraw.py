@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from envs.linear_gaussian import LinearGaussian
 from worldmodel.oracles.redraw import can_redraw, redraw_rows
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
+from worldmodel_envs.linear_gaussian import LinearGaussian
 from worlds import make_batch
 
 SPEC = EnvSpec({"obs": ObservationSpec("vector", (2,))}, ActionSpec("continuous", 2))

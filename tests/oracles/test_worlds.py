@@ -7,18 +7,18 @@ import pytest
 import scipy.stats
 import torch
 
-from envs.linear_gaussian import LinearGaussian
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
 from worldmodel.oracles.worlds import exact_evidence
+from worldmodel_envs.linear_gaussian import LinearGaussian
 
 
 def collected(folder, *, rows=120, **kwargs):
     """Episodes of two environments under a random policy, as a run stores and reads them, and their law."""
     generator = torch.Generator().manual_seed(0)
-    env = make_environments("envs:LinearGaussian-v0", count=2, kwargs=kwargs, time_limit=9)
+    env = make_environments("worldmodel/LinearGaussian-v0", count=2, kwargs=kwargs, time_limit=9)
     with env, Replay(folder, env.spec, capacity=1000, streams=2) as replay:
         rollout = Rollout(env, RandomPolicy(env.spec.action, generator), 0)
         for _ in range(rows):

@@ -20,11 +20,11 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers import TimeLimit
 from jaxtyping import Bool, Float
 
-from envs.wrappers import ActionRepeat, use_headless_rendering, with_pixels
-from envs.wrapping import apply_wrappers
 from worldmodel.data import hiding, spaces, suites
 from worldmodel.data.guard import FAILURE, EnvironmentFailureError, Guard
 from worldmodel.types import EnvSpec, ObservationSpec
+from worldmodel_envs.wrappers import ActionRepeat, use_headless_rendering, with_pixels
+from worldmodel_envs.wrapping import apply_wrappers
 
 GRACE = 2.0  # seconds beyond the step timeout that a worker has to report a hang itself
 
@@ -245,9 +245,8 @@ def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | 
     None where it states none, or cannot be made here: rows may be looked at on another machine than wrote them.
     """
     try:
-        suites.prepare(env_id)
         with _quiet():
-            env = gymnasium.make(env_id, **kwargs)
+            env = gymnasium.make(suites.prepare(env_id), **kwargs)
     except (gymnasium.error.Error, ImportError, ValueError):
         return None
     law = getattr(env.unwrapped, "law", None)
@@ -271,9 +270,9 @@ def _make_one(
     if pixels != "off":
         use_headless_rendering()
         kwargs = {**kwargs, "render_mode": "rgb_array"}
-    suites.prepare(env_id)
+    registered = suites.prepare(env_id)
     try:
-        env = gymnasium.make(env_id, max_episode_steps=time_limit, **kwargs)
+        env = gymnasium.make(registered, max_episode_steps=time_limit, **kwargs)
     except Exception as error:  # of somebody else's constructor: a KeyError for a wrong env.kwargs is one
         if pixels != "off" and "render_mode" in str(error):
             raise ValueError(f"env.pixels: expected an environment that takes a render_mode, got {env_id!r}") from error

@@ -23,10 +23,10 @@ from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from worldmodel.data import spaces
 from worldmodel.data.replay import Replay
+from worldmodel.installation import install_command
 from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec
 
 PREFIX = "minari:"  # what marks a dataset's id where a folder could stand instead
-INSTALL = "pip install -e '.[minari]' -c constraints.txt"
 
 
 class MissingExtraError(ModuleNotFoundError):
@@ -200,7 +200,7 @@ def _import_minari() -> ModuleType:
         import minari
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"Minari datasets need the extra `minari`, which is not installed: {INSTALL}"
+            f"Minari datasets need the extra `minari`, which is not installed: {install_command('minari')}"
         ) from error
     return minari
 

@@ -1,10 +1,18 @@
-"""Environments of other packages: which of this package's extras an id needs, and the import that makes it known."""
+"""Which package an environment's id needs: the import that makes it known, and the extra that installs it."""
 
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
 import gymnasium
+
+from worldmodel.installation import install_command
+
+OWN = "worldmodel/"  # begins the ids that `worldmodel_envs` registers
+OLD_IDS = {  # as run folders of version 0.1.0 and before have them -> as they are registered now
+    "envs:HiddenMarkov-v0": f"{OWN}HiddenMarkov-v0",
+    "envs:LinearGaussian-v0": f"{OWN}LinearGaussian-v0",
+}
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,20 @@ SUITES = (
 )
 
 
-def prepare(env_id: str) -> None:
-    """Make an id known to Gymnasium if it belongs to a suite, and see that the suite is installed.
+def current_id(env_id: str) -> str:
+    """The id that an environment is registered under now, where it had another one in older run folders."""
+    return OLD_IDS.get(env_id, env_id)
+
+
+def prepare(env_id: str) -> str:
+    """Make an id known to Gymnasium if it is this project's or a suite's: -> the id to make the environment by.
 
     Raises:
-        ValueError: if it is not; the message names the command that installs it.
+        ValueError: if the suite is not installed; the message names the command that installs it.
     """
+    env_id = current_id(env_id)
+    if env_id.startswith(OWN):
+        import_module("worldmodel_envs")
     for suite in SUITES:
         if not _belongs(env_id, suite):
             continue
@@ -38,6 +54,7 @@ def prepare(env_id: str) -> None:
             raise ValueError(f"env.id: expected an environment that is installed, got {env_id!r}: {install(suite)}")
         if suite.ids:
             import_module(suite.module)
+    return env_id
 
 
 def suite_of_module(name: str) -> Suite | None:
@@ -47,7 +64,7 @@ def suite_of_module(name: str) -> Suite | None:
 
 def install(suite: Suite) -> str:
     """What to do where a suite is missing."""
-    return f"its package {suite.module} is not there; pip install -e '.[{suite.extra}]' -c constraints.txt"
+    return f"its package {suite.module} is not there; {install_command(suite.extra)}"
 
 
 def _belongs(env_id: str, suite: Suite) -> bool:

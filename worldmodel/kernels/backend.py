@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from worldmodel.installation import install_command
+
 Backend = Literal["auto", "reference", "triton"]
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -27,7 +29,9 @@ def runs_on_triton(backend: Backend, *tensors: Tensor) -> bool:
     if wrong:
         raise ValueError(f'backend: expected float32, bfloat16 or float16 for "triton", got {", ".join(wrong)}')
     if not triton_installed():
-        raise ValueError('backend: expected triton to be installed for "triton", got none: pip install "triton>=3.7"')
+        raise ValueError(
+            f'backend: expected triton to be installed for "triton", got none: {install_command("kernels")}'
+        )
     if not all(x.is_cuda for x in tensors) and not _interpreting():
         raise ValueError(
             f'backend: expected tensors on a GPU for "triton", got {tensors[0].device}'

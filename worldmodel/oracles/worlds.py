@@ -54,7 +54,10 @@ def continue_evidence(law: Mapping[str, Any], batch: Batch) -> Float[Tensor, "B 
 
 
 def linear_gaussian_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
-    """The Kalman filter's, for the law of `envs.linear_gaussian.LinearGaussian`; no reward leads to a first row."""
+    """The Kalman filter's, for the law of `worldmodel_envs.linear_gaussian.LinearGaussian`.
+
+    No reward leads to a first row.
+    """
     model, rows = linear_gaussian(law, batch)
     evidence = model.log_evidence(rows, batch.prev_action.double())
     return {"observation_and_reward": evidence, "continue": continue_evidence(law, batch)}
@@ -82,7 +85,7 @@ def linear_gaussian(law: Mapping[str, Any], batch: Batch) -> tuple[LinearGaussia
 
 
 def hidden_markov_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
-    """The forward algorithm's, for the law of `envs.hidden_markov.HiddenMarkov`.
+    """The forward algorithm's, for the law of `worldmodel_envs.hidden_markov.HiddenMarkov`.
 
     No reward leads to a first row, and no episode ends there.
     """

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from worldmodel.behaviour.evidence_report import EvidenceReport
+from worldmodel.data.suites import current_id
 
 PICTURES = (".png", ".gif")
 Columns = Mapping[str, np.ndarray]
@@ -126,7 +127,8 @@ class Record:
     @property
     def source(self) -> str | None:
         """Where the rows come from: the stored data of a run without an environment, or else the environment's id."""
-        return self.setting("offline") or self.setting("env.id")
+        env_id = self.setting("env.id")
+        return self.setting("offline") or (current_id(env_id) if isinstance(env_id, str) else env_id)
 
     def setting(self, key: str) -> Any:
         """A setting by dotted key, or none."""

@@ -18,9 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldmodel.data.records import sync
+from worldmodel.data.suites import current_id
 
 FORMAT = 2
 PREVIOUS = "previous.safetensors"
+ENV_ID = "env.id"  # the one setting whose values may be renamed and mean the same
 
 
 class CheckpointError(ValueError):
@@ -134,6 +136,9 @@ def _put(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def _compare(path: Path, settings: Mapping[str, Any], written: Mapping[str, Any]) -> None:
     now, then = _flat(json.loads(json.dumps(settings))), _flat(written)
+    for flat in (now, then):
+        if isinstance(flat.get(ENV_ID), str):
+            flat[ENV_ID] = current_id(flat[ENV_ID])
     for key in sorted(now.keys() | then.keys()):
         if now.get(key) != then.get(key):
             raise CheckpointError(

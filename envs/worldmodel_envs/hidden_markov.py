@@ -9,7 +9,7 @@ Neighbouring states share a colour, so the state is never seen: what is left of 
 before. `HiddenMarkov.law` holds the process in plain arrays; the forward algorithm over them is the log evidence of any
 recorded episode, and needs nothing else from here.
 
-    gymnasium.make("envs:HiddenMarkov-v0", states=8, colours=4)
+    gymnasium.make("worldmodel/HiddenMarkov-v0", states=8, colours=4)
 """
 
 from typing import Any
