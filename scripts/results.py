@@ -51,7 +51,7 @@ def section(folder: Path) -> str:
     heldout = [row for row in rows if "heldout/elbo" in row]
     name = config["name"]
     parts = [
-        f"## {config['env']['id']} (`worldmodel train --config configs/{name}.yaml`)",
+        f"## {config['env']['id']} (`worldmodel train --config {name}`)",
         f"{heldout[-1]['update']} updates on {config['training']['env_steps']} rows of a random policy, seed "
         f"{config['seed']}; {times(rows)}. Scored on {config['evaluation']['episodes']} held-out episodes.",
         bound_table(heldout),

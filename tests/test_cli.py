@@ -1,10 +1,13 @@
 """The command line: what it shows, and how it refuses. Training itself is tested in test_run.py."""
 
+import os
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
+import gymnasium
 import pytest
 import yaml
 
@@ -14,6 +17,7 @@ from worldmodel.config_io import read_config
 from worldmodel.data.rollout import Rollout
 
 ROOT = Path(worldmodel.__file__).parent.parent
+WITH_PACKAGES = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "envs")])}
 
 
 def test_print_config_shows_every_setting_with_the_overridden_one_in_place(capsys, tmp_path):
@@ -76,6 +80,58 @@ def test_a_missing_command_or_run_ends_with_status_2_and_a_sentence(arguments, n
     assert end.value.code == 2
     assert named in said
     assert "Traceback" not in said
+
+
+def test_the_version_is_the_installed_one_and_nothing_heavy_is_imported_for_it(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.split()[:2] == ["worldmodel", version("worldmodel")]
+    code = "import sys; sys.argv = ['worldmodel', '--version']; from worldmodel.cli import main\n"
+    code += "try: main()\nfinally: assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60).returncode == 0
+
+
+ECHO = """
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+gymnasium.register("Mine-v0", CartPoleEnv, max_episode_steps=20)
+open("imported", "a").close()
+"""
+
+
+@pytest.fixture
+def my_world(tmp_path, monkeypatch) -> Path:
+    """A current folder with a module that registers an environment, which Python would not search by itself."""
+    (tmp_path / "my_cli_world.py").write_text(ECHO)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    yield tmp_path
+    sys.modules.pop("my_cli_world", None)
+    gymnasium.registry.pop("Mine-v0", None)
+
+
+def test_the_commands_that_make_environments_find_modules_in_the_current_folder(my_world, capsys):
+    before = list(sys.path)
+    settings = ["--env.id", "my_cli_world:Mine-v0", "--env.num_envs", "1", "--evaluation.episodes", "2"]
+    main(["collect", *settings, "--rows", "30", "--output", "collected"])
+    assert "collected/replay" in capsys.readouterr().out
+    assert sys.path == before
+
+
+def test_other_commands_do_not_look_for_modules_in_the_current_folder(my_world, monkeypatch):
+    seen = []
+    monkeypatch.setattr("worldmodel.commands.evaluate.run", lambda *_: seen.append(list(sys.path)))
+    main(["evaluate", "somebody/elses/run"])
+    assert str(my_world) not in seen[0] and "" not in seen[0]
+
+
+def test_a_python_that_is_to_keep_the_current_folder_out_keeps_it_out(my_world):
+    command = [sys.executable, "-P", "-c", "from worldmodel.cli import main; main()", "collect"]
+    options = ["--env.id", "my_cli_world:Mine-v0", "--rows", "30", "--output", "collected"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, env=WITH_PACKAGES, timeout=120)
+    assert done.returncode == 2 and "No module named 'my_cli_world'" in done.stderr
+    assert not (my_world / "imported").exists()
 
 
 def test_the_command_and_the_module_are_the_same_program(capsys):

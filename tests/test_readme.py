@@ -10,6 +10,7 @@ import pytest
 
 import worldmodel
 from worldmodel.config_io import read_config
+from worldmodel.presets import TASKS, presets
 from worlds import Counting
 
 ROOT = Path(__file__).parents[1]
@@ -91,4 +92,10 @@ def test_what_the_readme_points_at_exists():
 
 def test_the_presets_that_the_readme_stacks_do_stack():
     stacked = re.search(r"Presets stack, recipes last: `(.*?)`", README, re.DOTALL).group(1).split()
-    read_config([ROOT / word for word in stacked if word.endswith(".yaml")])
+    assert stacked[0] == "--config" and len(stacked) == 4
+    read_config(stacked[1:])
+
+
+def test_the_tasks_of_the_readme_are_the_presets_that_there_are():
+    listed = re.findall(r"^\| `(\w+)` \| [^|]+ \| (?:`\w+`)? ?\|$", README, re.MULTILINE)
+    assert sorted(listed) == [preset.name for preset in presets() if preset.group == TASKS]

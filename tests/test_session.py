@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 
 import worldmodel
+from worldmodel import build
 from worldmodel.cli import main
 from worldmodel.config_io import read_config
 from worldmodel.data.guard import EnvironmentFailureError
@@ -283,6 +284,20 @@ def test_a_run_whose_settings_were_changed_is_refused_by_key(tmp_path):
     path.write_text(yaml.safe_dump({**settings, "training": {**settings["training"], "env_steps": 220}}))
     resume(folder, progress=Progress())  # how long it goes on may change
     assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 14
+
+
+@pytest.mark.parametrize("now", ["envs:LinearGaussian-v0", "worldmodel/LinearGaussian-v0"])
+def test_a_run_under_an_environment_s_older_id_goes_on_and_is_measured(tmp_path, now):
+    folder = crash(tmp_path, after=4, **{"env.id": "envs:LinearGaussian-v0"})  # its header has that id, as old runs do
+    path = folder / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    assert settings["env"]["id"] == "envs:LinearGaussian-v0"
+    path.write_text(yaml.safe_dump({**settings, "env": {**settings["env"], "id": now}}))
+    assert resume(folder, progress=Progress()).config.env.id == now
+    assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
+    opened = open_run(folder)
+    assert np.isfinite(opened.evaluate().per_step["elbo"])
+    assert build.build_law(opened.config)["kind"] == "linear_gaussian"
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ def test_runs_of_different_environments_are_said_not_to_be_comparable(records, t
     assert said in Page(comparison([records[0], other])).text
 
 
+def test_a_run_under_an_environment_s_older_id_is_of_the_same_environment(tmp_path):
+    ids = {"old": "envs:LinearGaussian-v0", "new": "worldmodel/LinearGaussian-v0"}
+    old, new = (read_record(write_run(tmp_path / name, env={"id": env_id})) for name, env_id in ids.items())
+    assert old.source == new.source == ids["new"]
+    assert doubts([old, new]) == []
+
+
 def test_runs_that_learn_from_different_stored_rows_are_named_by_them(records, tmp_path):
     one, two = (read_record(write_run(tmp_path / name, offline=f"data/{name}")) for name in ("one", "two"))
     (said,) = doubts([one, two])

@@ -30,9 +30,9 @@ def make_learner(seed=0, latent=CATEGORICAL):
     return Learner(make_model(latent=latent, seed=seed), Objective(), torch.Generator().manual_seed(seed), **SETTINGS)
 
 
-def save(path, learner, counters=COUNTERS, **options):
+def save(path, learner, counters=COUNTERS, settings=CONFIG, **options):
     random = {"learner": learner.generator.get_state()}
-    save_checkpoint(path, learner.model, learner.optimizer, random, counters, CONFIG, **options)
+    save_checkpoint(path, learner.model, learner.optimizer, random, counters, settings, **options)
 
 
 def exact(actual, expected):
@@ -151,6 +151,16 @@ def test_a_training_state_of_other_settings_is_refused_with_the_key_and_both_val
     other = make_learner(seed=1)
     with pytest.raises(CheckpointError, match=f"{words}; restore config.yaml, or begin a new run"):
         load_training_state(path, other.model, other.optimizer, {**CONFIG, **changed})
+
+
+def test_an_environment_s_older_id_is_the_same_setting(trained):
+    learner, path = trained
+    old, new = ({"env": {"id": env_id}} for env_id in ("envs:LinearGaussian-v0", "worldmodel/LinearGaussian-v0"))
+    for written, now in ((old, new), (new, old), (old, old)):
+        save(path, learner, settings={**CONFIG, **written})
+        load_training_state(path, learner.model, learner.optimizer, {**CONFIG, **now})
+    with pytest.raises(CheckpointError, match=r"was written with env.id = 'worldmodel/LinearGaussian-v0'"):
+        load_training_state(path, learner.model, learner.optimizer, {**CONFIG, "env": {"id": "Pendulum-v1"}})
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "another program's"])
