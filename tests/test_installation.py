@@ -16,9 +16,9 @@ WHEEL = "pip install 'worldmodel[{}]'"
 
 @pytest.fixture(params=[CHECKOUT, WHEEL], ids=["checkout", "wheel"])
 def command(request, monkeypatch, tmp_path) -> str:
-    """The command to expect, with the package where it would then be."""
+    """The command to expect, with presets inside the package where it is a wheel."""
     if request.param == WHEEL:
-        monkeypatch.setattr(installation, "PACKAGE", tmp_path / "site-packages" / "worldmodel")
+        monkeypatch.setattr(installation, "PRESETS", tmp_path)
     return request.param
 
 

@@ -154,6 +154,14 @@ def test_the_installed_command_finds_presets_by_name_and_a_file_before_them(scri
     assert done([scripts / "worldmodel", "--version"], elsewhere).startswith("worldmodel 0.")
 
 
+def test_a_wheel_in_the_top_folder_of_a_project_keeps_to_its_own_presets(wheel, elsewhere):
+    for name in ("pyproject.toml", "constraints.txt"):
+        (elsewhere / name).write_text("")
+    zipfile.ZipFile(wheel).extractall(elsewhere)  # as `pip install --target .` does
+    code = "from worldmodel.presets import find_preset; print(find_preset('pendulum'))"
+    assert Path(done([sys.executable, "-c", code], elsewhere).strip()) == elsewhere / "worldmodel/configs/pendulum.yaml"
+
+
 def test_the_installed_command_trains_beside_another_package_envs(scripts, elsewhere):
     settings = [f"--{key}={value}" for key, value in TINY.items()]
     done([scripts / "worldmodel", "train", "--config", "linear_gaussian", "sizes/tiny", *settings], elsewhere)

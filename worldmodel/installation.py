@@ -5,13 +5,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+PRESETS = PACKAGE / "configs"  # where a wheel has them; the repository has them at its top
 PACKAGES = ("worldmodel", "torch", "gymnasium", "numpy", "wandb")  # whose versions say what a number was made with
 
 
 def checkout() -> Path | None:
-    """The top folder of the repository that this package is imported from; None where it was installed from a wheel."""
-    top = PACKAGE.parent
-    return top if all((top / name).is_file() for name in ("pyproject.toml", "constraints.txt")) else None
+    """The top folder of the repository that this package is imported from; None where it was installed from a wheel.
+
+    What is around the package tells nothing, since `pip install --target` puts it beside anything.
+    """
+    return None if PRESETS.is_dir() else PACKAGE.parent
 
 
 def install_command(extra: str) -> str:

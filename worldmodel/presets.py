@@ -7,7 +7,7 @@ import difflib
 from pathlib import Path
 from typing import NamedTuple
 
-from worldmodel.installation import PACKAGE, checkout
+from worldmodel.installation import PRESETS, checkout
 
 SUFFIX = ".yaml"
 TASKS = "tasks"  # what the presets that lie in no subfolder are called together
@@ -35,7 +35,7 @@ class Preset(NamedTuple):
 def presets() -> list[Preset]:
     """All presets: tasks first, then sizes and recipes, by name."""
     top = checkout()
-    folder = PACKAGE / "configs" if top is None else top / "configs"
+    folder = PRESETS if top is None else top / "configs"
     found = [Preset(path.relative_to(folder).with_suffix("").as_posix(), path) for path in folder.rglob(f"*{SUFFIX}")]
     return sorted(found, key=lambda preset: (preset.group != TASKS, preset.group != "sizes", preset.name))
 

@@ -41,7 +41,7 @@ def test_a_suite_that_is_not_installed_is_answered_with_the_command_that_install
 
 
 def test_installed_from_a_wheel_the_command_is_the_wheel_s(monkeypatch, tmp_path):
-    monkeypatch.setattr(installation, "PACKAGE", tmp_path / "site-packages" / "worldmodel")
+    monkeypatch.setattr(installation, "PRESETS", tmp_path)
     monkeypatch.setitem(sys.modules, "Box2D", None)
     with pytest.raises(ValueError, match=r"; pip install 'worldmodel\[box2d\]'$"):
         make_environments("LunarLander-v3", count=1)
