@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from worldmodel.config_io import explain
+from worldmodel.config_io import config_from_options, explain, settings_text, spelt_out
 
 COMMANDS = {  # what is typed, and the module of `commands` that does it
     "train": "train",
@@ -57,9 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, module in modules.items():
         module.add_options(parsers[name])
         subcommands.add_subcommand(name, parsers[name], help=module.__doc__)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(spelt_out(sys.argv[1:] if arguments is None else arguments))
+    given = options[options.command]
     try:
-        modules[options.command].run(parsers[options.command], options[options.command])
+        if "print_config" in given:
+            print(settings_text(config_from_options(given)), end="")
+            sys.exit(0)
+        modules[options.command].run(parsers[options.command], given)
     except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:
         print(f"worldmodel: {error}", file=sys.stderr)
         sys.exit(2)
