@@ -1,5 +1,6 @@
 """Settings -> objects. The one file that knows both: sections of the configuration become arguments here."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -79,36 +80,57 @@ def _changed(config: Config) -> bool:
 
 
 def build_model(config: Config, spec: EnvSpec) -> WorldModel:
-    """A world model for an environment, its weights drawn from the configuration's seed."""
-    latent = build_latent(config.rssm)
+    """A world model for an environment, its weights drawn from the configuration's seed.
+
+    Raises:
+        ValueError: if its weights alone do not fit in this machine's memory.
+    """
     with torch.random.fork_rng(devices=[]):  # the weights are made on the CPU, whatever the device
+        _require_room(config, spec)
         torch.default_generator.manual_seed(config.seed)
-        encoder = Encoder(
-            spec.observations,
-            layers=config.encoder.layers,
-            units=config.encoder.units,
-            depth=config.encoder.depth,
-            reward=config.encoder.reward,
-            skip=config.encoder.skip,
-        )
-        rssm = RSSM(
-            embed=encoder.width + (config.rssm.hidden if config.rssm.posterior == "smoothing" else 0),
-            action=spec.action.width,
-            deter=config.rssm.deter,
-            hidden=config.rssm.hidden,
-            latent=latent,
-            cell=config.rssm.cell,
-            blocks=config.rssm.blocks,
-            posterior_layers=config.rssm.posterior_layers,
-            prior_layers=config.rssm.prior_layers,
-            skip=config.rssm.skip,
-        )
-        decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=latent.width)
-        hindsight = (
-            Hindsight(encoder.width, spec.action.width, config.rssm.hidden)
-            if config.rssm.posterior == "smoothing"
-            else None
-        )
+        return _make_model(config, spec)
+
+
+def _require_room(config: Config, spec: EnvSpec) -> None:
+    sizes = "encoder, rssm, decoder: expected sizes of a model that fits in memory"
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            count = sum(weights.numel() for weights in _make_model(config, spec).parameters())
+    except RuntimeError as error:
+        raise ValueError(f"{sizes}, got sizes that no tensor can have ({error})") from error
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if count * torch.float32.itemsize > memory:
+        raise ValueError(f"{sizes}, {memory / 2**30:.0f} GiB here, got {count:,} parameters")
+
+
+def _make_model(config: Config, spec: EnvSpec) -> WorldModel:
+    latent = build_latent(config.rssm)
+    encoder = Encoder(
+        spec.observations,
+        layers=config.encoder.layers,
+        units=config.encoder.units,
+        depth=config.encoder.depth,
+        reward=config.encoder.reward,
+        skip=config.encoder.skip,
+    )
+    rssm = RSSM(
+        embed=encoder.width + (config.rssm.hidden if config.rssm.posterior == "smoothing" else 0),
+        action=spec.action.width,
+        deter=config.rssm.deter,
+        hidden=config.rssm.hidden,
+        latent=latent,
+        cell=config.rssm.cell,
+        blocks=config.rssm.blocks,
+        posterior_layers=config.rssm.posterior_layers,
+        prior_layers=config.rssm.prior_layers,
+        skip=config.rssm.skip,
+    )
+    decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=latent.width)
+    hindsight = (
+        Hindsight(encoder.width, spec.action.width, config.rssm.hidden)
+        if config.rssm.posterior == "smoothing"
+        else None
+    )
     return WorldModel(
         spec,
         encoder,

@@ -70,6 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         print(f"worldmodel: {options.command} stopped: {error}", file=sys.stderr)
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        print(f"worldmodel: {options.command} stopped: there is not enough memory: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("worldmodel: stopped at once, as asked", file=sys.stderr)
         sys.exit(130)
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch says so in words alone."""
+    words = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(one in str(error) for one in words)

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -60,11 +61,8 @@ def spelt_out(arguments: Iterable[str]) -> list[str]:
     found, waiting = list[str](), iter(arguments)
     for argument in waiting:
         match = entry.fullmatch(argument)
-        if match is None:
-            found.append(argument)
-            continue
-        value = match["value"] or "=" + next(waiting, "")
-        found.append(f"--{ENTRY}={match['key']}{value}")
+        value = match and (match["value"] or "".join(f"={one}" for one in islice(waiting, 1)))
+        found.append(f"--{ENTRY}={match['key']}{value}" if match and value else argument)
     return found
 
 

@@ -28,7 +28,6 @@ RESOLVERS = {  # by the first character: what text without quotes is taken for
     + [(TAG + name, form) for name, form in NUMBERS.items() if first and first in "-+.0123456789"]
     for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-
 QUOTED = {first: RESOLVERS[first] + forms for first, forms in yaml.SafeDumper.yaml_implicit_resolvers.items()}
 
 
