@@ -290,6 +290,23 @@ def test_a_misspelt_key_is_answered_with_the_one_that_was_meant(key, meant):
         read_config((), {key: 1})
 
 
+def test_keywords_are_kept_as_they_were_written_and_nothing_is_made_of_them(tmp_path):
+    keywords = {"a": "1", "b": "no", "c": "007", "x": {"class_path": "pathlib.Path", "init_args": {"args": ["p"]}}}
+    (tmp_path / "some.yaml").write_text(yaml.safe_dump({"env": {"kwargs": keywords, "wrappers": [{"m:W": keywords}]}}))
+    text = yaml.safe_dump(keywords, default_flow_style=True)
+    for config in (
+        read_config(tmp_path / "some.yaml"),
+        read_config((), {"env.kwargs": keywords, "env.wrappers": [{"m:W": keywords}]}),
+        read_config((), {"env": {"kwargs": keywords}, "env.wrappers+": {"m:W": keywords}}),
+        read_config((), {"env.kwargs": text, "env.wrappers": f"[{{m:W: {text}}}]"}),
+        read_config((), {f"env.kwargs.{key}": value for key, value in keywords.items() if key == "x"}),
+    ):
+        assert config.env.kwargs == {key: keywords[key] for key in config.env.kwargs} and "x" in config.env.kwargs
+        assert config.env.wrappers in ([], [{"m:W": keywords}])
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
 def test_a_run_too_short_for_one_update_is_refused_with_the_least_that_would_do():
     settings = {
         "training.prefill": 100,

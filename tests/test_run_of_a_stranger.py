@@ -49,6 +49,7 @@ class Progress(RunProgress):
 def own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
+        patch.setattr("worldmodel.session.finish_run", lambda *arguments: None)
         return train(None, SETTINGS | {"runs": str(tmp_path_factory.mktemp("runs"))}, progress=Progress()).folder
 
 
@@ -106,7 +107,7 @@ def test_commands_import_nothing_that_a_run_names(hostile, env, capsys):
 
 def test_resuming_says_which_modules_it_imports_before_it_does(hostile):
     folder, progress = hostile(id="evil_module:X-v0", wrappers=["evil_wrappers:W"]), Progress()
-    with pytest.raises(RuntimeError, match="the module was imported"):
+    with pytest.raises(ValueError, match="the module was imported"):
         resume(folder, progress=progress)
     assert progress.said == [("making evil_module:X-v0, which imports evil_module, evil_wrappers", False)]
 
