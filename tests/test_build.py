@@ -1,8 +1,10 @@
 """What is built beyond the plain parts: the law that a run's rows are drawn from, where there is one."""
 
+import re
+
 import pytest
 
-from worldmodel.build import build_law
+from worldmodel.build import build_law, why_no_law
 from worldmodel.config_io import read_config
 
 WORLD = {"env.id": "worldmodel/LinearGaussian-v0", "env.kwargs": {"oscillators": 3}}
@@ -25,3 +27,21 @@ def test_a_world_with_a_law_states_it_with_its_own_settings():
 )
 def test_there_is_no_law_where_none_is_stated_or_the_rows_are_changed(settings):
     assert build_law(read_config((), WORLD | settings)) is None
+
+
+def test_only_an_environment_of_this_project_has_a_law_unless_others_are_allowed(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(tmp_path)
+    for env_id, reason in (
+        ("worldmodel/LinearGaussian-v0", None),
+        ("Pendulum-v1", None),
+        ("ALE/Pong-v5", None),
+        ("elsewhere:World-v0", "no exact evidence: elsewhere:World-v0 .* imports elsewhere"),
+        ("elsewhere:LinearGaussian-v0", "no exact evidence: .* imports elsewhere, envs.linear_gaussian"),
+    ):
+        config, said = read_config((), {"env.id": env_id}), []
+        assert (build_law(config) is not None) == (env_id == "envs:LinearGaussian-v0")
+        assert re.match(reason, why_no_law(config)) if reason else why_no_law(config) is None
+        if reason:
+            assert build_law(config, allow_env=True, say=said.append) is None
+            assert said[0].startswith(f"making {env_id}, which imports elsewhere")

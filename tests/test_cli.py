@@ -41,6 +41,11 @@ def test_print_config_shows_every_setting_with_the_overridden_one_in_place(capsy
         (["--rssm.deter", "wide"], "rssm.deter"),
         (["--rssm.deter", "100", "--rssm.blocks", "3"], "rssm.deter: expected a multiple of rssm.blocks = 3, got 100"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--config", sys.executable], f"{sys.executable}: expected settings as YAML"),
+        (["--seed", "1e20"], "seed: expected a whole number, got 1e+20"),
+        (["--env.kwargs", "[1"], "env.kwargs: expected a mapping from text to plain data, got '[1': line 1"),
+        (["--rssm.deter", str(10**12)], "encoder, rssm, decoder: expected sizes of a model that fits in memory"),
+        (["--rssm.deter", str(10**7)], "parameters"),
         (["--training.env_steps", "10"], "training.env_steps: expected more than training.prefill = 5000, got 10"),
         (["--env.id", "Nothing-v0"], "env.id: expected an environment that Gymnasium can make, got 'Nothing-v0'"),
         (["--device", "abacus"], "device: expected auto or a torch device of this machine, got 'abacus'"),
@@ -132,6 +137,29 @@ def test_a_python_that_is_to_keep_the_current_folder_out_keeps_it_out(my_world):
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=WITH_PACKAGES, timeout=120)
     assert done.returncode == 2 and "No module named 'my_cli_world'" in done.stderr
     assert not (my_world / "imported").exists()
+
+
+def test_entries_of_a_mapping_and_of_a_list_may_be_given_one_by_one(capsys):
+    kwargs = ["--env.kwargs", "{a: '007', b: 1}", "--env.kwargs.c", "1", "--env.kwargs.d='1'", "--env.kwargs.b=no"]
+    with pytest.raises(SystemExit) as end:
+        main(
+            ["train", *kwargs, "--env.hide.obs", "[1]", "--wandb.tags+", "x", "--wandb.tags+=[y, z]", "--print_config"]
+        )
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert end.value.code == 0
+    assert shown["env"]["kwargs"] == {"a": "007", "b": False, "c": 1, "d": "1"}
+    assert (shown["env"]["hide"], shown["wandb"]["tags"]) == ({"obs": [1]}, ["x", "y", "z"])
+
+
+def test_an_allocation_that_fails_later_ends_with_a_sentence(monkeypatch, capsys):
+    def fail(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("worldmodel.commands.report.run", fail)
+    with pytest.raises(SystemExit) as end:
+        main(["report", "anywhere"])
+    assert end.value.code == 1
+    assert "report stopped: there is not enough memory: " in capsys.readouterr().err
 
 
 def test_the_command_and_the_module_are_the_same_program(capsys):

@@ -165,7 +165,7 @@ def test_a_missing_or_broken_file_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.yaml"):
         read_config(tmp_path / "nowhere.yaml")
     (tmp_path / "broken.yaml").write_text("rssm: {deter: 64\n")
-    with pytest.raises(ValueError, match="config"):
+    with pytest.raises(ValueError, match=r"broken\.yaml: expected settings as YAML, got line 2: .*expected ',' or '}'"):
         read_config(tmp_path / "broken.yaml")
 
 
@@ -288,6 +288,23 @@ def settings_read(tree: ast.AST) -> set[tuple[str, str]]:
 def test_a_misspelt_key_is_answered_with_the_one_that_was_meant(key, meant):
     with pytest.raises(ValueError, match=f"{re.escape(key)}.*did you mean {re.escape(meant)}"):
         read_config((), {key: 1})
+
+
+def test_keywords_are_kept_as_they_were_written_and_nothing_is_made_of_them(tmp_path):
+    keywords = {"a": "1", "b": "no", "c": "007", "x": {"class_path": "pathlib.Path", "init_args": {"args": ["p"]}}}
+    (tmp_path / "some.yaml").write_text(yaml.safe_dump({"env": {"kwargs": keywords, "wrappers": [{"m:W": keywords}]}}))
+    text = yaml.safe_dump(keywords, default_flow_style=True)
+    for config in (
+        read_config(tmp_path / "some.yaml"),
+        read_config((), {"env.kwargs": keywords, "env.wrappers": [{"m:W": keywords}]}),
+        read_config((), {"env": {"kwargs": keywords}, "env.wrappers+": {"m:W": keywords}}),
+        read_config((), {"env.kwargs": text, "env.wrappers": f"[{{m:W: {text}}}]"}),
+        read_config((), {f"env.kwargs.{key}": value for key, value in keywords.items() if key == "x"}),
+    ):
+        assert config.env.kwargs == {key: keywords[key] for key in config.env.kwargs} and "x" in config.env.kwargs
+        assert config.env.wrappers in ([], [{"m:W": keywords}])
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
 
 
 def test_a_run_too_short_for_one_update_is_refused_with_the_least_that_would_do():

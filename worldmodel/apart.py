@@ -81,19 +81,28 @@ def take_gap_apart(
 
 
 def take_rate_apart(
-    run: Run, *, alternatives: int = 1024, episodes: int | None = None, seed: int = 0
+    run: Run,
+    *,
+    alternatives: int = 1024,
+    episodes: int | None = None,
+    seed: int = 0,
+    allow_env: bool = False,
+    say: Callable[[str], None] = lambda words: None,
 ) -> RateTakenApart:
     """Split the rate of a run's held-out episodes into information and misfit: see `objectives.rate`.
 
     Args:
         run: the run.
         alternatives: draws of each row given the rows before it.
-        episodes, seed: as for the gap.
+        episodes, seed, say: as for the gap.
+        allow_env: as for `Run.evidence`; without it, rows of an environment that is not one of this project's are drawn
+            from the model's own prediction.
     Raises:
         ValueError: if a number is out of range, or there is a single held-out episode.
     """
     require_positive(alternatives=alternatives)
-    batch, law, model = run.scored(episodes), build.build_law(run.config), run.model
+    batch, model = run.scored(episodes), run.model
+    law = build.build_law(run.config, allow_env=allow_env, say=say)
     noise = make_generator(seed, stream=Stream.EVIDENCE, device=model.device)
     choice = make_generator(seed, stream=Stream.SAMPLING)  # laws are evaluated on the CPU
     exact = law is not None and can_redraw(law)

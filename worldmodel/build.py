@@ -1,6 +1,8 @@
 """Settings -> objects. The one file that knows both: sections of the configuration become arguments here."""
 
+import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from worldmodel.config import Config, DecoderConfig, LossConfig, RSSMConfig
+from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
@@ -33,44 +36,101 @@ def build_environments(config: Config, *, heldout: bool = False) -> Environments
     return make_environments(env_id, count=count, **settings)
 
 
-def build_law(config: Config) -> dict[str, Any] | None:
-    """The law of the rows that a run writes; None where the environment states none, or something changes its rows."""
+def build_law(
+    config: Config, *, allow_env: bool = False, say: Callable[[str], None] = lambda words: None
+) -> dict[str, Any] | None:
+    """The law of the rows that a run writes; None where the environment states none, or something changes its rows.
+
+    Args:
+        config: of the run.
+        allow_env: make the environment even if it is not one of this project's, which imports the modules that its
+            settings name; without it such an environment has no law here.
+        say: told which modules those are, before.
+    """
     env = config.env
-    changed = env.wrappers or env.action_repeat > 1 or env.pixels != "off" or env.hide
-    return None if changed or config.offline is not None else environment_law(env.id, env.kwargs)
+    if _changed(config) or not (allow_env or suites.is_own(env.id)):
+        return None
+    if not suites.is_own(env.id):
+        say(making_words(config))
+    return environment_law(env.id, env.kwargs)
+
+
+def why_no_law(config: Config) -> str | None:
+    """Why a run's rows have no law unless `allow_env` is given; None where it would change nothing."""
+    env_id = config.env.id
+    if _changed(config) or suites.is_own(env_id) or suites.is_well_known(env_id):
+        return None
+    modules = ", ".join(suites.modules_of(env_id))
+    imports = f"imports {modules}" if modules else "runs its code"
+    return (
+        f"no exact evidence: {env_id} is not one of this project's environments; --allow_env makes it, which {imports}"
+    )
+
+
+def making_words(config: Config) -> str:
+    """What making a run's environments imports, as far as its settings tell."""
+    modules = ", ".join(suites.modules_of(config.env.id, config.env.wrappers))
+    return f"making {config.env.id}, which imports {modules or 'nothing that its settings name'}"
+
+
+def _changed(config: Config) -> bool:
+    """Whether a run's rows are others than its environment emits."""
+    env = config.env
+    return bool(env.wrappers or env.action_repeat > 1 or env.pixels != "off" or env.hide or config.offline is not None)
 
 
 def build_model(config: Config, spec: EnvSpec) -> WorldModel:
-    """A world model for an environment, its weights drawn from the configuration's seed."""
-    latent = build_latent(config.rssm)
+    """A world model for an environment, its weights drawn from the configuration's seed.
+
+    Raises:
+        ValueError: if its weights alone do not fit in this machine's memory.
+    """
     with torch.random.fork_rng(devices=[]):  # the weights are made on the CPU, whatever the device
+        _require_room(config, spec)
         torch.default_generator.manual_seed(config.seed)
-        encoder = Encoder(
-            spec.observations,
-            layers=config.encoder.layers,
-            units=config.encoder.units,
-            depth=config.encoder.depth,
-            reward=config.encoder.reward,
-            skip=config.encoder.skip,
-        )
-        rssm = RSSM(
-            embed=encoder.width + (config.rssm.hidden if config.rssm.posterior == "smoothing" else 0),
-            action=spec.action.width,
-            deter=config.rssm.deter,
-            hidden=config.rssm.hidden,
-            latent=latent,
-            cell=config.rssm.cell,
-            blocks=config.rssm.blocks,
-            posterior_layers=config.rssm.posterior_layers,
-            prior_layers=config.rssm.prior_layers,
-            skip=config.rssm.skip,
-        )
-        decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=latent.width)
-        hindsight = (
-            Hindsight(encoder.width, spec.action.width, config.rssm.hidden)
-            if config.rssm.posterior == "smoothing"
-            else None
-        )
+        return _make_model(config, spec)
+
+
+def _require_room(config: Config, spec: EnvSpec) -> None:
+    sizes = "encoder, rssm, decoder: expected sizes of a model that fits in memory"
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            count = sum(weights.numel() for weights in _make_model(config, spec).parameters())
+    except RuntimeError as error:
+        raise ValueError(f"{sizes}, got sizes that no tensor can have ({error})") from error
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if count * torch.float32.itemsize > memory:
+        raise ValueError(f"{sizes}, {memory / 2**30:.0f} GiB here, got {count:,} parameters")
+
+
+def _make_model(config: Config, spec: EnvSpec) -> WorldModel:
+    latent = build_latent(config.rssm)
+    encoder = Encoder(
+        spec.observations,
+        layers=config.encoder.layers,
+        units=config.encoder.units,
+        depth=config.encoder.depth,
+        reward=config.encoder.reward,
+        skip=config.encoder.skip,
+    )
+    rssm = RSSM(
+        embed=encoder.width + (config.rssm.hidden if config.rssm.posterior == "smoothing" else 0),
+        action=spec.action.width,
+        deter=config.rssm.deter,
+        hidden=config.rssm.hidden,
+        latent=latent,
+        cell=config.rssm.cell,
+        blocks=config.rssm.blocks,
+        posterior_layers=config.rssm.posterior_layers,
+        prior_layers=config.rssm.prior_layers,
+        skip=config.rssm.skip,
+    )
+    decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=latent.width)
+    hindsight = (
+        Hindsight(encoder.width, spec.action.width, config.rssm.hidden)
+        if config.rssm.posterior == "smoothing"
+        else None
+    )
     return WorldModel(
         spec,
         encoder,

@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from worldmodel.config_io import explain
+from worldmodel.config_io import config_from_options, explain, settings_text, spelt_out
 from worldmodel.installation import versions
 
 COMMANDS = {  # what is typed, and the module of `commands` that does it
@@ -65,15 +65,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         module.add_options(parsers[name])
         subcommands.add_subcommand(name, parsers[name], help=module.__doc__)
         parsers[name].prog = f"{parser.prog} {name}"  # without the options of `worldmodel` itself
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(spelt_out(sys.argv[1:] if arguments is None else arguments))
+    given = options[options.command]
     try:
+        if "print_config" in given:
+            print(settings_text(config_from_options(given)), end="")
+            sys.exit(0)
         with _current_folder_importable() if options.command in MAKE_ENVIRONMENTS else nullcontext():
-            modules[options.command].run(parsers[options.command], options[options.command])
+            modules[options.command].run(parsers[options.command], given)
     except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:
         print(f"worldmodel: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         print(f"worldmodel: {options.command} stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        print(f"worldmodel: {options.command} stopped: there is not enough memory: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("worldmodel: stopped at once, as asked", file=sys.stderr)
@@ -101,3 +110,9 @@ def _version() -> str:
     named = versions()
     beside = ", ".join(f"{name} {named[name]}" for name in ("python", "torch", "gymnasium") if name in named)
     return f"worldmodel {named.get('worldmodel', '(not installed)')} ({beside})"
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch says so in words alone."""
+    words = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(one in str(error) for one in words)

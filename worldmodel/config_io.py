@@ -1,57 +1,84 @@
 """Configuration files and command-line options -> Config, and back.
 
-One parser serves the command line and Python, so both refuse the same mistakes in the same words.
+One reader serves run folders, presets, the command line and Python, so all refuse the same mistakes in the same words.
+It checks plain data against the types of the settings and makes nothing of what the data names.
 """
 
+import argparse
 import dataclasses
 import difflib
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+import docstring_parser
+from jsonargparse import ArgumentParser, Namespace
 
+from worldmodel import plain_yaml
 from worldmodel.config import Config
 from worldmodel.presets import find_preset
+from worldmodel.typed import choices, described, shown, typed
 
-
-class _ConfigFiles(ActionConfigFile):
-    """Applies files of settings in order, each given by its path or as a preset's name."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        for name in values:
-            try:
-                path = find_preset(name)
-            except ValueError as error:
-                raise TypeError(str(error)) from error  # what the parser reports as a mistake in the input
-            super().__call__(parser, cfg, str(path), option_string)
+FILE = "config"  # the option that names a file of settings
+ENTRY = "entry"  # the option that `--env.kwargs.NAME VALUE` is spelt as, since its name cannot be known before
 
 
 def add_config_options(parser: ArgumentParser) -> None:
-    """Give a parser `--config FILE_OR_PRESET ...` (later ones win) and an option per setting: `--rssm.deter`."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the line under each field is its help
-    parser.add_argument(
-        "--config",
-        action=_ConfigFiles,
-        nargs="+",
-        help="YAML files that override defaults, or names of presets (`worldmodel presets`); later ones win.",
-    )
-    parser.add_class_arguments(Config)
+    """Give a parser `--config FILE_OR_PRESET ...` (later ones win) and an option per setting, such as `--rssm.deter`.
+
+    They are kept as they were typed, in order; `config_from_options` reads them.
+    """
+    said: dict[str, Any] = {"action": _Said, "dest": "settings", "default": argparse.SUPPRESS}
+    words = "YAML files that override defaults, or names of presets (`worldmodel presets`); later ones and options win"
+    parser.add_argument(f"--{FILE}", **said, nargs="+", metavar="FILE", help=words)
+    words = "print all settings, with these files and options, as YAML that can be read again, and end"
+    parser.add_argument("--print_config", nargs="?", const="", default=argparse.SUPPRESS, metavar="", help=words)
+    parser.add_argument(f"--{ENTRY}", **said, help=argparse.SUPPRESS)
+    for section, kind in {"": Config, **_sections()}.items():
+        title, documented = _documentation(kind)
+        group = parser.add_argument_group(title)
+        if section:
+            group.add_argument(f"--{section}", **said, metavar="MAPPING", help="several of these at once, as YAML")
+        for field in dataclasses.fields(kind):
+            if field.name in _sections() and not section:
+                continue
+            key = f"{section}.{field.name}" if section else field.name
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            words = f"{documented[field.name]} ({described(_settings()[key])}; default: {_yaml(default)})"
+            names = [f"--{key}"] + ([f"--{key}+"] if get_origin(_settings()[key]) is list else [])
+            metavar = field.name.upper()
+            group.add_argument(*names, **said, metavar=metavar, help=words.replace("%", "%%"))
 
 
-def config_from_namespace(parser: ArgumentParser, namespace: Namespace) -> Config:
+def spelt_out(arguments: Iterable[str]) -> list[str]:
+    """A command line in which `--env.kwargs.NAME VALUE` is `--entry=env.kwargs.NAME=VALUE`, and `=VALUE` likewise."""
+    mappings = [re.escape(key) for key, hint in _settings().items() if get_origin(hint) is dict]
+    entry = re.compile(rf"--(?P<key>(?:{'|'.join(mappings)})\.[^=]+)(?P<value>=.*)?", re.DOTALL)
+    found, waiting = list[str](), iter(arguments)
+    for argument in waiting:
+        match = entry.fullmatch(argument)
+        value = match and (match["value"] or "".join(f"={one}" for one in islice(waiting, 1)))
+        found.append(f"--{ENTRY}={match['key']}{value}" if match and value else argument)
+    return found
+
+
+def config_from_options(options: Namespace) -> Config:
     """Build the Config that parsed options stand for.
 
     Raises:
-        ValueError: if a setting is out of range or two settings contradict each other; the message names the key.
+        ValueError: as `read_config`.
     """
-    _refuse_blanks(namespace, Config, "")
-    built = parser.instantiate(namespace)
-    return Config(**{f.name: built[f.name] for f in dataclasses.fields(Config)})
+    return _config(given_options(options))
+
+
+def given_options(options: Namespace) -> list[tuple[str, str]]:
+    """The settings and files of settings that were typed, by key, in order."""
+    return options.get("settings") or []
 
 
 def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mapping[str, Any] | None = None) -> Config:
@@ -60,57 +87,141 @@ def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mappin
     Args:
         paths: one YAML file or several, each by its path or as a preset's name, such as "pendulum"; later files win.
             None at all gives the defaults.
-        overrides: settings by dotted key, such as {"rssm.deter": 256}.
+        overrides: settings by dotted key, such as {"rssm.deter": 256}; text is read as on the command line.
     Raises:
         ValueError: for an unknown key, a wrong type or an impossible combination; the message names the key, what was
             expected and what came.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
-    arguments = [f"--config={path}" for path in paths]
-    for key, value in (overrides or {}).items():
-        arguments.append(f"--{key}={value if isinstance(value, str | Path) else json.dumps(value)}")
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    add_config_options(parser)
-    try:
-        namespace = parser.parse_args(arguments)
-    except Exception as error:
-        raise ValueError(f"configuration: {explain(str(error))}") from error
-    return config_from_namespace(parser, namespace)
+    return _config([*((FILE, path) for path in paths), *(overrides or {}).items()])
 
 
 def explain(message: str) -> str:
-    """A parser's complaint, with what was probably meant where it is about a key that does not exist."""
-    unknown = re.search(r"(?:arguments: --|does not accept option ')([\w.]+)", message)
-    if message.startswith("Unexpected config"):
-        return f"{message.strip()} (expected a file of settings by section, such as `rssm: {{deter: 256}}`)"
-    if not unknown:
-        return message
-    group = re.search(r"Group '([\w.]+)'", message)
-    key = f"{group[1]}.{unknown[1]}" if group and "." not in unknown[1] else unknown[1]
-    near = difflib.get_close_matches(key, list(_keys(Config, "")), n=1)
-    return f"{message}: there is no setting {key}" + (f"; did you mean {near[0]}?" if near else "")
+    """A parser's complaint, with what was probably meant where it is about an option that does not exist."""
+    unknown = re.search(r"arguments: --([\w.]+)", message)
+    return f"{message}: {_unknown(unknown[1])}" if unknown else message
+
+
+def settings_text(config: Config) -> str:
+    """Every setting as YAML."""
+    return plain_yaml.dump(dataclasses.asdict(config))
 
 
 def write_config(config: Config, path: Path) -> None:
     """Write every setting as YAML, readable by `read_config`. A part of a file would read as defaults: all or none."""
     partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    partial.write_text(settings_text(config), encoding="utf-8")
     os.replace(partial, path)
 
 
-def _keys(section: Any, prefix: str) -> Iterator[str]:
-    for setting, kind in get_type_hints(section).items():
-        if dataclasses.is_dataclass(kind):
-            yield from _keys(kind, f"{prefix}{setting}.")
+class _Said(argparse.Action):
+    """Keeps what was typed, in order."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        key = (option_string or "").lstrip("-")
+        if key == ENTRY:
+            key, _, values = values.partition("=")
+        typed_here = [(key, value) for value in (values if isinstance(values, list) else [values])]
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), *typed_here])
+
+
+@cache
+def _documentation(kind: type) -> tuple[str, dict[str, str]]:
+    """What a section is, and the lines under its fields."""
+    found = docstring_parser.parse_from_object(kind)
+    return (found.short_description or "").rstrip("."), {one.arg_name: one.description or "" for one in found.params}
+
+
+def _yaml(value: Any) -> str:
+    return plain_yaml.dump({"default": value}).removeprefix("default:").strip()
+
+
+@cache
+def _sections() -> dict[str, Any]:
+    return {name: kind for name, kind in get_type_hints(Config).items() if dataclasses.is_dataclass(kind)}
+
+
+@cache
+def _settings() -> dict[str, Any]:
+    """The type of every setting by dotted key."""
+    top = {name: kind for name, kind in get_type_hints(Config).items() if name not in _sections()}
+    for section, kind in _sections().items():
+        top |= {f"{section}.{name}": hint for name, hint in get_type_hints(kind).items()}
+    return top
+
+
+def _config(said: Iterable[tuple[str, Any]]) -> Config:
+    """Settings and files of settings by key, the later ones over the earlier."""
+    values: dict[str, Any] = {}
+    for key, value in said:
+        if key == FILE:
+            values |= _read_file(find_preset(str(value)))
         else:
-            yield prefix + setting
+            _put(values, key, str(value) if isinstance(value, Path) else value)
+    top = {key: value for key, value in values.items() if "." not in key}
+    for section, kind in _sections().items():
+        mine = {key.removeprefix(f"{section}."): values[key] for key in values if key.startswith(f"{section}.")}
+        top[section] = kind(**mine)
+    return Config(**top)
 
 
-def _refuse_blanks(values: Namespace, section: Any, prefix: str) -> None:
-    """A key left blank in a file reads as null, which the parser lets pass whatever the setting's type."""
-    for setting, kind in get_type_hints(section).items():
-        value = values[setting]
-        if dataclasses.is_dataclass(kind) and isinstance(value, Namespace):
-            _refuse_blanks(value, kind, f"{prefix}{setting}.")
-        elif value is None and type(None) not in get_args(kind):
-            raise ValueError(f"{prefix}{setting}: expected a value, got null")
+def _read_file(path: Path) -> dict[str, Any]:
+    """The settings of a file by dotted key."""
+    try:
+        return dict(_flat(plain_yaml.read_mapping(path), ""))
+    except OSError as error:
+        raise ValueError(f"{path}: expected a file of settings: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}") from error
+
+
+def _flat(values: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Settings by dotted key, checked one by one."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if not prefix and key in _sections():
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{key}: expected settings by name, got {shown(value)}")
+            yield from _flat(value, f"{key}.")
+        elif key in _settings() and key.count(".") == bool(prefix):
+            yield key, typed(_settings()[key], value, key)
+        else:
+            raise ValueError(_unknown(key))
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a setting, a section of them, one entry of a mapping (`env.kwargs.NAME`) or one more of a list (`KEY+`)."""
+    mapping = next((one for one in _settings() if key.startswith(f"{one}.")), None)
+    if key in _sections():
+        values |= dict(_flat({key: _from_text(dict[str, Any], value, key)}, ""))
+    elif key in _settings():
+        values[key] = typed(_settings()[key], _from_text(_settings()[key], value, key), key)
+    elif mapping is not None and get_origin(_settings()[mapping]) is dict:
+        entry = {key.removeprefix(f"{mapping}."): _from_text(get_args(_settings()[mapping])[1], value, key)}
+        values[mapping] = typed(_settings()[mapping], {**values.get(mapping, {}), **entry}, mapping)
+    elif key.endswith("+") and get_origin(_settings().get(key[:-1])) is list:
+        key, hint = key[:-1], _settings()[key[:-1]]
+        several = isinstance(value, str) and value.startswith("[")
+        more = _from_text(hint if several else get_args(hint)[0], value, key)
+        values[key] = typed(hint, [*values.get(key, []), *(more if isinstance(more, list) else [more])], key)
+    else:
+        raise ValueError(_unknown(key))
+
+
+def _from_text(hint: Any, value: Any, key: str) -> Any:
+    """What was typed for a setting of this type: text as it is where text or a word may stand, else YAML."""
+    if not isinstance(value, str):
+        return value
+    if value == "null" and NoneType in choices(hint):
+        return None
+    if all(one in (str, NoneType) or get_origin(one) is Literal for one in choices(hint)):
+        return value
+    try:
+        return plain_yaml.load(value)
+    except ValueError as error:
+        raise ValueError(f"{key}: expected {described(hint)}, got {shown(value)}: {error}") from error
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, list(_settings()), n=1)
+    return f"there is no setting {key}" + (f"; did you mean {near[0]}?" if near else "")

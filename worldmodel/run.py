@@ -30,7 +30,7 @@ from worldmodel.data.replay import Replay, pad_episodes, read_episodes
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.seeding import Stream, make_generator
-from worldmodel.training.checkpoint import CheckpointError, load_model, newest_sound
+from worldmodel.training.checkpoint import CheckpointError, load_model, newest_sound, require_settings
 from worldmodel.training.evaluation import Evaluation, evaluate
 from worldmodel.types import Batch
 
@@ -142,6 +142,7 @@ class Run:
         runs: int = 2,
         episodes: int | None = None,
         seed: int = 0,
+        allow_env: bool = False,
         say: Callable[[str], None] = lambda words: None,
     ) -> EvidenceReport:
         """Measure the evidence of the held-out episodes, and how far the bound is from it: see `behaviour.evidence`.
@@ -151,12 +152,14 @@ class Run:
             runs: independent repetitions of every estimate.
             episodes: held-out episodes; by default as many as have 4,000 rows together (400 of images), two at least.
             seed: of all draws.
+            allow_env: for the exact evidence, make an environment that is not one of this project's too, which imports
+                the modules that the run's settings name.
             say: told what is being done.
         Raises:
             ValueError: if a number is out of range, or there is a single held-out episode.
         """
         images, batch = self._has_images(), self.scored(episodes)
-        law = build.build_law(self.config)
+        law = build.build_law(self.config, allow_env=allow_env, say=say)
         return measure_evidence(
             self.model,
             batch,
@@ -202,13 +205,14 @@ class Run:
         runs: int = 2,
         episodes: int | None = None,
         seed: int = 0,
+        allow_env: bool = False,
         say: Callable[[str], None] = lambda words: None,
     ) -> EvidenceReport:
         """Measure the evidence as `evidence` does, and write it to RUN/evidence: evidence.json and evidence.png."""
         from worldmodel.report.evidence import evidence_figure  # and so matplotlib, which opening a run does not need
         from worldmodel.report.figures import render
 
-        found = self.evidence(particles, runs=runs, episodes=episodes, seed=seed, say=say)
+        found = self.evidence(particles, runs=runs, episodes=episodes, seed=seed, allow_env=allow_env, say=say)
         numbers, picture = json.dumps(found.as_json()), render(evidence_figure(found))
         folder = self.folder / "evidence"
         folder.mkdir(parents=True, exist_ok=True)
@@ -309,12 +313,12 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
         device: where the model goes.
     Raises:
         FileNotFoundError: if the folder is not a run's.
-        CheckpointError: if there is no checkpoint, or the one asked for is damaged.
+        CheckpointError: if there is no checkpoint, the one asked for is damaged, or it was written under other settings
+            than config.yaml has.
+        ValueError: if config.yaml is damaged.
     """
     folder = Path(folder)
     config = read_settings(folder)
-    with Replay.open(stored_data(config, folder)[1], read_only=True) as heldout:
-        model = build.build_model(config, heldout.spec)
     names = ("best", "last", "previous") if checkpoint is None else (checkpoint,)
     paths = [folder / "checkpoints" / f"{name}.safetensors" for name in names]
     path, complaints = newest_sound(paths)
@@ -322,6 +326,9 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
         raise CheckpointError(complaints[0] if complaints else f"{paths[0]}: expected a checkpoint, found no file")
     for complaint in complaints:
         warnings.warn(f"{complaint}; using {path} instead", stacklevel=2)
+    require_settings(path, build.lasting_settings(config), build.lasting_settings(Config()))
+    with Replay.open(stored_data(config, folder)[1], read_only=True) as heldout:
+        model = build.build_model(config, heldout.spec)
     load_model(path, model)
     return Run(folder, config, model.to(build.build_device(device)).eval())
 
@@ -331,6 +338,7 @@ def read_settings(folder: Path) -> Config:
 
     Raises:
         FileNotFoundError: if the folder is not a run's.
+        ValueError: if its settings cannot be read.
     """
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")

@@ -26,7 +26,7 @@ from worldmodel.folder import locked, make_folder, note_session, products
 from worldmodel.models.world_model import WorldModel
 from worldmodel.run import Run, open_run, read_settings, stored_data, write_report
 from worldmodel.seeding import Stream, make_generator
-from worldmodel.training.checkpoint import CheckpointError, newest_sound, read_counters
+from worldmodel.training.checkpoint import CheckpointError, newest_sound, read_counters, require_settings
 from worldmodel.training.history import History, rewind_metrics
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
@@ -62,7 +62,7 @@ def train(
     with _world(config) as world:
         folder = make_folder(config)
         with locked(folder):
-            return _run(config, folder, *world, progress)
+            return _run(config, folder, *world, progress or _progress(config), None)
 
 
 def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
@@ -70,6 +70,9 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
 
     Weights, optimiser, counters, random states and the replay are as they were; rows collected since the checkpoint are
     kept, and their updates made up for. Environments begin new episodes; interrupted ones count as truncated.
+
+    Making its environments imports the modules that its settings name, which is said before: open a stranger's run with
+    `open_run`, which imports none.
 
     Args:
         folder: the run's, as `train` made it.
@@ -82,8 +85,12 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     """
     folder = Path(folder)
     config = read_settings(folder)
+    progress = progress or _progress(config)
+    checkpoint = _checkpoint(config, folder, progress)
+    if config.offline is None:
+        progress.say(build.making_words(config))
     with _world(config, folder) as world, locked(folder):  # workers that outlive this process do not keep the lock
-        return _run(config, folder, *world, progress)
+        return _run(config, folder, *world, progress, checkpoint)
 
 
 @contextmanager
@@ -119,10 +126,9 @@ def _run(
     model: WorldModel,
     environments: Environments | None,
     apart: Environments | None,
-    progress: RunProgress | None,
+    progress: RunProgress,
+    checkpoint: Path | None,
 ) -> Run:
-    progress = progress or _progress(config)
-    checkpoint = _checkpoint(folder, progress)
     update = 0 if checkpoint is None else read_counters(checkpoint)["updates"]
     with ExitStack() as stack:
         history = rewind_metrics(folder / "metrics.jsonl", update)
@@ -189,14 +195,16 @@ def finish_run(run: Run, trainer: Trainer) -> None:
     write_report(run.folder)
 
 
-def _checkpoint(folder: Path, progress: RunProgress) -> Path | None:
-    """The newest sound checkpoint, if there is one; says which newer ones are not."""
+def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Path | None:
+    """The newest sound checkpoint, if there is one; says which newer ones are not. It must be of these settings."""
     paths = [folder / "checkpoints" / f"{name}.safetensors" for name in ("last", "previous", "best")]
     found, complaints = newest_sound(paths)
     if complaints and found is None:
         raise CheckpointError(f"{complaints[0]}; restore it from a copy, or begin a new run")
     for complaint in complaints:
         progress.say(f"{complaint}; going on from {found} instead")
+    if found is not None:
+        require_settings(found, build.lasting_settings(config), build.lasting_settings(Config()))
     return found
 
 

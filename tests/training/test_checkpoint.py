@@ -16,6 +16,7 @@ from worldmodel.training.checkpoint import (
     load_training_state,
     newest_sound,
     read_counters,
+    require_settings,
     save_checkpoint,
 )
 from worldmodel.training.learner import Learner
@@ -53,7 +54,7 @@ def trained(tmp_path):
 def test_weights_optimiser_random_states_and_counters_come_back_bit_for_bit(trained):
     learner, path = trained
     other = make_learner(seed=1)
-    random, counters = load_training_state(path, other.model, other.optimizer, CONFIG)
+    random, counters = load_training_state(path, other.model, other.optimizer)
     assert counters == COUNTERS
     exact(random["learner"], learner.generator.get_state())
     exact(other.model.state_dict(), learner.model.state_dict())
@@ -64,7 +65,7 @@ def test_weights_optimiser_random_states_and_counters_come_back_bit_for_bit(trai
 def test_training_that_goes_on_from_a_checkpoint_goes_on_identically(trained):
     learner, path = trained
     other = make_learner(seed=1)
-    random, counters = load_training_state(path, other.model, other.optimizer, CONFIG)
+    random, counters = load_training_state(path, other.model, other.optimizer)
     other.generator.set_state(random["learner"])
     other.updates = counters["updates"]
     for seed in (7, 8):
@@ -118,7 +119,7 @@ def test_every_byte_counts(trained):
     for at in np.random.default_rng(0).integers(8, len(whole), 60):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(CheckpointError, match=path.name):
-            load_training_state(path, make_model(latent=CATEGORICAL), make_learner().optimizer, CONFIG)
+            load_training_state(path, make_model(latent=CATEGORICAL), make_learner().optimizer)
 
 
 def test_the_newest_sound_checkpoint_is_found_and_what_is_wrong_with_newer_ones_said(trained, tmp_path):
@@ -146,11 +147,24 @@ def test_the_newest_sound_checkpoint_is_found_and_what_is_wrong_with_newer_ones_
         ({"offline": "data"}, "was written with offline = None, and config.yaml has 'data'"),
     ],
 )
-def test_a_training_state_of_other_settings_is_refused_with_the_key_and_both_values(trained, changed, words):
+def test_a_checkpoint_of_other_settings_is_refused_with_the_key_and_both_values(trained, changed, words):
     _, path = trained
-    other = make_learner(seed=1)
     with pytest.raises(CheckpointError, match=f"{words}; restore config.yaml, or begin a new run"):
-        load_training_state(path, other.model, other.optimizer, {**CONFIG, **changed})
+        require_settings(path, {**CONFIG, **changed}, CONFIG)
+
+
+def test_all_settings_that_differ_are_named_and_one_that_is_newer_than_the_checkpoint_has_its_default(trained):
+    _, path = trained
+    newer = {"skip": False, "kwargs": {"a": float("nan"), 1: [()]}}
+    require_settings(path, {**CONFIG, "decoder": newer}, {**CONFIG, "decoder": newer})
+    changed = {"seed": 4, "decoder": {**newer, "skip": True}, "rssm": {"deter": 8}}
+    with pytest.raises(CheckpointError) as refusal:
+        require_settings(path, {**CONFIG, **changed}, {**CONFIG, "decoder": newer})
+    _, _, words = str(refusal.value).partition(": was written with ")
+    assert words == (
+        "rssm.latent = 'categorical', which is no setting any more; with seed = 3, and config.yaml has 4; "
+        "with decoder.skip = False, and config.yaml has True; restore config.yaml, or begin a new run"
+    )
 
 
 def test_an_environment_s_older_id_is_the_same_setting(trained):

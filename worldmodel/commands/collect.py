@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from worldmodel.config import Config
-from worldmodel.config_io import add_config_options, config_from_namespace, write_config
+from worldmodel.config_io import add_config_options, config_from_options, write_config
 
 if TYPE_CHECKING:
     from worldmodel.data.offline import Tally
@@ -27,7 +27,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Collect; an environment that fails ends it with status 1, and what there is stays in OUTPUT.partial."""
-    config, folder = config_from_namespace(parser, options), Path(options.output)
+    config, folder = config_from_options(options), Path(options.output)
     if options.rows < 1:
         raise ValueError(f"rows: expected at least 1, got {options.rows}")
     if folder.exists():

@@ -26,6 +26,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
     parser.add_argument("--device", type=str, default="cpu", help="a torch device, or auto")
     parser.add_argument("--seed", type=int, default=0, help="of all draws")
+    words = "for the exact line, make an environment that is not this project's: imports what the run's settings name"
+    parser.add_argument("--allow_env", action="store_true", help=words)
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
@@ -34,6 +36,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     # Heavy, and not needed to refuse a mistake.
     from rich.console import Console
 
+    from worldmodel.build import why_no_law
     from worldmodel.run import open_run
 
     opened = open_run(options.run, options.checkpoint, options.device)
@@ -43,9 +46,12 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         runs=options.runs,
         episodes=options.episodes,
         seed=options.seed,
-        say=lambda words: console.print(f"{words} ..."),
+        allow_env=options.allow_env,
+        say=lambda words: console.print(f"{words} ...", markup=False),
     )
     _show(console.print, opened, found)
+    if found.exact is None and not options.allow_env and (why := why_no_law(opened.config)):
+        console.print(why, soft_wrap=True, markup=False)
     console.print(f"figure and numbers are in {opened.folder / 'evidence'}", soft_wrap=True)
     console.print(f"`worldmodel report {opened.folder}` puts them on the run's page", soft_wrap=True)
 

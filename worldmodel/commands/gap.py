@@ -25,6 +25,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
     parser.add_argument("--device", type=str, default="cpu", help="a torch device, or auto")
     parser.add_argument("--seed", type=int, default=0, help="of all draws")
+    words = "for its exact law, make an environment that is not this project's: imports what the run's settings name"
+    parser.add_argument("--allow_env", action="store_true", help=words)
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
@@ -33,6 +35,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from rich.console import Console
 
     from worldmodel.apart import take_gap_apart, take_rate_apart
+    from worldmodel.build import why_no_law
     from worldmodel.objectives.elbo import require_positive
     from worldmodel.run import open_run
 
@@ -46,10 +49,16 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         steps=options.steps,
         particles=options.particles,
         runs=options.runs,
-        say=lambda words: console.print(f"{words} ..."),
+        say=lambda words: console.print(f"{words} ...", markup=False),
         **settings,
     )
-    first, every, exact = take_rate_apart(opened, alternatives=options.alternatives, **settings)
+    first, every, exact = take_rate_apart(
+        opened,
+        alternatives=options.alternatives,
+        allow_env=options.allow_env,
+        say=lambda words: console.print(f"{words} ...", markup=False),
+        **settings,
+    )
     table = _table("nats per step", "mean", "standard error")
     for row in gap.rows():
         table.add_row(*row)
@@ -60,6 +69,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     if every is not None:
         source = "the environment's exact law" if exact else "the model's own prediction"
         _show_rate(console, every, f"every row, {every.alternatives} draws from {source}")
+    if not exact and not options.allow_env and (why := why_no_law(opened.config)):
+        console.print(why, soft_wrap=True, markup=False)
     folder = opened.folder / "evidence"
     folder.mkdir(exist_ok=True)
     rates = {"first_row": first.as_json(), "every_row": every and every.as_json(), "exact": exact}

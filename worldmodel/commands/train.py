@@ -2,26 +2,26 @@
 
 import sys
 
-from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
-from worldmodel.config_io import add_config_options, config_from_namespace
+from worldmodel.config_io import add_config_options, config_from_options, given_options
 
 
 def add_options(parser: ArgumentParser) -> None:
     """Every setting, and files of them; or a run to go on with."""
     add_config_options(parser)
     words = "a run's folder to go on with, under its own settings"
-    parser.add_argument("--resume", type=str, default=SUPPRESS, help=words)  # no setting: --print_config leaves it out
+    parser.add_argument("--resume", type=str, default=None, help=words)
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Train; a run that had to stop ends with status 1."""
-    folder = options.pop("resume", None)
+    folder = options.resume
     if folder is not None:
-        given = _given(parser, options)
+        given = [key for key, _ in given_options(options)]
         if given:
             raise ValueError(f"resume: expected no other settings, since the run has its own; got {', '.join(given)}")
-    config = None if folder is not None else config_from_namespace(parser, options)
+    config = None if folder is not None else config_from_options(options)
     # Heavy, and not needed to print a configuration or to refuse one.
     from worldmodel.data.guard import EnvironmentFailureError
     from worldmodel.session import resume, train
@@ -37,9 +37,3 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
             raise  # the input was wrong, not the run
         print(f"worldmodel: the run stopped: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def _given(parser: ArgumentParser, options: Namespace) -> list[str]:
-    """The settings that differ from the defaults, by their dotted keys."""
-    usual = parser.get_defaults().as_flat()
-    return [key for key, value in vars(options.as_flat()).items() if value != getattr(usual, key, None)]

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from worldmodel.behaviour.evidence_report import EvidenceReport
 from worldmodel.data.suites import current_id
+from worldmodel.plain_yaml import read_mapping
 
 PICTURES = (".png", ".gif")
 Columns = Mapping[str, np.ndarray]
@@ -165,7 +165,7 @@ def read_record(folder: Path) -> Record:
     sessions = _json(folder / "versions.json", notes, _sessions)
     return Record(
         folder=folder,
-        config=_config(folder / "config.yaml"),
+        config=read_mapping(folder / "config.yaml"),
         rows=rows,
         lines={name: columns for name, columns in lines.items() if columns},
         pictures=_pictures(folder),
@@ -174,16 +174,6 @@ def read_record(folder: Path) -> Record:
         sessions=sessions or (),
         notes=tuple(notes),
     )
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected settings as YAML, got {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: expected settings by name, got {type(config).__name__}")
-    return config
 
 
 def _metrics(path: Path, notes: list[str]) -> tuple[dict[str, float], ...]:

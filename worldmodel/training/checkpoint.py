@@ -83,15 +83,14 @@ def load_model(path: Path, model: nn.Module) -> dict[str, Any]:
 
 
 def load_training_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Put a whole checkpoint into a model and its optimiser: -> random states by name, and the counters.
 
     Raises:
-        CheckpointError: if the file is missing or damaged, or was written under other settings than these.
+        CheckpointError: if the file is missing, damaged, or from a model of another shape.
     """
     tensors, header = _read(path)
-    _compare(path, settings, header["settings"])
     _put(path, model, _part(tensors, "model/"))
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in _part(tensors, "optimizer/").items():
@@ -100,6 +99,29 @@ def load_training_state(
     state = optimizer.state_dict()
     optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
     return _part(tensors, "random/"), header["counters"]
+
+
+def require_settings(path: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """See that a checkpoint was written under these settings.
+
+    Args:
+        path: the file.
+        settings: as config.yaml has them, by section or by name.
+        defaults: likewise; of settings that are newer than the checkpoint.
+    Raises:
+        CheckpointError: if it was written under others, all of which the message names; or cannot be read.
+    """
+    now, then = _flat(settings), _flat(defaults) | _flat(_read(path)[1]["settings"])
+    differing = [f"{key} = {then[key]!r}, which is no setting any more" for key in then if key not in now]
+    differing += [
+        f"{key} = {then.get(key)!r}, and config.yaml has {now[key]!r}"
+        for key in now
+        if now[key] != then.get(key) and json.dumps(now[key]) != json.dumps(then.get(key))  # NaN is not even itself
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{path}: was written with {'; with '.join(differing)}; restore config.yaml, or begin a new run"
+        )
 
 
 def read_counters(path: Path) -> dict[str, Any]:
@@ -134,23 +156,13 @@ def _put(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     model.load_state_dict(tensors)
 
 
-def _compare(path: Path, settings: Mapping[str, Any], written: Mapping[str, Any]) -> None:
-    now, then = _flat(json.loads(json.dumps(settings))), _flat(written)
-    for flat in (now, then):
-        if isinstance(flat.get(ENV_ID), str):
-            flat[ENV_ID] = current_id(flat[ENV_ID])
-    for key in sorted(now.keys() | then.keys()):
-        if now.get(key) != then.get(key):
-            raise CheckpointError(
-                f"{path}: was written with {key} = {then.get(key)!r}, and config.yaml has {now.get(key)!r}; "
-                "restore config.yaml, or begin a new run"
-            )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of sections as section.name, as JSON keeps them; an environment by its present id."""
     flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    for key, value in json.loads(json.dumps(settings)).items():
+        flat |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+    if isinstance(flat.get(ENV_ID), str):
+        flat[ENV_ID] = current_id(flat[ENV_ID])
     return flat
 
 

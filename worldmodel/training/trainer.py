@@ -119,10 +119,10 @@ class Trainer:
         Everything is as it was, but for random draws on a device of another kind: these begin anew, which is said.
 
         Raises:
-            CheckpointError: if it is damaged or belongs to other settings.
+            CheckpointError: if it is damaged, or of a model of another shape.
             DamagedReplayError: if the replay holds fewer rows than when it was written.
         """
-        random, counters = load_training_state(path, self.learner.model, self.learner.optimizer, self.settings)
+        random, counters = load_training_state(path, self.learner.model, self.learner.optimizer)
         if self.env_steps < counters["env_steps"]:
             raise DamagedReplayError(
                 f"{self.replay.folder}: expected at least the {counters['env_steps']} rows that {path} was made after, "
