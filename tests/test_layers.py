@@ -29,7 +29,19 @@ LAYERS = [
         "training",
         "report",
     ),
-    *("behaviour", "data", "objectives", "models", "oracles", "kernels", "config", "seeding", "types"),
+    *(
+        "behaviour",
+        "data",
+        "objectives",
+        "models",
+        "oracles",
+        "kernels",
+        "config",
+        "seeding",
+        "files",
+        "names",
+        "types",
+    ),
 ]
 SETTINGS = {"config", "config_io"}
 MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "session", "apart", "run", "words", "folder", "build", "config_io"}

@@ -6,7 +6,6 @@ One parser serves the command line and Python, so both refuse the same mistakes 
 import dataclasses
 import difflib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from worldmodel.config import Config
+from worldmodel.files import write_whole
 
 
 def add_config_options(parser: ArgumentParser) -> None:
@@ -76,9 +76,7 @@ def explain(message: str) -> str:
 
 def write_config(config: Config, path: Path) -> None:
     """Write every setting as YAML, readable by `read_config`. A part of a file would read as defaults: all or none."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    os.replace(partial, path)
+    write_whole(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
 def _keys(section: Any, prefix: str) -> Iterator[str]:

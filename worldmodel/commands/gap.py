@@ -33,6 +33,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from rich.console import Console
 
     from worldmodel.apart import take_gap_apart, take_rate_apart
+    from worldmodel.files import make_own_folder, write_whole
     from worldmodel.objectives.elbo import require_positive
     from worldmodel.run import open_run
 
@@ -61,10 +62,10 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         source = "the environment's exact law" if exact else "the model's own prediction"
         _show_rate(console, every, f"every row, {every.alternatives} draws from {source}")
     folder = opened.folder / "evidence"
-    folder.mkdir(exist_ok=True)
+    make_own_folder(folder)
     rates = {"first_row": first.as_json(), "every_row": every and every.as_json(), "exact": exact}
     numbers = {"gap": gap.as_json(), "rate": rates, "settings": {**vars(options), "run": opened.folder.name}}
-    (folder / "gap.json").write_text(json.dumps(numbers))
+    write_whole(folder / "gap.json", json.dumps(numbers))
     console.print(f"numbers are in {folder / 'gap.json'}", soft_wrap=True)
 
 
