@@ -95,12 +95,14 @@ class RecordFile:
         content, size, covered = records.view(np.uint8).data, self.dtype.itemsize, self._covered
         checks = [zlib.crc32(content[i + covered : i + size]) for i in range(0, len(content), size)]
         sound = (records["number"] == expected) & (records["check"] == checks)
-        for i in np.flatnonzero(records["closed"]):
+        closed = records["closed"].nonzero()[0]
+        for i in closed:
             sound[i] &= start + i == self._closing or records["closed"][i] == self._seal(records["check"][i])
         if not sound.all():
             row = start + int(sound.argmin())
             raise DamagedReplayError(f"{self.path}: row {row} is not as it was written; {RESTORE}")
-        records["is_last"] |= records["closed"] != 0
+        if len(closed):
+            records["is_last"][closed] = True
         return records
 
     def flush(self) -> None:
