@@ -225,6 +225,10 @@ finished.** Rows found half written and dropped with a warning: {torn}.
 
 A kill between two bytes of a write is too rare to be met by chance; `tests/data/test_records.py` goes through every
 byte of every write instead.
+
+The same file cuts and alters what is stored. Held-out episodes, and rows that are only learned from, never change:
+their header says how many there are and has a checksum of them, so that one row less, or one bit changed, is an error.
+Rows that are still collected are counted by the checkpoint, and by the streams of the other environments.
 """
 
 

@@ -30,8 +30,8 @@ LAYERS = [
         "training",
         "report",
     ),
-    *("behaviour", "data", "objectives", "models", "oracles", "kernels", "config", "seeding", "types"),
-    *("plain_yaml", "typed", "installation"),
+    *("behaviour", "data", "objectives", "models", "oracles", "kernels", "config", "seeding", "files", "names"),
+    *("types", "plain_yaml", "typed", "installation"),
 ]
 SETTINGS = {"config", "config_io"}
 MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "session", "apart", "run", "words", "folder", "build", "config_io"}

@@ -229,11 +229,65 @@ def test_a_run_that_stopped_while_it_collected_held_out_episodes_finishes(tmp_pa
 
 def test_a_finished_run_stays_finished(tmp_path):
     run, _ = start(tmp_path)
-    before = metrics(run.folder)
-    again = resume(run.folder, progress=Progress())
+    path = run.folder / "metrics.jsonl"
+    before = path.read_bytes()
+    progress = Progress()
+    again = resume(run.folder, progress=progress)
     assert same_weights(run, again)
-    assert [row["update"] for row in metrics(run.folder)][: len(before)] == [row["update"] for row in before]
+    assert path.read_bytes() == before
+    assert not path.with_name("metrics-discarded.jsonl").exists()
+    assert "nothing was left to do" in progress.said
     assert read_counters(run.folder / "checkpoints" / "last.safetensors")["env_steps"] == 200
+
+
+def test_a_run_that_was_killed_at_its_last_pictures_makes_them_when_it_goes_on(tmp_path, monkeypatch):
+    made = []
+
+    def or_stop(run, trainer):
+        made.append(trainer.evaluation)
+        if len(made) == 1:
+            raise CrashError
+
+    monkeypatch.setattr("worldmodel.session.finish_run", or_stop)
+    with pytest.raises(CrashError):
+        start(tmp_path)
+    (folder,) = tmp_path.glob("run-*")
+    before = (folder / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        resume(folder, progress=Progress())
+    assert len(made) == 2 and (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_resume_without_the_header_of_the_rows_is_refused_and_leaves_them(tmp_path, capsys):
+    folder = crash(tmp_path, after=4)
+    before = {path.name: path.read_bytes() for path in (folder / "replay").glob("*.rows")}
+    (folder / "replay" / "replay.json").unlink()
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--resume", str(folder)])
+    assert end.value.code == 2
+    assert "found no replay.json, but rows without it: stream-000.rows" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (folder / "replay").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [".lock", "checkpoints", "lines", "replay", "metrics.jsonl", "versions.json"])
+def test_a_link_in_a_run_is_replaced_or_refused_and_never_written_through(tmp_path, name):
+    folder = crash(tmp_path / "runs", after=4)
+    path, elsewhere = folder / name, tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+    def contents():
+        files = [elsewhere] if elsewhere.is_file() else sorted(elsewhere.iterdir())
+        return {file.name: file.read_bytes() for file in files}
+
+    before = contents()
+    if name in ("metrics.jsonl", "versions.json"):
+        resume(folder, progress=Progress())
+        assert not path.is_symlink()
+    else:
+        with pytest.raises(ValueError, match=f"{name}: expected a file or a folder of its own, found a link to"):
+            resume(folder, progress=Progress())
+    assert contents() == before
 
 
 def test_a_second_process_on_a_run_is_refused(tmp_path, capsys):

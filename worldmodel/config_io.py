@@ -7,7 +7,6 @@ It checks plain data against the types of the settings and makes nothing of what
 import argparse
 import dataclasses
 import difflib
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -21,6 +20,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from worldmodel import plain_yaml
 from worldmodel.config import Config
+from worldmodel.files import write_whole
 from worldmodel.presets import find_preset
 from worldmodel.typed import choices, described, shown, typed
 
@@ -109,9 +109,7 @@ def settings_text(config: Config) -> str:
 
 def write_config(config: Config, path: Path) -> None:
     """Write every setting as YAML, readable by `read_config`. A part of a file would read as defaults: all or none."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(settings_text(config), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, settings_text(config))
 
 
 class _Said(argparse.Action):

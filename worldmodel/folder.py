@@ -5,7 +5,6 @@ checkpoints/ (last, previous, best), replay/ (what it trains on) and heldout/ (w
 """
 
 import json
-import os
 import platform
 import secrets
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from worldmodel.config import Config
 from worldmodel.config_io import write_config
+from worldmodel.files import refuse_link, write_whole
 from worldmodel.installation import versions
 
 
@@ -48,6 +48,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: if another process has it, or nobody may.
     """
+    refuse_link(folder / ".lock")  # which would be emptied
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)
@@ -79,16 +80,26 @@ def note_session(folder: Path, update: int, device: str) -> tuple[str, bool]:
         "device": device,
     }
     record["sessions"].append(session)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1))
-    os.replace(partial, path)
+    write_whole(path, json.dumps(record, indent=1))
     return record["wandb_id"], len(record["sessions"]) > 1
+
+
+def note_finish(folder: Path, update: int) -> None:
+    """Add to versions.json that everything there is to make after this update, the last one so far, is made."""
+    record = _read_sessions(folder / "versions.json")
+    record["sessions"][-1]["finished"] = update
+    write_whole(folder / "versions.json", json.dumps(record, indent=1))
+
+
+def is_finished(folder: Path, update: int) -> bool:
+    """Whether `note_finish` was told of this update."""
+    return any(session.get("finished") == update for session in _read_sessions(folder / "versions.json")["sessions"])
 
 
 def _read_sessions(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
-        if isinstance(record["wandb_id"], str) and isinstance(record["sessions"], list):
+        if isinstance(record["wandb_id"], str) and all(isinstance(one, dict) for one in list(record["sessions"])):
             return record
     except (ValueError, KeyError, TypeError):
         pass

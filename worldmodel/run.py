@@ -27,6 +27,7 @@ from worldmodel.config_io import read_config
 from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, pad_episodes, read_episodes
+from worldmodel.files import make_own_folder, write_whole
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.seeding import Stream, make_generator
@@ -215,9 +216,9 @@ class Run:
         found = self.evidence(particles, runs=runs, episodes=episodes, seed=seed, allow_env=allow_env, say=say)
         numbers, picture = json.dumps(found.as_json()), render(evidence_figure(found))
         folder = self.folder / "evidence"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "evidence.json").write_text(numbers)
-        (folder / "evidence.png").write_bytes(picture)
+        make_own_folder(folder)
+        write_whole(folder / "evidence.json", numbers)
+        write_whole(folder / "evidence.png", picture)
         return found
 
     def scenes(
@@ -280,9 +281,10 @@ class Run:
         else:
             scores = self.score(**settings, episodes=episodes)
         files = imagination_files(self.scenes(**settings, policy=policy), scores)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_own_folder(self.folder / "imagination")
+        make_own_folder(folder)
         for name, content in files.items():
-            (folder / name).write_bytes(content)
+            write_whole(folder / name, content)
         return folder
 
 
@@ -291,7 +293,7 @@ def write_report(folder: Path, output: Path | None = None) -> tuple[str, ...]:
 
     Args:
         folder: the run's, finished or not.
-        output: the page; RUN/report.html by default.
+        output: the page, or a link or a device that it is written through; RUN/report.html by default.
     Raises:
         FileNotFoundError, ValueError: if the folder is not a run's, or has no metrics.
     """
@@ -299,7 +301,11 @@ def write_report(folder: Path, output: Path | None = None) -> tuple[str, ...]:
     from worldmodel.report.record import read_record
 
     record = read_record(folder)
-    (output or folder / "report.html").write_text(page(record, asdict(Config())), encoding="utf-8")
+    html = page(record, asdict(Config()))
+    if output is None:
+        write_whole(folder / "report.html", html)
+    else:
+        output.write_text(html, encoding="utf-8")
     return record.notes
 
 

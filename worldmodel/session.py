@@ -18,11 +18,12 @@ from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.environment import Environments
 from worldmodel.data.guard import EnvironmentFailureError
-from worldmodel.data.offline import HEADER, HELDOUT, REPLAY, source_spec, written_whole
+from worldmodel.data.header import HEADER
+from worldmodel.data.offline import HELDOUT, REPLAY, source_spec, written_whole
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
-from worldmodel.folder import locked, make_folder, note_session, products
+from worldmodel.folder import is_finished, locked, make_folder, note_finish, note_session, products
 from worldmodel.models.world_model import WorldModel
 from worldmodel.run import Run, open_run, read_settings, stored_data, write_report
 from worldmodel.seeding import Stream, make_generator
@@ -131,7 +132,7 @@ def _run(
 ) -> Run:
     update = 0 if checkpoint is None else read_counters(checkpoint)["updates"]
     with ExitStack() as stack:
-        history = rewind_metrics(folder / "metrics.jsonl", update)
+        history = rewind_metrics(folder / "metrics.jsonl", update, progress.say)
         wandb_id, resumed = note_session(folder, update, str(model.device))
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
         stack.push(lambda kind, *_: tracker.finish(products(folder), failed=kind is not None))
@@ -168,8 +169,9 @@ def _run(
         with progress:
             finished = trainer.run()
         run = Run(folder, config, model.eval())
-        if trainer.evaluation is not None:
+        if trainer.learner.updates and not is_finished(folder, trainer.learner.updates):
             finish_run(open_run(folder, device=str(model.device)), trainer)
+            note_finish(folder, trainer.learner.updates)
         conclude(progress.say, trainer, folder, wandb_at, finished)
     return run
 
@@ -278,3 +280,4 @@ def collect_heldout(config: Config, environments: Environments, folder: Path) ->
             rows = rollout.step()
             replay.append(rows)
             episodes += int(rows.is_last.sum())
+        replay.seal()

@@ -32,7 +32,7 @@ def conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_a
     """How the run ended: the held-out numbers with the floors of their densities, and where to look."""
     say("finished" if finished else f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
     if trainer.evaluation is None:
-        say("no update was made")
+        say("nothing was left to do" if trainer.learner.updates else "no update was made")
         return
     per_step, kl = trainer.evaluation.per_step, trainer.evaluation.kl.summary
     terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))

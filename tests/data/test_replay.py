@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from worldmodel.data.environment import make_environments
+from worldmodel.data.header import row_type
 from worldmodel.data.policy import RandomPolicy
-from worldmodel.data.replay import Replay, pad_episodes, row_type
+from worldmodel.data.replay import Replay, pad_episodes
 from worldmodel.data.rollout import Rollout, Rows
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 from worlds import MIXED_SPEC, make_batch, register
@@ -269,7 +270,7 @@ def test_another_format_or_no_replay_is_refused(tmp_path):
     Replay(tmp_path, SPEC, capacity=10, streams=1).close()
     header = json.loads((tmp_path / "replay.json").read_text())
     (tmp_path / "replay.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(ValueError, match="expected replay format 2, got 99"):
+    with pytest.raises(ValueError, match="expected replay format 2 or 3, got 99"):
         Replay.open(tmp_path)
 
 

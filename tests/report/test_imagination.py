@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from worldmodel.behaviour.scores import Scores
 from worldmodel.behaviour.scoring_rules import Curve
 from worldmodel.report import imagination as report
 from worldmodel.report.fans import class_chart, fan_chart
+from worldmodel.report.figures import bound_curves, open_loop_figure, render
 from worldmodel.report.films import as_rgb, film_gif, film_strip, gain, sharpening
 from worlds import MIXED_SPEC, make_batch, make_model
 
@@ -188,3 +190,17 @@ def test_the_map_shows_paths_that_leave_from_the_last_row_seen(scenes):
     np.testing.assert_allclose(drawn["what happened, filtered"], latents.filtered[1])
     np.testing.assert_allclose(drawn["last row seen"], [start])
     assert f"{latents.explained[0]:.0%}" in axis.get_xlabel()
+
+
+def test_observations_of_any_name_are_drawn_and_filed(scenes, tmp_path):
+    names = ["cost in $", r"$\frac$", "a\0b", "x" * 300, "a/b", "a_b", "../up"][: len(scenes.leaves)]
+    named = replace(scenes, leaves=dict(zip(names, scenes.leaves.values(), strict=True)))
+    files = report.imagination_files(named, None)
+    assert len(files) == 2 + len(names)  # the map, and the film's animation
+    for file, content in files.items():
+        (tmp_path / file).write_bytes(content)
+    frames = scenes.leaves["camera"].truth[0]
+    for name in names[:4]:
+        assert render(sharpening(name, frames[:1], {1: frames[:1]}))
+    assert render(open_loop_figure({name: [np.ones(3)] * 3 for name in names[:4]}))
+    assert render(bound_curves({"update": [1, 2], **{name: [0.0, 1.0] for name in names[:4]}}, {}))

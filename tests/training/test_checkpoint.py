@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from worldmodel.objectives.loss import Objective
-from worldmodel.training import checkpoint
 from worldmodel.training.checkpoint import (
     CheckpointError,
     load_model,
@@ -90,21 +90,19 @@ def test_a_checkpoint_holds_tensors_that_safetensors_alone_can_read(trained):
         exact(stored[f"model/{name}"], value)
 
 
-@pytest.mark.parametrize("where", ["save_file", "fsync", "replace"])
+@pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_a_failure_while_writing_leaves_the_old_file_whole(trained, where, monkeypatch):
     learner, path = trained
     before = path.read_bytes()
     learner.update(make_batch(seed=3))
 
     def fail(*arguments, **options):
-        if where == "save_file":
-            arguments[1].write_bytes(before[: len(before) // 2])
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(*((checkpoint, where, fail) if where == "save_file" else (os, where, fail)))
+    monkeypatch.setattr(os, where, fail)
     with pytest.raises(OSError, match="the disk is full"):
         save(path, learner)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
     monkeypatch.undo()
     save(path, learner)
     model = make_model(latent=CATEGORICAL, seed=1)
@@ -182,7 +180,7 @@ def test_a_damaged_file_is_refused_by_name_and_the_model_is_left_alone(trained, 
     _, path = trained
     whole = path.read_bytes()
     if damage == "another program's":
-        checkpoint.save_file({"model/x": torch.zeros(1)}, path)
+        save_file({"model/x": torch.zeros(1)}, path)
     else:
         path.write_bytes({"truncated": whole[:-1], "empty": b"", "garbage": b"x" * len(whole)}[damage])
     model = make_model(latent=CATEGORICAL, seed=1)
@@ -212,3 +210,49 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_a_tensor_and_both
     assert want != have
     assert message == f"{name} of shape {want}, got {have}; it was written with another configuration"
     exact(dict(model.state_dict()), before)
+
+
+@pytest.mark.parametrize(
+    ("counters", "words"),
+    [
+        ({"updates": "2"}, "expected a whole number as its counter updates, got '2'"),
+        ({"updates": -1}, "expected a whole number as its counter updates, got -1"),
+        ({"env_steps": None}, "expected a whole number as its counter env_steps, got None"),
+        ({"env_steps": True}, "expected a whole number as its counter env_steps, got True"),
+        ({"best_elbo": [1]}, r"expected a number as its counter best_elbo, got \[1\]"),
+        ({"evaluated": 1.5}, "expected a whole number as its counter evaluated, got 1.5"),
+        ({"seconds": {"update": "long"}}, "expected seconds by stage, got {'update': 'long'}"),
+    ],
+)
+def test_counters_that_no_run_has_are_refused_in_a_sentence(tmp_path, counters, words):
+    path = tmp_path / "last.safetensors"
+    save(path, make_learner(), {**COUNTERS, **counters})
+    with pytest.raises(CheckpointError, match=f"last.safetensors: {words}"):
+        read_counters(path)
+    assert newest_sound([path])[0] is None
+
+
+def test_a_checkpoint_has_the_mode_of_every_other_file(trained, tmp_path):
+    _, path = trained
+    (tmp_path / "other").write_text("")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "last.safetensors.partial"])
+def test_a_link_where_a_checkpoint_is_to_be_is_replaced_and_not_written_through(tmp_path, name):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    (tmp_path / "checkpoints").mkdir()
+    path = tmp_path / "checkpoints" / "last.safetensors"
+    path.with_name(name).symlink_to(elsewhere)
+    save(path, make_learner(), keep_previous=True)
+    assert elsewhere.read_text() == "precious"
+    assert read_counters(path) == COUNTERS and not path.is_symlink()
+
+
+def test_a_folder_of_checkpoints_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"checkpoints: expected a file or a folder of its own, found a link to"):
+        save(tmp_path / "checkpoints" / "last.safetensors", make_learner())
+    assert list((tmp_path / "elsewhere").iterdir()) == []

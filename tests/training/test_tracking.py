@@ -190,3 +190,15 @@ def read_all(terminal: int) -> bytes:
     finally:
         os.close(terminal)
     return told
+
+
+def test_names_that_no_file_can_have_are_escaped_and_those_that_would_share_one_do_not(tmp_path):
+    tracker = FolderTracker(tmp_path)
+    for number, name in enumerate(["open_loop/a/b", "open_loop/a_b", "open_loop/a\0b", "x" * 300]):
+        for _ in range(2):
+            tracker.lines(number, name, {"x": [1.0], "y": [2.0]})
+            tracker.image(number, name, b"picture")
+    tracker.finish([])
+    updates = [json.loads(path.read_text())["update"] for path in (tmp_path / "lines").iterdir()]
+    assert sorted(updates) == [0, 1, 2, 3]
+    assert len(list((tmp_path / "figures").iterdir())) == 4

@@ -88,4 +88,5 @@ def _fill(folder: Path, rollout: "Rollout", rows: int) -> "Tally":
                 spoke = now
                 speed = written.rows / (now - started)
                 print(f"{written.rows}/{steps * count} rows  {speed:.0f} rows/s", file=sys.stderr)
+        replay.seal()
     return written

@@ -36,6 +36,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
     from worldmodel.apart import take_gap_apart, take_rate_apart
     from worldmodel.build import why_no_law
+    from worldmodel.files import make_own_folder, write_whole
     from worldmodel.objectives.elbo import require_positive
     from worldmodel.run import open_run
 
@@ -72,10 +73,10 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     if not exact and not options.allow_env and (why := why_no_law(opened.config)):
         console.print(why, soft_wrap=True, markup=False)
     folder = opened.folder / "evidence"
-    folder.mkdir(exist_ok=True)
+    make_own_folder(folder)
     rates = {"first_row": first.as_json(), "every_row": every and every.as_json(), "exact": exact}
     numbers = {"gap": gap.as_json(), "rate": rates, "settings": {**vars(options), "run": opened.folder.name}}
-    (folder / "gap.json").write_text(json.dumps(numbers))
+    write_whole(folder / "gap.json", json.dumps(numbers))
     console.print(f"numbers are in {folder / 'gap.json'}", soft_wrap=True)
 
 

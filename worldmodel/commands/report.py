@@ -16,7 +16,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from worldmodel.run import write_report
 
     folder = Path(options.run)
-    output = Path(options.output) if options.output else folder / "report.html"
+    output = Path(options.output) if options.output else None
     for note in write_report(folder, output):
         print(f"note        {note}")
-    print(f"report      {output}")
+    print(f"report      {output or folder / 'report.html'}")

@@ -13,14 +13,14 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
+from worldmodel.data.header import HEADER
 from worldmodel.data.minari import PREFIX, open_minari
-from worldmodel.data.records import sync
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rows
+from worldmodel.files import refuse_link, sync
 from worldmodel.types import Batch, EnvSpec
 
 REPLAY, HELDOUT = "replay", "heldout"
-HEADER = "replay.json"  # what makes a folder a replay
 
 
 @runtime_checkable
@@ -179,6 +179,8 @@ def divide(source: EpisodeSource, folder: Path, *, heldout: int, generator: torc
             tallies[name].add_episode(episode)
             for rows in episode_rows(episode):
                 replays[name].append(rows)
+        for stored in replays.values():
+            stored.seal()
     return tallies[REPLAY], tallies[HELDOUT]
 
 
@@ -187,10 +189,13 @@ def written_whole(folder: Path) -> Iterator[Path]:
     """A folder to write in, FOLDER.partial, that takes its name once everything in it is on the disk itself.
 
     Where `folder` exists already, what was written moves into it, the replay last. After an error it keeps the name
-    that says it is partial, until the next attempt.
+    that says it is partial, until the next attempt. Raises ValueError if `folder` is a link.
     """
+    refuse_link(folder)
     partial = folder.with_name(folder.name + ".partial")
-    if partial.exists():
+    if partial.is_symlink():
+        partial.unlink()
+    elif partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     yield partial

@@ -2,20 +2,25 @@
 
 Every record carries its number and a checksum, so head and tail are found again without a second file that could
 disagree, and an altered record is an error when it is read.
+
+The checksum leaves one entry out, which is written later: `closed` is zero until the next episode begins although the
+record did not say that it was the last of its own, and then a seal, which is a checksum of the record's checksum.
+Whatever else is found there is an error as well, but for some bytes of the seal in the newest record: that one was
+being closed.
 """
 
 import io
 import os
+import sys
 import zlib
 from collections import deque
 from pathlib import Path
 
 import numpy as np
 
+from worldmodel.files import no_link, refuse_link
+
 RESTORE = "restore it from a copy, or begin a new run"
-UNCHECKED = (
-    5  # bytes at the start of a record that its checksum leaves out: is_last, which may be set later, and itself
-)
 
 
 class DamagedReplayError(ValueError):
@@ -33,34 +38,45 @@ class RecordFile:
         """Open a file, finding the rows in it.
 
         Args:
-            path: the file; made, or emptied, by mode "w+b".
-            dtype: of a record, beginning with closed, check and number; see `replay.row_type`.
+            path: the file; made by mode "x+b".
+            dtype: of a record, with check, closed and number before all else; see `header.row_type`.
             capacity: rows kept.
-            mode: "w+b" for a new file, "r+b" to go on, "rb" to read.
+            mode: "x+b" for a new file, "r+b" to go on, "rb" to read.
         Raises:
             DamagedReplayError: if it was cut or altered.
+            FileExistsError: if a new one is there already.
+            ValueError: if one that is to be written in is a link.
         """
         self.path, self.dtype, self.capacity = path, dtype, capacity
+        self._covered: int = dtype.fields["number"][1]  # type: ignore[index]  # where the checked part begins
         self.tail = self.count = 0  # the rows [tail, count) are stored
         self.torn = 0  # rows that were dropped when the file was opened
         self.starts: deque[int] = deque()  # the stored rows that begin an episode
         self._begin = 0  # the row, stored or not, that begins the episode of the oldest stored row
+        self.before = 0  # rows of all streams when the newest row was appended, where the format tells
         self._inside = False  # whether the newest row is not the last of its episode
-        if mode != "w+b":
+        self._check = 0  # of the newest row
+        self._closing: int | None = None  # the row that was being closed when the last process ended
+        if mode != "rb":
+            refuse_link(path)
+        if mode != "x+b":
             self._recover()
-        self._file: io.FileIO = path.open(mode, buffering=0)  # type: ignore[assignment]
+        opener = None if mode == "rb" else no_link
+        self._file = io.FileIO(path, mode, opener=opener)
 
     def __len__(self) -> int:
         return self.count - self.tail
 
     def append(self, record: np.void) -> None:
         """Write one row, numbered, over the oldest if the ring is full; raises OSError if it cannot be written."""
-        if record["is_first"] and self._inside:
-            self._write(self.count - 1, b"\x01")  # closed, the first byte: written whole or not at all
+        if self._closing is not None or (record["is_first"] and self._inside):
+            seal = self._seal(self._check).to_bytes(self.dtype["closed"].itemsize, sys.byteorder)
+            self._write(self.count - 1, seal, self.dtype.fields["closed"][1])  # type: ignore[index]
+            self._closing = None
         if len(self) == self.capacity:
             self._drop_oldest()
         record["number"] = self.count + 1
-        record["check"] = _checksum(record.tobytes())
+        self._check = record["check"] = self._checksum(record.tobytes())
         self._write(self.count, record.tobytes())
         if record["is_first"]:
             self.starts.append(self.count)
@@ -76,13 +92,17 @@ class RecordFile:
         self._read_into(records[:first], slot)
         self._read_into(records[first:], 0)
         expected = np.arange(start + 1, start + length + 1, dtype=np.uint64)
-        content, size = records.view(np.uint8).data, self.dtype.itemsize
-        checks = [zlib.crc32(content[i + UNCHECKED : i + size]) for i in range(0, len(content), size)]
+        content, size, covered = records.view(np.uint8).data, self.dtype.itemsize, self._covered
+        checks = [zlib.crc32(content[i + covered : i + size]) for i in range(0, len(content), size)]
         sound = (records["number"] == expected) & (records["check"] == checks)
+        closed = records["closed"].nonzero()[0]
+        for i in closed:
+            sound[i] &= start + i == self._closing or records["closed"][i] == self._seal(records["check"][i])
         if not sound.all():
             row = start + int(sound.argmin())
             raise DamagedReplayError(f"{self.path}: row {row} is not as it was written; {RESTORE}")
-        records["is_last"] |= records["closed"]
+        if len(closed):
+            records["is_last"][closed] = True
         return records
 
     def flush(self) -> None:
@@ -93,6 +113,13 @@ class RecordFile:
         """Release the file."""
         self._file.close()
 
+    def _seal(self, check: int | np.integer) -> int:
+        """What is in `closed` once a record is; never zero. In format 2 it was a flag."""
+        return zlib.crc32(int(check).to_bytes(4, "little")) or 1 if self.dtype["closed"].itemsize == 4 else 1
+
+    def _checksum(self, record: bytes) -> int:
+        return zlib.crc32(memoryview(record)[self._covered :])
+
     def _drop_oldest(self) -> None:
         """Make room for a row: drop the oldest episode, or only its oldest row if it takes up over half the stream."""
         if self.starts and self.starts[0] == self.tail:
@@ -102,10 +129,10 @@ class RecordFile:
         if self.starts and self.starts[0] == self.tail:
             self._begin = self.tail
 
-    def _write(self, row: int, content: bytes) -> None:
+    def _write(self, row: int, content: bytes, offset: int = 0) -> None:
         data = memoryview(content)
         try:
-            self._file.seek(row % self.capacity * self.dtype.itemsize)
+            self._file.seek(row % self.capacity * self.dtype.itemsize + offset)
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:
@@ -117,7 +144,7 @@ class RecordFile:
         while data:
             got = self._file.readinto(data)
             if not got:
-                raise DamagedReplayError(f"{self.path}: expected more rows than the file holds; {RESTORE}")
+                raise DamagedReplayError(f"{self.path}: was cut while it was being read; {RESTORE}")
             data = data[got:]
 
     def _recover(self) -> None:
@@ -125,6 +152,9 @@ class RecordFile:
         size = self.path.stat().st_size
         slots = size // self.dtype.itemsize
         self.torn = int(size % self.dtype.itemsize > 0)
+        if size > self.capacity * self.dtype.itemsize:
+            most = f"at most {self.capacity:,} rows of {self.dtype.itemsize:,} bytes"
+            raise DamagedReplayError(f"{self.path}: expected {most}, found {size:,} bytes; {RESTORE}")
         if slots == 0:
             return
         stored = np.memmap(self.path, self.dtype, "r", shape=(slots,))
@@ -132,10 +162,10 @@ class RecordFile:
         numbers[(numbers - 1) % self.capacity != np.arange(slots)] = 0
 
         def drop_if_torn(slot: int) -> bool:
-            torn = stored[slot]["check"] != _checksum(stored[slot].tobytes())
+            torn = not self._is_sound(stored[slot], newest=slot == int(numbers.argmax()))
             if torn:
                 numbers[slot], self.torn = 0, self.torn + 1
-            return bool(torn)
+            return torn
 
         while numbers.any() and drop_if_torn(int(numbers.argmax())):
             pass
@@ -149,16 +179,32 @@ class RecordFile:
         slot = rows % self.capacity
         self.starts = deque(rows[stored["is_first"][slot]].tolist())
         self._begin = oldest - int(stored["episode_step"][oldest % self.capacity])
-        self._inside = not (stored["is_last"] | stored["closed"])[slot[-1]]
+        newest = stored[slot[-1]]
+        self._check = int(newest["check"])
+        self._inside = not (newest["is_last"] or newest["closed"])
+        if newest["closed"] not in (0, self._seal(self._check)):
+            self._closing = self.count - 1
+        self.before = int(newest["before"]) if "before" in self.dtype.fields else 0  # type: ignore[operator]
         self.tail = oldest
         if self._begin < oldest and self.starts and self.starts[0] - self._begin <= self.capacity // 2:
             self.tail = self._begin = self.starts[0]  # its first rows are overwritten, so it had been dropped whole
+
+    def _is_sound(self, record: np.void, *, newest: bool) -> bool:
+        """Whether a record is as it was written; the newest one may have been in the middle of being closed."""
+        seal, closed = self._seal(record["check"]), record["closed"]
+        pairs = zip(closed.tobytes(), seal.to_bytes(closed.itemsize, sys.byteorder), strict=True)
+        marked = all(have in (0, byte) for have, byte in pairs) if newest else closed in (0, seal)
+        return marked and bool(record["check"] == self._checksum(record.tobytes()))
 
     def _oldest(self, numbers: np.ndarray) -> int:
         """The oldest row of the ring, where only rows right after the newest, being written, may be broken."""
         rows = np.arange(max(0, self.count - self.capacity), self.count)
         if self.count > len(numbers) and len(numbers) < self.capacity:
-            raise DamagedReplayError(f"{self.path}: expected more rows than the file holds; {RESTORE}")
+            missing = self.capacity - len(numbers)
+            raise DamagedReplayError(
+                f"{self.path}: expected {self.capacity} rows, since older ones were written over, and the file ends "
+                f"after {len(numbers)}: {missing} are missing; {RESTORE}"
+            )
         broken = np.flatnonzero(numbers[rows % self.capacity] != rows + 1)
         if not len(broken):
             return int(rows[0]) if len(rows) else 0
@@ -166,18 +212,3 @@ class RecordFile:
         if broken[-1] >= self.torn:
             raise DamagedReplayError(f"{self.path}: row {rows[broken[-1]]} is not as it was written; {RESTORE}")
         return int(rows[broken[-1]]) + 1
-
-
-def sync(path: Path) -> None:
-    """Return when a file, or the names in a folder, are on the disk itself."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows does not open folders
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _checksum(record: bytes) -> int:
-    return zlib.crc32(memoryview(record)[UNCHECKED:])

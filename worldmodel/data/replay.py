@@ -11,33 +11,35 @@ Rows never stay in memory: what does is one number an episode.
 
 A process may be killed at any moment. Every row that `append` has returned from is there when the replay is opened
 again; a row that was being written is dropped with a warning. Every record carries its number and a checksum, so head
-and tail are found again without a file that could disagree, and an altered row is an error when it is read.
+and tail are found again without a file that could disagree, and an altered row is an error when it is read. A replay
+that is finished is sealed: how many rows it has, and a checksum of them, are in its header from then on.
 """
 
-import json
 import os
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.data.header import HEADER, STREAMS, Contents, Header, found_rows, read_header, write_header
 from worldmodel.data.records import RESTORE, DamagedReplayError, RecordFile
 from worldmodel.data.rollout import Rows
-from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec
+from worldmodel.files import make_own_folder, refuse_link
+from worldmodel.types import Batch, EnvSpec
 
-FORMAT = 2
 CHUNK = 1024  # rows read at once where a whole stream is walked through
 CHUNK_BYTES = 2**20  # and at most so many, since pixels take eight times their room where they are averaged
 
 
 class TornRowsWarning(UserWarning):
-    """Rows that were being written when the process ended are dropped."""
+    """Rows at the end of a replay are torn or missing, as after a process was killed, and it goes on without them."""
 
 
 class Replay:
@@ -53,60 +55,100 @@ class Replay:
             streams: environments that write side by side.
         Raises:
             FileExistsError: if there is a replay in the folder already.
-            ValueError: if the capacity leaves a stream without a row.
+            DamagedReplayError: if there are rows without a header.
+            ValueError: if the capacity leaves a stream without a row, or the folder is a link.
         """
         if capacity < streams:
             raise ValueError(f"capacity: expected at least one row for each of {streams} streams, got {capacity}")
-        if (folder / "replay.json").exists():
+        if os.path.lexists(folder / HEADER):
             raise FileExistsError(f"{folder}: there is a replay here already")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._open(folder, spec, capacity, streams, "w+b")
-        header = {"format": FORMAT, "capacity": capacity, "streams": streams, "spec": asdict(spec)}
-        partial = folder / "replay.partial"  # the header comes last: where there is one, there is a whole replay
-        partial.write_text(json.dumps(header, indent=1))
-        os.replace(partial, folder / "replay.json")
+        if found := found_rows(folder):
+            raise DamagedReplayError(f"{folder}: expected no replay, found no {HEADER}{found}; {RESTORE}")
+        make_own_folder(folder)
+        for empty in folder.glob(STREAMS):  # of a replay whose making was interrupted
+            empty.unlink()
+        header = Header(spec, capacity, streams)
+        self._open(folder, header, "x+b")
+        write_header(folder, header)  # last: where there is one, there is a whole replay
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> "Replay":
         """Open a stored replay, with every row that was in it; `read_only` needs no right to write.
 
-        Rows that were being written when the last process ended are dropped with a TornRowsWarning that counts them.
+        Rows at its end that are torn, or missing although later ones of other environments are there, are counted in a
+        TornRowsWarning. A sealed replay must be whole.
 
         Raises:
             FileNotFoundError: if there is none, or a stream of it is missing.
             DamagedReplayError: if a file of it was cut or altered.
-            ValueError: if it was written in another format.
+            ValueError: if it was written in another format, or is to be written in and is a link.
         """
-        path = folder / "replay.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder}: expected stored rows, found no replay.json there")
-        try:
-            header = json.loads(path.read_text())
-            form, capacity, streams = header.get("format"), header["capacity"], header["streams"]
-            spec = spec_from_json(header["spec"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedReplayError(f"{path}: expected the header of a replay; {RESTORE}") from error
-        if form != FORMAT:
-            raise ValueError(f"{folder}: expected replay format {FORMAT}, got {form!r}; collect its rows again")
+        header = read_header(folder)
+        if not read_only:
+            refuse_link(folder)
         replay = cls.__new__(cls)
-        replay._open(folder, spec, capacity, streams, "rb" if read_only else "r+b")
-        torn = sum(stream.torn for stream in replay._streams)
-        if torn:
-            text = f"{folder}: dropped {torn} row(s) that were being written when the last process ended"
-            warnings.warn(text, TornRowsWarning, stacklevel=2)
+        replay._open(folder, header, "rb" if read_only else "r+b")
+        if header.contents is not None:
+            try:
+                replay._check_contents(header.contents)
+            except DamagedReplayError:
+                replay.close()
+                raise
+        else:
+            replay._warn_of_torn_rows()
         return replay
 
-    def _open(self, folder: Path, spec: EnvSpec, capacity: int, streams: int, mode: str) -> None:
-        self.folder, self.spec, self.capacity = folder, spec, capacity
-        self.row_type = row_type(spec)
-        share = capacity // streams
+    def _open(self, folder: Path, header: Header, mode: str) -> None:
+        self.folder, self._header = folder, header
+        self.row_type = header.row_type
+        share = header.capacity // header.streams
         self._streams: list[RecordFile] = []
         try:
-            for i in range(streams):
-                self._streams.append(RecordFile(folder / f"stream-{i:03d}.rows", self.row_type, share, mode))
+            for i in range(header.streams):
+                path = folder / f"stream-{i:03d}.rows"
+                if mode != "x+b" and not path.is_file():
+                    words = f"the rows of {header.streams} environments, found no {path.name}"
+                    raise FileNotFoundError(f"{folder}: expected {words}; {RESTORE}")
+                self._streams.append(RecordFile(path, self.row_type, share, mode))
         except BaseException:
             self.close()
             raise
+
+    def _check_contents(self, contents: Contents) -> None:
+        if self.rows_written != contents.rows:
+            raise DamagedReplayError(
+                f"{self.folder}: expected the {contents.rows} rows that it was finished with, found "
+                f"{self.rows_written}: {contents.rows - self.rows_written} are missing; {RESTORE}"
+            )
+        for stream, expected in zip(self._streams, contents.checksums, strict=True):
+            if stream.torn or file_checksum(stream.path) != expected:
+                raise DamagedReplayError(f"{stream.path}: its rows are not as they were written; {RESTORE}")
+
+    def _warn_of_torn_rows(self) -> None:
+        torn = sum(stream.torn for stream in self._streams)
+        missing = max(stream.before for stream in self._streams) - self.rows_written
+        if missing > torn:
+            text = f"{missing} row(s) at the end are missing: a file was cut, or not yet on the disk when power failed"
+        elif torn:
+            text = f"dropped {torn} row(s) that were being written when the last process ended"
+        else:
+            return
+        warnings.warn(f"{self.folder}: {text}", TornRowsWarning, stacklevel=3)
+
+    @property
+    def spec(self) -> EnvSpec:
+        """What a row holds."""
+        return self._header.spec
+
+    @property
+    def capacity(self) -> int:
+        """Rows kept, over all streams."""
+        return self._header.capacity
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it is finished: nothing may be appended, and a row that is missing is an error."""
+        return self._header.contents is not None
 
     def __len__(self) -> int:
         """Rows stored."""
@@ -128,12 +170,16 @@ class Replay:
         A row that begins an episode ends the one before it: where that was interrupted, it counts as truncated.
 
         Raises:
-            ValueError: if there are not as many rows as streams.
+            ValueError: if there are not as many rows as streams, or the replay is sealed.
             OSError: if the disk is full.
         """
+        if self.sealed:
+            raise ValueError(f"{self.folder}: expected a replay that is not finished, to append to; it was sealed")
         if len(rows.reward) != len(self._streams):
             raise ValueError(f"rows: expected one for each of {len(self._streams)} streams, got {len(rows.reward)}")
         records = np.zeros(len(self._streams), self.row_type)
+        if self._header.format > 2:
+            records["before"] = self.rows_written
         for path, value in rows.obs.items():
             records[f"obs:{path}"] = value
         for name in Rows._fields[1:]:
@@ -194,6 +240,13 @@ class Replay:
                     kept = records[~records["is_first"]] if name == "reward" else records
                     moment.add(kept[name])
         return {names.get(name, name): moment.mean_and_std() for name, moment in moments.items()}
+
+    def seal(self) -> None:
+        """Finish the replay: nothing is appended from now on, and whoever opens it finds the same rows or an error."""
+        self.flush()
+        checksums = tuple(file_checksum(stream.path) for stream in self._streams)
+        self._header = replace(self._header, contents=Contents(self.rows_written, checksums))
+        write_header(self.folder, self._header)
 
     def flush(self) -> None:
         """Return when every row is on the disk itself."""
@@ -265,33 +318,19 @@ class _Moments:
         return torch.from_numpy(self.mean), torch.from_numpy(np.sqrt(self.squares / max(self.count, 1)))
 
 
-def row_type(spec: EnvSpec) -> np.dtype:
-    """The record that a row is stored as."""
-    kinds = {"vector": np.float32, "image": np.uint8, "categorical": np.int32, "binary": np.uint8}
-    return np.dtype(
-        [
-            ("closed", np.bool_),  # the last row of an episode that was interrupted: set when the next one begins
-            ("check", np.uint32),  # of everything that follows
-            ("number", np.uint64),  # rows written before it in its stream, and itself; zero in a slot never written
-            ("episode_step", np.int32),
-            ("is_first", np.bool_),
-            ("is_last", np.bool_),
-            ("is_terminal", np.bool_),
-            ("reward", np.float32),
-            ("prev_action", np.float32, (spec.action.width,)),
-            *((f"obs:{path}", kinds[leaf.kind], leaf.shape) for path, leaf in spec.observations.items()),
-        ]
-    )
+def file_checksum(path: Path) -> int:
+    """CRC-32 of a file; read once a process, unless the file changes."""
+    about = path.stat()
+    return _file_checksum(path.absolute(), about.st_size, about.st_mtime_ns)
 
 
-def spec_from_json(data: dict[str, Any]) -> EnvSpec:
-    """The inverse of `dataclasses.asdict(spec)` after a round trip through JSON."""
-    action = data["action"]
-    observations = {
-        path: ObservationSpec(leaf["kind"], tuple(leaf["shape"]), tuple(leaf["classes"]))
-        for path, leaf in data["observations"].items()
-    }
-    return EnvSpec(observations, ActionSpec(action["kind"], action["width"], tuple(action["classes"])))
+@lru_cache(maxsize=1024)
+def _file_checksum(path: Path, size: int, changed: int) -> int:
+    check = 0
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK_BYTES):
+            check = zlib.crc32(piece, check)
+    return check
 
 
 def read_episodes(folder: Path, max_length: int) -> Batch:

@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from worldmodel.behaviour.scenes import Scene
+from worldmodel.names import label
 from worldmodel.report.figures import RAW
 
 TRUTH = "#222222"
@@ -27,7 +28,7 @@ def fan_chart(name: str, scene: Scene, context: int) -> Figure:
             axis = axes[i, episode]
             draw_fan(axis, scene, episode, i, context)
             if episode == 0:
-                axis.set_ylabel(name if scene.mean.shape[-1] == 1 else f"{name}[{i}]")
+                axis.set_ylabel(label(name) if scene.mean.shape[-1] == 1 else f"{label(name)}[{i}]")
             if scene.leaf.kind == "binary":
                 axis.set_ylim(-0.03, 1.03)
     _finish(figure, axes)
@@ -43,8 +44,8 @@ def draw_fan(axis: Axes, scene: Scene, episode: int, i: int, context: int) -> No
         axis.fill_between(steps, outer_low, outer_high, color=RAW, alpha=0.15, lw=0, label="90 % of predictions")
         axis.fill_between(steps, low, high, color=RAW, alpha=0.3, lw=0, label="50 % of predictions")
     for n, path in enumerate(scene.paths[:PATHS, episode, :, i]):
-        label = "expected, single futures" if n == 0 else None
-        axis.plot(steps[context:], path[context:], color=RAW, lw=0.5, alpha=0.5, label=label)
+        words = "expected, single futures" if n == 0 else None
+        axis.plot(steps[context:], path[context:], color=RAW, lw=0.5, alpha=0.5, label=words)
     axis.plot(steps, scene.mean[episode, :, i], color=RAW, lw=1.2, label="expected, mean of futures")
     truth = scene.truth[episode, :, i]
     axis.plot(steps[: len(truth)], truth, color=TRUTH, lw=1.4, label="what happened")
@@ -70,7 +71,7 @@ def class_chart(name: str, scene: Scene, context: int) -> Figure:
             _split(axis, context)
             if episode == 0:
                 kind = "bit" if scene.leaf.kind == "binary" else "class"
-                axis.set_ylabel(kind if len(parts) == 1 else f"{name}[{v}], {kind}")
+                axis.set_ylabel(kind if len(parts) == 1 else f"{label(name)}[{v}], {kind}")
     figure.colorbar(axes[0, 0].get_images()[0], ax=axes, label="predicted probability", shrink=0.9, pad=0.01)
     _finish(figure, axes)
     return figure
@@ -97,7 +98,7 @@ def _panels(name: str, rows: int, scene: Scene) -> tuple[Figure, np.ndarray]:
     episodes = scene.mean.shape[0]
     figure = Figure(figsize=(WIDTH * episodes + 1, HEIGHT * rows + 1.1), layout="constrained")
     axes = figure.subplots(rows, episodes, squeeze=False, sharex=True, sharey="row")
-    figure.suptitle(f"Imagined {name}: seen up to the dashed line, then nothing but actions", fontsize=12)
+    figure.suptitle(f"Imagined {label(name)}: seen up to the dashed line, then nothing but actions", fontsize=12)
     for episode, axis in enumerate(axes[0]):
         axis.set_title(f"held-out episode {episode + 1}", fontsize=10)
     for axis in axes[-1]:

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from worldmodel.names import label
+
 RAW, OPTIMISED, REWARD, BASELINE = "#20558a", "#d9822b", "#5b9a5b", "#888888"
 
 
@@ -111,7 +113,7 @@ def bound_curves(train: Mapping[str, Sequence[float]], heldout: Mapping[str, Seq
         values = np.asarray([*train[name], *heldout.get(name, [])])
         low, high = np.nanquantile(values, [0.02, 1.0])
         axis.set_ylim(low - 0.05 * (high - low) - 1e-6, high + 0.05 * (high - low) + 1e-6)
-        _label(axis, name, "updates", "nats per step")
+        _label(axis, label(name), "updates", "nats per step")
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 
@@ -129,7 +131,7 @@ def open_loop_figure(errors: Mapping[str, Sequence[np.ndarray]]) -> Figure:
         axis.plot(horizon, repeat, color=OPTIMISED, label="last row repeated")
         axis.plot(horizon, mean, color=BASELINE, ls="--", label="mean of the data")
         axis.set_yscale("log")
-        _label(axis, f"Open-loop error: {name}", "steps ahead", "squared error / variance")
+        _label(axis, f"Open-loop error: {label(name)}", "steps ahead", "squared error / variance")
         axis.legend(frameon=False, fontsize=8)
     return figure
 

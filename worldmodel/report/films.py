@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from worldmodel.behaviour.scenes import Scene
+from worldmodel.names import label
 from worldmodel.report.fans import TRUTH
 from worldmodel.report.figures import RAW
 
@@ -28,16 +29,16 @@ def film_strip(name: str, scene: Scene, context: int, episode: int = 0) -> Figur
         rows[f"difference x {gain(off)}"] = gain(off) * off
     figure = Figure(figsize=(1.15 * len(steps) + 1.3, 1.2 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots(len(rows), len(steps), squeeze=False)
-    for line, (label, pixels) in zip(axes, rows.items(), strict=True):
+    for line, (words, pixels) in zip(axes, rows.items(), strict=True):
         for axis, t in zip(line, steps, strict=True):
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_color(TRUTH if t < context else RAW)
             if t < len(pixels):
                 axis.imshow(as_rgb(pixels[t]), interpolation="nearest")
-        line[0].set_ylabel(label, fontsize=10)
+        line[0].set_ylabel(words, fontsize=10)
     for axis, t in zip(axes[0], steps, strict=True):
         axis.set_title(_when(t, context), fontsize=10, color=TRUTH if t < context else RAW)
-    figure.suptitle(f"Imagined {name}: steps ahead of the last row seen", fontsize=12)
+    figure.suptitle(f"Imagined {label(name)}: steps ahead of the last row seen", fontsize=12)
     return figure
 
 
@@ -73,13 +74,13 @@ def sharpening(name: str, truth: np.ndarray, reconstructions: Mapping[int, np.nd
     rows = {"truth": truth} | {f"update {updates[i]}": reconstructions[updates[i]] for i in shown}
     figure = Figure(figsize=(1.15 * len(truth) + 1.3, 1.2 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), len(truth), squeeze=False)
-    for line, (label, frames) in zip(axes, rows.items(), strict=True):
+    for line, (words, frames) in zip(axes, rows.items(), strict=True):
         for axis, frame in zip(line, frames, strict=True):
             axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_color(TRUTH if label == "truth" else RAW)
+            axis.spines[:].set_color(TRUTH if words == "truth" else RAW)
             axis.imshow(as_rgb(frame), interpolation="nearest")
-        line[0].set_ylabel(label, fontsize=10)
-    figure.suptitle(f"Reconstruction of {name}: rows of one held-out episode, over training", fontsize=12)
+        line[0].set_ylabel(words, fontsize=10)
+    figure.suptitle(f"Reconstruction of {label(name)}: rows of one held-out episode, over training", fontsize=12)
     return figure
 
 
@@ -101,10 +102,10 @@ def _frame(panels: dict[str, np.ndarray], when: str, colour: str) -> Image.Image
     width = len(panels) * (side + MARGIN) + MARGIN
     frame = Image.new("RGB", (width, side + BAR + MARGIN), colour)
     draw, font = ImageDraw.Draw(frame), ImageFont.load_default(TEXT)
-    for i, (label, pixels) in enumerate(panels.items()):
+    for i, (words, pixels) in enumerate(panels.items()):
         left = MARGIN + i * (side + MARGIN)
         frame.paste(Image.fromarray(as_rgb(pixels)).resize((side, side), Image.Resampling.NEAREST), (left, BAR))
-        draw.text((left + 2, 4), label, fill="white", font=font)
+        draw.text((left + 2, 4), words, fill="white", font=font)
     draw.text((width - MARGIN - 2, 4), when, fill="white", font=font, anchor="ra")
     return frame
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from worldmodel.behaviour.scenes import LatentMap, Scene, Scenes
 from worldmodel.behaviour.scores import METRICS, Scores
 from worldmodel.behaviour.scoring_rules import COVERAGE, Curve
+from worldmodel.names import file_name, label
 from worldmodel.report.fans import TRUTH, class_chart, fan_chart
 from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, render
 from worldmodel.report.films import film_gif, film_strip
@@ -44,14 +45,10 @@ def imagination_files(scenes: Scenes, scores: Scores | None) -> dict[str, bytes]
 
 
 def file_stems(names: Iterable[str]) -> list[str]:
-    """Names as parts of file names: slashes become underscores, and a name that is then taken gets a number."""
+    """Names as parts of file names, all different."""
     stems: list[str] = []
     for name in names:
-        stem = plain = name.replace("/", "_")
-        number = 2
-        while stem in stems:
-            stem, number = f"{plain}_{number}", number + 1
-        stems.append(stem)
+        stems.append(file_name(name, stems))
     return stems
 
 
@@ -72,11 +69,11 @@ def score_chart(scores: Scores) -> Figure:
         for axis, metric in zip(line, METRICS, strict=True):
             if metric in metrics:
                 draw_score(axis, metric, metrics[metric])
-                axis.set_title(f"{leaf}: {TITLES[metric]}", fontsize=11)
+                axis.set_title(f"{label(leaf)}: {TITLES[metric]}", fontsize=11)
             else:
                 axis.remove()
     handles = {
-        label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        words: handle for axis in figure.axes for handle, words in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
@@ -125,8 +122,8 @@ def latent_map(latents: LatentMap, context: int) -> Figure:
         )
         start = latents.filtered[b, context - 1]
         for n, path in enumerate(latents.imagined[:, b]):
-            label = "imagined futures" if n == 0 else None
-            axis.plot(*np.vstack([start, path]).T, color=RAW, lw=0.8, alpha=0.5, label=label)
+            words = "imagined futures" if n == 0 else None
+            axis.plot(*np.vstack([start, path]).T, color=RAW, lw=0.8, alpha=0.5, label=words)
         axis.plot(*latents.filtered[b].T, color=TRUTH, lw=1.2, label="what happened, filtered")
         axis.plot(*start, "o", color=OPTIMISED, ms=7, mec="white", zorder=5, label="last row seen")
         axis.set_title(f"held-out episode {b + 1}", fontsize=10)

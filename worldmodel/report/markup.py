@@ -2,9 +2,12 @@
 
 import base64
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import PurePath
+
+from worldmodel.names import visible
 
 VOID = {"img", "br", "meta", "link"}
 MEDIA = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg"}
@@ -14,10 +17,15 @@ class Html(str):
     """Text that is markup already and is not escaped again."""
 
 
+def plain(text: str) -> str:
+    """Text as markup; of control characters, which HTML has no place for, only line ends and tabs stay."""
+    return escape(re.sub(r"[^\n\t]+", lambda found: visible(found[0]), text))
+
+
 def tag(name: str, *content: str, **attributes: str | None) -> Html:
     """An element: `tag("a", "here", href="#there")`. Attributes that Python reserves take a trailing underscore."""
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        f' {key.rstrip("_").replace("_", "-")}="{plain(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -28,7 +36,7 @@ def tag(name: str, *content: str, **attributes: str | None) -> Html:
 
 def join(parts: Iterable[str]) -> Html:
     """Parts one after another; those that are plain text are escaped."""
-    return Html("".join(part if isinstance(part, Html) else escape(part) for part in parts))
+    return Html("".join(part if isinstance(part, Html) else plain(part) for part in parts))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:

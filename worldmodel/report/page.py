@@ -1,7 +1,6 @@
 """A run's record as one page of HTML: opens anywhere, without a network and without scripts."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from worldmodel.report import evidence_section, sections
-from worldmodel.report.markup import Html, count, join, number, table, tag
+from worldmodel.report.markup import Html, count, join, number, plain, table, tag
 from worldmodel.report.record import Record, settings
 from worldmodel.report.svg import style
 
@@ -57,7 +56,7 @@ def document(title: str, head: Html, parts: Sequence[Section]) -> str:
     here = files("worldmodel.report")
     template = Template((here / "page.html").read_text(encoding="utf-8"))
     sheet = (here / "page.css").read_text(encoding="utf-8")
-    return template.substitute(title=escape(title), style=sheet, head=head, contents=contents, body=body)
+    return template.substitute(title=plain(title), style=sheet, head=head, contents=contents, body=body)
 
 
 def configuration(record: Record, defaults: Mapping[str, Any] | None) -> Html:

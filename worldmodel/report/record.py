@@ -181,7 +181,7 @@ def _metrics(path: Path, notes: list[str]) -> tuple[dict[str, float], ...]:
     merged: dict[int, dict[str, float]] = {}
     written = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     for place, line in enumerate(written, 1):
-        row = _row(line)
+        row = read_row(line)
         if row is None:
             where = "the last line" if place == len(written) else f"line {place} of {len(written)}"
             notes.append(f"metrics.jsonl: {where} is damaged and was left out")
@@ -193,12 +193,13 @@ def _metrics(path: Path, notes: list[str]) -> tuple[dict[str, float], ...]:
     return tuple(merged.values())
 
 
-def _row(line: str) -> dict[str, float] | None:
+def read_row(line: str | bytes) -> dict[str, float] | None:
+    """A line of metrics.jsonl, NaN where a number was not finite; nothing where it is damaged."""
     try:
         row = json.loads(line)
-        update = float(row["update"])
+        update = float(int(row["update"]))
         values = {key: np.nan if value is None else float(value) for key, value in row.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
     return {**values, "update": update}
 

@@ -3,13 +3,13 @@
 import io
 import re
 from contextlib import AbstractContextManager
-from html import escape
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, REWARD
+from worldmodel.report.markup import plain
 
 INK = "#000000"
 # One colour a run, in order. The page's style sheet gives each variable a light and a dark value.
@@ -69,7 +69,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     ):
         inside = re.sub(pattern, instead, inside, flags=re.DOTALL)
     inside = re.sub(r' (?:d|x|y|style|transform)="[^"]*"', lambda found: _attribute(found[0]), inside)
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description)}">{inside}</svg>'
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{plain(description)}">{inside}</svg>'
 
 
 def _attribute(text: str) -> str:

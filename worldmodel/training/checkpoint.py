@@ -6,7 +6,6 @@ the highest held-out bound.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from worldmodel.data.records import sync
 from worldmodel.data.suites import current_id
+from worldmodel.files import make_own_folder, write_whole
 
 FORMAT = 2
 PREVIOUS = "previous.safetensors"
@@ -49,6 +48,7 @@ def save_checkpoint(
         keep_previous: keep the file that was there as `previous`.
     Raises:
         OSError: if there is no room or no right to write. The old file is still there then.
+        ValueError: if the folder is a link.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
@@ -57,18 +57,12 @@ def save_checkpoint(
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     header = {"format": FORMAT, "counters": dict(counters), "settings": dict(settings)}
     header["checksum"] = _checksum(header, stored)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    make_own_folder(path.parent)
+    content = save(stored, metadata={"worldmodel": json.dumps(header)})
     try:
-        save_file(stored, partial, metadata={"worldmodel": json.dumps(header)})
-        sync(partial)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        write_whole(path, content, durable=True, keep=path.with_name(PREVIOUS) if keep_previous else None)
+    except OSError as error:
         raise OSError(f"{path}: the checkpoint could not be written ({error}); make room, then resume") from error
-    if keep_previous and path.exists():
-        os.replace(path, path.with_name(PREVIOUS))
-    os.replace(partial, path)
-    sync(path.parent)
 
 
 def load_model(path: Path, model: nn.Module) -> dict[str, Any]:
@@ -180,7 +174,27 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {form!r}")
     if checksum != _checksum(header, tensors):
         raise CheckpointError(f"{path}: damaged: its contents are not what was written")
+    _check_header(path, header)
     return tensors, header
+
+
+def _check_header(path: Path, header: Mapping[str, Any]) -> None:
+    """Refuse what no run can have written, whatever the checksum says."""
+    for part in ("counters", "settings"):
+        if not isinstance(header.get(part), dict):
+            raise CheckpointError(f"{path}: expected {part} by name, got {header.get(part)!r}")
+    counters = header["counters"]
+    for name in ("updates", "env_steps"):
+        if type(counters.get(name)) is not int or counters[name] < 0:
+            raise CheckpointError(f"{path}: expected a whole number as its counter {name}, got {counters.get(name)!r}")
+    evaluated = counters.get("evaluated")
+    if evaluated is not None and type(evaluated) is not int:
+        raise CheckpointError(f"{path}: expected a whole number as its counter evaluated, got {evaluated!r}")
+    best, seconds = counters.get("best_elbo"), counters.get("seconds", {})
+    if best is not None and type(best) not in (int, float):
+        raise CheckpointError(f"{path}: expected a number as its counter best_elbo, got {best!r}")
+    if not isinstance(seconds, dict) or not all(type(value) in (int, float) for value in seconds.values()):
+        raise CheckpointError(f"{path}: expected seconds by stage, got {seconds!r}")
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
 """The metrics of a run so far: what its curves are drawn from, and its record on disk when it goes on."""
 
-import json
 import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from worldmodel.files import open_to_append, write_whole
+from worldmodel.report.record import read_row
 
 TABLES = ("kl", "train", "heldout")
 
@@ -33,26 +34,30 @@ class History:
                 columns.setdefault(name, []).append(value)
 
 
-def rewind_metrics(path: Path, update: int) -> list[dict[str, Any]]:
+def rewind_metrics(path: Path, update: int, say: Callable[[str], None]) -> list[dict[str, float]]:
     """Cut a run's metrics.jsonl to the updates that its checkpoint has seen: -> the rows that stay.
 
-    Later rows, which will be made again, are moved to metrics-discarded.jsonl; what is not a row, such as half a line
-    that a killed process left, is dropped.
+    Later rows, which will be made again, are moved to metrics-discarded.jsonl. A line that is no row is dropped, and
+    that is said, unless it is the beginning of the last one, which is what a killed process leaves.
     """
     if not path.exists():
         return []
-    kept: list[dict[str, Any]] = []
-    discarded: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines():
-        try:
-            row = json.loads(line)
-            (kept if row["update"] <= update else discarded).append(row)
-        except (ValueError, KeyError, TypeError):
-            continue
+    *lines, unfinished = path.read_bytes().split(b"\n")
+    kept: list[bytes] = []
+    discarded: list[bytes] = []
+    rows = []
+    for place, line in enumerate([*lines, unfinished], 1):
+        row = read_row(line)
+        if row is None:
+            if place <= len(lines):
+                say(f"{path}: line {place} of {len(lines)} is damaged and was left out")
+        elif row["update"] <= update:
+            kept.append(line)
+            rows.append(row)
+        else:
+            discarded.append(line)
     if discarded:
-        with path.with_name("metrics-discarded.jsonl").open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in discarded)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    os.replace(partial, path)
-    return kept
+        with open_to_append(path.with_name("metrics-discarded.jsonl")) as file:
+            file.writelines(line.decode() + "\n" for line in discarded)
+    write_whole(path, b"".join(line + b"\n" for line in kept))
+    return rows

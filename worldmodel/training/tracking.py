@@ -16,6 +16,9 @@ from urllib.parse import urlparse
 
 import numpy as np
 
+from worldmodel.files import make_own_folder, open_to_append, write_whole
+from worldmodel.names import file_name, tracked_name, visible
+
 Columns = Mapping[str, Sequence[float] | np.ndarray]
 
 
@@ -46,8 +49,9 @@ class FolderTracker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in ("lines", "figures"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        self._metrics: TextIO = (folder / "metrics.jsonl").open("a", buffering=1)
+            make_own_folder(folder / name)
+        self._metrics: TextIO = open_to_append(folder / "metrics.jsonl")
+        self._stems: dict[str, str] = {}  # of the files of lines and pictures, by name
 
     def scalars(self, update: int, values: Mapping[str, float]) -> None:
         """Append a line."""
@@ -55,17 +59,22 @@ class FolderTracker:
         self._metrics.write(json.dumps(row) + "\n")
 
     def lines(self, update: int, name: str, columns: Columns) -> None:
-        """Write lines/NAME.json, slashes in the name as underscores."""
+        """Write lines/NAME.json, with the name as `names.file_name` has it."""
         data = {key: [_json_number(v) for v in _floats(column)] for key, column in columns.items()}
-        (self.folder / "lines" / f"{_file_name(name)}.json").write_text(json.dumps({"update": update, **data}))
+        write_whole(self.folder / "lines" / f"{self._stem(name)}.json", json.dumps({"update": update, **data}))
 
     def image(self, update: int, name: str, png: bytes) -> None:
         """Write figures/NAME.png."""
-        (self.folder / "figures" / f"{_file_name(name)}.png").write_bytes(png)
+        write_whole(self.folder / "figures" / f"{self._stem(name)}.png", png)
 
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
         """Close the record; the files are in the folder already."""
         self._metrics.close()
+
+    def _stem(self, name: str) -> str:
+        if name not in self._stems:
+            self._stems[name] = file_name(name, self._stems.values())
+        return self._stems[name]
 
 
 class WandbTracker:
@@ -132,20 +141,21 @@ class WandbTracker:
 
     def scalars(self, update: int, values: Mapping[str, float]) -> None:
         """Log numbers at an update."""
-        self._run.log(dict(values), step=update)
+        self._run.log({tracked_name(name): value for name, value in values.items()}, step=update)
 
     def lines(self, update: int, name: str, columns: Columns) -> None:
         """Log an interactive line plot with its table."""
         (x_name, x), *series = columns.items()
         ys = [_floats(column) for _, column in series]
-        plot = self._wandb.plot.line_series(_floats(x), ys, keys=[key for key, _ in series], title=name, xname=x_name)
-        self._run.log({name: plot}, step=update)
+        keys, title = [key for key, _ in series], visible(name)
+        plot = self._wandb.plot.line_series(_floats(x), ys, keys=keys, title=title, xname=x_name)
+        self._run.log({tracked_name(name): plot}, step=update)
 
     def image(self, update: int, name: str, png: bytes) -> None:
         """Log a picture."""
         from PIL import Image
 
-        self._run.log({name: self._wandb.Image(Image.open(io.BytesIO(png)))}, step=update)
+        self._run.log({tracked_name(name): self._wandb.Image(Image.open(io.BytesIO(png)))}, step=update)
 
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
         """Log the files as an artifact and end the run."""
@@ -226,7 +236,3 @@ def _floats(column: Sequence[float] | np.ndarray) -> list[float]:
 
 def _json_number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _file_name(name: str) -> str:
-    return name.replace("/", "_")

@@ -101,6 +101,7 @@ class Trainer:
         self.device = learner.model.device
         self.best_elbo = -np.inf
         self.evaluation: Evaluation | None = None
+        self._evaluated: int | None = None  # the update of the newest evaluation, those of earlier sessions included
         self._ready = False  # whether the prefill is over, so that there is something to save
         self._last: Update | None = None
         self._recent: list[dict[str, torch.Tensor]] = []  # one entry an update since the last log
@@ -126,12 +127,13 @@ class Trainer:
         if self.env_steps < counters["env_steps"]:
             raise DamagedReplayError(
                 f"{self.replay.folder}: expected at least the {counters['env_steps']} rows that {path} was made after, "
-                f"found {self.env_steps}; {RESTORE}"
+                f"found {self.env_steps}: {counters['env_steps'] - self.env_steps} are missing; {RESTORE}"
             )
         for name, generator in self.randomness.items():
             self._restore_generator(name, generator, random[name])
         self.learner.updates, self._ready = counters["updates"], True
         self.best_elbo = -np.inf if counters["best_elbo"] is None else counters["best_elbo"]
+        self._evaluated = counters.get("evaluated")
         for stage, seconds in counters["seconds"].items():
             self.stages.seconds[stage] = self.stages.seconds.get(stage, 0.0) + seconds
 
@@ -281,6 +283,7 @@ class Trainer:
         if self.evaluation.per_step["elbo"] > self.best_elbo:
             self.best_elbo = self.evaluation.per_step["elbo"]
             self._save("best")
+        self._evaluated = self.learner.updates
 
     def _score(self) -> None:
         """Score the held-out episodes and draw the KL from every side."""
@@ -323,10 +326,11 @@ class Trainer:
 
     def _finish(self) -> None:
         self._save("last")  # first: an evaluation takes long, and a second Ctrl-C stops it
-        if self.evaluation is None or not self._due(self.schedule.evaluate_every):
+        if self._evaluated != self.learner.updates:
             self._evaluate()
             self._save("last")  # again, with the best bound so far in its counters
-        self.report_times()
+        if self.evaluation is not None:
+            self.report_times()
 
     def report_times(self) -> None:
         """Report how long each stage has taken by now."""
@@ -341,6 +345,7 @@ class Trainer:
             "updates": self.learner.updates,
             "env_steps": self.env_steps,
             "best_elbo": self.best_elbo if np.isfinite(self.best_elbo) else None,
+            "evaluated": self._evaluated,
             "seconds": self.stages.seconds,
         }
         with self.stages("save"):

@@ -1,0 +1,196 @@
+"""replay.json, the header of a replay: what its rows hold, and of one that is finished, how many there are.
+
+A header is read with suspicion: what it says decides how much memory is taken. Its checksum tells what was altered by
+accident; that its numbers are possible is checked one by one.
+"""
+
+import json
+import math
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.data.records import RESTORE, DamagedReplayError
+from worldmodel.data.spaces import MOST_CLASSES
+from worldmodel.files import write_whole
+from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
+
+HEADER = "replay.json"  # what makes a folder a replay
+STREAMS = "stream-*.rows"
+FORMAT = 3
+FORMATS = (2, 3)  # that are read; rows are appended in the format that a replay was begun in
+KINDS = {"vector": np.float32, "image": np.uint8, "categorical": np.int32, "binary": np.uint8}
+DIMENSIONS = {"vector": 1, "image": 3, "categorical": 1, "binary": 1}
+ACTIONS = ("continuous", "categorical", "binary")
+LARGEST_ROW = 2**30  # bytes; NumPy's records end at twice that
+MOST_STREAMS = 100_000  # environments side by side: each has a file that is kept open
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a finished replay holds, which never changes again."""
+
+    rows: int
+    checksums: tuple[int, ...]  # CRC-32 of the file of every stream
+
+
+@dataclass(frozen=True)
+class Header:
+    """What replay.json says."""
+
+    spec: EnvSpec
+    capacity: int  # rows, over all streams
+    streams: int
+    contents: Contents | None = None  # none while rows may still be appended
+    format: int = FORMAT
+
+    @property
+    def row_type(self) -> np.dtype:
+        """The record that a row is stored as."""
+        return row_type(self.spec, self.format)
+
+
+def write_header(folder: Path, header: Header) -> None:
+    """Write replay.json; raises OSError."""
+    data: dict[str, Any] = {
+        "format": header.format,
+        "capacity": header.capacity,
+        "streams": header.streams,
+        "spec": asdict(header.spec),
+        "contents": None if header.contents is None else asdict(header.contents),
+    }
+    write_whole(folder / HEADER, json.dumps({**data, "checksum": _checksum(data)}, indent=1))
+
+
+def read_header(folder: Path) -> Header:
+    """Read replay.json.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedReplayError: if it is not as it was written, or says what cannot be; the message names the entry.
+        ValueError: if it is of another format.
+    """
+    path = folder / HEADER
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: expected stored rows, found no {HEADER} there{found_rows(folder)}")
+    try:
+        data = json.loads(path.read_bytes())
+        form = data["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedReplayError(f"{path}: expected the header of a replay; {RESTORE}") from error
+    if type(form) is not int or form not in FORMATS:
+        raise ValueError(
+            f"{folder}: expected replay format {' or '.join(map(str, FORMATS))}, got {form!r}; collect its rows again"
+        )
+    try:
+        if form > 2 and data.pop("checksum") != _checksum(data):
+            raise ValueError("its checksum is that of another")
+        return _header(data)
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise DamagedReplayError(f"{path}: expected the header of a replay; {RESTORE} ({what})") from error
+
+
+def found_rows(folder: Path) -> str:
+    """What there is of streams, for a sentence about a replay that has no header; nothing where there are no rows."""
+    streams = [path for path in sorted(folder.glob(STREAMS)) if path.is_symlink() or path.stat().st_size]
+    shown = ", ".join(f"{path.name} ({path.lstat().st_size:,} bytes)" for path in streams[:3])
+    return f", but rows without it: {shown}{', ...' if len(streams) > 3 else ''}" if streams else ""
+
+
+def row_type(spec: EnvSpec, form: int = FORMAT) -> np.dtype:
+    """The record that a row is stored as."""
+    check = ("check", np.uint32)  # of everything from `number` on
+    head = [
+        # The last row of an episode that was interrupted is closed when the next one begins: see `records`.
+        *([("closed", np.uint8), check] if form == 2 else [check, ("closed", np.uint32)]),
+        ("number", np.uint64),  # rows written before it in its stream, and itself; zero in a slot never written
+        *([] if form == 2 else [("before", np.uint64)]),  # rows of all streams before it was appended
+        ("episode_step", np.int32),
+        ("is_first", np.bool_),
+        ("is_last", np.bool_),
+        ("is_terminal", np.bool_),
+        ("reward", np.float32),
+    ]
+    leaves = [(f"obs:{path}", KINDS[leaf.kind], leaf.shape) for path, leaf in spec.observations.items()]
+    return np.dtype([*head, ("prev_action", np.float32, (spec.action.width,)), *leaves])
+
+
+def spec_from_json(data: Any) -> EnvSpec:
+    """The inverse of `dataclasses.asdict(spec)` after a round trip through JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError: if it is something else.
+    """
+    data = _entries("spec", data)
+    action = _entries("action", data["action"])
+    observations = {path: _leaf(path, leaf) for path, leaf in _entries("observations", data["observations"]).items()}
+    if not observations:
+        raise ValueError("expected at least one observation, got none")
+    if action["kind"] not in ACTIONS:
+        raise ValueError(f"expected an action {', '.join(ACTIONS)}, got {action['kind']!r}")
+    width = _whole("action's width", action["width"], 1, LARGEST_ROW // 4)
+    classes = _wholes("action's classes", action["classes"])
+    if sum(classes) != (width if action["kind"] == "categorical" else 0):
+        raise ValueError(f"expected classes of the action that add up to its width {width}, got {list(classes)}")
+    leaves = observations.values()
+    size = 4 * width + sum(math.prod(leaf.shape) * np.dtype(KINDS[leaf.kind]).itemsize for leaf in leaves)
+    if size > LARGEST_ROW:
+        raise ValueError(f"expected rows of at most {LARGEST_ROW:,} bytes, got {size:,}")
+    return EnvSpec(observations, ActionSpec(action["kind"], width, classes))
+
+
+def _leaf(path: str, data: Any) -> ObservationSpec:
+    data = _entries(path, data)
+    kind, shape, classes = data["kind"], _wholes(f"shape of {path}", data["shape"]), data["classes"]
+    if kind not in KINDS or len(shape) != DIMENSIONS[kind]:
+        raise ValueError(f"expected a vector, an image, categories or bits as {path}, got {kind!r} of shape {shape}")
+    classes = _wholes(f"classes of {path}", classes)
+    if sum(classes) > MOST_CLASSES:
+        raise ValueError(f"expected at most {MOST_CLASSES} classes of {path}, got {sum(classes)}")
+    if len(classes) != (shape[0] if kind == "categorical" else 0):
+        raise ValueError(f"expected as many classes as variables of {path}, got {len(classes)} for shape {shape}")
+    return ObservationSpec(kind, shape, classes)
+
+
+def _header(data: dict[str, Any]) -> Header:
+    streams = _whole("streams", data["streams"], 1, MOST_STREAMS)
+    capacity = _whole("capacity", data["capacity"], streams, 2**62)
+    return Header(spec_from_json(data["spec"]), capacity, streams, _contents(data, streams), data["format"])
+
+
+def _contents(data: dict[str, Any], streams: int) -> Contents | None:
+    contents = data.get("contents")
+    if contents is None:
+        return None
+    checksums = _entries("contents", contents)["checksums"]
+    if not isinstance(checksums, list) or len(checksums) != streams:
+        raise ValueError(f"expected {streams} checksums, got {checksums!r}")
+    return Contents(
+        _whole("rows", contents["rows"], 0, 2**62), tuple(_whole("checksum", x, 0, 2**32 - 1) for x in checksums)
+    )
+
+
+def _entries(what: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected entries by name as {what}, got {value!r}")
+    return value
+
+
+def _wholes(what: str, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"expected whole numbers as {what}, got {values!r}")
+    return tuple(_whole(what, value, 1, LARGEST_ROW) for value in values)
+
+
+def _whole(what: str, value: Any, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"expected a whole number from {least} to {most} as {what}, got {value!r}")
+    return value
+
+
+def _checksum(data: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(data, sort_keys=True).encode())

@@ -1,0 +1,76 @@
+"""Files of a run's folder: written whole or not at all, and never through a symbolic link.
+
+A link where a file is to be replaced is replaced itself, and what it points to stays as it is. A link where a file is
+to be appended to, or where a folder is to be written in, is refused.
+"""
+
+import os
+from pathlib import Path
+from typing import TextIO
+
+
+def write_whole(path: Path, content: str | bytes, *, durable: bool = False, keep: Path | None = None) -> None:
+    """Write a file; a reader sees the old one or the new one, never a part.
+
+    Args:
+        path: the file, in a folder that exists.
+        content: bytes, or text to be written as UTF-8.
+        durable: return only when the file and its name are on the disk itself.
+        keep: the name that the old file takes, if there is one.
+    Raises:
+        OSError: if there is no room or no right to write. The old file is still there then, under one of the names.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)  # of a process that was killed, or a link
+    try:
+        with partial.open("xb") as file:  # never through a link
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if keep is not None and os.path.lexists(path):
+            os.replace(path, keep)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync(path.parent)
+
+
+def open_to_append(path: Path) -> TextIO:
+    """A file to add lines to, each of which is handed to the system at once; raises ValueError if it is a link."""
+    refuse_link(path)
+    return open(path, "a", buffering=1, encoding="utf-8", opener=no_link)
+
+
+def no_link(path: str | Path, flags: int) -> int:
+    """An opener for `open` that follows no link, not even one that has only just been made."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)  # Windows has no such flag
+
+
+def make_own_folder(path: Path) -> None:
+    """Make a folder to write in, with its parents, if there is none; raises ValueError if it is a link."""
+    refuse_link(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise ValueError if a file or a folder that is to be written in is a symbolic link."""
+    if path.is_symlink():
+        raise ValueError(
+            f"{path}: expected a file or a folder of its own, found a link to {os.readlink(path)}, which is not "
+            "written through; remove the link, or put what it points to in its place"
+        )
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or the names in a folder, are on the disk itself."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows does not open folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
