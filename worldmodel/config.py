@@ -40,9 +40,11 @@ class EnvConfig:
     num_envs: int = 4
     """Environments side by side."""
     asynchronous: bool = False
-    """One worker process per environment. Pays when a single step costs more than about 100 microseconds."""
+    """One worker process per environment, held-out ones too: none can end or block the run. Pays when a single step
+    costs more than about 100 microseconds."""
     step_timeout: float = 60.0
-    """Seconds that a step of one environment may take; longer is a failure."""
+    """Seconds that a step of one environment may take; longer is a failure. Making one may take as long, at least 60
+    seconds; closing one, 2."""
     restarts: int = 0
     """Failures of an environment after which a new one takes its place; one more saves and stops the run."""
     action_repeat: int = 1
