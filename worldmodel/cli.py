@@ -13,6 +13,7 @@ worldmodel import minari:namespace/name-v0 --output data/name
 worldmodel export data/pendulum namespace/name-v0
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,6 +22,7 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from worldmodel.config_io import explain
+from worldmodel.training.interruptions import StoppedError
 
 COMMANDS = {  # what is typed, and the module of `commands` that does it
     "train": "train",
@@ -45,7 +47,11 @@ class _Parser(ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; mistakes in the input end with status 2 and a sentence, failures of a run with status 1."""
+    """Run one command.
+
+    Mistakes in the input end with status 2 and a sentence, failures of a run with status 1, Ctrl-C with 130 and SIGTERM
+    with 143.
+    """
     parser = _Parser(
         prog="worldmodel",
         allow_abbrev=False,
@@ -66,6 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         print(f"worldmodel: {options.command} stopped: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("worldmodel: stopped at once, as asked", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (error.signal if isinstance(error, StoppedError) else signal.SIGINT))

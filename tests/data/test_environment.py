@@ -589,7 +589,7 @@ class Stopped(Counting):
     def step(self, action):
         self.steps += 1
         if self.steps == 3:
-            go_on = f"sleep 2.5; kill -CONT -- -{os.getpgid(0)}"
+            go_on = f"sleep 2.5; kill -CONT -{os.getpgid(0)}"
             with subprocess.Popen(["sh", "-c", go_on], start_new_session=True):
                 os.killpg(os.getpgid(0), signal.SIGSTOP)
                 time.sleep(0.2)
@@ -606,7 +606,7 @@ def test_time_in_which_the_process_was_stopped_is_not_the_environments(asynchron
             os.setpgid(0, 0)
             with make_environments("Stopped-v0", count=1, asynchronous=asynchronous, step_timeout=2.0) as environments:
                 environments.reset(0)
-                for _ in range(3):
+                for _ in range(4):  # of which one is a reset
                     environments.step(np.zeros((1, 1), np.float32))
             status = 0
         finally:

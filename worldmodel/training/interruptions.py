@@ -46,6 +46,11 @@ class Interruptions:
         """Whether to stop by SIGTERM, after which there are seconds left: for saving, and for nothing else."""
         return self.signal == signal.SIGTERM
 
+    @property
+    def still_to_come(self) -> tuple[signal.Signals, ...]:
+        """The signals that end what comes after the training at once: SIGTERM, and a Ctrl-C if it is the first."""
+        return (signal.SIGTERM,) if self.requested else SIGNALS
+
     def __enter__(self) -> "Interruptions":
         self._depth += 1
         if self._depth == 1 and threading.current_thread() is threading.main_thread():
