@@ -26,8 +26,8 @@ from worldmodel.config_io import read_config
 from worldmodel.run import open_run
 from worldmodel.session import train
 from worldmodel.training.checkpoint import CheckpointError, load_model
+from worldmodel.training.divergence import NonFiniteLossError
 from worldmodel.training.progress import RunProgress
-from worldmodel.training.trainer import NonFiniteLossError
 from worlds import TINY
 
 ROOT = Path(worldmodel.__file__).parent.parent

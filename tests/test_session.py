@@ -1,9 +1,12 @@
 """Runs that stop and go on: from their checkpoint, with their rows, one process at a time."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -21,11 +24,15 @@ from worldmodel.config_io import read_config
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.records import DamagedReplayError
 from worldmodel.data.replay import Replay, TornRowsWarning
+from worldmodel.data.rollout import Rollout
 from worldmodel.folder import locked
 from worldmodel.run import open_run
 from worldmodel.session import resume, train
 from worldmodel.training import trainer
 from worldmodel.training.checkpoint import CheckpointError, read_counters
+from worldmodel.training.divergence import NonFiniteLossError
+from worldmodel.training.evaluation import evaluate
+from worldmodel.training.learner import Learner
 from worldmodel.training.progress import RunProgress
 from worlds import Counting, register
 
@@ -510,3 +517,138 @@ def test_a_full_disk_stops_the_run_with_a_sentence_and_it_goes_on_when_there_is_
         resume(folder, progress=Progress())
     assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
     assert read_config(folder / "config.yaml").training.env_steps == 200
+
+
+ENDS = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+OPTIONS = [f"--{key}={json.dumps(value)}" for key, value in SETTINGS.items() if key != "tracking"] + ["--tracking=none"]
+
+
+def strike_at(monkeypatch, stage, number):
+    """Have the signal come in the midst of a stage; the stage must not go on after a SIGTERM."""
+    append, step, collected, update = Replay.append, Rollout.step, [], Learner.update
+
+    def strike(*arguments, **settings):
+        signal.raise_signal(number)
+        if number == signal.SIGTERM or stage == "finish":
+            pytest.fail("went on")
+
+    def in_held_out(self, rows):
+        if self.folder.name != "replay":
+            strike()
+        append(self, rows)
+
+    def in_prefill(self):
+        if self.environments.count == 2:
+            collected.append(1)
+            if len(collected) == 5:
+                strike()
+        return step(self)
+
+    def in_update(self, batch):
+        done = update(self, batch)
+        if self.updates == 4:
+            signal.raise_signal(number)
+        return done
+
+    def in_evaluation(*arguments, **settings):
+        strike()
+        return evaluate(*arguments, **settings)
+
+    if stage == "held-out":
+        monkeypatch.setattr(Replay, "append", in_held_out)
+    elif stage == "prefill":
+        monkeypatch.setattr(Rollout, "step", in_prefill)
+    elif stage == "update":
+        monkeypatch.setattr(Learner, "update", in_update)
+    elif stage == "evaluation":
+        monkeypatch.setattr("worldmodel.training.trainer.evaluate", in_evaluation)
+    else:
+        monkeypatch.setattr("worldmodel.session.finish_run", strike)
+
+
+@ENDS
+@pytest.mark.parametrize(
+    ("stage", "updates"), [("held-out", None), ("prefill", None), ("update", 4), ("evaluation", 6), ("finish", 12)]
+)
+def test_a_signal_at_any_stage_ends_with_its_status_and_everything_saved(
+    tmp_path, monkeypatch, capsys, number, status, stage, updates
+):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        strike_at(patch, stage, number)
+        main(["train", *OPTIONS, "--runs", str(tmp_path)])
+    assert end.value.code == status
+    (folder,) = tmp_path.glob("run-*")
+    assert f"`worldmodel train --resume {folder}` goes on" in capsys.readouterr().err.replace("\n", "")
+    last = folder / "checkpoints" / "last.safetensors"
+    assert (read_counters(last)["updates"] if last.exists() else None) == updates
+    with locked(folder):  # nobody holds it any more
+        pass
+    run = resume(folder, progress=Progress())
+    assert run.ended_by is None
+    assert read_counters(last)["updates"] == 12
+
+
+def test_a_run_says_which_signal_ended_it(tmp_path, monkeypatch):
+    strike_at(monkeypatch, "update", signal.SIGTERM)
+    run, progress = start(tmp_path)
+    assert run.ended_by == signal.SIGTERM
+    assert any("stopped by SIGTERM after update 4; everything is saved" in text for text in progress.said)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals a process group")
+def test_a_sigterm_to_the_whole_group_is_no_death_of_a_worker(tmp_path):
+    """A step sends it, as a cluster does, and takes a minute then; so does the environment's close."""
+    code = (
+        "import gymnasium, os, signal, sys, time\n"
+        "from worlds import Counting\n"
+        "from worldmodel.cli import main\n"
+        "class Long(Counting):\n"
+        "    steps = 0\n"
+        "    def step(self, action):\n"
+        "        self.steps += 1\n"
+        "        if self.steps == 60:\n"
+        "            os.killpg(os.getpgid(0), signal.SIGTERM)\n"
+        "            time.sleep(60)\n"
+        "        return super().step(action)\n"
+        "gymnasium.register('Long-v0', Long, disable_env_checker=True)\n"
+        "main(['train', '--env.id=Long-v0', '--env.asynchronous=true', *sys.argv[1:]])\n"
+    )
+    settings = ["--evaluation.episodes=1", "--evaluation.context=1", "--evaluation.horizon=1", f"--runs={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *OPTIONS, *settings],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        start_new_session=True,
+    )
+    (folder,) = tmp_path.glob("run-*")
+    assert done.returncode == 143, done.stderr
+    assert "worker died" not in done.stderr and "Traceback" not in done.stderr
+    assert "stopped by SIGTERM" in done.stderr
+    saved = read_counters(folder / "checkpoints" / "last.safetensors")
+    assert 0 < saved["updates"] < 12
+    assert time.time() - (folder / "checkpoints" / "last.safetensors").stat().st_mtime < 45  # and not a minute
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e10])
+def test_a_run_that_diverges_keeps_a_sound_checkpoint_and_says_what_to_change(tmp_path, capsys, rate):
+    diverging = [*OPTIONS, f"--optimizer.learning_rate={rate}", "--training.save_every=1", f"--runs={tmp_path}"]
+    with pytest.raises(SystemExit) as end:
+        main(["train", *diverging])
+    assert end.value.code == 1
+    (folder,) = tmp_path.glob("run-*")
+    last = folder / "checkpoints" / "last.safetensors"
+    counters = read_counters(last)
+    said = capsys.readouterr().err
+    assert f"the newest checkpoint whose loss was sound is {last}, of update {counters['updates']};" in said
+    assert "begin a new run with a smaller optimizer.learning_rate" in said
+    model = open_run(folder, "last").model
+    assert max(float(p.detach().abs().max()) for p in model.parameters()) < 1e3
+    progress = Progress()
+    with pytest.raises(NonFiniteLossError):
+        resume(folder, progress=progress)
+    (told,) = [text for text in progress.said if text.startswith("this run diverged before (")]
+    assert f"it goes on from {last}" in told and "smaller optimizer.learning_rate" in told
+    assert read_counters(last)["updates"] == counters["updates"]

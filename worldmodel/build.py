@@ -31,7 +31,6 @@ def build_environments(config: Config, *, heldout: bool = False) -> Environments
     settings = asdict(config.env)
     env_id, count = settings.pop("id"), settings.pop("num_envs")
     if heldout:
-        settings["asynchronous"] = False
         return make_environments(env_id, count=1, row_limit=config.evaluation.max_length, **settings)
     return make_environments(env_id, count=count, **settings)
 

@@ -15,6 +15,7 @@ worldmodel presets
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ from jsonargparse import ArgumentParser
 
 from worldmodel.config_io import config_from_options, explain, settings_text, spelt_out
 from worldmodel.installation import versions
+from worldmodel.training.interruptions import StoppedError
 
 COMMANDS = {  # what is typed, and the module of `commands` that does it
     "train": "train",
@@ -51,7 +53,11 @@ class _Parser(ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; mistakes in the input end with status 2 and a sentence, failures of a run with status 1."""
+    """Run one command.
+
+    Mistakes in the input end with status 2 and a sentence, failures of a run with status 1, Ctrl-C with 130 and SIGTERM
+    with 143.
+    """
     parser = _Parser(
         prog="worldmodel",
         allow_abbrev=False,
@@ -84,9 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"worldmodel: {options.command} stopped: there is not enough memory: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("worldmodel: stopped at once, as asked", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (error.signal if isinstance(error, StoppedError) else signal.SIGINT))
 
 
 @contextmanager

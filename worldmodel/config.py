@@ -40,9 +40,9 @@ class EnvConfig:
     num_envs: int = 4
     """Environments side by side."""
     asynchronous: bool = False
-    """One worker process per environment. Pays when a single step costs more than about 100 microseconds."""
+    """A process for each environment, so that none can end or block the run. Faster if steps take over 100 us."""
     step_timeout: float = 60.0
-    """Seconds that a step of one environment may take; longer is a failure."""
+    """Seconds that a step of an environment may take, else it failed. Making one: the same, at least 60; closing: 2."""
     restarts: int = 0
     """Failures of an environment after which a new one takes its place; one more saves and stops the run."""
     action_repeat: int = 1

@@ -80,8 +80,26 @@ def note_session(folder: Path, update: int, device: str) -> tuple[str, bool]:
         "device": device,
     }
     record["sessions"].append(session)
-    write_whole(path, json.dumps(record, indent=1))
+    _write_sessions(path, record)
     return record["wandb_id"], len(record["sessions"]) > 1
+
+
+def note_divergence(folder: Path, words: str) -> None:
+    """Note in versions.json that its newest session diverged, and how."""
+    path = folder / "versions.json"
+    record = _read_sessions(path)
+    record["sessions"][-1]["diverged"] = words
+    _write_sessions(path, record)
+
+
+def noted_divergence(folder: Path) -> str | None:
+    """How the newest session diverged, if it did."""
+    path = folder / "versions.json"
+    return _read_sessions(path)["sessions"][-1].get("diverged") if path.exists() else None
+
+
+def _write_sessions(path: Path, record: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(record, indent=1))
 
 
 def note_finish(folder: Path, update: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from signal import Signals
 from typing import Literal
 
 from worldmodel import build
@@ -54,6 +55,8 @@ class Run:
     folder: Path
     config: Config
     model: WorldModel
+    ended_by: Signals | None = None
+    """The signal that the training which returned this run was ended by, if one was: SIGINT (Ctrl-C) or SIGTERM."""
 
     def heldout(self) -> Batch:
         """The held-out episodes, whole, [B, T] padded."""

@@ -6,7 +6,8 @@ run = resume("runs/pendulum-20260101-120000")
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,26 @@ from worldmodel.data.offline import HELDOUT, REPLAY, source_spec, written_whole
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
-from worldmodel.folder import is_finished, locked, make_folder, note_finish, note_session, products
+from worldmodel.folder import (
+    is_finished,
+    locked,
+    make_folder,
+    note_divergence,
+    note_finish,
+    note_session,
+    noted_divergence,
+    products,
+)
 from worldmodel.models.world_model import WorldModel
 from worldmodel.run import Run, open_run, read_settings, stored_data, write_report
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.checkpoint import CheckpointError, newest_sound, read_counters, require_settings
+from worldmodel.training.divergence import ADVICE, NonFiniteLossError
 from worldmodel.training.history import History, rewind_metrics
+from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
+from worldmodel.training.tracking import Tracker
 from worldmodel.training.trainer import Trainer
 from worldmodel.types import Batch, EnvSpec
 from worldmodel.words import announce, conclude
@@ -49,7 +62,7 @@ def train(
         overrides: single settings by dotted key, such as {"rssm.deter": 256}; only with a file or the defaults.
         progress: shows how it goes; standard error by default.
     Returns:
-        The finished (or interrupted) run, with the last weights; `open_run` takes the best.
+        The finished (or interrupted, see `Run.ended_by`) run, with the last weights; `open_run` takes the best.
     Raises:
         ValueError: for impossible settings, environments or data, before anything is written; for too few stored rows
             or episodes, once there is a folder.
@@ -60,10 +73,10 @@ def train(
         config = read_config(config if config is not None else (), overrides)
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
-    with _world(config) as world:
+    with Interruptions() as interruptions, _world(config, interruptions) as world:
         folder = make_folder(config)
         with locked(folder):
-            return _run(config, folder, *world, progress or _progress(config), None)
+            return _run(config, folder, *world, progress or _progress(config), None, interruptions)
 
 
 def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
@@ -90,13 +103,17 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     checkpoint = _checkpoint(config, folder, progress)
     if config.offline is None:
         progress.say(build.making_words(config))
-    with _world(config, folder) as world, locked(folder):  # workers that outlive this process do not keep the lock
-        return _run(config, folder, *world, progress, checkpoint)
+    with (
+        Interruptions() as interruptions,
+        _world(config, interruptions, folder) as world,
+        locked(folder),  # after the workers were made, which do not keep the lock then
+    ):
+        return _run(config, folder, *world, progress, checkpoint, interruptions)
 
 
 @contextmanager
 def _world(
-    config: Config, folder: Path | None = None
+    config: Config, interruptions: Interruptions, folder: Path | None = None
 ) -> Iterator[tuple[WorldModel, Environments | None, Environments | None]]:
     """The untrained model, the environments it learns from, and one for held-out episodes; none of these offline.
 
@@ -106,10 +123,12 @@ def _world(
     build.tracking_mode(config)
     with ExitStack() as stack:
         environments = apart = None
-        if config.offline is None:
-            environments = stack.enter_context(build.build_environments(config))
-            apart = stack.enter_context(build.build_environments(config, heldout=True))
-        yield build.build_model(config, _spec(config, environments, folder)).to(device), environments, apart
+        with interruptions.abandoning(*SIGNALS):  # there is nothing yet to save
+            if config.offline is None:
+                environments = stack.enter_context(build.build_environments(config))
+                apart = stack.enter_context(build.build_environments(config, heldout=True))
+            model = build.build_model(config, _spec(config, environments, folder)).to(device)
+        yield model, environments, apart
 
 
 def _spec(config: Config, environments: Environments | None, folder: Path | None) -> EnvSpec:
@@ -129,57 +148,97 @@ def _run(
     apart: Environments | None,
     progress: RunProgress,
     checkpoint: Path | None,
+    interruptions: Interruptions,
 ) -> Run:
     update = 0 if checkpoint is None else read_counters(checkpoint)["updates"]
+    run = Run(folder, config, model)
     with ExitStack() as stack:
-        history = rewind_metrics(folder / "metrics.jsonl", update, progress.say)
+        history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.say))
+        earlier = noted_divergence(folder)
         wandb_id, resumed = note_session(folder, update, str(model.device))
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
-        stack.push(lambda kind, *_: tracker.finish(products(folder), failed=kind is not None))
-        stack.push(lambda kind, *_: _advise(progress.say, folder, kind))
+        stack.push(lambda kind, *_: _leave(tracker, folder, interruptions, failed=kind is not None))
+        stack.push(lambda kind, error, _: _advise(progress.say, folder, kind, error))
         announce(progress.say, config, model, folder, wandb_at)
         stages = Stages()
-        with stages("held_out"):
-            replay, heldout = _data(config, folder, environments, apart)
+        try:
+            with interruptions.abandoning(*SIGNALS), stages("held_out"):
+                replay, heldout = _data(config, folder, environments, apart)
+        except AbandonedError:
+            progress.say(f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
+            return replace(run, model=model.eval(), ended_by=interruptions.signal)
+        if apart is not None:
+            apart.close()
         stack.enter_context(replay)
-        randomness = {
-            "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
-            "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device),
-            "policy": make_generator(config.seed, stream=Stream.POLICY),
-        }
-        trainer = Trainer(
-            build.build_learner(config, model, randomness["latents"]),
-            _rollout(config, environments, replay, randomness["policy"]),
-            replay,
-            heldout.to(model.device),
-            tracker,
-            progress,
-            folder=folder,
-            schedule=build.build_schedule(config),
-            randomness=randomness,
-            settings=build.lasting_settings(config),
-            seed=config.seed,
-            stages=stages,
-            history=History(history),
-        )
+        given = {"stages": stages, "history": history, "interruptions": interruptions}
+        trainer = _trainer(config, folder, model, environments, replay, heldout, tracker, progress, **given)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         if resumed:
             progress.say(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} rows")
+        if earlier is not None:
+            progress.say(f"this run diverged before ({earlier}); it goes on from {checkpoint}; {ADVICE}")
         with progress:
             finished = trainer.run()
-        run = Run(folder, config, model.eval())
-        if trainer.learner.updates and not is_finished(folder, trainer.learner.updates):
-            finish_run(open_run(folder, device=str(model.device)), trainer)
-            note_finish(folder, trainer.learner.updates)
+        run = replace(run, model=model.eval())
+        updates = trainer.learner.updates
+        if updates and not interruptions.terminated and not is_finished(folder, updates):
+            with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
+                finish_run(open_run(folder, device=str(model.device)), trainer)
+                note_finish(folder, updates)
         conclude(progress.say, trainer, folder, wandb_at, finished)
-    return run
+    return replace(run, ended_by=interruptions.signal)
 
 
-def _advise(say: Callable[[str], None], folder: Path, kind: type[BaseException] | None) -> None:
-    """What to do after an end that is no fault of the run itself."""
+def _trainer(
+    config: Config,
+    folder: Path,
+    model: WorldModel,
+    environments: Environments | None,
+    replay: Replay,
+    heldout: Batch,
+    tracker: Tracker,
+    progress: RunProgress,
+    **others: Any,
+) -> Trainer:
+    randomness = {
+        "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
+        "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device),
+        "policy": make_generator(config.seed, stream=Stream.POLICY),
+    }
+    return Trainer(
+        build.build_learner(config, model, randomness["latents"]),
+        _rollout(config, environments, replay, randomness["policy"]),
+        replay,
+        heldout.to(model.device),
+        tracker,
+        progress,
+        folder=folder,
+        schedule=build.build_schedule(config),
+        randomness=randomness,
+        settings=build.lasting_settings(config),
+        seed=config.seed,
+        **others,
+    )
+
+
+def _leave(tracker: Tracker, folder: Path, interruptions: Interruptions, *, failed: bool) -> None:
+    """End the record: without copies of the run's files where there are only seconds left."""
+    if interruptions.terminated:
+        tracker.finish([], failed=failed)
+        return
+    with interruptions.abandoning(*interruptions.still_to_come):  # it may wait for a network
+        tracker.finish(products(folder), failed=failed)
+
+
+def _advise(
+    say: Callable[[str], None], folder: Path, kind: type[BaseException] | None, error: BaseException | None
+) -> None:
+    """What to do after an end that is no fault of the run itself; and a note of one that is."""
     if kind is not None and issubclass(kind, KeyboardInterrupt | EnvironmentFailureError | OSError):
         say(f"everything that was stored is kept; `worldmodel train --resume {folder}` goes on")
+    if isinstance(error, NonFiniteLossError):
+        note_divergence(folder, str(error).partition(";")[0])
 
 
 def finish_run(run: Run, trainer: Trainer) -> None:

@@ -30,6 +30,12 @@ def announce(say: Callable[[str], None], config: Config, model: WorldModel, fold
 
 def conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool) -> None:
     """How the run ended: the held-out numbers with the floors of their densities, and where to look."""
+    if trainer.interruptions.terminated:
+        say(
+            f"stopped by SIGTERM after update {trainer.learner.updates}; everything is saved: `worldmodel train "
+            f"--resume {folder}` goes on, `worldmodel report {folder}` draws what there is"
+        )
+        return
     say("finished" if finished else f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
     if trainer.evaluation is None:
         say("nothing was left to do" if trainer.learner.updates else "no update was made")

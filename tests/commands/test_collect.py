@@ -1,3 +1,5 @@
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,26 @@ def test_an_environment_that_fails_ends_it_with_status_1_and_no_data_folder(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["data.partial"]
     collect("--rows", "6", "--output", "data")  # another attempt takes its place
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_its_status_and_no_data_folder(tmp_path, capsys, monkeypatch, number, status):
+    step = Rollout.step
+
+    def struck(self):
+        if self.environments.count == 3:
+            signal.raise_signal(number)
+            pytest.fail("went on")
+        return step(self)
+
+    monkeypatch.setattr(Rollout, "step", struck)
+    with pytest.raises(SystemExit) as end:
+        collect("--rows", "40", "--output", "data")
+    assert end.value.code == status
+    assert f"collecting stopped by {signal.Signals(number).name}; what there is stays in data.partial" in (
+        capsys.readouterr().err
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["data.partial"]
 
 
 def test_the_seed_decides(tmp_path):

@@ -1,15 +1,22 @@
+import contextlib
 import gc
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import gymnasium
 import numpy as np
 import pytest
 
+from worldmodel.build import build_environments
+from worldmodel.config import Config, EnvConfig
 from worldmodel.data.environment import make_environments
-from worldmodel.data.guard import EnvironmentFailureError
+from worldmodel.data.guard import EnvironmentFailureError, start_timeout
 from worldmodel.data.spaces import UnsupportedSpaceError
+from worldmodel.training.interruptions import Interruptions, StoppedError
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 from worlds import Counting, register
 
@@ -54,8 +61,6 @@ class Awkward(Counting):
     def __init__(self, fault):
         super().__init__()
         self.fault = fault
-        if fault == "start" and multiprocessing.parent_process() is not None:
-            raise RuntimeError("not here")
 
     def step(self, action):
         if self.fault == "percent":
@@ -96,7 +101,7 @@ class Unresettable(Counting):
 @pytest.fixture(autouse=True, scope="module")
 def _worlds():
     register()
-    for maker in (Blind, Awkward, Filming, Lying, Unresettable):
+    for maker in (Blind, Awkward, Filming, Lying, Unresettable, Unruly, Stopped):
         if f"{maker.__name__}-v0" not in gymnasium.registry:
             gymnasium.register(f"{maker.__name__}-v0", maker, disable_env_checker=True)
 
@@ -419,34 +424,205 @@ def test_workers_that_die_again_where_they_begin_again_are_counted(tmp_path, res
     del gymnasium.registry["Mortal-v0"]
 
 
-def test_a_worker_can_be_ended_whatever_its_parent_does_about_that():
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as a run does while it trains
-    try:
-        with make_environments("Counting-v0", count=1, asynchronous=True) as environments:
-            environments.reset(0)
-            (worker,) = multiprocessing.active_children()
-            worker.terminate()
-            worker.join(5)
-            assert worker.exitcode == -signal.SIGTERM
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class Unruly(Counting):
+    """Does what an environment must not, where it is told to: in its constructor (of its n-th life, counted in a
+    file), its first step, or its close."""
+
+    def __init__(self, act, where="step", life=1, file=None):
+        super().__init__()
+        self.act, self.where = act, where
+        lives = 1
+        if file is not None:
+            with open(file, "a+") as counter:
+                counter.write("x")
+                counter.flush()
+                lives = counter.tell()
+        if where == "constructor" and lives >= life:
+            self.misbehave()
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.where == "step":
+            self.misbehave()
+        if self.where == "terminated":
+            terminated = self.act
+        if self.where == "truncated":
+            truncated = self.act
+        return obs, reward, terminated, truncated, info
+
+    def close(self):
+        if self.where == "close":
+            self.misbehave()
+
+    def misbehave(self):
+        if self.act == "die":
+            os._exit(3)
+        if self.act == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self.act == "block signals":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGTERM, signal.SIGINT})
+        if self.act in ("hang", "block signals"):
+            time.sleep(600)
+        if self.act == "stubborn":
+            while True:
+                with contextlib.suppress(Exception):
+                    time.sleep(600)
+        raise {"exit": SystemExit(7), "interrupt": KeyboardInterrupt(), "generator": GeneratorExit()}[self.act]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what was half made
-def test_a_worker_that_does_not_start_is_reported():
-    with pytest.raises(EnvironmentFailureError, match="worker died at its start"):
-        make_environments("Awkward-v0", count=2, asynchronous=True, kwargs={"fault": "start"})
-    gc.collect()
+def unruly(act, where="step", *, asynchronous, **others):
+    with make_environments(
+        "Unruly-v0",
+        count=1,
+        asynchronous=asynchronous,
+        step_timeout=1.0,
+        kwargs={"act": act, "where": where, **others},
+    ) as environments:
+        environments.reset(0)
+        environments.step(np.zeros((1, 1), np.float32))
 
 
-def test_workers_ignore_an_interrupt_and_their_parent_does_not():
+@MODES
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        ("exit", r"SystemExit: 7 \(.*, line \d+\)"),
+        ("interrupt", r"KeyboardInterrupt \(.*, line \d+\)"),
+        ("generator", r"GeneratorExit \(.*, line \d+\)"),
+        ("stubborn", "no answer within 1 seconds"),
+    ],
+)
+def test_what_would_end_this_process_is_a_failure_where_an_environment_raises_it(act, words, asynchronous):
+    named = rf"environment 0 \(Unruly-v0\), episode 1, step 1: {words}"
+    with Interruptions() as interruptions, pytest.raises(EnvironmentFailureError, match=named):
+        unruly(act, asynchronous=asynchronous)
+    assert not interruptions.requested
+
+
+def test_a_real_interrupt_is_not_taken_for_the_environments(monkeypatch):
+    def interrupted(self, action):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Counting, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        transitions(1)
+    with Interruptions(), pytest.raises(StoppedError):
+        transitions(1)
+
+
+@MODES
+@pytest.mark.parametrize("act", ["exit", "interrupt"])
+def test_a_constructor_that_asks_to_end_the_process_is_named(act, asynchronous):
+    with Interruptions(), pytest.raises(ValueError, match=r"env\.id: .*'Unruly-v0'.*(SystemExit: 7|KeyboardInterrupt)"):
+        unruly(act, "constructor", asynchronous=asynchronous)
+
+
+@MODES
+def test_a_constructor_has_a_deadline(asynchronous, monkeypatch):
+    monkeypatch.setattr("worldmodel.data.guard.LEAST_START_TIMEOUT", 0.5)
+    with pytest.raises(EnvironmentFailureError, match="Unruly-v0: its constructor: no answer within 1 seconds"):
+        unruly("hang", "constructor", asynchronous=asynchronous)
+
+
+def test_a_minute_is_what_a_constructor_has_at_least():
+    assert start_timeout(2.0) == 60.0
+    assert start_timeout(90.0) == 90.0
+
+
+@pytest.mark.parametrize(
+    ("act", "life", "words"),
+    [
+        ("die", 1, "Unruly-v0: its constructor ended the process it ran in, with exit status 3"),
+        (
+            "crash",
+            1,
+            f"Unruly-v0: its constructor ended the process it ran in, with exit status -{int(signal.SIGSEGV)}",
+        ),
+        ("block signals", 1, "Unruly-v0: its constructor: no answer within 1 seconds"),
+        ("die", 2, "an environment worker died at its start; its own words are above"),
+        ("exit", 2, "an environment worker died at its start; its own words are above"),
+        ("block signals", 2, "an environment worker gave no answer within 1 seconds of its start"),
+    ],
+)
+def test_a_constructor_ends_or_blocks_nothing_but_its_own_worker(act, life, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("worldmodel.data.guard.LEAST_START_TIMEOUT", 0.5)
+    with pytest.raises(EnvironmentFailureError, match=words):
+        unruly(act, "constructor", asynchronous=True, life=life, file=str(tmp_path / "lives"))
+
+
+@pytest.mark.parametrize("act", ["die", "crash", "block signals"])
+def test_a_held_out_environment_ends_nothing_but_its_own_worker(act, monkeypatch):
+    settings = EnvConfig(id="Unruly-v0", kwargs={"act": act}, asynchronous=True, step_timeout=0.5)
+    with build_environments(Config(env=settings), heldout=True) as environments:
+        environments.reset(0)
+        with pytest.raises(EnvironmentFailureError, match=r"environment 0: the worker (died during|gave no answer)"):
+            environments.step(np.zeros((1, 1), np.float32))
+
+
+@pytest.mark.parametrize(("act", "words"), [("hang", "no answer within 2 seconds"), ("exit", "SystemExit: 7")])
+def test_an_environment_that_does_not_close_is_left_with_a_warning(act, words):
+    with pytest.warns(UserWarning, match=rf"(environment 0 \()?Unruly-v0\)?: close: {words}") as warned:
+        unruly(act, "close", asynchronous=False)
+    assert len(warned) == 2  # the one whose spaces were read, and the one that was stepped
+
+
+@pytest.mark.parametrize("act", ["hang", "die", "block signals"])
+def test_a_worker_that_does_not_close_is_ended(act):
+    unruly(act, "close", asynchronous=True)
+
+
+@MODES
+@pytest.mark.parametrize("flag", ["terminated", "truncated"])
+@pytest.mark.parametrize("value", ["False", float("nan"), None, 0], ids=repr)
+def test_what_is_no_boolean_does_not_end_an_episode(flag, value, asynchronous):
+    words = rf"environment 0 \(Unruly-v0\), episode 1, step 1: {flag}: expected True or False, got {value!r}"
+    with pytest.raises(EnvironmentFailureError, match=words):
+        unruly(value, flag, asynchronous=asynchronous)
+
+
+class Stopped(Counting):
+    """Its third step has its whole process group stopped for longer than a step may take, and then goes on."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 3:
+            go_on = f"sleep 2.5; kill -CONT -{os.getpgid(0)}"
+            with subprocess.Popen(["sh", "-c", go_on], start_new_session=True):
+                os.killpg(os.getpgid(0), signal.SIGSTOP)
+                time.sleep(0.2)
+        return super().step(action)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops processes")
+@MODES
+def test_time_in_which_the_process_was_stopped_is_not_the_environments(asynchronous):
+    pid = os.fork()
+    if pid == 0:  # a group of its own, which can be stopped without pytest
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            with make_environments("Stopped-v0", count=1, asynchronous=asynchronous, step_timeout=2.0) as environments:
+                environments.reset(0)
+                for _ in range(4):  # of which one is a reset
+                    environments.step(np.zeros((1, 1), np.float32))
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_leave_signals_to_their_parent(number):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with make_environments("Counting-v0", count=1, asynchronous=True) as environments:
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
             environments.reset(0)
             (worker,) = multiprocessing.active_children()
-            os.kill(worker.pid, signal.SIGINT)
+            os.kill(worker.pid, number)
             environments.step(np.zeros((1, 1), np.float32))
     finally:
         signal.signal(signal.SIGINT, before)
@@ -458,3 +634,36 @@ def test_workers_end_with_the_block():
         assert len(workers) == 2
         environments.reset(0)
     assert not any(worker.is_alive() for worker in workers)
+
+
+ORPHANS = """
+import multiprocessing, os, signal, time
+import numpy as np
+from worldmodel.data.environment import make_environments
+
+environments = make_environments("Pendulum-v1", count=2, asynchronous=True)
+environments.reset(0)
+print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+{end}
+"""
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "pass"], ids=["kill -9", "never closed"])
+def test_workers_do_not_outlive_their_parent(end):
+    code = ORPHANS.format(end=end)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) == 2, done.stderr
+    end = time.monotonic() + 30
+    while any(map(is_running, workers)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(is_running, workers))

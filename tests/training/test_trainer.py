@@ -19,9 +19,10 @@ from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
 from worldmodel.seeding import make_generator
 from worldmodel.training.checkpoint import load_model
+from worldmodel.training.divergence import NonFiniteLossError
 from worldmodel.training.evaluation import evaluate
 from worldmodel.training.progress import RunProgress
-from worldmodel.training.trainer import NonFiniteLossError, Schedule, Trainer
+from worldmodel.training.trainer import Schedule, Trainer
 from worlds import make_batch
 
 # 60 rows after the prefill, an eighth of an update each: updates 1 to 7 fall due at rows 208, 216, ..., 256.
@@ -231,7 +232,9 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too(start):
     trainer = start()
     parameter = next(trainer.learner.model.encoder.parameters())
     before_update(trainer, 3, lambda: parameter.register_hook(lambda gradient: gradient * float("inf")))
-    with pytest.raises(NonFiniteLossError, match=r"^update 3: .*no term of the bound, so a gradient.* the last good"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"^update 3: .*no term of the bound, so a gradient.* the newest checkpoint"
+    ):
         trainer.run()
 
 
@@ -259,6 +262,7 @@ def test_the_first_signal_ends_the_run_after_the_update_and_saves_everything(sta
     assert trainer.run() is False
     assert kept(trainer)["updates"] == trainer.learner.updates == 3
     assert [row["update"] for row in train_rows(trainer)] == [2, 3]
+    assert (trainer.evaluation is None) == (number == signal.SIGTERM)  # there are seconds left then, for saving
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
@@ -281,6 +285,69 @@ def test_a_signal_during_the_last_evaluation_finds_everything_saved(start, monke
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert kept(trainer)["updates"] == trainer.learner.updates == 7
+
+
+def test_a_sigterm_during_an_evaluation_gives_it_up_after_the_file_that_is_being_written(start, monkeypatch):
+    trainer = start(evaluate_every=3)
+    written = []
+
+    def shown(tracker, *arguments):
+        tracker.image(3, "first", b"")
+        pytest.fail("the drawing went on")
+
+    def image(update, name, png):
+        signal.raise_signal(signal.SIGTERM)
+        written.append(name)
+
+    trainer.tracker.image = image
+    monkeypatch.setattr("worldmodel.training.trainer.show", shown)
+    assert trainer.run() is False
+    assert written == ["first"]
+    assert kept(trainer)["updates"] == 3
+
+
+def test_a_sigterm_during_a_slow_step_does_not_wait_for_it(start):
+    trainer = start()
+
+    def slow():
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the step went on")
+
+    before_update(trainer, 3, lambda: setattr(trainer.rollout, "step", slow))
+    assert trainer.run() is False
+    assert kept(trainer)["updates"] == 3
+
+
+def test_weights_whose_loss_is_beyond_measure_are_not_saved_though_they_are_finite(start):
+    trainer = start(log_every=50, save_every=2)
+    step = trainer.learner.optimizer.step
+
+    def leaping():
+        step()
+        if trainer.learner.updates == 3:
+            for weight in trainer.learner.model.decoder.parameters():
+                weight.data.mul_(1e4)
+
+    trainer.learner.optimizer.step = leaping
+    words = (
+        r"^after update 4: the loss of a batch is .*, and was .* at the beginning; the newest checkpoint whose loss "
+    )
+    with pytest.raises(
+        NonFiniteLossError, match=words + r"was sound is .*last.safetensors, of update 2; .*begin a new"
+    ):
+        trainer.run()
+    assert kept(trainer)["updates"] == 2
+
+
+def test_looking_at_the_loss_before_saving_changes_no_draw(start):
+    runs = []
+    for save_every in (1, 100):
+        trainer = start(save_every=save_every)
+        trainer.run()
+        runs.append([(row["update"], row["loss/value"]) for row in train_rows(trainer)])
+        trainer.replay.close()
+        shutil.rmtree(trainer.replay.folder)
+    assert runs[0] == runs[1]
 
 
 def test_a_signal_during_the_prefill_ends_the_run_without_an_update(start):

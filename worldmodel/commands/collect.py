@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from worldmodel.config import Config
 from worldmodel.config_io import add_config_options, config_from_options, write_config
+from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
 
 if TYPE_CHECKING:
     from worldmodel.data.offline import Tally
@@ -26,20 +27,27 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Collect; an environment that fails ends it with status 1, and what there is stays in OUTPUT.partial."""
+    """Collect; what there is stays in OUTPUT.partial where it is ended.
+
+    By an environment that fails: with status 1; by Ctrl-C or SIGTERM: with 130 or 143.
+    """
     config, folder = config_from_options(options), Path(options.output)
     if options.rows < 1:
         raise ValueError(f"rows: expected at least 1, got {options.rows}")
     if folder.exists():
         raise FileExistsError(f"output: expected a folder that does not exist yet, got {folder}")
     # Heavy, and not needed to refuse a setting.
-    from worldmodel.data.environment import EnvironmentFailureError
+    from worldmodel.data.guard import EnvironmentFailureError
 
     try:
-        collect(config, folder, options.rows)
+        with Interruptions() as interruptions, interruptions.abandoning(*SIGNALS):
+            collect(config, folder, options.rows)
     except EnvironmentFailureError as error:
         print(f"worldmodel: collecting stopped: {error}", file=sys.stderr)
         sys.exit(1)
+    except AbandonedError as error:
+        print(f"worldmodel: collecting stopped by {error}; what there is stays in {folder}.partial", file=sys.stderr)
+        sys.exit(128 + error.signal)
 
 
 def collect(config: Config, folder: Path, rows: int) -> None:

@@ -15,7 +15,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Train; a run that had to stop ends with status 1."""
+    """Train; a run that had to stop ends with status 1, one that Ctrl-C or SIGTERM ended with 130 or 143."""
     folder = options.resume
     if folder is not None:
         given = [key for key, _ in given_options(options)]
@@ -25,15 +25,14 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     # Heavy, and not needed to print a configuration or to refuse one.
     from worldmodel.data.guard import EnvironmentFailureError
     from worldmodel.session import resume, train
-    from worldmodel.training.trainer import NonFiniteLossError
+    from worldmodel.training.divergence import NonFiniteLossError
 
     try:
-        if folder is not None:
-            resume(folder)
-        else:
-            train(config)
+        ended = resume(folder) if folder is not None else train(config)
     except (EnvironmentFailureError, NonFiniteLossError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise  # the input was wrong, not the run
         print(f"worldmodel: the run stopped: {error}", file=sys.stderr)
         sys.exit(1)
+    if ended.ended_by is not None:
+        sys.exit(128 + ended.ended_by)

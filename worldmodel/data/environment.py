@@ -6,8 +6,7 @@ run them, in this process or one worker each.
 """
 
 import contextlib
-import os
-import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing import TimeoutError as WorkerTimeoutError
@@ -16,17 +15,24 @@ from typing import Any, Literal, NamedTuple
 import gymnasium
 import numpy as np
 from gymnasium import spaces as gym_spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from jaxtyping import Bool, Float
 
 from worldmodel.data import hiding, spaces, suites
-from worldmodel.data.guard import FAILURE, EnvironmentFailureError, Guard
+from worldmodel.data.guard import (
+    CLOSE_TIMEOUT,
+    FAILURE,
+    EnvironmentFailureError,
+    Guard,
+    NoAnswerError,
+    is_of_environment,
+    start_timeout,
+)
+from worldmodel.data.workers import GRACE, Workers, read_spaces, read_spaces_elsewhere
 from worldmodel.types import EnvSpec, ObservationSpec
 from worldmodel_envs.wrappers import ActionRepeat, use_headless_rendering, with_pixels
 from worldmodel_envs.wrapping import apply_wrappers
-
-GRACE = 2.0  # seconds beyond the step timeout that a worker has to report a hang itself
 
 
 class Transition(NamedTuple):
@@ -49,9 +55,10 @@ class Canonical(gymnasium.Wrapper):
         self._all = spaces.observation_specs(env.observation_space, image_size=image_size, drop_text=drop_text)
         self._kept = hiding.kept_entries(self._all, hide)
         self.specs = hiding.specs_of_kept(self._all, self._kept)
-        width = spaces.action_spec(env.action_space).width
+        action = spaces.action_spec(env.action_space)
+        self.row_spec = EnvSpec(self.specs, action)
         self.observation_space = gym_spaces.Dict({path: _leaf_space(spec) for path, spec in self.specs.items()})
-        self.action_space = gym_spaces.Box(-1, 1, (width,), np.float32)
+        self.action_space = gym_spaces.Box(-1, 1, (action.width,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment; what it reports beside the observation is not kept."""
@@ -61,7 +68,8 @@ class Canonical(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step with an action vector."""
         obs, reward, terminated, truncated, _ = self.env.step(spaces.decode_action(self.env.action_space, action))
-        return self._encode(obs), spaces.checked_reward(reward), bool(terminated), bool(truncated), {}
+        ended = spaces.checked_flag("terminated", terminated), spaces.checked_flag("truncated", truncated)
+        return self._encode(obs), spaces.checked_reward(reward), *ended, {}
 
     def _encode(self, obs: Any) -> dict[str, np.ndarray]:
         return hiding.keep(spaces.encode_observation(self.env.observation_space, self._all, obs), self._kept)
@@ -70,7 +78,9 @@ class Canonical(gymnasium.Wrapper):
 class Environments:
     """N environments side by side. Use it in a `with` block: its end is clean even after a worker died or hung."""
 
-    def __init__(self, make: Callable[[], VectorEnv], spec: EnvSpec, *, step_timeout: float, restarts: int) -> None:
+    def __init__(
+        self, make: Callable[[], SyncVectorEnv | Workers], spec: EnvSpec, *, step_timeout: float, restarts: int
+    ) -> None:
         """Args:
         make: makes the environments, each under a Guard; again where a worker died.
         spec: of one environment.
@@ -101,20 +111,15 @@ class Environments:
         return self._attempt(lambda: self._step(action))
 
     def close(self) -> None:
-        """End all environments; workers that do not answer are killed."""
-        if not isinstance(self._vector, AsyncVectorEnv):
+        """End all environments; what does not close in time is left, or killed if it is a worker."""
+        if isinstance(self._vector, Workers):
             self._vector.close()
             return
-        # Closing politely hangs after a worker died, and terminating asks dead workers first: so both, then by hand.
-        with contextlib.suppress(Exception):
-            self._vector.close(terminate=True)
-        self._vector.closed = True  # also where that failed; or it is tried, and fails, again on deletion
-        for process in self._vector.processes:
-            if process.is_alive():
-                process.terminate()
-            process.join(timeout=5)
-            if process.is_alive():
-                process.kill()
+        end = time.monotonic() + CLOSE_TIMEOUT
+        for guard in self._vector.envs:
+            assert isinstance(guard, Guard)
+            guard.close(max(end - time.monotonic(), 0.1))
+        self._vector.closed = True
 
     def __enter__(self) -> "Environments":
         return self
@@ -123,9 +128,10 @@ class Environments:
         self.close()
 
     def _reset(self, seed: int) -> Transition:
-        if isinstance(self._vector, AsyncVectorEnv):
+        if isinstance(self._vector, Workers):
             self._vector.reset_async(seed=seed)
-            obs, info = self._vector.reset_wait(timeout=self._step_timeout + GRACE)
+            self._vector.wait_for_answers(self._step_timeout + GRACE)
+            obs, info = self._vector.reset_wait()
         else:
             obs, info = self._vector.reset(seed=seed)
         self._count(info)
@@ -133,9 +139,10 @@ class Environments:
         return Transition(dict(obs), np.zeros(self.count), none, none, ~none)
 
     def _step(self, action: np.ndarray) -> Transition:
-        if isinstance(self._vector, AsyncVectorEnv):
+        if isinstance(self._vector, Workers):
             self._vector.step_async(action)
-            results = self._vector.step_wait(timeout=self._step_timeout + GRACE)
+            self._vector.wait_for_answers(self._step_timeout + GRACE)
+            results = self._vector.step_wait()
         else:
             results = self._vector.step(action)
         obs, reward, terminated, truncated, info = results
@@ -168,7 +175,7 @@ class Environments:
 
     def _lost_workers(self, error: Exception) -> str:
         """Which workers died or hang, where no Guard could say so."""
-        assert isinstance(self._vector, AsyncVectorEnv), error
+        assert isinstance(self._vector, Workers), error
         when = f"step {self._steps}" if self._steps else "reset"
         if isinstance(error, WorkerTimeoutError):
             silent = [i for i, pipe in enumerate(self._vector.parent_pipes) if not pipe.poll(0)]
@@ -207,7 +214,7 @@ def make_environments(
         UnsupportedSpaceError: if an observation or action space cannot be modelled.
         ValueError: if Gymnasium does not know the id, its suite is not installed, a wrapper does not fit, what is to be
             hidden is not there, or pixels are asked of an environment without `rgb_array`.
-        EnvironmentFailureError: if a worker does not start.
+        EnvironmentFailureError: if an environment is not made in time, or a worker does not start.
     """
     make = partial(
         _make_one,
@@ -222,21 +229,18 @@ def make_environments(
         hide=hide or {},
         row_limit=row_limit,
     )
-    probe = make()  # in this process: errors are raised here with their own words, and the spaces are read once
-    spec = EnvSpec(probe.specs, spaces.action_spec(probe.env.action_space))
-    probe.close()
-    guarded = partial(_make_guarded, make, os.getpid(), env_id=env_id, timeout=step_timeout, replace=restarts > 0)
+    # The spaces are read once, from an environment of its own, whose errors have their own words.
+    read = read_spaces_elsewhere if asynchronous else read_spaces
+    found = read(make, env_id, step_timeout)
+    guarded = partial(_make_guarded, make, env_id=env_id, timeout=step_timeout, replace=restarts > 0)
     makers = [partial(guarded, index=index) for index in range(count)]
 
-    def make_vector() -> VectorEnv:
-        if not asynchronous:
-            return SyncVectorEnv(makers)
-        try:
-            return AsyncVectorEnv(makers)
-        except (EOFError, ConnectionError) as error:
-            raise EnvironmentFailureError("an environment worker died at its start; its own words are above") from error
+    def make_vector() -> SyncVectorEnv | Workers:
+        if asynchronous:
+            return Workers(makers, found, start_timeout=start_timeout(step_timeout))
+        return SyncVectorEnv(makers)
 
-    return Environments(make_vector, spec, step_timeout=step_timeout, restarts=restarts)
+    return Environments(make_vector, found.spec, step_timeout=step_timeout, restarts=restarts)
 
 
 def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -274,7 +278,9 @@ def _make_one(
     registered = suites.prepare(env_id)
     try:
         env = gymnasium.make(registered, max_episode_steps=time_limit, **kwargs)
-    except Exception as error:  # of somebody else's constructor: a KeyError for a wrong env.kwargs is one
+    except BaseException as error:  # of somebody else's constructor: a KeyError for a wrong env.kwargs is one
+        if isinstance(error, NoAnswerError) or not is_of_environment(error):
+            raise
         if pixels != "off" and "render_mode" in str(error):
             raise ValueError(f"env.pixels: expected an environment that takes a render_mode, got {env_id!r}") from error
         raise ValueError(
@@ -308,16 +314,7 @@ def _wrap(env: gymnasium.Env, wrappers: Sequence[str | Mapping[str, Any]]) -> gy
         raise ValueError(f"env.wrappers: expected modules that are installed, got {wrappers!r}: {cause}") from error
 
 
-def _make_guarded(
-    make: Callable[[], Canonical], parent: int, *, index: int, env_id: str, timeout: float, replace: bool
-) -> Guard:
-    """Ctrl-C reaches every process of a terminal, and is for the parent to act on: a worker ignores it.
-
-    A worker made while a run trains also inherits the run's answer to SIGTERM, under which it could not be ended.
-    """
-    if os.getpid() != parent:  # the parent makes environments too: an asynchronous one, to read its spaces
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _make_guarded(make: Callable[[], Canonical], *, index: int, env_id: str, timeout: float, replace: bool) -> Guard:
     return Guard(make, name=f"environment {index} ({env_id})", timeout=timeout, replace=replace)
 
 

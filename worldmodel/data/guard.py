@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -13,11 +14,18 @@ import gymnasium
 from worldmodel.data.spaces import UnexpectedValueError
 
 FAILURE = "failure"  # the key of `info` under which a guard that began again says why
+CLOSE_TIMEOUT = 2.0  # seconds that closing may take: after a SIGTERM there are five for everything
+LEAST_START_TIMEOUT = 60.0  # seconds that a constructor may take at least: it may load files and start simulators
+TICKS = 20  # parts that a deadline is counted in
 
 
 class EnvironmentFailureError(RuntimeError):
     """An environment raised, died, did not answer in time or gave what it had not promised; the message says which,
     at which step and how."""
+
+
+class NoAnswerError(BaseException):
+    """A deadline has passed. It is not an Exception, so that code which catches those does not go on hanging."""
 
 
 class Guard(gymnasium.Wrapper):
@@ -37,76 +45,142 @@ class Guard(gymnasium.Wrapper):
         self._make, self._name, self._timeout, self._replace = make, name, timeout, replace
         self._seed: int | None = None
         self._episode = self._step = self._replaced = 0
-        super().__init__(make())
+        super().__init__(made_in_time(make, name, timeout))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; raises EnvironmentFailureError."""
         self._seed = self._seed if seed is None else seed
         self._episode, self._step = self._episode + 1, 0
         try:
-            with _deadline(self._timeout):
+            with deadline(self._timeout):
                 return self.env.reset(seed=seed, options=options)
-        except Exception as error:
+        except BaseException as error:
+            if not is_of_environment(error):
+                raise
             return self._begin_again(error)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step; raises EnvironmentFailureError."""
         self._step += 1
         try:
-            with _deadline(self._timeout):
+            with deadline(self._timeout):
                 return self.env.step(action)
-        except Exception as error:
+        except BaseException as error:
+            if not is_of_environment(error):
+                raise
             obs, info = self._begin_again(error)
             return obs, 0.0, False, False, info
 
-    def _begin_again(self, error: Exception) -> tuple[Any, dict[str, Any]]:
+    def close(self, seconds: float = CLOSE_TIMEOUT) -> None:
+        """Close the environment; what goes wrong is a warning, since its work is done."""
+        close_or_warn(self.env, self._name, seconds)
+
+    def _begin_again(self, error: BaseException) -> tuple[Any, dict[str, Any]]:
         words = self._describe(error)
         if not self._replace:
             raise EnvironmentFailureError(words) from error
-        with contextlib.suppress(Exception):  # a broken environment may not close either
-            self.env.close()
+        _close(self.env, CLOSE_TIMEOUT)  # a broken environment may not close either
         self._replaced += 1
         seed = None if self._seed is None else self._seed + 1_000_003 * self._replaced
         try:
-            with _deadline(self._timeout):
+            with deadline(start_timeout(self._timeout)):
                 self.env = self._make()
+            with deadline(self._timeout):
                 obs, _ = self.env.reset(seed=seed)
-        except Exception as again:
+        except BaseException as again:
+            if not is_of_environment(again):
+                raise
             words += f"; and a new one in its place: {_what(again)}"
             raise EnvironmentFailureError(words) from again
         self._episode, self._step = self._episode + 1, 0
         return obs, {FAILURE: words}
 
-    def _describe(self, error: Exception) -> str:
+    def _describe(self, error: BaseException) -> str:
         """One string: it crosses process borders, and not every exception can be pickled."""
         return f"{self._name}, episode {self._episode}, {f'step {self._step}' if self._step else 'reset'}: " + _what(
             error
         )
 
 
-def _what(error: Exception) -> str:
-    if isinstance(error, UnexpectedValueError | _NoAnswerError):
+def start_timeout(step_timeout: float) -> float:
+    """Seconds that a constructor may take: a minute, or as long as a step may take if that is more."""
+    return max(LEAST_START_TIMEOUT, step_timeout)
+
+
+def made_in_time(make: Callable[[], gymnasium.Env], name: str, timeout: float) -> Any:
+    """What a constructor makes.
+
+    Raises:
+        EnvironmentFailureError: if it takes too long, or asks to end the process. Other exceptions keep their words.
+    """
+    try:
+        with deadline(start_timeout(timeout)):
+            return make()
+    except BaseException as error:
+        if isinstance(error, Exception) or not is_of_environment(error):
+            raise
+        raise EnvironmentFailureError(f"{name}: its constructor: {_what(error)}") from error
+
+
+def is_of_environment(error: BaseException) -> bool:
+    """Whether what was raised while an environment ran is its own, rather than a signal that came in the meantime.
+
+    `sys.exit()`, GeneratorExit and a KeyboardInterrupt without a Ctrl-C are its own. Where Python's own handler of
+    Ctrl-C is in place, a KeyboardInterrupt is taken for a Ctrl-C; a training or a collection has a handler that tells
+    them apart, and a worker is never interrupted.
+    """
+    if type(error) is KeyboardInterrupt:
+        main = threading.current_thread() is threading.main_thread()
+        return not (main and signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+    return isinstance(error, Exception | SystemExit | GeneratorExit | NoAnswerError)
+
+
+def close_or_warn(env: gymnasium.Env, name: str, seconds: float = CLOSE_TIMEOUT) -> None:
+    """Close an environment; warn if it raises or takes too long."""
+    error = _close(env, seconds)
+    if error is not None:
+        warnings.warn(f"{name}: close: {_what(error)}", stacklevel=3)
+
+
+def _close(env: gymnasium.Env, seconds: float) -> BaseException | None:
+    try:
+        with deadline(seconds):
+            env.close()
+    except BaseException as error:
+        if not is_of_environment(error):
+            raise
+        return error
+    return None
+
+
+def _what(error: BaseException) -> str:
+    if isinstance(error, UnexpectedValueError | NoAnswerError):
         return str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
-
-
-class _NoAnswerError(Exception):
-    pass
+    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{words} ({where.filename}, line {where.lineno})"
 
 
 @contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Interrupt Python code that runs for longer. Only a main thread can be interrupted, and not on Windows."""
+def deadline(seconds: float) -> Iterator[None]:
+    """Interrupt Python code that runs for longer. Only a main thread can be interrupted, and not on Windows.
+
+    A timer ticks, and ticks are counted. While a process is stopped (SIGSTOP, or a sleeping machine) at most one tick
+    waits for it, so that this time does not count.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
+    left = TICKS
 
-    def expire(number: int, frame: FrameType | None) -> None:
-        raise _NoAnswerError(f"no answer within {seconds:g} seconds")
+    def tick(number: int, frame: FrameType | None) -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            raise NoAnswerError(f"no answer within {seconds:g} seconds")
 
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    previous = signal.signal(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, seconds / TICKS, seconds / TICKS)
     try:
         yield
     finally:

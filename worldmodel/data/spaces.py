@@ -108,6 +108,18 @@ def checked_reward(value: Any) -> float:
     return float(array.item())
 
 
+def checked_flag(name: str, value: Any) -> bool:
+    """`terminated` or `truncated` as a bool; numpy's are bools too.
+
+    Raises:
+        UnexpectedValueError: if it is anything else, whatever Python would make of it.
+    """
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind != "b":
+        raise UnexpectedValueError(f"{name}: expected True or False, got {value!r}")
+    return bool(array.item())
+
+
 def action_spec(space: Space) -> ActionSpec:
     """An action space as a vector of numbers.
 

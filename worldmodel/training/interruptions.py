@@ -2,31 +2,94 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedError(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended this at once."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(self.signal.name)
+
+
+class AbandonedError(StoppedError):
+    """The first request came while work was done that may be given up for it, as `Interruptions.abandoning` allows."""
+
 
 class Interruptions:
-    """Turns the first Ctrl-C (or SIGTERM) into a request to stop after this update; the second one stops at once.
+    """Turns the first Ctrl-C or SIGTERM into a request to stop after this update; the second one stops at once.
 
-    Only the main thread may do this; in any other, nothing is ever requested.
+    Use it in `with` blocks, which may be nested. Only the main thread may do this; in any other, nothing is ever
+    requested.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.signal: signal.Signals | None = None  # the first one that came
         self._previous: dict[int, Any] = {}
+        self._depth = 0
+        self._abandoning: tuple[signal.Signals, ...] = ()
+        self._holding = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop."""
+        return self.signal is not None
+
+    @property
+    def terminated(self) -> bool:
+        """Whether to stop by SIGTERM, after which there are seconds left: for saving, and for nothing else."""
+        return self.signal == signal.SIGTERM
+
+    @property
+    def still_to_come(self) -> tuple[signal.Signals, ...]:
+        """The signals that end what comes after the training at once: SIGTERM, and a Ctrl-C if it is the first."""
+        return (signal.SIGTERM,) if self.requested else SIGNALS
 
     def __enter__(self) -> "Interruptions":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+        self._depth += 1
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._depth -= 1
+        if self._depth == 0:
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def abandoning(self, *signals: signal.Signals) -> Iterator[None]:
+        """Work that is given up, by an AbandonedError, when one of these signals comes or has come."""
+        before, self._abandoning = self._abandoning, signals
+        try:
+            self._abandon_if_asked()
+            yield
+        finally:
+            self._abandoning = before
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """A part of such work that is finished first, such as writing a file."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        self._abandon_if_asked()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            raise StoppedError(number)
+        self.signal = signal.Signals(number)
+        self._abandon_if_asked()
+
+    def _abandon_if_asked(self) -> None:
+        if self.signal is not None and self.signal in self._abandoning and not self._holding:
+            raise AbandonedError(self.signal)

@@ -94,6 +94,12 @@ class Learner:
         self.updates += 1
         return Update(_detach_bound(bound), _detach_loss(optimised), grad_norm, rate)
 
+    @torch.no_grad()
+    def loss(self, batch: Batch, generator: torch.Generator) -> float:
+        """The loss of the present weights on a batch of [B, T] rows, with noise of its own."""
+        objective = self.objective.at(self.updates)
+        return float(bound_and_loss(self.model, batch, objective, generator, autocast=self.autocast)[1].value)
+
     def _clip_gradients(self) -> dict[str, Tensor]:
         norms = {
             name: nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])

@@ -9,7 +9,8 @@ import json
 import math
 import netrc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 from urllib.parse import urlparse
@@ -39,7 +40,7 @@ class Tracker(Protocol):
         ...
 
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
-        """The run is over, or has failed; `files` are what it made (configuration, checkpoints)."""
+        """The run is over, or has failed; `files` are what it made (configuration, checkpoints), none in a hurry."""
         ...
 
 
@@ -158,12 +159,44 @@ class WandbTracker:
         self._run.log({tracked_name(name): self._wandb.Image(Image.open(io.BytesIO(png)))}, step=update)
 
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
-        """Log the files as an artifact and end the run."""
-        artifact = self._wandb.Artifact(f"model-{self._run.id}", type="model")
-        for path in files:
-            artifact.add_file(str(path))
-        self._run.log_artifact(artifact)
+        """Log the files, if there are any, as an artifact and end the run."""
+        if files:
+            artifact = self._wandb.Artifact(f"model-{self._run.id}", type="model")
+            for path in files:
+                artifact.add_file(str(path))
+            self._run.log_artifact(artifact)
         self._run.finish(exit_code=int(failed))
+
+
+class WholeTracker:
+    """A tracker whose every call is made whole, whatever signal comes in the meantime."""
+
+    def __init__(self, tracker: Tracker, holding: Callable[[], AbstractContextManager[None]]) -> None:
+        """Args:
+        tracker: is passed on to.
+        holding: signals wait while this is entered.
+        """
+        self._tracker, self._holding = tracker, holding
+
+    def scalars(self, update: int, values: Mapping[str, float]) -> None:
+        """Pass on."""
+        with self._holding():
+            self._tracker.scalars(update, values)
+
+    def lines(self, update: int, name: str, columns: Columns) -> None:
+        """Pass on."""
+        with self._holding():
+            self._tracker.lines(update, name, columns)
+
+    def image(self, update: int, name: str, png: bytes) -> None:
+        """Pass on."""
+        with self._holding():
+            self._tracker.image(update, name, png)
+
+    def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
+        """Pass on."""
+        with self._holding():
+            self._tracker.finish(files, failed=failed)
 
 
 class Trackers:

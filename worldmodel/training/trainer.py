@@ -1,5 +1,6 @@
 """The training loop: collect, sample, step, log if due, evaluate if due, save if due."""
 
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,19 +16,16 @@ from worldmodel.data.records import RESTORE, DamagedReplayError
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
 from worldmodel.training.checkpoint import load_training_state, save_checkpoint
+from worldmodel.training.divergence import diverged, has_diverged, not_finite
 from worldmodel.training.evaluation import Evaluation, evaluate, training_kl
 from worldmodel.training.history import History
-from worldmodel.training.interruptions import Interruptions
+from worldmodel.training.interruptions import AbandonedError, Interruptions
 from worldmodel.training.learner import Learner, Update
 from worldmodel.training.pictures import show
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
-from worldmodel.training.tracking import Tracker
+from worldmodel.training.tracking import Tracker, WholeTracker
 from worldmodel.types import Batch
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or a gradient became infinite or NaN; the message says at which update, in which term and where."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ class Trainer:
         seed: int,
         stages: Stages | None = None,
         history: History | None = None,
+        interruptions: Interruptions | None = None,
     ) -> None:
         """Args:
         learner, rollout, replay: the three that do the work. Without a rollout the replay is learned from as it is.
@@ -92,14 +91,17 @@ class Trainer:
         seed: of the noise in evaluations.
         stages: adds up how long things take.
         history: of earlier sessions.
+        interruptions: signals that came before, and those that come while it runs.
         """
         self.learner, self.rollout, self.replay, self.heldout = learner, rollout, replay, heldout
         self.tracker, self.progress, self.folder, self.schedule = tracker, progress, folder, schedule
         self.randomness, self.settings, self.seed = randomness, settings, seed
         self.stages = stages or Stages()
         self.history = history or History()
+        self.interruptions = interruptions or Interruptions()
         self.device = learner.model.device
         self.best_elbo = -np.inf
+        self.first_loss: float | None = None  # of the weights of the run's first checkpoint
         self.evaluation: Evaluation | None = None
         self._evaluated: int | None = None  # the update of the newest evaluation, those of earlier sessions included
         self._ready = False  # whether the prefill is over, so that there is something to save
@@ -132,6 +134,7 @@ class Trainer:
         for name, generator in self.randomness.items():
             self._restore_generator(name, generator, random[name])
         self.learner.updates, self._ready = counters["updates"], True
+        self.first_loss = counters.get("first_loss")  # checkpoints did not always have it
         self.best_elbo = -np.inf if counters["best_elbo"] is None else counters["best_elbo"]
         self._evaluated = counters.get("evaluated")
         for stage, seconds in counters["seconds"].items():
@@ -144,29 +147,34 @@ class Trainer:
         generator.set_state(state)
 
     def run(self) -> bool:
-        """Train until the last update, or until Ctrl-C: -> whether it went to the end.
+        """Train until the last update, Ctrl-C or SIGTERM, after which it is only saved: -> whether it went to the end.
 
         Raises:
             NonFiniteLossError: the last checkpoint is from before it happened.
             EnvironmentFailureError: after a checkpoint.
         """
-        with Interruptions() as interruptions:
+        with self.interruptions:
             try:
                 if not self._ready:
-                    self._prefill(interruptions)
-                self._train(interruptions)
+                    self._prefill()
+                self._train()
+                if self.learner.updates and not self.interruptions.terminated:
+                    self._finish()
             except EnvironmentFailureError:
                 if self._ready:
                     self._save("last")
                 raise
-            if self.learner.updates:
-                self._finish()
-        return not interruptions.requested
+            except AbandonedError:
+                pass
+            if self.interruptions.terminated and self._ready:
+                self._log_what_is_left()
+                self._save("last")
+        return not self.interruptions.requested
 
-    def _train(self, interruptions: Interruptions) -> None:
+    def _train(self) -> None:
         schedule = self.schedule
         self._since = (time.monotonic(), self.env_steps, self.learner.updates)
-        while not self._complete() and not interruptions.requested:
+        while not self._complete() and not self.interruptions.requested:
             if self.learner.updates >= self._updates_paid():
                 self._collect()
                 continue
@@ -191,9 +199,9 @@ class Trainer:
         total = self.schedule.total_updates
         return total if self.rollout is None else min(total, self.schedule.updates_paid(self.env_steps))
 
-    def _prefill(self, interruptions: Interruptions) -> None:
+    def _prefill(self) -> None:
         while self.rollout is not None and self.env_steps < self.schedule.prefill:
-            if interruptions.requested:
+            if self.interruptions.requested:
                 return
             self._collect("prefill")
         for name, (mean, std) in self.replay.statistics().items():
@@ -204,7 +212,9 @@ class Trainer:
     def _collect(self, stage: str = "collect") -> None:
         assert self.rollout is not None
         with self.stages(stage):
-            self.replay.append(self.rollout.step())
+            with self.interruptions.abandoning(signal.SIGTERM):  # a step may take long
+                rows = self.rollout.step()
+            self.replay.append(rows)
         self.progress.collected(self.env_steps)
         failures = self.rollout.environments.failures
         for words in failures[self._failures_told :]:
@@ -261,24 +271,22 @@ class Trainer:
             return columns
         first = int(bad.int().argmax())
         number = self.learner.updates - len(bad) + first + 1
-        places = {name: int(place) for name, place in self._bad_places[first].items() if place >= 0}
-        where = ", ".join(f"{name} at row {place} of the sequence" for name, place in places.items())
-        norms = ", ".join(f"{n.split('/')[1]} {columns[n][first]:.3g}" for n in suspects if n != "loss/value")
-        kept = self.folder / "checkpoints" / "last.safetensors"
-        good = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint had been written yet"
-        raise NonFiniteLossError(
-            f"update {number}: the loss is {columns['loss/value'][first]:.4g}; "
-            f"not finite: {where or 'no term of the bound, so a gradient'}; gradient norms: {norms}; {good}"
-        )
+        values = {name: float(column[first]) for name, column in columns.items()}
+        places = {name: int(place) for name, place in self._bad_places[first].items()}
+        raise diverged(not_finite(number, values, places), self.folder / "checkpoints")
 
-    def _evaluate(self) -> None:
+    def _log_what_is_left(self) -> None:
         if self._recent:
             self._log()
-        with self.stages("evaluate"):
-            self._score()
-        if self.schedule.particles:
-            with self.stages("evidence"):
-                self._look_at_the_gap()
+
+    def _evaluate(self) -> None:
+        self._log_what_is_left()
+        with self.interruptions.abandoning(signal.SIGTERM):
+            with self.stages("evaluate"):
+                self._score()
+            if self.schedule.particles:
+                with self.stages("evidence"):
+                    self._look_at_the_gap()
         assert self.evaluation is not None
         if self.evaluation.per_step["elbo"] > self.best_elbo:
             self.best_elbo = self.evaluation.per_step["elbo"]
@@ -306,10 +314,11 @@ class Trainer:
         self._report(values)
         sequences = self._sample(4 * schedule.batch_size, torch.Generator().manual_seed(self.seed))
         kl = training_kl(self.learner.model, self.learner.objective, sequences, seed=self.seed)
-        self.tracker.scalars(updates, {f"training_kl/{name}": value for name, value in kl.summary.items()})
+        tracker = WholeTracker(self.tracker, self.interruptions.holding)
+        tracker.scalars(updates, {f"training_kl/{name}": value for name, value in kl.summary.items()})
         for name, seen in evaluation.reconstructions.items():
             self.history.frames.setdefault(name, {})[updates] = seen.filtered
-        show(self.tracker, updates, self.history, evaluation, kl)
+        show(tracker, updates, self.history, evaluation, kl)
 
     def _look_at_the_gap(self) -> None:
         """Report a rough estimate of the evidence, and so of the gap. It draws from a stream of its own."""
@@ -338,14 +347,13 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         self._check_recent()
-        bad = [key for key, p in self.learner.model.named_parameters() if not torch.isfinite(p).all()]
-        if bad:
-            raise NonFiniteLossError(f"after update {self.learner.updates}: not finite: the weights {', '.join(bad)}")
+        self._check_weights()
         counters = {
             "updates": self.learner.updates,
             "env_steps": self.env_steps,
             "best_elbo": self.best_elbo if np.isfinite(self.best_elbo) else None,
             "evaluated": self._evaluated,
+            "first_loss": self.first_loss,
             "seconds": self.stages.seconds,
         }
         with self.stages("save"):
@@ -360,9 +368,24 @@ class Trainer:
                 keep_previous=name == "last",
             )
 
+    def _check_weights(self) -> None:
+        """Raise if the run has diverged; see `divergence`. The batch and its noise come from a stream of their own."""
+        updates, checkpoints = self.learner.updates, self.folder / "checkpoints"
+        bad = [key for key, p in self.learner.model.named_parameters() if not torch.isfinite(p).all()]
+        if bad:
+            raise diverged(f"after update {updates}: not finite: the weights {', '.join(bad)}", checkpoints)
+        batch = self._sample(generator=torch.Generator().manual_seed(self.seed))
+        loss = self.learner.loss(batch, torch.Generator(self.device).manual_seed(self.seed))
+        first = loss if self.first_loss is None else self.first_loss
+        if has_diverged(loss, first):
+            words = f"after update {updates}: the loss of a batch is {loss:.4g}, and was {first:.4g} at the beginning"
+            raise diverged(words, checkpoints)
+        self.first_loss = first
+
     def _report(self, values: Mapping[str, float]) -> None:
-        self.tracker.scalars(self.learner.updates, values)
-        self.history.add(self.learner.updates, values)
+        with self.interruptions.holding():
+            self.tracker.scalars(self.learner.updates, values)
+            self.history.add(self.learner.updates, values)
 
 
 def _last_kl(update: Update) -> dict[str, float]:
