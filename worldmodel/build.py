@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from worldmodel.config import Config, DecoderConfig, LossConfig, RSSMConfig
+from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, RSSMConfig
 from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
@@ -205,12 +205,19 @@ def build_tracker(config: Config, folder: Path, run_id: str, *, resumed: bool) -
 
 
 def lasting_settings(config: Config) -> dict[str, Any]:
-    """The settings that a run keeps for life: its checkpoints belong to them. How long and where it runs may change."""
+    """The settings that a run keeps for life: its checkpoints belong to them. How long and where it runs may change.
+
+    Those that are as they were before there was a setting are not named, as in the checkpoints of that time.
+    """
     settings = asdict(config)
     for key in ("training", "evaluation", "wandb", "tracking", "name", "runs", "device"):
         del settings[key]
     for key in ("asynchronous", "step_timeout", "restarts"):
         del settings["env"][key]
+    for key, before in BEFORE.items():
+        section, name = key.split(".")
+        if settings[section][name] == before:
+            del settings[section][name]
     return settings
 
 

@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from worldmodel.config import Config
+from worldmodel.config import BEFORE, Config
 
 
 def add_config_options(parser: ArgumentParser) -> None:
@@ -72,6 +72,19 @@ def explain(message: str) -> str:
     key = f"{group[1]}.{unknown[1]}" if group and "." not in unknown[1] else unknown[1]
     near = difflib.get_close_matches(key, list(_keys(Config, "")), n=1)
     return f"{message}: there is no setting {key}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def settings_of_before(path: Path) -> dict[str, Any]:
+    """What was done before there was a setting for it, for the settings that a run's own file does not have yet.
+
+    The file of a run names every setting that there was when it began, and its rows and weights belong to them.
+    """
+    try:
+        written = yaml.safe_load(path.read_text())
+        places = {key: key.split(".") for key in BEFORE}
+        return {key: BEFORE[key] for key, (section, name) in places.items() if name not in written[section]}
+    except (yaml.YAMLError, ValueError, TypeError, KeyError):
+        return {}  # it is no run's own file, which `read_config` says, or one that leaves all to the defaults
 
 
 def write_config(config: Config, path: Path) -> None:

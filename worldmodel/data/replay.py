@@ -179,11 +179,13 @@ class Replay:
                     yield self._batch(records[None], valid=np.ones((1, end - start), bool))
 
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and std, float64, of every vector [n], of every image [H, W, C] in levels, and of the reward [1].
+        """Mean and std, float64, of every leaf of numbers [n], image [H, W, C] in levels, and the reward [1].
 
         The reward's are over the rows that have one.
         """
-        measured = {path: leaf for path, leaf in self.spec.observations.items() if leaf.kind in ("vector", "image")}
+        measured = {
+            path: leaf for path, leaf in self.spec.observations.items() if leaf.is_numeric or leaf.kind == "image"
+        }
         names = {f"obs:{path}": path for path in measured}
         moments = {name: _Moments(self.row_type[name].shape or (1,)) for name in [*names, "reward"]}
         rows = max(1, min(CHUNK, CHUNK_BYTES // self.row_type.itemsize))
@@ -194,6 +196,17 @@ class Replay:
                     kept = records[~records["is_first"]] if name == "reward" else records
                     moment.add(kept[name])
         return {names.get(name, name): moment.mean_and_std() for name, moment in moments.items()}
+
+    def distinct_rewards(self, most: int) -> Tensor | None:
+        """The values that the reward takes, float32 [n] in rising order; None where they are more than `most`."""
+        found = np.empty(0, np.float32)
+        for stream in self._streams:
+            for start in range(stream.tail, stream.count, CHUNK):
+                records = stream.read(start, min(CHUNK, stream.count - start))
+                found = np.union1d(found, records["reward"][~records["is_first"]])
+                if len(found) > most:
+                    return None
+        return torch.from_numpy(found)
 
     def flush(self) -> None:
         """Return when every row is on the disk itself."""
@@ -267,7 +280,6 @@ class _Moments:
 
 def row_type(spec: EnvSpec) -> np.dtype:
     """The record that a row is stored as."""
-    kinds = {"vector": np.float32, "image": np.uint8, "categorical": np.int32, "binary": np.uint8}
     return np.dtype(
         [
             ("closed", np.bool_),  # the last row of an episode that was interrupted: set when the next one begins
@@ -279,7 +291,7 @@ def row_type(spec: EnvSpec) -> np.dtype:
             ("is_terminal", np.bool_),
             ("reward", np.float32),
             ("prev_action", np.float32, (spec.action.width,)),
-            *((f"obs:{path}", kinds[leaf.kind], leaf.shape) for path, leaf in spec.observations.items()),
+            *((f"obs:{path}", leaf.dtype, leaf.shape) for path, leaf in spec.observations.items()),
         ]
     )
 
@@ -288,7 +300,13 @@ def spec_from_json(data: dict[str, Any]) -> EnvSpec:
     """The inverse of `dataclasses.asdict(spec)` after a round trip through JSON."""
     action = data["action"]
     observations = {
-        path: ObservationSpec(leaf["kind"], tuple(leaf["shape"]), tuple(leaf["classes"]))
+        path: ObservationSpec(
+            leaf["kind"],
+            tuple(leaf["shape"]),
+            tuple(leaf["classes"]),
+            low=tuple(leaf.get("low", ())),  # not in a spec that was written before there were integer leaves
+            high=tuple(leaf.get("high", ())),
+        )
         for path, leaf in data["observations"].items()
     }
     return EnvSpec(observations, ActionSpec(action["kind"], action["width"], tuple(action["classes"])))
