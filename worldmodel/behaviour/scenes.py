@@ -126,7 +126,7 @@ def _without_first_row(scene: Scene) -> Scene:
 
 
 def _draws(likelihood: Likelihood, generator: torch.Generator) -> list[Tensor]:
-    return [likelihood.sample(generator)[..., :DIMENSIONS] for _ in range(DRAWS)]
+    return [likelihood.sample(generator)[..., :DIMENSIONS].float() for _ in range(DRAWS)]
 
 
 def _quantiles(draws: Float[Tensor, "M B R n"]) -> np.ndarray:
