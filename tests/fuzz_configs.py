@@ -54,7 +54,7 @@ SECTIONS = {
         units=WIDTHS,
         depth=one_of(1, 3),
         vector=one_of("gaussian", "symlog"),
-        reward=one_of("gaussian", "symlog", "twohot"),
+        reward=one_of("gaussian", "symlog", "twohot", "categorical"),
         standardise=st.booleans(),
         std=one_of("learned", "fixed"),
         fixed_std=one_of(0.1, 1.0),
@@ -101,6 +101,7 @@ def configs(draw):
             time_limit=draw(one_of(None, None, 1, 4)),
             image_size=16,
             drop_text=draw(st.booleans()),
+            integers=draw(one_of("mass", "mass", "density")),
         ),
         "replay": partial(
             config.ReplayConfig,

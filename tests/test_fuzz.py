@@ -166,8 +166,13 @@ def assert_leaf(leaf, stored, space, value):
         return
     value = np.asarray(value)
     if leaf.kind == "categorical":
-        value = value.astype(np.int64) - space.start
+        value = value.astype(np.int64) - (space.low if isinstance(space, spaces.Box) else space.start)
+        assert (value >= 0).all() and (value.ravel() < leaf.classes).all()
     kinds = {"vector": np.float32, "categorical": np.int32, "binary": np.uint8}
+    if leaf.kind == "integer":
+        assert np.issubdtype(space.dtype, np.integer) and (leaf.low <= stored).all() and (stored <= leaf.high).all()
+        np.testing.assert_array_equal(stored.astype(np.int64), value.astype(np.int64).ravel())
+        return
     np.testing.assert_array_equal(stored, value.ravel().astype(kinds[leaf.kind]), strict=True)
 
 

@@ -27,7 +27,7 @@ from worldmodel.data.replay import Replay, TornRowsWarning
 from worldmodel.data.rollout import Rollout
 from worldmodel.folder import locked
 from worldmodel.run import open_run
-from worldmodel.session import resume, train
+from worldmodel.session import finish_run, resume, train
 from worldmodel.training import trainer
 from worldmodel.training.checkpoint import CheckpointError, read_counters
 from worldmodel.training.divergence import NonFiniteLossError
@@ -36,6 +36,7 @@ from worldmodel.training.learner import Learner
 from worldmodel.training.progress import RunProgress
 from worlds import Counting, register
 
+FINISH_RUN = finish_run
 ROOT = Path(worldmodel.__file__).parent.parent
 # 120 rows after the prefill and 0.1 updates a row: 12 updates.
 SETTINGS = {
@@ -652,3 +653,94 @@ def test_a_run_that_diverges_keeps_a_sound_checkpoint_and_says_what_to_change(tm
     (told,) = [text for text in progress.said if text.startswith("this run diverged before (")]
     assert f"it goes on from {last}" in told and "smaller optimizer.learning_rate" in told
     assert read_counters(last)["updates"] == counters["updates"]
+
+
+class Tally(gymnasium.Env):
+    """Counts in whole numbers, in episodes of four rows; the reward is minus one, zero or one."""
+
+    observation_space = gymnasium.spaces.Box(0, np.inf, (2,), np.int32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.int32([0, 1000]), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.int32([self.t, 1000 + self.t]), self.t % 3 - 1, self.t == 3, False, {}
+
+
+@pytest.fixture
+def tally():
+    gymnasium.register("Tally-v0", Tally)
+    yield {"env.id": "Tally-v0", "evaluation.context": 16, "evaluation.horizon": 48, "evaluation.max_length": 100}
+    del gymnasium.registry["Tally-v0"]
+
+
+def test_a_run_from_before_whole_numbers_had_a_mass_goes_on_as_it_was(tmp_path, tally):
+    folder = crash(tmp_path, 7, **tally, **{"env.integers": "density"})
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    del settings["env"]["integers"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    run = resume(folder, progress=Progress())
+    assert run.config.env.integers == "density"
+    assert run.model.spec.observations["obs"].kind == "vector"
+    assert open_run(folder).model.spec == run.model.spec
+    settings["env"]["integers"] = "mass"
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ValueError, match=r"was begun with env = .*; restore config\.yaml"):
+        resume(folder, progress=Progress())
+
+
+def test_a_run_of_whole_numbers_and_few_rewards_goes_on_with_the_rewards_it_knew(tmp_path, tally):
+    folder = crash(tmp_path, 7, **tally, **{"decoder.reward": "categorical"})
+    run = resume(folder, progress=Progress())
+    assert run.model.spec.observations["obs"].kind == "integer"
+    atoms = open_run(folder).model.decoder.atoms
+    assert atoms.atoms[atoms.is_atom].tolist() == [-1, 0, 1]
+    assert last(folder, "heldout/reward") <= 0 and last(folder, "heldout/obs") <= 0
+
+
+def test_too_many_rewards_for_a_mass_are_refused_with_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"^decoder\.reward: expected gaussian, .* more than 32 diff"):
+        start(tmp_path, **{"decoder.reward": "categorical"})
+
+
+@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "Blackjack-v1", "Tally-v0"])
+def test_however_short_its_episodes_a_run_imagines(tmp_path, tally, env_id, monkeypatch):
+    monkeypatch.setattr("worldmodel.session.finish_run", FINISH_RUN)
+    monkeypatch.setattr("worldmodel.session.write_report", lambda folder: None)
+    monkeypatch.setattr(
+        "worldmodel.report.imagination.imagination_files",
+        lambda scenes, scores: {"scores.json": json.dumps(scores.as_json()).encode()},
+    )
+    run, progress = start(tmp_path, **{**tally, "env.id": env_id, "training.env_steps": 150})
+    longest = int(run.heldout().valid.sum(1).max())
+    scores = json.loads((run.folder / "imagination" / "scores.json").read_text())
+    assert scores["context"] == max(1, longest // 4) and scores["context"] + scores["horizon"] == longest < 64
+    (told,) = [text for text in progress.said if text.startswith("imagined ") and "no held-out" in text]
+    assert f"{scores['horizon']} rows after {scores['context']}" in told
+    assert any(name.startswith("open_loop/") for row in metrics(run.folder) for name in row)
+    assert set(run.evaluate().open_loop) == set(run.model.spec.observations)
+    assert run.imagine(samples=2).states.deter.shape[2] == scores["horizon"]
+    with pytest.raises(ValueError, match=rf"context \+ horizon: expected at most {longest}, .* got 64"):
+        run.write_imagination(context=16, horizon=48)
+
+
+def test_the_last_words_name_only_what_is_there(tmp_path, tally):
+    run, progress = start(tmp_path, **tally)
+    named = [Path(text.split()[1]) for text in progress.said if text.split()[1:] and str(run.folder) in text.split()[1]]
+    assert named and all(path.exists() for path in named), named
+    assert not any("imagination" in path.name or "report" in path.name for path in named)
+
+
+def test_text_is_left_out_and_said_once(tmp_path):
+    pytest.importorskip("minigrid")
+    run, progress = start(tmp_path, **{"env.id": "minigrid:MiniGrid-Empty-5x5-v0", "training.env_steps": 100})
+    assert [text for text in progress.said if "mission" in text] == ["left out, being text: mission (env.drop_text)"]
+    assert {path: leaf.kind for path, leaf in run.model.spec.observations.items()} == {
+        "direction": "categorical",
+        "image": "integer",
+    }
+    assert last(run.folder, "heldout/image") < 0  # a mass

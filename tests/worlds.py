@@ -23,6 +23,10 @@ MIXED_SPEC = EnvSpec(
     },
     ActionSpec("categorical", 3, (3,)),
 )
+INTEGER_SPEC = EnvSpec(
+    {"grid": ObservationSpec("integer", (4,), low=(0, 0, -3, 5), high=(255, 9, 300, 5))},
+    ActionSpec("categorical", 3, (3,)),
+)
 TINY = {  # settings of a run whose updates take milliseconds
     "env.num_envs": 2,
     "replay.batch_size": 4,
@@ -116,6 +120,10 @@ def _leaf(leaf, batch, length, g, dtype):
     if leaf.kind == "categorical":
         columns = [torch.randint(0, n, (batch, length), generator=g, dtype=torch.int32) for n in leaf.classes]
         return torch.stack(columns, -1)
+    if leaf.kind == "integer":
+        bounds = zip(leaf.low, leaf.high, strict=True)
+        columns = [torch.randint(low, high + 1, (batch, length), generator=g) for low, high in bounds]
+        return torch.stack(columns, -1).to(leaf.torch_dtype)
     if leaf.kind == "binary":
         return torch.randint(0, 2, (batch, length, *leaf.shape), generator=g, dtype=torch.uint8)
     return torch.randn(batch, length, *leaf.shape, generator=g, dtype=dtype)

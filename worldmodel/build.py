@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from worldmodel.config import Config, DecoderConfig, LossConfig, RSSMConfig
+from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, RSSMConfig
 from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay
@@ -270,6 +270,15 @@ def lasting_settings(config: Config) -> dict[str, Any]:
         del settings[key]
     for key in ("asynchronous", "step_timeout", "restarts"):
         del settings["env"][key]
+    return settings
+
+
+def unnamed_settings() -> dict[str, Any]:
+    """What a lasting setting was for a checkpoint that does not name it, being older than the setting."""
+    settings = lasting_settings(Config())
+    for key, before in BEFORE.items():
+        section, name = key.split(".")
+        settings[section][name] = before
     return settings
 
 

@@ -9,6 +9,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# What was done before there was a setting for it, where the setting's default is something else: a run's folder that
+# names no such setting was made like this.
+BEFORE = {"env.integers": "density"}
+
 
 def _require(condition: bool, key: str, expected: str, got: object) -> None:
     if not condition:
@@ -53,10 +57,13 @@ class EnvConfig:
     """Rendered frames as observations: not at all, instead of the environment's own, or beside them."""
     image_size: int = 64
     """Height and width in pixels that every image is resized to; a power of two, at least 16."""
-    drop_text: bool = False
-    """Leave text observations out instead of refusing the environment."""
+    drop_text: bool = True
+    """Leave text observations out, which is said, instead of refusing the environment."""
+    integers: Literal["mass", "density"] = "mass"
+    """Boxes of whole numbers that are no images: bits, classes or integers, which have a mass; or real numbers, whose
+    density is unbounded where the world is certain. `density` also takes values beyond the bounds of a space."""
     hide: dict[str, list[int]] = field(default_factory=dict)
-    """Entries to leave out of vector observations, by the leaf's path (obs where there is one): {obs: [1, 3]}."""
+    """Entries to leave out of leaves that are no images, by the leaf's path (obs where there is one): {obs: [1, 3]}."""
 
     def __post_init__(self) -> None:
         _require(bool(self.id), "env.id", "the id of a Gymnasium environment", self.id)
@@ -180,8 +187,9 @@ class DecoderConfig:
     """Channels of the last transposed convolution's input."""
     vector: Literal["gaussian", "symlog"] = "gaussian"
     """Density of vector observations: a diagonal Gaussian, or one on sign(x) log(1 + |x|) with its Jacobian."""
-    reward: Literal["gaussian", "symlog", "twohot"] = "gaussian"
-    """Density of the reward; two-hot is a mixture of hat functions on symexp-spaced bins."""
+    reward: Literal["gaussian", "symlog", "twohot", "categorical"] = "gaussian"
+    """Density of the reward; two-hot is a mixture of hat functions on symexp-spaced bins. `categorical` is a mass on
+    the rewards of the prefill, at most 32 different ones, and with a small weight a density everywhere else."""
     standardise: bool = True
     """Predict Gaussian targets in units of the prefill's mean and std, images from its mean image (densities stay in
     the data's own units)."""

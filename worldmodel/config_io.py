@@ -19,7 +19,7 @@ import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
 
 from worldmodel import plain_yaml
-from worldmodel.config import Config
+from worldmodel.config import BEFORE, Config
 from worldmodel.files import write_whole
 from worldmodel.presets import find_preset
 from worldmodel.typed import choices, described, shown, typed
@@ -94,6 +94,14 @@ def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mappin
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     return _config([*((FILE, path) for path in paths), *(overrides or {}).items()])
+
+
+def read_run_config(path: Path) -> Config:
+    """Read the settings that a run's folder holds, as `read_config` reads a file.
+
+    The file names every setting that there was when the run began; what has become a setting since is as it was then.
+    """
+    return _config([*BEFORE.items(), (FILE, path)])
 
 
 def explain(message: str) -> str:

@@ -2,7 +2,7 @@
 
     run = open_run("runs/pendulum-20260101-120000")
     dream = run.imagine(context=16, horizon=48, samples=16)
-    run.write_imagination(context=16, horizon=48, samples=16)
+    run.write_imagination(samples=16)
 
 What a run's folder holds is told in `folder`.
 """
@@ -20,11 +20,19 @@ from worldmodel import build
 from worldmodel.behaviour.baselines import Baseline, fit_baselines
 from worldmodel.behaviour.evidence import measure_evidence
 from worldmodel.behaviour.evidence_report import EvidenceReport
-from worldmodel.behaviour.imagination import Dream, imagine, long_enough, require_positive, select
+from worldmodel.behaviour.imagination import (
+    Dream,
+    fitting_rows,
+    imagine,
+    long_enough,
+    longest_episode,
+    require_positive,
+    select,
+)
 from worldmodel.behaviour.scenes import Scenes, make_scenes
 from worldmodel.behaviour.scores import Scores, score_imagination
 from worldmodel.config import Config
-from worldmodel.config_io import read_config
+from worldmodel.config_io import read_run_config
 from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, pad_episodes, read_episodes
@@ -63,14 +71,26 @@ class Run:
         _, heldout = stored_data(self.config, self.folder)
         return read_episodes(heldout, self.config.evaluation.max_length).to(self.model.device)
 
+    def _fitting(self, episodes: Batch, context: int | None = None, horizon: int | None = None) -> tuple[int, int]:
+        usual = self.config.evaluation.context, self.config.evaluation.horizon
+        return fitting_rows(longest_episode(episodes), usual, context, horizon)
+
     def imagine(
-        self, batch: Batch | None = None, *, context: int = 16, horizon: int = 48, samples: int = 16, seed: int = 0
+        self,
+        batch: Batch | None = None,
+        *,
+        context: int | None = None,
+        horizon: int | None = None,
+        samples: int = 16,
+        seed: int = 0,
     ) -> Dream:
         """Filter `context` rows, then imagine `horizon` more under the recorded actions.
 
         Args:
             batch: rows to start from; by default the held-out episodes that are long enough.
-            context, horizon, samples: see `behaviour.imagination.imagine`.
+            context, horizon: rows seen and rows imagined; by default those of the evaluation, or as many as there are
+                where no episode is that long (see `behaviour.imagination.fitting_rows`).
+            samples: futures of each sequence.
             seed: of the samples.
         Returns:
             [samples, B, horizon, ...] states, and predictions by name in the units of the data.
@@ -78,19 +98,22 @@ class Run:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
         """
         noise = make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device)
-        batch = long_enough(self.heldout(), context + horizon) if batch is None else batch
+        episodes = self.heldout() if batch is None else batch
+        context, horizon = self._fitting(episodes, context, horizon)
+        batch = long_enough(episodes, context + horizon) if batch is None else batch
         return imagine(self.model, batch, context=context, horizon=horizon, samples=samples, generator=noise)
 
     def evaluate(self) -> Evaluation:
         """Score the held-out episodes: the bound, the KL of every step, the open-loop errors."""
-        settings = self.config.evaluation
+        heldout = self.heldout()
+        context, horizon = self._fitting(heldout)
         return evaluate(
             self.model,
             build.build_objective(self.config.loss, self.model.spec),
-            self.heldout(),
-            context=settings.context,
-            horizon=settings.horizon,
-            samples=settings.samples,
+            heldout,
+            context=context,
+            horizon=horizon,
+            samples=self.config.evaluation.samples,
             seed=self.config.seed,
         )
 
@@ -112,22 +135,31 @@ class Run:
         return fit_baselines(self.model, batch.to(self.model.device), horizon)
 
     def score(
-        self, *, context: int = 16, horizon: int = 48, samples: int = 16, seed: int = 0, episodes: int | None = None
+        self,
+        *,
+        context: int | None = None,
+        horizon: int | None = None,
+        samples: int = 16,
+        seed: int = 0,
+        episodes: int | None = None,
     ) -> Scores:
         """Score imagination on the held-out episodes, by horizon, beside baselines: see `behaviour.scores`.
 
         Args:
-            context, horizon, samples: rows seen, rows imagined, futures of each start.
+            context, horizon: as in `imagine`.
+            samples: futures of each start.
             seed: of everything random.
             episodes: how many held-out episodes to score; by default all that are long enough.
         Raises:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
             FileNotFoundError: as `baselines`.
         """
+        whole = self.heldout()
+        context, horizon = self._fitting(whole, context, horizon)
         require_positive(context, horizon, samples)
         if episodes is not None and episodes < 1:
             raise ValueError(f"episodes: expected at least 1, got {episodes}")
-        heldout = long_enough(self.heldout(), context + horizon)
+        heldout = long_enough(whole, context + horizon)
         return score_imagination(
             self.model,
             select(heldout, slice(episodes)),
@@ -227,13 +259,17 @@ class Run:
     def scenes(
         self,
         *,
-        context: int = 16,
-        horizon: int = 48,
+        context: int | None = None,
+        horizon: int | None = None,
         samples: int = 16,
         seed: int = 0,
         policy: Literal["recorded", "random"] = "recorded",
     ) -> Scenes:
         """A few held-out episodes imagined in full, for pictures. Arguments as in `write_imagination`."""
+        heldout = self.heldout()
+        if policy == "random" and horizon is None:
+            horizon = self.config.evaluation.horizon  # no episode need be so long: nothing is compared with one
+        context, horizon = self._fitting(heldout, context, horizon)
         require_positive(context, horizon, samples)
         action = None
         if policy == "random":
@@ -241,7 +277,7 @@ class Run:
             action = random_actions(self.model.spec.action, (SHOWN, horizon), choice).to(self.model.device)
         return make_scenes(
             self.model,
-            self.heldout(),
+            heldout,
             context=context,
             horizon=horizon,
             samples=samples,
@@ -253,8 +289,8 @@ class Run:
     def write_imagination(
         self,
         *,
-        context: int = 16,
-        horizon: int = 48,
+        context: int | None = None,
+        horizon: int | None = None,
         samples: int = 16,
         seed: int = 0,
         episodes: int | None = None,
@@ -263,7 +299,8 @@ class Run:
         """Imagine on from held-out episodes, score it, draw it, and write it all into the run's folder.
 
         Args:
-            context, horizon, samples: rows seen, rows imagined, futures of each start.
+            context, horizon: as in `imagine`.
+            samples: futures of each start.
             seed: of everything random.
             episodes: how many held-out episodes to score; by default all that are long enough.
             policy: imagine under the recorded actions; or under random ones, after which nothing really happened:
@@ -278,12 +315,12 @@ class Run:
         from worldmodel.report.imagination import imagination_files
 
         folder = self.folder / "imagination"
-        settings = {"context": context, "horizon": horizon, "samples": samples, "seed": seed}
         if policy == "random":
             folder, scores = folder / "random", None
         else:
-            scores = self.score(**settings, episodes=episodes)
-        files = imagination_files(self.scenes(**settings, policy=policy), scores)
+            scores = self.score(context=context, horizon=horizon, samples=samples, seed=seed, episodes=episodes)
+        scenes = self.scenes(context=context, horizon=horizon, samples=samples, seed=seed, policy=policy)
+        files = imagination_files(scenes, scores)
         make_own_folder(self.folder / "imagination")
         make_own_folder(folder)
         for name, content in files.items():
@@ -335,7 +372,7 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
         raise CheckpointError(complaints[0] if complaints else f"{paths[0]}: expected a checkpoint, found no file")
     for complaint in complaints:
         warnings.warn(f"{complaint}; using {path} instead", stacklevel=2)
-    require_settings(path, build.lasting_settings(config), build.lasting_settings(Config()))
+    require_settings(path, build.lasting_settings(config), build.unnamed_settings())
     with Replay.open(stored_data(config, folder)[1], read_only=True) as heldout:
         model = build.build_model(config, heldout.spec)
     load_model(path, model)
@@ -351,7 +388,7 @@ def read_settings(folder: Path) -> Config:
     """
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
-    return read_config(folder / "config.yaml")
+    return read_run_config(folder / "config.yaml")
 
 
 def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
@@ -369,4 +406,5 @@ def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
         generator=make_generator(config.seed, stream=Stream.HELDOUT),
         image_size=config.env.image_size,
         drop_text=config.env.drop_text,
+        integers=config.env.integers,
     )

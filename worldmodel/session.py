@@ -20,6 +20,7 @@ from worldmodel.config_io import read_config
 from worldmodel.data.environment import Environments
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.header import HEADER
+from worldmodel.data.minari import PREFIX, open_minari
 from worldmodel.data.offline import HELDOUT, REPLAY, source_spec, written_whole
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
@@ -137,7 +138,19 @@ def _spec(config: Config, environments: Environments | None, folder: Path | None
     assert config.offline is not None
     divided = folder is not None and (folder / REPLAY).exists()  # into the run's own folder, by an earlier session
     source = str(folder) if divided else config.offline
-    return source_spec(source, image_size=config.env.image_size, drop_text=config.env.drop_text)
+    env = config.env
+    return source_spec(source, image_size=env.image_size, drop_text=env.drop_text, integers=env.integers)
+
+
+def _left_out(config: Config, environments: Environments | None) -> tuple[str, ...]:
+    """The paths of the text leaves that the rows go without, where that can be known: stored rows have none."""
+    if environments is not None:
+        return environments.left_out
+    if config.offline is None or not config.offline.startswith(PREFIX):
+        return ()
+    env = config.env
+    source = open_minari(config.offline, image_size=env.image_size, drop_text=env.drop_text, integers=env.integers)
+    return source.left_out
 
 
 def _run(
@@ -159,7 +172,7 @@ def _run(
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
         stack.push(lambda kind, *_: _leave(tracker, folder, interruptions, failed=kind is not None))
         stack.push(lambda kind, error, _: _advise(progress.say, folder, kind, error))
-        announce(progress.say, config, model, folder, wandb_at)
+        announce(progress.say, config, model, folder, wandb_at, _left_out(config, environments))
         stages = Stages()
         try:
             with interruptions.abandoning(*SIGNALS), stages("held_out"):
@@ -244,14 +257,11 @@ def _advise(
 def finish_run(run: Run, trainer: Trainer) -> None:
     """Write what a training leaves for people to look at, from its best weights: imagination/ and report.html.
 
-    The horizon is shortened where no held-out episode is long enough for it, down to a single step.
+    Context and horizon are shortened where no held-out episode is long enough for them, down to a row each.
     """
-    settings = run.config.evaluation
-    room = int(run.heldout().valid.sum(1).max()) - settings.context
-    if room > 0:
+    if trainer.imagines:
         with trainer.stages("imagine"):
-            horizon = min(settings.horizon, room)
-            run.write_imagination(context=settings.context, horizon=horizon, samples=settings.samples)
+            run.write_imagination(samples=run.config.evaluation.samples)
         trainer.report_times()
     write_report(run.folder)
 
@@ -265,7 +275,7 @@ def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Path | N
     for complaint in complaints:
         progress.say(f"{complaint}; going on from {found} instead")
     if found is not None:
-        require_settings(found, build.lasting_settings(config), build.lasting_settings(Config()))
+        require_settings(found, build.lasting_settings(config), build.unnamed_settings())
     return found
 
 

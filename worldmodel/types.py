@@ -40,19 +40,42 @@ class ObservationSpec:
 
     kind         stored as                 model input                        likelihood
     vector       float32 [n]               n numbers                          a density over R^n
+    integer      uint8, int32, int64 [n]   n numbers                          n masses over low .. high
     image        uint8 [height, width, c]  pixels                             a mass over 256 levels each
     categorical  int32 [k], from zero      k one-hot vectors, concatenated    k categorical masses
     binary       uint8 [n]                 n zeros and ones                   n Bernoulli masses
     """
 
-    kind: Literal["vector", "image", "categorical", "binary"]
+    kind: Literal["vector", "integer", "image", "categorical", "binary"]
     shape: tuple[int, ...]
     classes: tuple[int, ...] = ()  # categorical only: the number of classes of each of the k variables
+    low: tuple[int, ...] = ()  # integer only: the smallest value of each of the n entries,
+    high: tuple[int, ...] = ()  # and the largest
 
     @property
     def width(self) -> int:
         """How many numbers the leaf is to a network: pixels for an image, one-hot entries for a categorical."""
         return sum(self.classes) if self.kind == "categorical" else int(np.prod(self.shape))
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it is n numbers, real or whole, each read and measured in units of its own spread."""
+        return self.kind in ("vector", "integer")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What its rows are stored as; whole numbers take the smallest of three types that holds them all."""
+        if self.kind == "integer":
+            low, high = min(self.low), max(self.high)
+            if low >= 0 and high < 2**8:
+                return np.dtype(np.uint8)
+            return np.dtype(np.int32 if low >= -(2**31) and high < 2**31 else np.int64)
+        return np.dtype({"vector": np.float32, "categorical": np.int32}.get(self.kind, np.uint8))
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The same for a tensor."""
+        return torch.from_numpy(np.empty(0, self.dtype)).dtype
 
 
 @dataclass(frozen=True)

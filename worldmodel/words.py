@@ -1,6 +1,6 @@
 """What a run says at its start and at its end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,28 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.training.trainer import Trainer
 
 
-def announce(say: Callable[[str], None], config: Config, model: WorldModel, folder: Path, wandb_at: str | None) -> None:
-    """What is about to be learned, by how large a model, from what, and where it will lie."""
+def without_text(left_out: Sequence[str]) -> str:
+    """That text leaves of these paths are left out."""
+    return f"left out, being text: {', '.join(left_out)} (env.drop_text)"
+
+
+def announce(
+    say: Callable[[str], None],
+    config: Config,
+    model: WorldModel,
+    folder: Path,
+    wandb_at: str | None,
+    left_out: Sequence[str] = (),
+) -> None:
+    """What is about to be learned, by how large a model, from what without which leaves, and where it will lie."""
     spec = model.spec
     leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
     parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder}
     sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in parts.items())
     source = config.env.id if config.offline is None else config.offline
     say(f"{source}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]")
+    if left_out:
+        say(without_text(left_out))
     say(f"{parameter_count(model):,} parameters ({sizes}) on {model.device}")
     say(f"run folder {folder}; W&B {wandb_at or 'off'}")
     if config.offline is None:
@@ -44,15 +58,25 @@ def conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_a
     terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))
     say(f"held-out, nats per step: ELBO {per_step['elbo']:.3f} = log-likelihoods ({terms}) - KL {per_step['kl']:.3f}")
     say(f"KL per step: median {kl['median']:.3f}, 95 % {kl['q95']:.3f}; {kl['active_units']:.0f} active latent groups")
-    if not trainer.evaluation.open_loop:
-        say("no open-loop errors: no held-out episode has evaluation.context + evaluation.horizon rows")
+    if not trainer.imagines:
+        say("no imagination, and no open-loop errors: no held-out episode has more than one row")
+    elif (trainer.context, trainer.horizon) != (trainer.schedule.context, trainer.schedule.horizon):
+        say(
+            f"imagined {trainer.horizon} rows after {trainer.context}: no held-out episode has the "
+            f"{trainer.schedule.context} + {trainer.schedule.horizon} of evaluation.context and evaluation.horizon"
+        )
     floors = trainer.learner.model.resolution()
     if floors:
         listed = "; ".join(f"{name} {_numbers(floor)}" for name, floor in floors.items())
         say(f"densities are measured down to a std of: {listed}")
-    say(f"report      {folder / 'report.html'}")
-    say(f"pictures    {folder / 'figures' / 'kl_overview.png'} and its neighbours, {folder / 'imagination'}")
-    say(f"numbers     {folder / 'metrics.jsonl'}")
+    for label, name, words in (
+        ("report", "report.html", ""),
+        ("figures", "figures/kl_overview.png", " and its neighbours"),
+        ("imagined", "imagination", ""),
+        ("numbers", "metrics.jsonl", ""),
+    ):
+        if (folder / name).exists():
+            say(f"{label:11} {folder / name}{words}")
     if wandb_at:
         say(f"W&B         {wandb_at}" + ("" if wandb_at.startswith("http") else f"   (upload: wandb sync {wandb_at})"))
 

@@ -7,6 +7,7 @@ from scipy.stats import norm
 
 from worldmodel.behaviour.baselines import baseline_scores, change_by_lag, fit_baselines
 from worldmodel.models.encoder import as_numbers
+from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 from worlds import MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 HORIZON = 4
@@ -123,3 +124,34 @@ def test_nothing_learned_is_used():
     rows = make_batch(VECTOR_SPEC)
     one, other = (fit_baselines(make_model(seed=seed), rows, 2)["obs"] for seed in (0, 1))
     assert torch.equal(one.std, other.std) and torch.equal(one.lag_std, other.lag_std)
+
+
+def test_whole_numbers_have_the_nats_of_their_frequencies_or_of_a_logistic():
+    spec = EnvSpec(
+        {
+            "few": ObservationSpec("integer", (2,), low=(-3, 0), high=(252, 9)),
+            "many": ObservationSpec("integer", (1,), low=(-1000,), high=(1000,)),
+        },
+        ActionSpec("categorical", 3, (3,)),
+    )
+    model, rows = make_model(spec), make_batch(spec, batch=2, length=30, first=())
+    fitted = fit_baselines(model, rows, 3)
+    few = torch.cartesian_prod(torch.arange(-3, 253), torch.arange(10))
+    nats = fitted["few"].marginal(few[None])["nll"]
+    assert (-nats).exp().sum().item() == pytest.approx(1, abs=1e-4)
+    often = rows.obs["few"][0, 0].long()
+    assert fitted["few"].marginal(often[None, None])["nll"] < fitted["few"].marginal(few[None])["nll"].median()
+    many = torch.arange(-1000, 1001)[None, :, None]
+    assert (-fitted["many"].marginal(many)["nll"]).exp().sum().item() == pytest.approx(1, abs=1e-4)
+    for name in ("few", "many"):
+        x = rows.obs[name]
+        assert set(fitted[name].repeat_last(x[:, :1], x[:, 1:])) == {"squared_error"}
+
+
+def test_a_reward_that_is_a_mass_is_not_compared_with_a_density():
+    rows = make_batch(first=())
+    for reward, metrics in (("gaussian", {"squared_error", "nll", "crps", "coverage"}), ("categorical", None)):
+        fitted = fit_baselines(make_model(reward=reward), rows, 3)["reward"]
+        expected = metrics or {"squared_error", "crps", "coverage"}
+        x = rows.reward[..., None]
+        assert set(fitted.marginal(x)) == set(fitted.repeat_last(x[:, :1], x[:, 1:4])) == expected

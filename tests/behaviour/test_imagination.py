@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.behaviour.imagination import filter_samples, imagine, open_loop_errors, relative_error, select
+from worldmodel.behaviour.imagination import (
+    filter_samples,
+    fitting_rows,
+    imagine,
+    open_loop_errors,
+    relative_error,
+    select,
+)
 from worldmodel.types import ObservationSpec, State
 from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
@@ -122,3 +129,34 @@ def test_a_large_constant_is_not_said_to_vary():
 
 def test_episodes_too_short_to_score_give_no_errors():
     assert open_loop_errors(make_model(), make_batch(first=()), context=4, horizon=5, samples=1) == {}
+
+
+@pytest.mark.parametrize(
+    ("longest", "asked", "rows"),
+    [
+        (64, (None, None), (16, 48)),
+        (1000, (None, None), (16, 48)),
+        (63, (None, None), (15, 48)),
+        (20, (None, None), (5, 15)),
+        (4, (None, None), (1, 3)),
+        (2, (None, None), (1, 1)),
+        (20, (19, None), (19, 1)),
+        (20, (4, None), (4, 16)),
+        (20, (None, 10), (10, 10)),
+        (20, (None, 4), (16, 4)),
+        (20, (None, 19), (1, 19)),
+        (20, (30, 40), (30, 40)),  # asked for, and for others to refuse
+        (20, (30, None), (30, 1)),
+    ],
+)
+def test_context_and_horizon_shrink_together_unless_they_are_asked_for(longest, asked, rows):
+    assert fitting_rows(longest, (16, 48), *asked) == rows
+
+
+def test_whatever_the_usual_rows_two_are_enough_to_imagine():
+    for context in range(1, 9):
+        for horizon in range(1, 9):
+            for longest in range(2, 20):
+                seen, imagined = fitting_rows(longest, (context, horizon))
+                assert 1 <= seen <= context and 1 <= imagined <= horizon
+                assert seen + imagined == min(longest, context + horizon)

@@ -28,6 +28,17 @@ def test_what_is_not_hidden_stays_in_order():
     assert (left["joints/angle"].tolist(), left["joints/speed"].tolist()) == ([5, 7], [9])
 
 
+def test_what_is_kept_of_whole_numbers_and_classes_keeps_its_bounds():
+    specs = {
+        "counters": ObservationSpec("integer", (3,), low=(0, -5, 2), high=(300, 300, 4)),
+        "cards": ObservationSpec("categorical", (3,), (2, 3, 4)),
+    }
+    assert specs_of_kept(specs, kept_entries(specs, {"counters": [0], "cards": [1]})) == {
+        "counters": ObservationSpec("integer", (2,), low=(-5, 2), high=(300, 4)),
+        "cards": ObservationSpec("categorical", (2,), (2, 4)),
+    }
+
+
 @pytest.mark.parametrize(
     ("hide", "words"),
     [

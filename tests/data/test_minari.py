@@ -166,6 +166,28 @@ def test_actions_go_out_as_the_environment_was_given_them(tmp_path):
     assert found.prev_action[0].tolist() == torch.tensor([[0, 0], [1e-30, -1], [0.3, 1]]).tolist()
 
 
+def test_integers_and_their_bounds_come_back(tmp_path):
+    observations = {
+        "far": ObservationSpec("integer", (2,), low=(-(2**40), 0), high=(2**40, 7)),
+        "grid": ObservationSpec("integer", (9,), low=(0,) * 9, high=(255,) * 9),
+        "counter": ObservationSpec("integer", (1,), low=(-5,), high=(2**31 - 1,)),
+    }
+    spec = EnvSpec(observations, ActionSpec("categorical", 3, (3,)))
+    made = list(whole_episodes(spec))
+    assert {path: x.dtype for path, x in made[0].obs.items()} == {
+        "far": torch.int64,
+        "grid": torch.uint8,
+        "counter": torch.int32,
+    }
+    with store(tmp_path / "replay", spec, made) as replay:
+        export_minari(replay, NAME)
+    source = open_minari(NAME)
+    assert source.spec == spec
+    for found, expected in zip(source.episodes(), made, strict=True):
+        assert_same(found, expected)
+    assert {leaf.kind for leaf in open_minari(NAME, integers="density").spec.observations.values()} == {"vector"}
+
+
 # Data that others made: spaces as environments have them, and Minari's own defaults.
 STEPS = 5
 THEIRS = {
@@ -226,11 +248,12 @@ def test_an_episode_ends_where_its_data_does_and_is_terminal_only_if_it_terminat
     assert episode.is_terminal[0].tolist() == [False] * STEPS + [terminated]
 
 
-def test_text_is_left_out_only_if_asked_for():
+def test_text_is_left_out_unless_it_is_to_be_refused():
     space = spaces.Dict({"words": spaces.Text(8), "x": spaces.Discrete(9)})
+    source = create(space, {"words": ["go"] * 6, "x": np.arange(6)})
     with pytest.raises(UnsupportedSpaceError, match="'words'"):
-        create(space, {"words": ["go"] * 6, "x": np.arange(6)})
-    source = open_minari(NAME, drop_text=True)
+        open_minari(NAME, drop_text=False)
+    assert source.left_out == ("words",)
     assert list(source.spec.observations) == ["x"]
     assert next(source.episodes()).obs["x"][0, :, 0].tolist() == list(range(6))
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import tracemalloc
 from contextlib import ExitStack, closing
@@ -7,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from worldmodel.data import offline
 from worldmodel.data.environment import make_environments
-from worldmodel.data.header import row_type
+from worldmodel.data.header import row_type, spec_from_json
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, pad_episodes
 from worldmodel.data.rollout import Rollout, Rows
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
-from worlds import MIXED_SPEC, make_batch, register
+from worlds import INTEGER_SPEC, MIXED_SPEC, VECTOR_SPEC, make_batch, register
 
 SPEC = EnvSpec({"at": ObservationSpec("vector", (2,))}, ActionSpec("continuous", 1))
 STANDARD_ERRORS = 4.5  # two-sided: a false alarm in 150,000 comparisons; seeds are fixed
@@ -408,3 +410,21 @@ def test_a_splice_into_a_running_episode_wants_a_burn_in_and_a_reset_does_not(ma
     for first, valid in zip(batch.is_first.tolist(), batch.valid.tolist(), strict=True):
         cold = [0] + [t for t in range(1, 8) if first[t]]
         assert valid == [not any(c <= t < c + 2 for c in cold) for t in range(8)]
+
+
+def test_a_spec_from_before_there_were_integers_is_read():
+    spec = EnvSpec({"obs": ObservationSpec("vector", (3,))}, ActionSpec("continuous", 1))
+    stored = json.loads(json.dumps(dataclasses.asdict(spec)))
+    del stored["observations"]["obs"]["low"], stored["observations"]["obs"]["high"]
+    assert spec_from_json(stored) == spec
+    assert spec_from_json(json.loads(json.dumps(dataclasses.asdict(INTEGER_SPEC)))) == INTEGER_SPEC
+
+
+def test_distinct_rewards_are_those_of_rows_that_have_one(tmp_path):
+    episode = make_batch(VECTOR_SPEC, batch=1, length=6, first=())
+    episode.reward[0] = torch.tensor([9.0, 0.5, -1.0, 0.5, 0.1, -1.0])  # the first row's is none
+    with Replay(tmp_path, VECTOR_SPEC, capacity=20, streams=1) as replay:
+        for rows in offline.episode_rows(episode):
+            replay.append(rows)
+        assert replay.distinct_rewards(3).tolist() == torch.tensor([-1.0, 0.1, 0.5]).tolist()
+        assert replay.distinct_rewards(2) is None

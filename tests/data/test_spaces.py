@@ -11,6 +11,7 @@ from worldmodel.data.spaces import (
     encode_observation,
     encode_observations,
     observation_specs,
+    text_leaves,
 )
 from worldmodel.types import ActionSpec, ObservationSpec
 
@@ -46,17 +47,48 @@ LEAVES = {
         np.float32([0.1, -2, 3, 4]),
     ),
     "number": (spaces.Box(0, 1, (), np.float32), np.array(0.25, np.float32), ObservationSpec("vector", (1,)), [0.25]),
-    "whole numbers": (
+    "few whole numbers": (
         spaces.Box(-9, 9, (2,), np.int64),
         np.array([-9, 8]),
-        ObservationSpec("vector", (2,)),
-        [-9.0, 8.0],
+        ObservationSpec("categorical", (2,), (19, 19)),
+        [0, 17],
     ),
+    "whole numbers of other bounds each": (
+        spaces.Box(np.array([[-1, 5], [2, 0]]), np.array([[1, 5], [4, 255]]), dtype=np.int64),
+        np.array([[1, 5], [2, 255]]),
+        ObservationSpec("categorical", (4,), (3, 1, 3, 256)),
+        [2, 0, 0, 255],
+    ),
+    "yes or no": (
+        spaces.Box(0, 1, (2, 2), bool),
+        np.array([[True, False], [False, True]]),
+        ObservationSpec("binary", (4,)),
+        [1, 0, 0, 1],
+    ),
+    "zero or one": (spaces.Box(0, 1, (3,), np.int8), np.int8([1, 0, 1]), ObservationSpec("binary", (3,)), [1, 0, 1]),
     "symbols": (
         spaces.Box(0, 255, (2, 2, 2), np.uint8),
         np.arange(8, dtype=np.uint8).reshape(2, 2, 2) + 200,
-        ObservationSpec("vector", (8,)),
-        np.arange(200.0, 208.0),
+        ObservationSpec("integer", (8,), low=(0,) * 8, high=(255,) * 8),
+        np.uint8(np.arange(200, 208)),
+    ),
+    "a counter": (
+        spaces.Box(0, np.inf, (1,), np.int32),
+        np.int32([2**31 - 1]),
+        ObservationSpec("integer", (1,), low=(0,), high=(2**31 - 1,)),
+        np.int32([2**31 - 1]),
+    ),
+    "any whole number": (
+        spaces.Box(-np.inf, np.inf, (2,), np.int64),
+        np.array([-(2**53), 2**53 - 1]),
+        ObservationSpec("integer", (2,), low=(-(2**53),) * 2, high=(2**53,) * 2),
+        np.array([-(2**53), 2**53 - 1]),
+    ),
+    "any whole number from zero": (
+        spaces.Box(0, 2**64 - 1, (1,), np.uint64),
+        np.uint64([2**53]),
+        ObservationSpec("integer", (1,), low=(0,), high=(2**53,)),
+        np.array([2**53]),
     ),
 }
 STORED_AS = {"vector": np.float32, "image": np.uint8, "categorical": np.int32, "binary": np.uint8}
@@ -69,7 +101,8 @@ def test_a_bare_leaf_is_named_obs_and_stored_as_its_kind_says(space, value, spec
     assert specs == {"obs": spec}
     encoded = encode_observation(space, specs, value)
     assert list(encoded) == ["obs"]
-    assert encoded["obs"].dtype == STORED_AS[spec.kind]
+    assert encoded["obs"].dtype == (stored.dtype if spec.kind == "integer" else STORED_AS[spec.kind])
+    assert encoded["obs"].dtype == spec.dtype
     np.testing.assert_array_equal(encoded["obs"], stored, strict=False)
     assert encoded["obs"].shape == spec.shape
 
@@ -136,7 +169,7 @@ def test_an_image_is_enlarged_by_repeating_pixels():
 
 
 @pytest.mark.parametrize(
-    "shape, kind", [((16, 16), "image"), ((16, 16, 3), "image"), ((15, 40, 3), "vector"), ((16, 2, 16), "vector")]
+    "shape, kind", [((16, 16), "image"), ((16, 16, 3), "image"), ((15, 40, 3), "integer"), ((16, 2, 16), "integer")]
 )
 def test_only_byte_boxes_of_at_least_16_a_side_are_images(shape, kind):
     assert observation_specs(spaces.Box(0, 255, shape, np.uint8), image_size=16)["obs"].kind == kind
@@ -177,12 +210,13 @@ def test_a_space_of_nothing_but_text_is_refused():
         observation_specs(spaces.Text(8), image_size=16, drop_text=True)
 
 
-def test_a_minigrid_mission_is_text_and_its_grid_a_vector():
+def test_a_minigrid_mission_is_text_and_its_grid_whole_numbers():
     env = gymnasium.make("minigrid:MiniGrid-Empty-8x8-v0")
     with pytest.raises(UnsupportedSpaceError, match="'mission'"):
         observation_specs(env.observation_space, image_size=16)
+    assert text_leaves(env.observation_space) == ["mission"]
     specs = observation_specs(env.observation_space, image_size=16, drop_text=True)
-    assert {path: spec.kind for path, spec in specs.items()} == {"direction": "categorical", "image": "vector"}
+    assert {path: spec.kind for path, spec in specs.items()} == {"direction": "categorical", "image": "integer"}
     obs, _ = env.reset(seed=0)
     encoded = encode_observation(env.observation_space, specs, obs)
     np.testing.assert_array_equal(encoded["image"], obs["image"].ravel())
@@ -430,6 +464,74 @@ def test_stacked_observations_are_encoded_one_by_one():
     for t, value in enumerate(values):
         for path, x in encode_observation(space, specs, value).items():
             np.testing.assert_array_equal(encoded[path][t], x, strict=True)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-3, 5, (2, 2), np.int8),
+        spaces.Box(np.array([-1, 4]), np.array([1, 4]), dtype=np.int64),
+        spaces.Box(10, 265, (1,), np.int32),
+        spaces.Box(10, 266, (1,), np.int32),
+        spaces.Box(0, 255, (5,), np.uint8),
+        spaces.Box(-(2**40), 2**40, (3,), np.int64),
+        spaces.Box(0, 1, (2,), bool),
+    ],
+    ids=str,
+)
+def test_every_whole_number_of_a_box_comes_back_from_what_is_stored(space):
+    """Classes count from the lower bound, everything else is stored as it is."""
+    space.seed(0)
+    specs = observation_specs(space, image_size=16)
+    spec = specs["obs"]
+    assert spec.kind == ("integer" if sum(spec.classes) == 0 and space.dtype != bool else spec.kind)
+    for value in (space.low, space.high, *(space.sample() for _ in range(20))):
+        stored = encode_observation(space, specs, value)["obs"].astype(np.int64)
+        if spec.kind == "categorical":
+            assert (stored >= 0).all() and (stored < spec.classes).all()
+            stored = stored + space.low.ravel()
+        np.testing.assert_array_equal(stored, value.astype(np.int64).ravel())
+
+
+def test_few_values_are_classes_and_many_are_integers():
+    kinds = {}
+    for values, entries in ((256, 4), (257, 1), (3, 341), (3, 342), (256, 5)):
+        space = spaces.Box(5, 4 + values, (entries,), np.int64)
+        kinds[values, entries] = observation_specs(space, image_size=16)["obs"].kind
+    assert kinds == {
+        (256, 4): "categorical",
+        (257, 1): "integer",
+        (3, 341): "categorical",
+        (3, 342): "integer",
+        (256, 5): "integer",
+    }
+
+
+def test_whole_numbers_have_a_density_if_asked_for():
+    for space, kind in ((spaces.Box(0, 3, (2,), np.int8), "vector"), (spaces.Box(0, 255, (16, 16), np.uint8), "image")):
+        assert observation_specs(space, image_size=16, integers="density")["obs"].kind == kind
+    space = spaces.Box(0, 3, (2,), np.int8)
+    specs = observation_specs(space, image_size=16, integers="density")
+    np.testing.assert_array_equal(
+        encode_observation(space, specs, np.int8([-7, 100]))["obs"], np.float32([-7, 100]), strict=True
+    )
+
+
+@pytest.mark.parametrize(
+    "space, value",
+    [
+        (spaces.Box(0, 1, (2,), np.int8), np.int8([0, 2])),
+        (spaces.Box(-1, 1, (2,), np.int64), np.array([-2, 0])),
+        (spaces.Box(0, 255, (9,), np.int32), np.arange(9, dtype=np.int32) - 1),
+        (spaces.Box(-np.inf, np.inf, (1,), np.int64), np.array([2**53 + 1])),
+        (spaces.Box(0, 2**64 - 1, (1,), np.uint64), np.uint64([2**63])),
+    ],
+    ids=str,
+)
+def test_whole_numbers_that_have_no_mass_are_refused_with_their_path(space, value):
+    specs = observation_specs(spaces.Dict({"at": space}), image_size=16)
+    with pytest.raises(ValueError, match=r"'at': expected whole numbers within the bounds of Box.*env\.integers"):
+        encode_observation(spaces.Dict({"at": space}), specs, {"at": value})
 
 
 @pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan, 1e39])

@@ -1,6 +1,7 @@
 """Every likelihood integrates or sums to one, agrees with torch.distributions, and samples what it scores."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -161,3 +162,128 @@ def test_two_hot_of_uniform_logits_over_dreamers_bins_has_mean_zero():
 def test_symexp_bins_need_a_middle():
     with pytest.raises(ValueError, match="odd"):
         lk.symexp_bins(254)
+
+
+def integers(low, high, locations, scales, dtype=torch.float64, count=None):
+    """A mixture with weights 0.7, 0.2 and 0.1 over one whole number, as many times as asked for."""
+    count = high - low + 1 if count is None else count
+    weight = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64).log()
+    parts = [torch.as_tensor(x, dtype=torch.float64).expand(count, 1, 3).to(dtype) for x in (weight, locations, scales)]
+    bounds = [torch.tensor([x], dtype=torch.float64) for x in (low, high)]
+    return lk.IntegerMixture(*parts, *bounds, torch.int64)
+
+
+MIXTURES = {
+    "inside": (0, 255, [100.3, 30.0, 180.0], [0.05, 7.0, 40.0]),
+    "sharp": (-3, 4, [0.4, 1.49, -2.5], [0.05, 0.05, 0.05]),
+    "wide": (0, 9, [4.0, 3.0, 5.0], [1e3, 50.0, 8.0]),
+    "below": (2, 40, [-30.0, 1.0, 1.8], [3.0, 0.3, 1.0]),
+    "above": (0, 10, [300.0, 10.4, 11.0], [5.0, 0.05, 0.5]),
+    "a bit": (0, 1, [0.3, 0.9, 0.5], [0.05, 1.0, 0.2]),
+    "near one": (-50, 50, [0.25, 20.6, -49.0], [0.7, 1.0, 1.5]),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_masses_of_whole_numbers_sum_to_one_and_their_mean_is_the_sum_of_them(name):
+    low, high, *_ = MIXTURES[name]
+    values = torch.arange(low, high + 1)
+    p = integers(*MIXTURES[name])
+    mass = p.log_prob(values[:, None]).exp()
+    assert mass.sum().item() == pytest.approx(1, abs=1e-12)
+    assert p.mean[0].item() == pytest.approx((mass * values).sum().item(), abs=1e-3)
+
+
+def test_a_whole_number_has_the_mass_of_its_interval():
+    p = integers(0, 255, [10.2, 12.0, 200.0], [1.7, 0.4, 3.0], count=1)
+    mass = ((12.5 - p.location) / p.scale).sigmoid() - ((11.5 - p.location) / p.scale).sigmoid()
+    expected = (p.log_weight.exp() * mass).sum(-1).log().reshape(1)
+    torch.testing.assert_close(p.log_prob(torch.tensor([[12]])), expected)
+
+
+def test_the_only_value_is_certain_and_its_mean():
+    p = integers(7, 7, [3.0, 100.0, 7.0], [0.1, 2.0, 0.05])
+    assert p.log_prob(torch.tensor([[7]])).item() == pytest.approx(0, abs=1e-12)
+    assert p.mean.item() == 7
+    assert p.sample(torch.Generator().manual_seed(0)).tolist() == [[7]]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (-(2**53), 2**53)], ids=["bytes", "any"])
+def test_no_whole_number_is_impossible_and_gradients_are_finite_in_single_precision(low, high):
+    for value in (low, low + 1, 0, 100, 255, high - 1, high):
+        location = torch.tensor([[[0.0, 100.0, 5.0]]], requires_grad=True)
+        raw_scale = torch.tensor([[[0.05, 1.0, 1e6]]], requires_grad=True)
+        logits = torch.zeros(1, 1, 3, requires_grad=True)
+        bounds = [torch.tensor([x], dtype=torch.float64) for x in (low, high)]
+        p = lk.IntegerMixture(logits.log_softmax(-1), location, raw_scale, *bounds, torch.int64)
+        log_mass = p.log_prob(torch.tensor([[value]]))
+        log_mass.sum().backward()
+        assert torch.isfinite(log_mass).all() and log_mass.item() <= 0
+        for x in (location, raw_scale, logits):
+            assert torch.isfinite(x.grad).all(), value
+        assert p.mean.isfinite().all() and low <= p.mean.item() <= high
+
+
+def test_far_in_the_tails_the_log_mass_is_exact_in_single_precision():
+    """There a difference of sigmoids is zero, while log-masses fall off by 1 / scale a step."""
+    p = integers(-1000, 1000, [0.0] * 3, [0.25] * 3, dtype=torch.float32, count=3)
+    far = p.log_prob(torch.tensor([[500], [501], [-501]]))
+    assert far[0].item() == pytest.approx(-499.5 / 0.25 + math.log1p(-math.exp(-4)), rel=1e-6)
+    assert (far[0] - far[1]).item() == pytest.approx(4, rel=1e-3) and far[1].item() == far[2].item()
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_samples_of_whole_numbers_are_as_frequent_as_their_masses(name):
+    count = 20_000
+    low, high, *_ = MIXTURES[name]
+    p = integers(*MIXTURES[name], count=count)
+    drawn = p.sample(torch.Generator().manual_seed(2)).squeeze(-1)
+    assert drawn.dtype == torch.int64 and low <= drawn.min() and drawn.max() <= high
+    mass = integers(*MIXTURES[name]).log_prob(torch.arange(low, high + 1)[:, None]).exp()
+    seen = torch.bincount(drawn - low, minlength=high - low + 1) / count
+    assert ((seen - mass).abs() < 4.5 * (mass * (1 - mass) / count).sqrt() + 1e-4).all()
+
+
+def test_samples_of_the_widest_range_stay_in_it():
+    p = integers(-(2**53), 2**53, [1e18, -1e18, 0.0], [1e9, 1e9, 1e9], dtype=torch.float32, count=1000)
+    drawn = p.sample(torch.Generator().manual_seed(0))
+    assert drawn.max().item() == 2**53 and drawn.min().item() == -(2**53)
+
+
+ATOMS = lk.Atoms(
+    torch.tensor([[0.3, -1.0, 2.0, -math.inf]], dtype=torch.float64),
+    torch.tensor([-1.0, 0.0, 0.5, 0.0], dtype=torch.float64),
+    torch.tensor(-0.2, dtype=torch.float64),
+    torch.tensor(1.5, dtype=torch.float64),
+    0.05,
+)
+
+
+def test_atoms_and_the_density_elsewhere_are_one_together():
+    values = ATOMS.atoms[:3]
+    mass = dataclasses.replace(ATOMS, logits=ATOMS.logits.expand(3, 4)).log_prob(values[:, None]).exp()
+    torch.testing.assert_close(mass, 0.95 * ATOMS.logits[0, :3].softmax(-1))
+    one = dataclasses.replace(ATOMS, logits=ATOMS.logits[0])
+    whole, _ = integrate.quad(lambda x: density(one, x), -80, 80, points=values.tolist(), limit=400)
+    assert mass.sum().item() + whole == pytest.approx(1, abs=1e-8)
+    first, _ = integrate.quad(lambda x: x * density(one, x), -80, 80, points=values.tolist(), limit=400)
+    assert ATOMS.mean.item() == pytest.approx((mass * values).sum().item() + first, abs=1e-7)
+
+
+def test_a_value_that_is_no_atom_keeps_some_density_however_far():
+    logits = torch.tensor([[30.0, -40.0, -math.inf]], requires_grad=True)
+    p = lk.Atoms(logits, torch.tensor([0.0, 1.0, 0.0]), torch.tensor(0.5), torch.tensor(1.0), 1e-4)
+    for x in (0.0, 1.0, 0.5, -7.0, 1e6):
+        (gradient,) = torch.autograd.grad(p.log_prob(torch.tensor([[x]])).sum(), logits)
+        assert torch.isfinite(p.log_prob(torch.tensor([[x]]))).all() and torch.isfinite(gradient).all()
+    assert p.log_prob(torch.tensor([[7.5]])).item() == pytest.approx(-7 + math.log(1e-4), abs=1e-2)
+
+
+def test_atoms_are_drawn_as_often_as_they_weigh_and_sometimes_something_else():
+    count = 40_000
+    drawn = dataclasses.replace(ATOMS, logits=ATOMS.logits.expand(count, 4)).sample(torch.Generator().manual_seed(0))
+    assert drawn.shape == (count, 1)
+    shares = [(drawn == value).double().mean().item() for value in (-1.0, 0.0, 0.5)]
+    expected = 0.95 * ATOMS.logits[0, :3].softmax(-1)
+    for share, p in zip([*shares, 1 - sum(shares)], [*expected.tolist(), 0.05], strict=True):
+        assert abs(share - p) < 4 * (p * (1 - p) / count) ** 0.5

@@ -5,12 +5,14 @@ import pytest
 import scipy.stats
 import torch
 
-from worldmodel.models.decoder import GaussianHead
+from worldmodel.models.decoder import ESCAPE, GaussianHead
 from worldmodel.models.encoder import Encoder, as_numbers
 from worldmodel.models.likelihoods import Affine, SymlogNormal, TwoHot
+from worldmodel.models.simulation import simulate
 from worldmodel.objectives.elbo import elbo
+from worldmodel.training.learner import sampled_bound
 from worldmodel.types import ObservationSpec, State
-from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+from worlds import CATEGORICAL, GAUSSIAN, INTEGER_SPEC, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 specs = pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector", "mixed"])
 
@@ -227,3 +229,67 @@ def test_reading_the_reward_keeps_acting_and_training_the_same(generator):
         row = ({"obs": batch.obs["obs"][:, t]}, batch.prev_action[:, t], batch.is_first[:, t], noise[:, t])
         state, _, _ = model.step(state, *row, batch.reward[:, t])
         torch.testing.assert_close(states.stoch[:, t], state.stoch, rtol=1e-9, atol=1e-10)
+
+
+def test_whole_numbers_are_read_in_units_of_their_spread_and_decoded_as_a_mass_around_it():
+    model, batch = make_model(INTEGER_SPEC), make_batch(INTEGER_SPEC)
+    mean, std = torch.tensor([100.0, 4.0, 150.0, 5.0]), torch.tensor([60.0, 0.5, 80.0, 0.0])
+    model.standardise("grid", mean, std)
+    seen = model._as_input("grid", batch.obs["grid"])
+    torch.testing.assert_close(seen, (batch.obs["grid"].float() - mean) / torch.tensor([60.0, 0.5, 80.0, 1.0]))
+    head = model.decoder.integer_head("grid")
+    torch.nn.init.zeros_(head.raw.weight)
+    torch.nn.init.zeros_(head.raw.bias)
+    state = State(torch.zeros(1, 8), torch.zeros(1, model.rssm.latent.width))
+    p = model.decode(state)["grid"]
+    torch.testing.assert_close(p.location.mean(-1)[0], mean)
+    assert "grid" not in model.resolution()
+    wide = p.location[0, :, 2] - p.location[0, :, 1]
+    torch.testing.assert_close(wide, (std.square() + 1).sqrt())  # an entry that never changed: in whole numbers
+    total = sum(model.decode(state)["grid"].log_prob(torch.tensor([[v, 4, 150, 5]])).exp() for v in range(256))
+    rest = model.decode(state)["grid"].log_prob(torch.tensor([[300, 4, 150, 5]]))
+    assert torch.isfinite(rest).all() and 0 < total.item() < 1
+
+
+def test_a_whole_number_that_was_never_seen_costs_no_more_than_the_escape():
+    """However sure the learned components are of another one."""
+    model = make_model(INTEGER_SPEC)
+    head = model.decoder.integer_head("grid")
+    torch.nn.init.zeros_(head.raw.weight)
+    torch.nn.init.constant_(head.raw.bias, -60.0)  # locations far below, scales at their smallest
+    p = head(torch.zeros(1, 12), torch.zeros(1, 4))
+    value = torch.tensor([[12, 9, 0, 5]])
+    alone = p.log_prob(value)
+    wide = (slice(None), slice(None), slice(-1, None))
+    escape = type(p)(p.log_weight[wide], p.location[wide], p.scale[wide], p.low, p.high, p.dtype).log_prob(value)
+    assert (alone >= escape - 1e-4).all() and escape.item() > -60
+
+
+def test_every_path_of_whole_numbers_learns_and_simulates():
+    model, batch = make_model(INTEGER_SPEC), make_batch(INTEGER_SPEC, first=())
+    bound = sampled_bound(model, batch, torch.Generator().manual_seed(0))
+    bound.elbo.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert bound.log_likelihood["grid"].max() <= 0
+    drawn = simulate(model, batch, generator=torch.Generator().manual_seed(0)).batch.obs["grid"]
+    assert drawn.dtype == batch.obs["grid"].dtype
+    low, high = (
+        torch.tensor(x) for x in (INTEGER_SPEC.observations["grid"].low, INTEGER_SPEC.observations["grid"].high)
+    )
+    assert (drawn >= low).all() and (drawn <= high).all()
+
+
+def test_a_reward_of_a_handful_of_values_is_a_mass_on_them_with_the_right_mean():
+    model = make_model(reward="categorical")
+    values = torch.tensor([-1.0, 0.0, 0.25, 10.0])
+    model.decoder.atoms.start_at(values)
+    state = State(torch.zeros(4, 8), torch.zeros(4, model.rssm.latent.width))
+    p = model.decode(state)["reward"]
+    mass = p.log_prob(values[:, None]).exp()
+    assert mass.sum().item() == pytest.approx(1 - ESCAPE, abs=1e-6)
+    assert p.mean[0].item() == pytest.approx((mass * values).sum().item(), rel=1e-2)
+    assert torch.isfinite(p.log_prob(torch.tensor([[3.0], [-1e6], [1e6], [0.1]]))).all()
+    assert "reward" not in model.resolution()
+    again = make_model(reward="categorical", seed=1)
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again.decode(state)["reward"].mean, p.mean)

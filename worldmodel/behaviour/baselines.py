@@ -1,29 +1,34 @@
 """What can be predicted without a model: forecasts that a world model has to beat, as real distributions.
 
     marginal      the training rows' own distribution at every horizon: a Gaussian for each number of a vector and for
-                  the reward; the frequencies of each class, bit and pixel level
+                  the reward; the frequencies of each class, bit, pixel level and integer, or where an integer has
+                  more than 256 values, a discretised logistic
     repeat_last   x_{t+h} ~ N(x_t, s_h^2), s_h the root mean square change over h steps in the training rows
 
-Both are fitted on training rows, so neither has seen the answers. Images, classes and bits repeat their last value
-without a distribution around it (a squared error and no nats): how often a pixel or a class stays as it is would be a
-transition table, which is a model. No std is below `resolution` of the marginal's, as the model's own are not.
+Both are fitted on training rows, so neither has seen the answers. Images, integers, classes and bits repeat their last
+value without a distribution around it (a squared error and no nats): how often a pixel or a class stays as it is would
+be a transition table, which is a model. No std is below `resolution` of the marginal's, as the model's own are not.
+Where the model puts a mass on the reward (`decoder.reward: categorical`), baselines have no nats of it: theirs would be
+a density's.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from worldmodel.behaviour import scoring_rules as rules
 from worldmodel.behaviour.imagination import or_one, relative_error, spread
-from worldmodel.models.decoder import CONTINUE, REWARD
+from worldmodel.models.decoder import CONTINUE, REWARD, SHARPEST
 from worldmodel.models.encoder import as_numbers
+from worldmodel.models.likelihoods import IntegerMixture
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, EnvSpec, ObservationSpec
 
 IMAGE_LEVELS = 256
+COUNTED_VALUES = 256  # of an integer, at most, whose frequencies are counted
 
 ByMetric = dict[str, Float[Tensor, "B H"]]
 
@@ -37,7 +42,8 @@ class Baseline:
     std: Float[Tensor, "*shape"]
     floor: float  # of every std below, as a share of the marginal's
     lag_std: Float[Tensor, "H n"] | None = None  # vectors: s_1 .. s_H
-    log_mass: Float[Tensor, "variables levels"] | None = None  # all others: of every class, bit or pixel level
+    log_mass: Float[Tensor, "variables levels"] | None = None  # all others: of every class, bit, level or integer
+    nats: bool = True  # whether the model's nats are of the same kind, so that there is something to compare
 
     @property
     def unit(self) -> Float[Tensor, "*shape"]:
@@ -52,9 +58,11 @@ class Baseline:
         """The scores of the marginal at rows [B, H, ...] as they are stored."""
         x = as_numbers(self.leaf, target)
         scores = {"squared_error": self.squared_error(self.mean, x)}
+        if self.leaf.kind == "integer" and self.log_mass is None:
+            return scores | {"nll": self._logistic_nll(target)}
         if self.log_mass is None:
             return scores | self._gaussian(self.mean, self._above_floor(self.std), x)
-        index = target.long().flatten(2)  # [B, H, variables]
+        index = from_lowest(self.leaf, target).flatten(2)  # [B, H, variables]
         nats = -self.log_mass[torch.arange(index.shape[-1], device=index.device), index]
         return scores | {"nll": nats.sum(-1)}
 
@@ -67,11 +75,18 @@ class Baseline:
         return scores | self._gaussian(guess, self._above_floor(self.lag_std), x)
 
     def _gaussian(self, mean: Tensor, std: Tensor, x: Tensor) -> ByMetric:
-        return {
-            "nll": rules.gaussian_nll(mean, std, x).sum(-1),
+        nll = {"nll": rules.gaussian_nll(mean, std, x).sum(-1)} if self.nats else {}
+        return nll | {
             "crps": (rules.gaussian_crps(mean, std, x) / self.unit).mean(-1),
             "coverage": rules.gaussian_coverage(mean, std, x).mean(-1),
         }
+
+    def _logistic_nll(self, target: Tensor) -> Float[Tensor, "B H"]:
+        """Nats of whole numbers under the discretised logistic of the training rows' mean and std."""
+        scale = (self.std * 3**0.5 / torch.pi).clamp(min=SHARPEST)[:, None]
+        low, high = (self.mean.new_tensor(bound, dtype=torch.float64) for bound in (self.leaf.low, self.leaf.high))
+        p = IntegerMixture(torch.zeros_like(scale), self.mean[:, None], scale, low, high, target.dtype)
+        return -p.log_prob(target)
 
     def _above_floor(self, std: Tensor) -> Tensor:
         return torch.maximum(std, self.floor * self.unit)
@@ -98,7 +113,10 @@ def fit_baselines(model: WorldModel, rows: Batch, horizon: int) -> dict[str, Bas
         floor = model.decoder.resolution
         if leaf.kind == "vector":
             lag_std = change_by_lag(targets[name].float(), valid, rows.is_first, horizon)
-            fitted[name] = Baseline(leaf, mean, std, floor, lag_std=lag_std)
+            nats = name != REWARD or model.decoder.atoms is None
+            fitted[name] = Baseline(leaf, mean, std, floor, lag_std=lag_std, nats=nats)
+        elif leaf.kind == "integer" and max(_levels(leaf)) > COUNTED_VALUES:
+            fitted[name] = Baseline(leaf, mean, std, floor)
         else:
             fitted[name] = Baseline(leaf, mean, std, floor, log_mass=log_frequencies(leaf, targets[name][valid]))
     return fitted
@@ -124,13 +142,25 @@ def log_frequencies(leaf: ObservationSpec, x: Tensor) -> Float[Tensor, "variable
 
     One row's worth of smoothing, so that what was never seen is not impossible. Source: Perks 1947.
     """
-    index = x.long().flatten(1)  # [rows, variables]
-    levels = leaf.classes or (IMAGE_LEVELS if leaf.kind == "image" else 2,) * index.shape[1]
+    index = from_lowest(leaf, x).flatten(1)  # [rows, variables]
+    levels = _levels(leaf)
     highest = max(levels)
     offset = highest * torch.arange(index.shape[1], device=index.device)
     count = torch.bincount((index + offset).flatten(), minlength=highest * index.shape[1])
     share = 1 / torch.tensor(levels, device=x.device)[:, None]
     return ((count.unflatten(0, (-1, highest)) + share) / (len(index) + 1)).log()
+
+
+def from_lowest(leaf: ObservationSpec, x: Tensor) -> Int[Tensor, "*shape"]:
+    """Classes, bits, levels and integers, counted from the lowest one that there is."""
+    return x.long() - torch.tensor(leaf.low or (0,), device=x.device)
+
+
+def _levels(leaf: ObservationSpec) -> tuple[int, ...]:
+    """How many values each variable of a leaf has."""
+    if leaf.kind == "integer":
+        return tuple(high - low + 1 for low, high in zip(leaf.low, leaf.high, strict=True))
+    return leaf.classes or (IMAGE_LEVELS if leaf.kind == "image" else 2,) * leaf.width
 
 
 def baseline_scores(fitted: Mapping[str, Baseline], name: str, targets: Tensor) -> dict[str, ByMetric]:

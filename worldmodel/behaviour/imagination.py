@@ -178,7 +178,7 @@ def select(batch: Batch, sequences: slice | Tensor = slice(None), rows: slice = 
 
 def trimmed(episodes: Batch) -> Batch:
     """The same episodes without the rows that are padding in all of them."""
-    return select(episodes, rows=slice(int(episodes.valid.sum(1).max())))
+    return select(episodes, rows=slice(longest_episode(episodes)))
 
 
 def in_parts(episodes: Batch, size: int) -> Iterator[Batch]:
@@ -191,6 +191,34 @@ def require_positive(context: int, horizon: int, samples: int) -> None:
     """Raise ValueError unless each is at least 1."""
     if min(context, horizon, samples) < 1:
         raise ValueError(f"context, horizon, samples: expected at least 1 each, got {(context, horizon, samples)}")
+
+
+def fitting_rows(
+    longest: int, usual: tuple[int, int], context: int | None = None, horizon: int | None = None
+) -> tuple[int, int]:
+    """How many rows are seen and how many imagined, where the longest episode has so many: the one rule for it.
+
+    What is asked for is taken as it is. What is not is as usual, or where no episode is long enough for that, less:
+    both in their usual proportion, or one of them as far as the other leaves room; a row each at least.
+
+    Args:
+        longest: rows of the longest episode.
+        usual: context and horizon where there is room for them.
+        context, horizon: asked for; None where not.
+    """
+    if context is None and horizon is None:
+        if sum(usual) <= longest:
+            return usual
+        context = max(1, longest * usual[0] // sum(usual))
+    if context is None:
+        assert horizon is not None
+        context = max(1, min(usual[0], longest - horizon))
+    return context, max(1, min(usual[1], longest - context)) if horizon is None else horizon
+
+
+def longest_episode(episodes: Batch) -> int:
+    """Rows of the longest of padded episodes."""
+    return int(episodes.valid.sum(1).max())
 
 
 def long_enough(episodes: Batch, length: int) -> Batch:
@@ -223,12 +251,12 @@ def or_one(std: Tensor) -> Tensor:
 def relative_error(leaf: ObservationSpec, guess: Tensor, x: Tensor, std: Tensor) -> Float[Tensor, "B H"]:
     """Squared error of a guess at x [B, H, ...], both as numbers, in units of the variance std^2.
 
-    Vectors: averaged over dimensions, each in units of its own variance. Images, classes (one-hot) and bits: summed
-    over the leaf, in units of its summed variance, since single pixels and classes may hardly vary; a Brier score over
-    that of the frequencies. So the mean of what varies scores 1 on average.
+    Leaves of numbers: averaged over dimensions, each in units of its own variance. Images, classes (one-hot) and bits:
+    summed over the leaf, in units of its summed variance, since single pixels and classes may hardly vary; a Brier
+    score over that of the frequencies. So the mean of what varies scores 1 on average.
     """
     square = (guess - x).square()
-    if leaf.kind == "vector":
+    if leaf.is_numeric:
         return (square / or_one(std).square()).mean(-1)
     return square.flatten(2).sum(-1) / or_one(std.square().sum())
 

@@ -16,7 +16,7 @@ from worldmodel.types import Batch, Likelihood, ObservationSpec, State
 
 QUANTILES = (0.05, 0.25, 0.75, 0.95)  # the edges of the central 90 % and 50 %
 DRAWS = 64  # of the likelihood of each state, for the quantiles
-DIMENSIONS = 8  # of a vector, at most, whose quantiles are computed
+DIMENSIONS = 8  # of a leaf of numbers, at most, whose quantiles are computed
 MAPPED_ROWS = 4096  # at most, of the posterior states that the map is made of
 
 
@@ -29,7 +29,7 @@ class Scene:
     truth: np.ndarray  # [B, R, ...] as stored, or only the context's rows where nothing happened after them
     paths: np.ndarray  # [N, B, R, ...] E[x | state] of every sample; of an image only the first
     mean: np.ndarray  # [B, R, ...] over the N samples
-    bands: np.ndarray | None  # [4, B, R, n] QUANTILES of observations drawn from the likelihoods; vectors, the reward
+    bands: np.ndarray | None  # [4, B, R, n] QUANTILES of draws from the likelihoods; leaves of numbers, the reward
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _decode(model: WorldModel, states: State, batch: Batch, generator: torch.Gen
             mean[name] = mean.get(name, torch.zeros(())) + likelihood.mean / N
             if n == 0 or leaves[name].kind != "image":
                 paths[name].append(likelihood.mean)
-            if leaves[name].kind == "vector":
+            if leaves[name].is_numeric:
                 draws[name].extend(_draws(likelihood, generator))
     scenes = {}
     for name, leaf in leaves.items():
@@ -126,7 +126,7 @@ def _without_first_row(scene: Scene) -> Scene:
 
 
 def _draws(likelihood: Likelihood, generator: torch.Generator) -> list[Tensor]:
-    return [likelihood.sample(generator)[..., :DIMENSIONS] for _ in range(DRAWS)]
+    return [likelihood.sample(generator)[..., :DIMENSIONS].float() for _ in range(DRAWS)]
 
 
 def _quantiles(draws: Float[Tensor, "M B R n"]) -> np.ndarray:

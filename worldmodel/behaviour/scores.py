@@ -6,8 +6,8 @@
     coverage        the share of truths in the central 90 % of the same draws, mean over dimensions; ideally 0.9
 
 CRPS and coverage are for vectors and the reward. Images have neither: most of their pixels never change, so a mean
-over pixels would be about the background, and the nats over 256 levels are a proper score already. Classes and bits
-are scored whole by their nats.
+over pixels would be about the background, and the nats over 256 levels are a proper score already. Integers, classes
+and bits are scored whole by their nats, which are a mass's.
 
 Only futures that were recorded whole are scored, so before the last step none of them ends: the continue flag's scores
 are about episodes that are known to go on, and a model that gives them their fair chance of ending looks too cautious.

@@ -61,6 +61,7 @@ def collect(config: Config, folder: Path, rows: int) -> None:
     from worldmodel.data.rollout import Rollout
     from worldmodel.seeding import Stream, make_generator
     from worldmodel.session import collect_heldout
+    from worldmodel.words import without_text
 
     with (
         build.build_environments(config) as environments,
@@ -69,6 +70,8 @@ def collect(config: Config, folder: Path, rows: int) -> None:
     ):
         write_config(config, partial / "config.yaml")
         print(f"collecting {config.evaluation.episodes} held-out episodes of {config.env.id}, then {rows} rows")
+        if environments.left_out:
+            print(without_text(environments.left_out))
         collect_heldout(config, apart, partial / HELDOUT)
         scored = tally(partial / HELDOUT)
         policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))

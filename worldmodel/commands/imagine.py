@@ -22,7 +22,7 @@ UNITS = {
 def add_options(parser: ArgumentParser) -> None:
     """Which run, from where, how far, under whose actions."""
     parser.add_argument("run", type=str, help="the run's folder")
-    parser.add_argument("--context", type=int | None, default=None, help="rows seen; by default as in the evaluation")
+    parser.add_argument("--context", type=int | None, default=None, help="rows seen; by default as when it trained")
     parser.add_argument("--horizon", type=int | None, default=None, help="rows imagined; by default likewise")
     parser.add_argument("--samples", type=int | None, default=None, help="futures of each start; by default likewise")
     parser.add_argument("--episodes", type=int | None, default=None, help="held-out episodes to score; by default all")
@@ -42,8 +42,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     opened = open_run(options.run, options.checkpoint, options.device)
     usual = opened.config.evaluation
     folder = opened.write_imagination(
-        context=usual.context if options.context is None else options.context,
-        horizon=usual.horizon if options.horizon is None else options.horizon,
+        context=options.context,
+        horizon=options.horizon,
         samples=usual.samples if options.samples is None else options.samples,
         seed=options.seed,
         episodes=options.episodes,

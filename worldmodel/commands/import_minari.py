@@ -1,6 +1,7 @@
 """Copy a Minari dataset into a folder to train on, with held-out episodes set apart."""
 
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -14,7 +15,9 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--heldout", type=int, default=16, help="episodes that are set apart to be scored on")
     parser.add_argument("--seed", type=int, default=0, help="decides which")
     parser.add_argument("--image_size", type=int, default=64, help="height and width that images are resized to")
-    parser.add_argument("--drop_text", type=bool, default=False, help="leave text observations out")
+    parser.add_argument("--drop_text", type=bool, default=True, help="leave text observations out")
+    kinds = Literal["mass", "density"]
+    parser.add_argument("--integers", type=kinds, default="mass", help="what Boxes of whole numbers have")
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
@@ -26,10 +29,15 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from worldmodel.data.minari import PREFIX, open_minari
     from worldmodel.data.offline import HELDOUT, REPLAY, divide
     from worldmodel.seeding import Stream, make_generator
+    from worldmodel.words import without_text
 
     if not options.dataset.startswith(PREFIX):
         raise ValueError(f"dataset: expected {PREFIX}namespace/name-v0, got {options.dataset!r}")
-    source = open_minari(options.dataset, image_size=options.image_size, drop_text=options.drop_text)
+    source = open_minari(
+        options.dataset, image_size=options.image_size, drop_text=options.drop_text, integers=options.integers
+    )
+    if source.left_out:
+        print(without_text(source.left_out))
     if source.lossy:
         print(
             f"{options.dataset}: its images were stored as JPEG, which changes them a little; they are read as stored"

@@ -49,14 +49,23 @@ class Canonical(gymnasium.Wrapper):
     """Observations as a Dict of flat leaves, actions as one float vector."""
 
     def __init__(
-        self, env: gymnasium.Env, *, image_size: int, drop_text: bool, hide: Mapping[str, Sequence[int]]
+        self,
+        env: gymnasium.Env,
+        *,
+        image_size: int,
+        drop_text: bool,
+        integers: Literal["mass", "density"],
+        hide: Mapping[str, Sequence[int]],
     ) -> None:
         super().__init__(env)
-        self._all = spaces.observation_specs(env.observation_space, image_size=image_size, drop_text=drop_text)
+        self._all = spaces.observation_specs(
+            env.observation_space, image_size=image_size, drop_text=drop_text, integers=integers
+        )
         self._kept = hiding.kept_entries(self._all, hide)
         self.specs = hiding.specs_of_kept(self._all, self._kept)
         action = spaces.action_spec(env.action_space)
         self.row_spec = EnvSpec(self.specs, action)
+        self.left_out = spaces.text_leaves(env.observation_space)
         self.observation_space = gym_spaces.Dict({path: _leaf_space(spec) for path, spec in self.specs.items()})
         self.action_space = gym_spaces.Box(-1, 1, (action.width,), np.float32)
 
@@ -79,15 +88,23 @@ class Environments:
     """N environments side by side. Use it in a `with` block: its end is clean even after a worker died or hung."""
 
     def __init__(
-        self, make: Callable[[], SyncVectorEnv | Workers], spec: EnvSpec, *, step_timeout: float, restarts: int
+        self,
+        make: Callable[[], SyncVectorEnv | Workers],
+        spec: EnvSpec,
+        *,
+        step_timeout: float,
+        restarts: int,
+        left_out: Sequence[str] = (),
     ) -> None:
         """Args:
         make: makes the environments, each under a Guard; again where a worker died.
         spec: of one environment.
         step_timeout: seconds that a reset or step may take.
         restarts: failures after which an environment is replaced; the next one is raised.
+        left_out: paths of text leaves that rows do without.
         """
         self.spec, self.failures = spec, list[str]()
+        self.left_out = tuple(left_out)
         self._make, self._step_timeout, self._restarts = make, step_timeout, restarts
         self._vector, self._seed, self._steps = make(), 0, 0
         self.count = self._vector.num_envs
@@ -201,7 +218,8 @@ def make_environments(
     time_limit: int | None = None,
     pixels: Literal["off", "only", "add"] = "off",
     image_size: int = 64,
-    drop_text: bool = False,
+    drop_text: bool = True,
+    integers: Literal["mass", "density"] = "mass",
     hide: Mapping[str, Sequence[int]] | None = None,
     row_limit: int | None = None,
 ) -> Environments:
@@ -226,6 +244,7 @@ def make_environments(
         pixels=pixels,
         image_size=image_size,
         drop_text=drop_text,
+        integers=integers,
         hide=hide or {},
         row_limit=row_limit,
     )
@@ -240,7 +259,7 @@ def make_environments(
             return Workers(makers, found, start_timeout=start_timeout(step_timeout))
         return SyncVectorEnv(makers)
 
-    return Environments(make_vector, found.spec, step_timeout=step_timeout, restarts=restarts)
+    return Environments(make_vector, found.spec, step_timeout=step_timeout, restarts=restarts, left_out=found.left_out)
 
 
 def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -269,6 +288,7 @@ def _make_one(
     pixels: Literal["off", "only", "add"],
     image_size: int,
     drop_text: bool,
+    integers: Literal["mass", "density"],
     hide: Mapping[str, Sequence[int]],
     row_limit: int | None,
 ) -> Canonical:
@@ -302,7 +322,7 @@ def _make_one(
         env = ActionRepeat(env, action_repeat)
     if row_limit is not None:
         env = TimeLimit(env, max(1, row_limit - 1))  # the first row takes no step
-    return Canonical(env, image_size=image_size, drop_text=drop_text, hide=hide)
+    return Canonical(env, image_size=image_size, drop_text=drop_text, integers=integers, hide=hide)
 
 
 def _wrap(env: gymnasium.Env, wrappers: Sequence[str | Mapping[str, Any]]) -> gymnasium.Env:
@@ -333,10 +353,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _leaf_space(spec: ObservationSpec) -> gymnasium.Space:
-    if spec.kind == "image":
-        return gym_spaces.Box(0, 255, spec.shape, np.uint8)
-    if spec.kind == "binary":
-        return gym_spaces.Box(0, 1, spec.shape, np.uint8)
-    if spec.kind == "categorical":
-        return gym_spaces.Box(0, max(spec.classes) - 1, spec.shape, np.int32)
-    return gym_spaces.Box(-np.inf, np.inf, spec.shape, np.float32)
+    if spec.kind == "vector":
+        return gym_spaces.Box(-np.inf, np.inf, spec.shape, spec.dtype)
+    if spec.kind == "integer":
+        return gym_spaces.Box(min(spec.low), max(spec.high), spec.shape, spec.dtype)
+    highest = {"image": 255, "binary": 1}.get(spec.kind) or max(spec.classes) - 1
+    return gym_spaces.Box(0, highest, spec.shape, spec.dtype)

@@ -22,8 +22,7 @@ HEADER = "replay.json"  # what makes a folder a replay
 STREAMS = "stream-*.rows"
 FORMAT = 3
 FORMATS = (2, 3)  # that are read; rows are appended in the format that a replay was begun in
-KINDS = {"vector": np.float32, "image": np.uint8, "categorical": np.int32, "binary": np.uint8}
-DIMENSIONS = {"vector": 1, "image": 3, "categorical": 1, "binary": 1}
+DIMENSIONS = {"vector": 1, "integer": 1, "image": 3, "categorical": 1, "binary": 1}  # by kind of leaf
 ACTIONS = ("continuous", "categorical", "binary")
 LARGEST_ROW = 2**30  # bytes; NumPy's records end at twice that
 MOST_STREAMS = 100_000  # environments side by side: each has a file that is kept open
@@ -115,7 +114,7 @@ def row_type(spec: EnvSpec, form: int = FORMAT) -> np.dtype:
         ("is_terminal", np.bool_),
         ("reward", np.float32),
     ]
-    leaves = [(f"obs:{path}", KINDS[leaf.kind], leaf.shape) for path, leaf in spec.observations.items()]
+    leaves = [(f"obs:{path}", leaf.dtype, leaf.shape) for path, leaf in spec.observations.items()]
     return np.dtype([*head, ("prev_action", np.float32, (spec.action.width,)), *leaves])
 
 
@@ -137,7 +136,7 @@ def spec_from_json(data: Any) -> EnvSpec:
     if sum(classes) != (width if action["kind"] == "categorical" else 0):
         raise ValueError(f"expected classes of the action that add up to its width {width}, got {list(classes)}")
     leaves = observations.values()
-    size = 4 * width + sum(math.prod(leaf.shape) * np.dtype(KINDS[leaf.kind]).itemsize for leaf in leaves)
+    size = 4 * width + sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     if size > LARGEST_ROW:
         raise ValueError(f"expected rows of at most {LARGEST_ROW:,} bytes, got {size:,}")
     return EnvSpec(observations, ActionSpec(action["kind"], width, classes))
@@ -146,14 +145,19 @@ def spec_from_json(data: Any) -> EnvSpec:
 def _leaf(path: str, data: Any) -> ObservationSpec:
     data = _entries(path, data)
     kind, shape, classes = data["kind"], _wholes(f"shape of {path}", data["shape"]), data["classes"]
-    if kind not in KINDS or len(shape) != DIMENSIONS[kind]:
-        raise ValueError(f"expected a vector, an image, categories or bits as {path}, got {kind!r} of shape {shape}")
+    if kind not in DIMENSIONS or len(shape) != DIMENSIONS[kind]:
+        raise ValueError(f"expected one of {', '.join(DIMENSIONS)} as {path}, got {kind!r} of shape {shape}")
     classes = _wholes(f"classes of {path}", classes)
     if sum(classes) > MOST_CLASSES:
         raise ValueError(f"expected at most {MOST_CLASSES} classes of {path}, got {sum(classes)}")
     if len(classes) != (shape[0] if kind == "categorical" else 0):
         raise ValueError(f"expected as many classes as variables of {path}, got {len(classes)} for shape {shape}")
-    return ObservationSpec(kind, shape, classes)
+    # Bounds are not in a spec that was written before there were integer leaves.
+    low, high = (_bounds(f"{name} of {path}", data.get(name, [])) for name in ("low", "high"))
+    expected = shape[0] if kind == "integer" else 0
+    if (len(low), len(high)) != (expected, expected) or any(a > b for a, b in zip(low, high, strict=True)):
+        raise ValueError(f"expected {expected} bounds of {path}, the low ones first, got {list(low)} and {list(high)}")
+    return ObservationSpec(kind, shape, classes, low=low, high=high)
 
 
 def _header(data: dict[str, Any]) -> Header:
@@ -178,6 +182,12 @@ def _entries(what: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected entries by name as {what}, got {value!r}")
     return value
+
+
+def _bounds(what: str, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"expected whole numbers as {what}, got {values!r}")
+    return tuple(_whole(what, value, -(2**63), 2**63 - 1) for value in values)
 
 
 def _wholes(what: str, values: Any) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Entries of vector leaves that are left out, so that what they say must be inferred."""
+"""Entries of leaves that are left out, so that what they say must be inferred."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,17 +13,18 @@ def kept_entries(specs: Mapping[str, ObservationSpec], hide: Mapping[str, Sequen
 
     Args:
         specs: the leaves of the observation.
-        hide: indices into vector leaves, by path.
+        hide: indices into leaves that are no images, by path.
     Raises:
-        ValueError: if a path is no vector leaf's, an index is not there, or nothing of a leaf would stay.
+        ValueError: if a path is not that of such a leaf, an index is not there, or nothing of a leaf would stay.
     """
-    vectors = {path: spec.width for path, spec in specs.items() if spec.kind == "vector"}
+    flat = {path: spec.shape[0] for path, spec in specs.items() if spec.kind != "image"}
     kept = {}
     for path, hidden in hide.items():
-        if path not in vectors:
-            there = ", ".join(f"{name} [{n}]" for name, n in vectors.items()) or "none"
-            raise ValueError(f"env.hide: expected paths of vector leaves, of which there are: {there}; got {path!r}")
-        n = vectors[path]
+        if path not in flat:
+            there = ", ".join(f"{name} [{n}]" for name, n in flat.items()) or "none"
+            expected = f"paths of leaves that are no images, of which there are: {there}"
+            raise ValueError(f"env.hide: expected {expected}; got {path!r}")
+        n = flat[path]
         wrong = [i for i in hidden if not 0 <= i < n]
         if wrong:
             raise ValueError(f"env.hide: expected indices from 0 to {n - 1} for {path!r}, got {wrong}")
@@ -37,9 +38,14 @@ def kept_entries(specs: Mapping[str, ObservationSpec], hide: Mapping[str, Sequen
 
 def specs_of_kept(specs: Mapping[str, ObservationSpec], kept: Mapping[str, np.ndarray]) -> dict[str, ObservationSpec]:
     """The leaves once only `kept` is left of some."""
-    return {path: replace(spec, shape=(len(kept[path]),)) if path in kept else spec for path, spec in specs.items()}
+    return {path: _part(spec, kept[path]) if path in kept else spec for path, spec in specs.items()}
 
 
 def keep(obs: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One observation, by path, without the hidden entries."""
     return {path: value[kept[path]] if path in kept else value for path, value in obs.items()}
+
+
+def _part(spec: ObservationSpec, kept: np.ndarray) -> ObservationSpec:
+    classes, low, high = (tuple(of[i] for i in kept if of) for of in (spec.classes, spec.low, spec.high))
+    return replace(spec, shape=(len(kept),), classes=classes, low=low, high=high)

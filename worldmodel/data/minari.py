@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -36,13 +36,18 @@ class MissingExtraError(ModuleNotFoundError):
 class MinariEpisodes:
     """The episodes of a Minari dataset, read from it anew every time they are walked through."""
 
-    def __init__(self, dataset: Any, *, image_size: int, drop_text: bool) -> None:
+    def __init__(
+        self, dataset: Any, *, image_size: int, drop_text: bool, integers: Literal["mass", "density"] = "mass"
+    ) -> None:
         """Args:
         dataset: as `minari.load_dataset` returns it.
-        image_size, drop_text: see `spaces.observation_specs`.
+        image_size, drop_text, integers: see `spaces.observation_specs`.
         """
         self._dataset = dataset
-        observations = spaces.observation_specs(dataset.observation_space, image_size=image_size, drop_text=drop_text)
+        self.left_out = tuple(spaces.text_leaves(dataset.observation_space))  # text leaves that rows go without
+        observations = spaces.observation_specs(
+            dataset.observation_space, image_size=image_size, drop_text=drop_text, integers=integers
+        )
         self._spec = EnvSpec(observations, spaces.action_spec(dataset.action_space))
 
     @property
@@ -102,13 +107,20 @@ class Exported(NamedTuple):
     left_behind: int  # rows of episodes that are not whole
 
 
-def open_minari(dataset_id: str, *, image_size: int = 64, drop_text: bool = False) -> MinariEpisodes:
+def open_minari(
+    dataset_id: str,
+    *,
+    image_size: int = 64,
+    drop_text: bool = True,
+    integers: Literal["mass", "density"] = "mass",
+) -> MinariEpisodes:
     """Open a dataset that Minari has stored on this machine; nothing is downloaded.
 
     Args:
         dataset_id: such as "D4RL/door/human-v2", with or without "minari:" before it.
         image_size: height and width that images are resized to.
         drop_text: leave text observations out instead of refusing the dataset.
+        integers: what Boxes of whole numbers are, see `spaces.observation_specs`.
     Raises:
         MissingExtraError: if Minari is not installed.
         ValueError: if that is no id.
@@ -123,7 +135,7 @@ def open_minari(dataset_id: str, *, image_size: int = 64, drop_text: bool = Fals
             f"{PREFIX}{name}: expected a dataset that is on this machine, found none of that id "
             f"(`minari list local` shows those there are, `minari download {name}` fetches it)"
         ) from error
-    return MinariEpisodes(dataset, image_size=image_size, drop_text=drop_text)
+    return MinariEpisodes(dataset, image_size=image_size, drop_text=drop_text, integers=integers)
 
 
 def export_minari(
@@ -285,6 +297,8 @@ def _leaf_space(leaf: ObservationSpec) -> gymnasium.Space:
         return gym_spaces.MultiDiscrete(list(leaf.classes), dtype=np.int32)
     if leaf.kind == "binary":
         return gym_spaces.MultiBinary(leaf.shape[0])
+    if leaf.kind == "integer":
+        return gym_spaces.Box(np.array(leaf.low, leaf.dtype), np.array(leaf.high, leaf.dtype), leaf.shape, leaf.dtype)
     return gym_spaces.Box(-np.inf, np.inf, leaf.shape, np.float32)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -98,28 +98,37 @@ def open_data(source: Path) -> DataFolders:
     raise FileNotFoundError(f"{expected}; found {shown or 'an empty folder'}")
 
 
-def source_spec(source: str, *, image_size: int, drop_text: bool = False) -> EnvSpec:
+def source_spec(
+    source: str, *, image_size: int, drop_text: bool = True, integers: Literal["mass", "density"] = "mass"
+) -> EnvSpec:
     """What the rows of a source hold. Arguments and errors as in `prepare_data`, but nothing is written."""
     if source.startswith(PREFIX):
-        return open_minari(source, image_size=image_size, drop_text=drop_text).spec
+        return open_minari(source, image_size=image_size, drop_text=drop_text, integers=integers).spec
     with Replay.open(open_data(Path(source)).replay, read_only=True) as replay:
         return replay.spec
 
 
 def prepare_data(
-    source: str, folder: Path, *, heldout: int, generator: torch.Generator, image_size: int, drop_text: bool = False
+    source: str,
+    folder: Path,
+    *,
+    heldout: int,
+    generator: torch.Generator,
+    image_size: int,
+    drop_text: bool = True,
+    integers: Literal["mass", "density"] = "mass",
 ) -> tuple[Path, Path]:
     """The replay and the held-out folder that a source means; what is not divided yet is divided into `folder`.
 
     Args:
         source: a folder as `open_data` takes it, or "minari:" and the id of a Minari dataset on this machine.
         folder, heldout, generator: see `divide`.
-        image_size, drop_text: of a Minari dataset, see `spaces.observation_specs`.
+        image_size, drop_text, integers: of a Minari dataset, see `spaces.observation_specs`.
     Raises:
         Whatever `open_data`, `open_minari` and `divide` raise.
     """
     if source.startswith(PREFIX):
-        episodes = open_minari(source, image_size=image_size, drop_text=drop_text)
+        episodes = open_minari(source, image_size=image_size, drop_text=drop_text, integers=integers)
         divide(episodes, folder, heldout=heldout, generator=generator)
         return folder / REPLAY, folder / HELDOUT
     found = open_data(Path(source))

@@ -40,6 +40,12 @@ def _observations(leaf: ObservationSpec, lead: tuple[int, int], generator: torch
     device = generator.device
     if leaf.kind == "vector":
         return torch.randn(*lead, *leaf.shape, generator=generator, device=device)
+    if leaf.kind == "integer":
+        columns = [
+            torch.randint(low, high + 1, lead, generator=generator, device=device)
+            for low, high in zip(leaf.low, leaf.high, strict=True)
+        ]
+        return torch.stack(columns, -1).to(leaf.torch_dtype)
     if leaf.kind == "categorical":
         columns = [torch.randint(n, lead, generator=generator, device=device) for n in leaf.classes]
         return torch.stack(columns, -1).to(torch.int32)

@@ -225,11 +225,13 @@ class Replay:
                     yield self._batch(records[None], valid=np.ones((1, end - start), bool))
 
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and std, float64, of every vector [n], of every image [H, W, C] in levels, and of the reward [1].
+        """Mean and std, float64, of every leaf of numbers [n], image [H, W, C] in levels, and the reward [1].
 
         The reward's are over the rows that have one.
         """
-        measured = {path: leaf for path, leaf in self.spec.observations.items() if leaf.kind in ("vector", "image")}
+        measured = {
+            path: leaf for path, leaf in self.spec.observations.items() if leaf.is_numeric or leaf.kind == "image"
+        }
         names = {f"obs:{path}": path for path in measured}
         moments = {name: _Moments(self.row_type[name].shape or (1,)) for name in [*names, "reward"]}
         rows = max(1, min(CHUNK, CHUNK_BYTES // self.row_type.itemsize))
@@ -247,6 +249,17 @@ class Replay:
         checksums = tuple(file_checksum(stream.path) for stream in self._streams)
         self._header = replace(self._header, contents=Contents(self.rows_written, checksums))
         write_header(self.folder, self._header)
+
+    def distinct_rewards(self, most: int) -> Tensor | None:
+        """The values that the reward takes, float32 [n] in rising order; None where they are more than `most`."""
+        found = np.empty(0, np.float32)
+        for stream in self._streams:
+            for start in range(stream.tail, stream.count, CHUNK):
+                records = stream.read(start, min(CHUNK, stream.count - start))
+                found = np.union1d(found, records["reward"][~records["is_first"]])
+                if len(found) > most:
+                    return None
+        return torch.from_numpy(found)
 
     def flush(self) -> None:
         """Return when every row is on the disk itself."""

@@ -5,7 +5,7 @@ modelled are refused with their path.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import Space, spaces
@@ -18,7 +18,9 @@ ROOT = "obs"
 RESERVED = {"reward", "continue", "elbo", "kl"}  # names of the bound's other terms: a leaf of that name is "obs/NAME"
 EXACT_INTEGERS = 2**53  # beyond it a float64 skips whole numbers, and the largest 64-bit ones are out of its reach
 MOST_CLASSES = 2**20  # of a leaf or an action: each is a number that networks read, and rows of actions store
-SMALLEST_IMAGE = 16  # pixels; smaller uint8 grids are symbols rather than pictures, and are read as vectors
+SMALLEST_IMAGE = 16  # pixels; smaller uint8 grids are symbols rather than pictures, and are read as whole numbers
+MOST_ONE_HOT = 1024  # numbers that a Box of whole numbers may be to a network as classes; larger ones stay numbers
+MOST_VALUES = 256  # of an entry of such a Box
 
 
 class UnsupportedSpaceError(ValueError):
@@ -29,13 +31,17 @@ class UnexpectedValueError(ValueError):
     """What an environment gave is not what its spaces promise; the message names the key and both."""
 
 
-def observation_specs(space: Space, *, image_size: int, drop_text: bool = False) -> dict[str, ObservationSpec]:
+def observation_specs(
+    space: Space, *, image_size: int, drop_text: bool = False, integers: Literal["mass", "density"] = "mass"
+) -> dict[str, ObservationSpec]:
     """The leaves of an observation space by path.
 
     Args:
         space: Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these, nested.
         image_size: height and width that images (uint8 Boxes [H, W] or [H, W, C], at least 16 a side) are resized to.
         drop_text: leave text leaves out instead of refusing them.
+        integers: whether Boxes of whole numbers that are no images are bits, classes or integers, which have a mass; or
+            vectors of real numbers, which have a density.
     Raises:
         UnsupportedSpaceError: for any other space, an empty leaf, or where nothing is left.
     """
@@ -49,10 +55,15 @@ def observation_specs(space: Space, *, image_size: int, drop_text: bool = False)
             )
         if path in specs:
             raise UnsupportedSpaceError(f"observation {path!r}: expected one leaf of that path, got two")
-        specs[path] = _observation_spec(path, leaf, image_size)
+        specs[path] = _observation_spec(path, leaf, image_size, integers)
     if not specs:
         raise UnsupportedSpaceError(f"observation space {space}: expected at least one leaf that is not text")
     return specs
+
+
+def text_leaves(space: Space) -> list[str]:
+    """The paths of the leaves that are text."""
+    return [path for path, leaf in leaves(space) if _is_text(leaf)]
 
 
 def leaves(space: Space, path: str = "") -> Iterator[tuple[str, Space]]:
@@ -68,11 +79,11 @@ def encode_observation(space: Space, specs: Mapping[str, ObservationSpec], value
 
     Raises:
         UnexpectedValueError: if a leaf is missing, has another shape or dtype than its space, holds a number that is
-            not finite in float32, or a class that there is not.
+            not finite in float32, or a class or a whole number that there is not.
     """
     parts = zip(leaves(space), _values(space, value), strict=True)
     return {
-        path: _encode_leaf(leaf, specs[path], _checked(path, leaf, part))
+        path: _encode_leaf(leaf, specs[path], _checked(path, leaf, specs[path], part))
         for (path, leaf), (_, part) in parts
         if not _is_text(leaf)  # by kind, not by path: a text that is left out may have the path of another leaf
     }
@@ -86,7 +97,7 @@ def encode_observations(space: Space, specs: Mapping[str, ObservationSpec], valu
     """
     parts = zip(leaves(space), _values(space, values), strict=True)
     return {
-        path: np.stack([_encode_leaf(leaf, specs[path], _checked(path, leaf, value)) for value in part])
+        path: np.stack([_encode_leaf(leaf, specs[path], _checked(path, leaf, specs[path], value)) for value in part])
         for (path, leaf), (_, part) in parts
         if not _is_text(leaf)
     }
@@ -220,7 +231,9 @@ def _is_empty(space: Space) -> bool:
     return space.shape is not None and 0 in space.shape
 
 
-def _observation_spec(path: str, space: Space, image_size: int) -> ObservationSpec:
+def _observation_spec(
+    path: str, space: Space, image_size: int, integers: Literal["mass", "density"]
+) -> ObservationSpec:
     if _is_empty(space):
         raise UnsupportedSpaceError(
             f"observation {path!r}: {space}; expected at least one number, got the shape {space.shape}"
@@ -238,10 +251,36 @@ def _observation_spec(path: str, space: Space, image_size: int) -> ObservationSp
         if _is_image(space):
             channels = 1 if len(space.shape) == 2 else space.shape[2]
             return ObservationSpec("image", (image_size, image_size, channels))
+        if integers == "mass" and space.dtype.kind in "biu":
+            return _integer_spec(space)
         return ObservationSpec("vector", (int(np.prod(space.shape)),))
     raise UnsupportedSpaceError(
         f"observation {path!r}: {space}; expected Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these"
     )
+
+
+def _integer_spec(space: spaces.Box) -> ObservationSpec:
+    """Whole numbers within bounds, which have a mass: bits, classes where there are few, integers where there are many.
+
+    A class for every value costs a network an input and an output each: a board of 9 cells with 3 values is 27 numbers,
+    but MiniGrid's 7 x 7 x 3 bytes would be 37,632, of which hardly one in thirty ever occurs.
+    """
+    low, high = _bounds(space)
+    if not any(low) and all(bound == 1 for bound in high):
+        return ObservationSpec("binary", (len(low),))
+    classes = tuple(last - first + 1 for first, last in zip(low, high, strict=True))
+    if max(classes) <= MOST_VALUES and sum(classes) <= MOST_ONE_HOT:
+        return ObservationSpec("categorical", (len(low),), classes)
+    return ObservationSpec("integer", (len(low),), low=low, high=high)
+
+
+def _bounds(space: spaces.Box) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The bounds of whole numbers, within those that a float64 holds."""
+
+    def within(bounds: np.ndarray) -> tuple[int, ...]:
+        return tuple(max(-EXACT_INTEGERS, min(EXACT_INTEGERS, int(bound))) for bound in bounds.flat)
+
+    return within(space.low), within(space.high)
 
 
 def _classes(words: str, space: spaces.Discrete | spaces.MultiDiscrete) -> tuple[int, ...]:
@@ -264,7 +303,7 @@ def _is_channels_first(space: spaces.Box) -> bool:
     return space.shape[0] < SMALLEST_IMAGE <= min(space.shape[1:])
 
 
-def _checked(path: str, space: Space, value: Any) -> np.ndarray:
+def _checked(path: str, space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:
     """A leaf's value as an array, if it is one that its space promises."""
     array = np.asarray(value)
     assert space.dtype is not None
@@ -272,7 +311,13 @@ def _checked(path: str, space: Space, value: Any) -> np.ndarray:
         raise UnexpectedValueError(f"observation {path!r}: expected shape {space.shape}, got {array.shape}")
     if not np.can_cast(array.dtype, space.dtype, "same_kind"):
         raise UnexpectedValueError(f"observation {path!r}: expected dtype {space.dtype}, got {array.dtype}")
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.Box) and spec.kind in ("binary", "categorical", "integer"):
+        if not ((array >= space.low) & (array <= space.high) & _is_exact(array)).all():
+            raise UnexpectedValueError(
+                f"observation {path!r}: expected whole numbers within the bounds of {space}, and within 2^53, got "
+                f"{_short(value)}; env.integers: density takes any"
+            )
+    elif isinstance(space, spaces.Box):
         with np.errstate(over="ignore"):
             finite = space.dtype == np.uint8 or np.isfinite(array.astype(np.float32)).all()
         if not finite:
@@ -282,6 +327,13 @@ def _checked(path: str, space: Space, value: Any) -> np.ndarray:
     elif not space.contains(value if isinstance(space, spaces.Discrete) else array.astype(space.dtype)):
         raise UnexpectedValueError(f"observation {path!r}: expected a member of {space}, got {_short(value)}")
     return array
+
+
+def _is_exact(array: np.ndarray) -> np.ndarray | bool:
+    """Which whole numbers a float64 holds, them and their neighbours."""
+    if array.dtype.itemsize < 8:
+        return True
+    return (array <= EXACT_INTEGERS) & (array >= (-EXACT_INTEGERS if array.dtype.kind == "i" else 0))
 
 
 def _short(value: Any) -> str:
@@ -294,9 +346,10 @@ def _encode_leaf(space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:
     if spec.kind == "binary":
         return np.asarray(value, np.uint8).reshape(spec.shape)
     if spec.kind == "categorical":
-        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-        return (np.asarray(value, np.int64) - space.start).reshape(spec.shape).astype(np.int32)
-    return np.asarray(value, np.float32).reshape(spec.shape)
+        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box)
+        start = space.low if isinstance(space, spaces.Box) else space.start
+        return (np.asarray(value, np.int64) - np.asarray(start, np.int64)).reshape(spec.shape).astype(np.int32)
+    return np.asarray(value, spec.dtype).reshape(spec.shape)
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:

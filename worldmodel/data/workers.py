@@ -41,6 +41,7 @@ class Spaces(NamedTuple):
     spec: EnvSpec
     observation: gymnasium.Space
     action: gymnasium.Space
+    left_out: tuple[str, ...]  # text leaves that rows do without
 
 
 class Workers(AsyncVectorEnv):
@@ -201,7 +202,7 @@ def _answer_spaces(
 
 
 def _spaces_of(env: Any) -> Spaces:
-    return Spaces(env.row_spec, env.observation_space, env.action_space)
+    return Spaces(env.row_spec, env.observation_space, env.action_space, tuple(env.left_out))
 
 
 def _portable(error: Exception, name: str) -> Exception:

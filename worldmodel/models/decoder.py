@@ -13,12 +13,15 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import log_softmax, softplus
 
 from worldmodel.kernels.precision import full_precision
 from worldmodel.models.likelihoods import (
+    Atoms,
     Bernoullis,
     Categoricals,
     DiscretisedLogistic,
+    IntegerMixture,
     Normal,
     SymlogNormal,
     TwoHot,
@@ -33,6 +36,11 @@ TWO_HOT_BINS = 255  # as in DreamerV3
 LEVELS_A_UNIT = 64  # of an image head's outputs, before it knows the data
 SMALLEST_UNIT = 8  # levels, for the location of a pixel that never changed
 SMALLEST_SCALE = 0.25  # levels; already puts 0.76 of the mass on one level
+COMPONENTS = 3  # of an integer's mixture: a cell of a grid is a wall, empty or a thing
+SHARPEST = 0.05  # scale of an integer's component; puts all but 1e-4 of its mass on one whole number
+ESCAPE = 1e-4  # weight of what takes values that were never seen; costs as many nats an integer, and a reward
+ESCAPE_UNITS = 8  # the scale of that component, in units of the data's spread
+MOST_REWARDS = 32  # different rewards that a mass is put on
 
 
 class GaussianHead(nn.Module):
@@ -119,6 +127,90 @@ class ImageHead(nn.Module):
         return DiscretisedLogistic(self.location + self.unit * location, LEVELS_A_UNIT * scale)
 
 
+class IntegerHead(nn.Module):
+    """Features -> a mass over the whole numbers low .. high of n entries, a mixture of logistics for each.
+
+    One more component, wide and with a small fixed weight, lies where the data does: a value that was never seen
+    keeps some mass however sure the others are. It starts around the data's mean, once `start_at` has been told it.
+    """
+
+    location: Tensor
+    unit: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, inputs: int, spec: ObservationSpec) -> None:
+        super().__init__()
+        self.raw = nn.Linear(inputs, 3 * COMPONENTS * spec.width)
+        low, high = (torch.tensor(bound, dtype=torch.float64) for bound in (spec.low, spec.high))
+        self.register_buffer("low", low, persistent=False)  # of the spec, and so of no checkpoint
+        self.register_buffer("high", high, persistent=False)
+        self.register_buffer("location", torch.zeros_like(low).clamp(low, high).float())
+        self.register_buffer("unit", torch.ones(spec.width))
+        self.dtype = spec.torch_dtype
+
+    def start_at(self, mean: Float[Tensor, " n"], std: Float[Tensor, " n"]) -> None:
+        """Start from measured statistics. An entry that hardly changed is measured in whole numbers."""
+        self.location.copy_(mean)
+        self.unit.copy_((std.square() + 1).sqrt())
+
+    def forward(self, features: Tensor, stoch: Tensor) -> IntegerMixture:
+        """The mass at features [*batch, I], in full precision; z_t has no part of its own in it."""
+        with torch.autocast(features.device.type, enabled=False):
+            raw = rearrange(self.raw(full_precision(features)), "... (part n K) -> part ... n K", part=3, K=COMPONENTS)
+        logits, location, raw_scale = raw.unbind(0)
+        centre, unit = self.location[:, None].to(location.dtype), self.unit[:, None].to(location.dtype)
+        apart = torch.linspace(-1, 1, COMPONENTS, device=location.device, dtype=location.dtype)  # or they stay one
+        seen = log_softmax(logits, -1) + math.log1p(-ESCAPE)
+        lead = logits.shape[:-1]
+        return IntegerMixture(
+            torch.cat([seen, seen.new_full((*lead, 1), math.log(ESCAPE))], -1),
+            torch.cat([centre + unit * (location + apart), centre.expand(*lead, 1)], -1),
+            torch.cat([unit * softplus(raw_scale) + SHARPEST, (ESCAPE_UNITS * unit).expand(*lead, 1)], -1),
+            self.low,
+            self.high,
+            self.dtype,
+        )
+
+
+class AtomsHead(nn.Module):
+    """Features -> a mass on a handful of values and a density elsewhere; which values, `start_at` is told.
+
+    It starts as the same mass on each. Until it has been told, zero is the only one.
+    """
+
+    atoms: Tensor
+    is_atom: Tensor
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.logits = nn.Linear(inputs, MOST_REWARDS)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+        self.register_buffer("atoms", torch.zeros(MOST_REWARDS))
+        self.register_buffer("is_atom", torch.arange(MOST_REWARDS) == 0)
+        self.register_buffer("location", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def start_at(self, values: Float[Tensor, " n"]) -> None:
+        """Take over at most MOST_REWARDS values; the density elsewhere lies around them, as wide as they spread."""
+        n = len(values)
+        if not n:
+            return
+        spread = values.max() - values.min()
+        self.atoms.zero_()[:n] = values
+        self.is_atom.zero_()[:n] = True
+        self.location.copy_(values.mean())
+        self.scale.copy_(torch.where(spread > 0, spread, values.abs().max().clamp(min=1.0)))
+
+    def forward(self, features: Tensor, stoch: Tensor) -> Atoms:
+        """The distribution at features [*batch, I]; z_t has no part of its own in it."""
+        logits = full_precision(self.logits(features)).masked_fill(~self.is_atom, -math.inf)
+        return Atoms(logits, self.atoms, self.location, self.scale, ESCAPE)
+
+
 class TwoHotHead(nn.Module):
     """Features -> a two-hot density over one number; starts as the same weight on every bin."""
 
@@ -149,7 +241,7 @@ class Decoder(nn.Module):
         units: int,
         depth: int,
         vector: Literal["gaussian", "symlog"],
-        reward: Literal["gaussian", "symlog", "twohot"],
+        reward: Literal["gaussian", "symlog", "twohot", "categorical"],
         std: float | None,
         resolution: float,
         skip: bool,
@@ -176,20 +268,26 @@ class Decoder(nn.Module):
             return GaussianHead(units, stoch, n, std=std, resolution=resolution, skip=skip, initial_std=initial_std)
 
         self.trunk = mlp(widths) if flat else None
+
+        def head(spec: ObservationSpec) -> nn.Module:
+            if spec.kind == "integer":
+                return IntegerHead(units, spec)
+            return gaussian(spec.width) if spec.kind == "vector" else nn.Linear(units, spec.width)
+
         # Module names may not hold dots, so heads are lists in the order of the specs.
-        self.flat_heads = nn.ModuleList(
-            gaussian(spec.width) if spec.kind == "vector" else nn.Linear(units, spec.width) for spec in flat.values()
-        )
+        self.flat_heads = nn.ModuleList(head(spec) for spec in flat.values())
         self.image_heads = nn.ModuleList(
             ImageHead(deter + stoch, spec.shape[0], spec.shape[2], depth)
             for spec in self.specs.values()
             if spec.kind == "image"
         )
         self.reward_trunk = mlp(widths)
-        self.reward_head = TwoHotHead(units) if reward == "twohot" else gaussian(1)
+        heads = {"twohot": TwoHotHead, "categorical": AtomsHead}
+        self.reward_head = heads[reward](units) if reward in heads else gaussian(1)
         if reward == "symlog":
             self.symlog.add(REWARD)
-        gaussians = [key for key, spec in self.specs.items() if spec.kind == "vector"] + [REWARD] * (reward != "twohot")
+        gaussians = [key for key, spec in self.specs.items() if spec.kind == "vector"]
+        gaussians += [] if reward in heads else [REWARD]
         self.floored = tuple(gaussians) if std is None else ()  # the names whose std is learned above the floor
         self.resolution = resolution
         self.continue_head = nn.Sequential(mlp(widths), nn.Linear(units, 1))
@@ -200,6 +298,18 @@ class Decoder(nn.Module):
         head = self.image_heads[names.index(name)]
         assert isinstance(head, ImageHead)
         return head
+
+    def integer_head(self, name: str) -> IntegerHead:
+        """The network of an integer leaf."""
+        names = [key for key, spec in self.specs.items() if spec.kind != "image"]
+        head = self.flat_heads[names.index(name)]
+        assert isinstance(head, IntegerHead)
+        return head
+
+    @property
+    def atoms(self) -> AtomsHead | None:
+        """The network of a reward that takes a handful of values, if it is taken for that."""
+        return self.reward_head if isinstance(self.reward_head, AtomsHead) else None
 
     def forward(self, state: State) -> dict[str, Likelihood]:
         """Likelihoods by name at states with any leading shape; reward and continue are [*batch, 1]."""
@@ -217,6 +327,8 @@ class Decoder(nn.Module):
         for key, spec in self.specs.items():
             if spec.kind == "image":
                 likelihoods[key] = next(image_heads)(features)
+            elif spec.kind == "integer":
+                likelihoods[key] = next(flat_heads)(hidden, stoch)
             elif spec.kind == "vector":
                 normal = next(flat_heads)(hidden, stoch)
                 likelihoods[key] = SymlogNormal(normal) if key in self.symlog else normal

@@ -32,7 +32,7 @@ class ImageEncoder(nn.Module):
 class Encoder(nn.Module):
     """Joins every leaf of an observation into one embedding.
 
-    Vectors, images and rewards are expected as the network should see them (`WorldModel` standardises); categories
+    Numbers, images and rewards are expected as the network should see them (`WorldModel` standardises); categories
     become one-hot.
     """
 
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
 
 def as_numbers(spec: ObservationSpec, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A leaf as floating-point numbers: vectors, bits and pixel levels as they are, categories as one-hot vectors."""
+    """A leaf as floating-point numbers: numbers, bits and pixel levels as they are, categories as one-hot vectors."""
     if spec.kind != "categorical":
         return x.to(dtype)
     hot = [one_hot(i.long(), n) for i, n in zip(x.unbind(-1), spec.classes, strict=True)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, logsigmoid, softplus
 
 LEVELS = 256  # of an 8-bit image
+NEAR = 4  # whole numbers to each side of a logistic's location whose masses are summed one by one
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -107,17 +108,9 @@ class DiscretisedLogistic:
         return self.location.clamp(0, LEVELS - 1)
 
     def log_prob(self, x: Tensor) -> Float[Tensor, "*batch"]:
-        """log-mass in nats of uint8 pixels x [*batch, H, W, C].
-
-        log(F(b) - F(a)) = log F(b) + log(1 - F(a)) + log(1 - exp(-(b - a))), exact and free of cancellation.
-        """
+        """log-mass in nats of uint8 pixels x [*batch, H, W, C]."""
         centred = x.to(self.location.dtype) - self.location
-        upper = (centred + 0.5) / self.scale
-        lower = (centred - 0.5) / self.scale
-        log_cdf_upper = logsigmoid(upper)
-        log_survival_lower = logsigmoid(-lower)
-        inside = log_cdf_upper + log_survival_lower + torch.log(-torch.expm1(-1 / self.scale))
-        mass = torch.where(x == 0, log_cdf_upper, torch.where(x == LEVELS - 1, log_survival_lower, inside))
+        mass = log_interval_mass(centred, self.scale, at_low=x == 0, at_high=x == LEVELS - 1)
         return mass.sum((-3, -2, -1))
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -125,6 +118,62 @@ class DiscretisedLogistic:
         noise = torch.rand(self.location.shape, generator=generator, device=self.location.device)
         logistic = torch.logit(noise.to(self.location.dtype), eps=1e-6)
         return (self.location + self.scale * logistic).round().clamp(0, LEVELS - 1).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class IntegerMixture:
+    """A mass over the whole numbers low .. high for each of n entries, a mixture of K discretised logistics:
+
+        P(k) = sum_j w_j ( F_j(k + 1/2) - F_j(k - 1/2) ),    F_j(x) = sigmoid((x - location_j) / scale_j),
+
+    where F_j is 0 below `low` and 1 above `high`: the outermost values take the tails, and the masses sum to one. Three
+    numbers a component whatever the range, where a class for every value would take as many as there are values; and
+    log-masses that fall off linearly, so that no value is impossible and no gradient by a location above 1 / scale.
+    Beyond 2^24, values are rounded to what the locations' dtype holds.
+    Source: Salimans et al. 2017 (PixelCNN++), arXiv 1701.05517, equation 2.
+    """
+
+    log_weight: Float[Tensor, "*batch n K"]  # of the components, normalised
+    location: Float[Tensor, "*batch n K"]
+    scale: Float[Tensor, "*batch n K"]
+    low: Float[Tensor, " n"]  # float64, which holds every bound
+    high: Float[Tensor, " n"]
+    dtype: torch.dtype  # of the whole numbers
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch n"]:
+        """E[x], the sum of k P(k): to 1e-3 where a scale is near one, closer elsewhere."""
+        low, high = (bound[:, None].to(self.location.dtype) for bound in (self.low, self.high))
+        each = _mean_of_rounded_logistic(self.location, self.scale, low, high)
+        return (self.log_weight.exp() * each).sum(-1)
+
+    def log_prob(self, x: Tensor) -> Float[Tensor, "*batch"]:
+        """log-mass in nats of whole numbers x [*batch, n], any dtype."""
+        dtype = self.location.dtype
+        value, low, high = (part.to(dtype)[..., None] for part in (x, self.low, self.high))
+        mass = log_interval_mass(value - self.location, self.scale, at_low=value <= low, at_high=value >= high)
+        mass = torch.where(low == high, 0.0, mass)  # certain, where there is no other value
+        return torch.logsumexp(self.log_weight + mass, -1).sum(-1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw, in `dtype`."""
+        component = _sample_classes(self.log_weight.exp(), generator)[..., None]
+        location, scale = (part.gather(-1, component).squeeze(-1) for part in (self.location, self.scale))
+        noise = torch.rand(location.shape, generator=generator, device=location.device).to(location.dtype)
+        drawn = (location + scale * torch.logit(noise, eps=1e-6)).round().double()
+        return drawn.clamp(self.low, self.high).to(self.dtype)
+
+
+def log_interval_mass(centred: Tensor, scale: Tensor, *, at_low: Tensor, at_high: Tensor) -> Tensor:
+    """log( F(x + 1/2) - F(x - 1/2) ) of a logistic, in nats, for `centred` = x - location.
+
+    With b and a the ends in units of the scale, log(F(b) - F(a)) = log F(b) + log(1 - F(a)) + log(1 - exp(-(b - a))),
+    exact and free of cancellation. F(a) is 0 where `at_low`; F(b) is 1 where `at_high` and not `at_low`.
+    """
+    log_cdf_upper = logsigmoid((centred + 0.5) / scale)
+    log_survival_lower = logsigmoid(-(centred - 0.5) / scale)
+    inside = log_cdf_upper + log_survival_lower + torch.log(-torch.expm1(-1 / scale))
+    return torch.where(at_low, log_cdf_upper, torch.where(at_high, log_survival_lower, inside))
 
 
 class Categoricals:
@@ -215,6 +264,46 @@ class TwoHot:
         return (self.bins[index] + side * distance)[..., None]
 
 
+@dataclass(frozen=True)
+class Atoms:
+    """One real number that takes a handful of values: a mass on these, and a density everywhere else.
+
+        P(x = a_i) = (1 - e) p_i                    for the atoms a_1 .. a_n
+        p(x) = e f(x), f a logistic's density       elsewhere
+
+    Both parts together are one: a mass of 1 - e and a density that integrates to e (the atoms have no length), so that
+    a value that was never seen is unlikely and not impossible. Nats of the two parts differ in kind: those of the mass
+    are zero at most; those of the density depend on the unit of x, and no std of it is learned.
+    """
+
+    logits: Float[Tensor, "*batch n"]  # minus infinity where there is no atom
+    atoms: Float[Tensor, " n"]
+    location: Float[Tensor, ""]  # of the density elsewhere
+    scale: Float[Tensor, ""]
+    escape: float  # e
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch 1"]:
+        """E[x]."""
+        inside = (self.logits.softmax(-1) * self.atoms).sum(-1, keepdim=True)
+        return (1 - self.escape) * inside + self.escape * self.location
+
+    def log_prob(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch"]:
+        """log-mass of an atom, or else log-density, in nats."""
+        is_atom = (x == self.atoms) & (self.logits != -math.inf)
+        mass = log_softmax(self.logits, -1).masked_fill(~is_atom, 0.0).sum(-1) + math.log1p(-self.escape)
+        z = (x.squeeze(-1) - self.location) / self.scale
+        density = logsigmoid(z) + logsigmoid(-z) - self.scale.log() + math.log(self.escape)
+        return torch.where(is_atom.any(-1), mass, density)
+
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch 1"]:
+        """One draw."""
+        atom = self.atoms[_sample_classes(self.logits.softmax(-1), generator)]
+        noise = torch.rand((2, *atom.shape), generator=generator, device=atom.device).to(atom.dtype)
+        elsewhere = self.location + self.scale * torch.logit(noise[1], eps=1e-6)
+        return torch.where(noise[0] < self.escape, elsewhere, atom)[..., None]
+
+
 def symexp_bins(count: int, limit: float = 20.0) -> Float[Tensor, " n"]:
     """Bins evenly spaced in symlog units over [-limit, limit], an odd number so that zero is one of them."""
     if count < 3 or count % 2 == 0:
@@ -241,6 +330,28 @@ def _hat_areas(bins: Tensor) -> Tensor:
 def _hat_means(bins: Tensor) -> Tensor:
     left, right = _hat_sides(bins)
     return bins + (right - left) / 3  # centroid of two right triangles, weighted by their areas
+
+
+def _mean_of_rounded_logistic(location: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """E[x] of a logistic rounded to whole numbers, what lies beyond low and high moved to them.
+
+        E[x] = low + sum over k = low .. high - 1 of S(k + 1/2),    S = 1 - F the survival function
+
+    The terms near the location are summed one by one; the others, where S is all but straight, as an integral.
+    """
+    first = (location.detach().floor() - NEAR).clamp(low, high)
+    last = (location.detach().floor() + NEAR).clamp(low, high)
+    total = first
+    for step in range(2 * NEAR):
+        inside = first + step < last
+        total = total + torch.where(inside, torch.sigmoid((location - first - step - 0.5) / scale), 0.0)
+
+    def softplus_at(x: Tensor) -> Tensor:
+        return softplus(x / scale)
+
+    above = softplus_at(location - last) - softplus_at(location - high)  # integral of S / scale from last to high
+    below = softplus_at(first - location) - softplus_at(low - location)  # of F / scale from low to first
+    return total + scale * (above - below)
 
 
 def _sample_classes(probs: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -75,8 +75,8 @@ class WorldModel(nn.Module):
         spec: the environment's leaves and actions.
         encoder, rssm, decoder: the parts, of matching widths; the RSSM's E is that of encoder and hindsight together.
         inputs: what numbers go through before the encoder; images that are not standardised are scaled to [-1/2, 1/2].
-        standardise_targets: whether Gaussian densities are predicted in standardised units, and images as differences
-            from the data's mean image.
+        standardise_targets: whether Gaussian densities are predicted in standardised units, and images and integers as
+            differences from the data's mean.
         hindsight: tells a posterior that smooths what follows a row; without it, the posterior filters.
         """
         super().__init__()
@@ -84,7 +84,7 @@ class WorldModel(nn.Module):
         self.hindsight = hindsight
         self.inputs, self.standardise_targets = inputs, standardise_targets
         leaves = spec.observations.items()
-        scalers = {key: Standardiser(leaf.width) for key, leaf in leaves if leaf.kind == "vector"}
+        scalers = {key: Standardiser(leaf.width) for key, leaf in leaves if leaf.is_numeric}
         images = {key: leaf for key, leaf in leaves if leaf.kind == "image"}
         scalers |= {key: Standardiser(*leaf.shape, location=127.5, scale=255.0) for key, leaf in images.items()}
         scalers[REWARD] = Standardiser(1)
@@ -97,19 +97,22 @@ class WorldModel(nn.Module):
         return next(self.parameters()).device
 
     def standardiser(self, name: str) -> Standardiser:
-        """The standardiser of a vector or image leaf, or of the reward."""
+        """The standardiser of a leaf of numbers, of an image, or of the reward."""
         module = self.standardisers[self.standardised.index(name)]
         assert isinstance(module, Standardiser)
         return module
 
     def standardise(self, name: str, mean: Float[Tensor, "*shape"], std: Float[Tensor, "*shape"]) -> None:
-        """Take over the measured mean and std of a vector leaf or the reward [n], or of an image [H, W, C] in levels.
+        """Take over the measured mean and std of numbers or the reward [n], or of an image [H, W, C] in levels.
 
         An image is standardised by its mean image and one scale for all pixels, the root of their mean variance: how
         much a pixel varies is information too.
         """
-        if name not in self.spec.observations or self.spec.observations[name].kind == "vector":
+        leaf = self.spec.observations.get(name)
+        if leaf is None or leaf.is_numeric:
             self.standardiser(name).set(mean, std)
+            if leaf is not None and leaf.kind == "integer" and self.standardise_targets:
+                self.decoder.integer_head(name).start_at(mean, std)
             return
         if self.inputs == "standardise":
             self.standardiser(name).set(mean, std.square().mean().sqrt().expand_as(std))
@@ -243,9 +246,10 @@ class WorldModel(nn.Module):
         return self.encoder(inputs, torch.cat([number, there.to(number.dtype)], -1))
 
     def _as_input(self, key: str, x: Tensor) -> Tensor:
-        kind = "vector" if key not in self.spec.observations else self.spec.observations[key].kind
-        if kind == "image":
+        leaf = self.spec.observations.get(key)
+        if leaf is not None and leaf.kind == "image":
             return self.standardiser(key)(x)
-        if kind != "vector" or self.inputs == "raw":
+        if (leaf is not None and not leaf.is_numeric) or self.inputs == "raw":
             return x
+        x = x if x.is_floating_point() else x.to(self.standardiser(key).location.dtype)
         return symlog(x) if self.inputs == "symlog" else self.standardiser(key)(x)

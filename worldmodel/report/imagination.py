@@ -56,7 +56,7 @@ def _leaf_files(name: str, stem: str, scene: Scene, context: int) -> dict[str, b
     if scene.leaf.kind == "image":
         strip = render(film_strip(name, scene, context))
         return {f"film_{stem}.png": strip, f"film_{stem}.gif": film_gif(scene, context)}
-    if name == "continue" or scene.leaf.kind == "vector":
+    if name == "continue" or scene.leaf.is_numeric:
         return {f"fan_{stem}.png": render(fan_chart(name, scene, context))}
     return {f"classes_{stem}.png": render(class_chart(name, scene, context))}
 

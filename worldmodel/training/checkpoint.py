@@ -101,7 +101,7 @@ def require_settings(path: Path, settings: Mapping[str, Any], defaults: Mapping[
     Args:
         path: the file.
         settings: as config.yaml has them, by section or by name.
-        defaults: likewise; of settings that are newer than the checkpoint.
+        defaults: likewise; of settings that the checkpoint does not name, being older than they are.
     Raises:
         CheckpointError: if it was written under others, all of which the message names; or cannot be read.
     """

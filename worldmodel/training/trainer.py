@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from worldmodel.behaviour.evidence import rough_evidence
+from worldmodel.behaviour.imagination import fitting_rows, longest_episode
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.records import RESTORE, DamagedReplayError
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
+from worldmodel.models.decoder import MOST_REWARDS
 from worldmodel.training.checkpoint import load_training_state, save_checkpoint
 from worldmodel.training.divergence import diverged, has_diverged, not_finite
 from worldmodel.training.evaluation import Evaluation, evaluate, training_kl
@@ -100,6 +102,8 @@ class Trainer:
         self.history = history or History()
         self.interruptions = interruptions or Interruptions()
         self.device = learner.model.device
+        usual = schedule.context, schedule.horizon
+        self.context, self.horizon = fitting_rows(longest_episode(heldout), usual)
         self.best_elbo = -np.inf
         self.first_loss: float | None = None  # of the weights of the run's first checkpoint
         self.evaluation: Evaluation | None = None
@@ -115,6 +119,11 @@ class Trainer:
     def env_steps(self) -> int:
         """Rows collected in all, those of earlier sessions included."""
         return self.replay.rows_written
+
+    @property
+    def imagines(self) -> bool:
+        """Whether a held-out episode goes on after its first row, so that something can be imagined."""
+        return longest_episode(self.heldout) >= self.context + self.horizon
 
     def restore(self, path: Path) -> None:
         """Go back to a checkpoint of this run; call it before `run`.
@@ -206,8 +215,20 @@ class Trainer:
             self._collect("prefill")
         for name, (mean, std) in self.replay.statistics().items():
             self.learner.model.standardise(name, mean.float(), std.float())
+        self._count_rewards()
         self._ready = True
         self._save("last")
+
+    def _count_rewards(self) -> None:
+        """Tell a decoder that takes rewards for a handful of values which ones there are."""
+        atoms = self.learner.model.decoder.atoms
+        if atoms is None:
+            return
+        values = self.replay.distinct_rewards(MOST_REWARDS)
+        if values is None:
+            expected = f"gaussian, symlog or twohot where there are more than {MOST_REWARDS} different rewards"
+            raise ValueError(f"decoder.reward: expected {expected}, as in {self.replay.folder}; got 'categorical'")
+        atoms.start_at(values.to(self.device))
 
     def _collect(self, stage: str = "collect") -> None:
         assert self.rollout is not None
@@ -300,8 +321,8 @@ class Trainer:
             self.learner.model,
             self.learner.objective,
             self.heldout,
-            context=schedule.context,
-            horizon=schedule.horizon,
+            context=self.context,
+            horizon=self.horizon,
             samples=schedule.samples,
             seed=self.seed,
         )
@@ -328,7 +349,7 @@ class Trainer:
             self.heldout,
             particles=schedule.particles,
             sequences=schedule.particle_episodes,
-            rows=schedule.context + schedule.horizon,
+            rows=self.context + self.horizon,
             seed=self.seed,
         )
         self._report({f"heldout_evidence/{name}": value for name, value in rough._asdict().items()})
