@@ -10,10 +10,12 @@ What a run's folder holds is told in `folder`.
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
+
+import yaml
 
 from worldmodel import build
 from worldmodel.behaviour.baselines import Baseline, fit_baselines
@@ -87,7 +89,7 @@ class Run:
             context=settings.context,
             horizon=settings.horizon,
             samples=settings.samples,
-            seed=self.config.seed,
+            seed=settings.seed,
         )
 
     def baselines(self, horizon: int, *, seed: int = 0) -> dict[str, Baseline]:
@@ -327,14 +329,19 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
 
 
 def read_settings(folder: Path) -> Config:
-    """A run's settings.
+    """A run's settings. Where an earlier version wrote them, without `evaluation.seed`, that is the run's own seed.
 
     Raises:
         FileNotFoundError: if the folder is not a run's.
     """
-    if not (folder / "config.yaml").is_file():
+    path = folder / "config.yaml"
+    if not path.is_file():
         raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
-    return read_config(folder / "config.yaml")
+    config = read_config(path)
+    written = yaml.safe_load(path.read_text()) or {}
+    if "seed" in (written.get("evaluation") or {}):
+        return config
+    return replace(config, evaluation=replace(config.evaluation, seed=config.seed))
 
 
 def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
@@ -349,7 +356,7 @@ def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
         config.offline,
         folder,
         heldout=config.evaluation.episodes,
-        generator=make_generator(config.seed, stream=Stream.HELDOUT),
+        generator=make_generator(config.evaluation.seed, stream=Stream.HELDOUT),
         image_size=config.env.image_size,
         drop_text=config.env.drop_text,
     )

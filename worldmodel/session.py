@@ -151,7 +151,7 @@ def _run(
             schedule=build.build_schedule(config),
             randomness=randomness,
             settings=build.lasting_settings(config),
-            seed=config.seed,
+            seed=config.evaluation.seed,
             stages=stages,
             history=History(history),
         )
@@ -184,7 +184,9 @@ def finish_run(run: Run, trainer: Trainer) -> None:
     if room > 0:
         with trainer.stages("imagine"):
             horizon = min(settings.horizon, room)
-            run.write_imagination(context=settings.context, horizon=horizon, samples=settings.samples)
+            run.write_imagination(
+                context=settings.context, horizon=horizon, samples=settings.samples, seed=settings.seed
+            )
         trainer.report_times()
     write_report(run.folder)
 
@@ -258,9 +260,9 @@ def _progress(config: Config) -> RunProgress:
 
 
 def collect_heldout(config: Config, environments: Environments, folder: Path) -> None:
-    """Write whole episodes of the same random policy, with seeds of their own."""
+    """Write whole episodes of the same random policy, which `evaluation.seed` decides."""
     settings = config.evaluation
-    random = make_generator(config.seed, stream=Stream.HELDOUT)
+    random = make_generator(settings.seed, stream=Stream.HELDOUT)
     seed = int(torch.randint(2**31, (1,), generator=random))
     rollout = Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
     capacity = settings.episodes * settings.max_length

@@ -107,13 +107,14 @@ def test_an_environment_that_fails_ends_it_with_status_1_and_no_data_folder(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_the_seed_decides(tmp_path):
+def test_a_seed_decides_the_rows_and_another_one_the_held_out_episodes(tmp_path):
     rows = {}
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        collect("--rows", "12", "--output", name, "--seed", seed)
+    for name, seed, heldout in (("a", "1", "7"), ("b", "1", "7"), ("c", "2", "7"), ("d", "1", "8")):
+        collect("--rows", "12", "--output", name, "--seed", seed, "--evaluation.seed", heldout)
         for part in ("replay", "heldout"):
             with Replay.open(tmp_path / name / part) as replay:
                 rows[name, part] = torch.cat([episode.prev_action for episode in replay.episodes()], 1)
-    for part in ("replay", "heldout"):
+    for part, other, same in (("replay", "c", "d"), ("heldout", "d", "c")):
         assert torch.equal(rows["a", part], rows["b", part])
-        assert not torch.equal(rows["a", part], rows["c", part])
+        assert torch.equal(rows["a", part], rows[same, part])
+        assert not torch.equal(rows["a", part], rows[other, part])

@@ -128,6 +128,12 @@ class Record:
         """Where the rows come from: the stored data of a run without an environment, or else the environment's id."""
         return self.setting("offline") or self.setting("env.id")
 
+    @property
+    def heldout_seed(self) -> Any:
+        """What decided the held-out episodes: the run's own seed, where an earlier version wrote the settings."""
+        flat = settings(self.config)
+        return flat.get("evaluation.seed", flat.get("seed"))
+
     def setting(self, key: str) -> Any:
         """A setting by dotted key, or none."""
         return settings(self.config).get(key)
