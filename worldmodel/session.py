@@ -6,7 +6,7 @@ run = resume("runs/pendulum-20260101-120000")
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from worldmodel.training.checkpoint import CheckpointError, newest_sound, read_c
 from worldmodel.training.history import History, rewind_metrics
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
+from worldmodel.training.tracking import Tracker
 from worldmodel.training.trainer import Trainer
 from worldmodel.types import Batch, EnvSpec
 from worldmodel.words import announce, conclude
@@ -59,7 +60,8 @@ def train(
         config = read_config(config if config is not None else (), overrides)
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
-    with _world(config) as world:
+    progress = progress or _progress(config)
+    with _beginning(progress, config), _world(config) as world:
         folder = make_folder(config)
         with locked(folder):
             return _run(config, folder, *world, progress)
@@ -82,8 +84,17 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     """
     folder = Path(folder)
     config = read_settings(folder)
-    with _world(config, folder) as world, locked(folder):  # workers that outlive this process do not keep the lock
+    progress = progress or _progress(config)
+    # Locked last, so that workers that outlive this process do not keep the lock.
+    with _beginning(progress, config), _world(config, folder) as world, locked(folder):
         return _run(config, folder, *world, progress)
+
+
+def _beginning(progress: RunProgress, config: Config) -> AbstractContextManager[None]:
+    """The phase around a whole session, and a first sign of life: environments and libraries may take long to load."""
+    making = f"making {config.env.num_envs} environments of {config.env.id}"
+    progress.say(making if config.offline is None else f"reading {config.offline}")
+    return progress.phase("setting up")
 
 
 @contextmanager
@@ -119,21 +130,20 @@ def _run(
     model: WorldModel,
     environments: Environments | None,
     apart: Environments | None,
-    progress: RunProgress | None,
+    progress: RunProgress,
 ) -> Run:
-    progress = progress or _progress(config)
     checkpoint = _checkpoint(folder, progress)
     update = 0 if checkpoint is None else read_counters(checkpoint)["updates"]
     with ExitStack() as stack:
         history = rewind_metrics(folder / "metrics.jsonl", update)
         wandb_id, resumed = note_session(folder, update, str(model.device))
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
-        stack.push(lambda kind, *_: tracker.finish(products(folder), failed=kind is not None))
+        stack.push(lambda kind, *_: _close(progress, tracker, folder, failed=kind is not None))
         stack.push(lambda kind, *_: _advise(progress.say, folder, kind))
         announce(progress.say, config, model, folder, wandb_at)
         stages = Stages()
-        with stages("held_out"):
-            replay, heldout = _data(config, folder, environments, apart)
+        with stages("held_out"), progress.phase("held-out episodes"):
+            replay, heldout = _data(config, folder, environments, apart, progress)
         stack.enter_context(replay)
         randomness = {
             "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
@@ -168,6 +178,12 @@ def _run(
     return run
 
 
+def _close(progress: RunProgress, tracker: Tracker, folder: Path, *, failed: bool) -> None:
+    """End the records, which may have to be sent."""
+    with progress.phase("closing the records"):
+        tracker.finish(products(folder), failed=failed)
+
+
 def _advise(say: Callable[[str], None], folder: Path, kind: type[BaseException] | None) -> None:
     """What to do after an end that is no fault of the run itself."""
     if kind is not None and issubclass(kind, KeyboardInterrupt | EnvironmentFailureError | OSError):
@@ -182,13 +198,14 @@ def finish_run(run: Run, trainer: Trainer) -> None:
     settings = run.config.evaluation
     room = int(run.heldout().valid.sum(1).max()) - settings.context
     if room > 0:
-        with trainer.stages("imagine"):
+        with trainer.stages("imagine"), trainer.progress.phase("imagining"):
             horizon = min(settings.horizon, room)
             run.write_imagination(
                 context=settings.context, horizon=horizon, samples=settings.samples, seed=settings.seed
             )
         trainer.report_times()
-    write_report(run.folder)
+    with trainer.progress.phase("writing the report"):
+        write_report(run.folder)
 
 
 def _checkpoint(folder: Path, progress: RunProgress) -> Path | None:
@@ -203,7 +220,11 @@ def _checkpoint(folder: Path, progress: RunProgress) -> Path | None:
 
 
 def _data(
-    config: Config, folder: Path, environments: Environments | None, apart: Environments | None
+    config: Config,
+    folder: Path,
+    environments: Environments | None,
+    apart: Environments | None,
+    progress: RunProgress,
 ) -> tuple[Replay, Batch]:
     """What the run learns from, and the held-out episodes: made now, or found where an earlier session left them."""
     if environments is None or apart is None:
@@ -219,7 +240,7 @@ def _data(
         heldout_folder = folder / HELDOUT
         if not heldout_folder.exists():
             with written_whole(heldout_folder) as partial:
-                collect_heldout(config, apart, partial)
+                collect_heldout(config, apart, partial, progress.at)
         if (folder / REPLAY / HEADER).exists():
             replay = _own_replay(config, folder / REPLAY, environments)
         else:
@@ -259,8 +280,10 @@ def _progress(config: Config) -> RunProgress:
     return RunProgress(build.build_schedule(config).total_updates, unit="updates")
 
 
-def collect_heldout(config: Config, environments: Environments, folder: Path) -> None:
-    """Write whole episodes of the same random policy, which `evaluation.seed` decides."""
+def collect_heldout(
+    config: Config, environments: Environments, folder: Path, at: Callable[[str], None] = lambda words: None
+) -> None:
+    """Write whole episodes of the same random policy, which `evaluation.seed` decides; `at` is told how far it is."""
     settings = config.evaluation
     random = make_generator(settings.seed, stream=Stream.HELDOUT)
     seed = int(torch.randint(2**31, (1,), generator=random))
@@ -272,3 +295,4 @@ def collect_heldout(config: Config, environments: Environments, folder: Path) ->
             rows = rollout.step()
             replay.append(rows)
             episodes += int(rows.is_last.sum())
+            at(f"{episodes} of {settings.episodes} collected, {replay.rows_written} rows")

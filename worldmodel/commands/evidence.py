@@ -35,16 +35,19 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from rich.console import Console
 
     from worldmodel.run import open_run
+    from worldmodel.training.progress import Watch
 
     opened = open_run(options.run, options.checkpoint, options.device)
-    console = Console(highlight=False)
-    found = opened.write_evidence(
-        particles,
-        runs=options.runs,
-        episodes=options.episodes,
-        seed=options.seed,
-        say=lambda words: console.print(f"{words} ..."),
-    )
+    console, watch = Console(highlight=False), Watch()
+
+    def say(words: str) -> None:
+        console.print(f"{words} ...")
+        watch.at(words)
+
+    with watch.phase("measuring the evidence"):
+        found = opened.write_evidence(
+            particles, runs=options.runs, episodes=options.episodes, seed=options.seed, say=say
+        )
     _show(console.print, opened, found)
     console.print(f"figure and numbers are in {opened.folder / 'evidence'}", soft_wrap=True)
     console.print(f"`worldmodel report {opened.folder}` puts them on the run's page", soft_wrap=True)
