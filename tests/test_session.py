@@ -1,5 +1,6 @@
 """Runs that stop and go on: from their checkpoint, with their rows, one process at a time."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -233,6 +234,29 @@ def test_a_run_that_stopped_while_it_collected_held_out_episodes_finishes(tmp_pa
     whole, _ = start(tmp_path)
     assert torch.equal(resumed.heldout().obs["obs"], whole.heldout().obs["obs"])
     assert same_weights(resumed, whole)  # nothing had been drawn yet
+
+
+def test_runs_that_differ_in_their_seed_are_scored_on_the_same_rows_with_the_same_noise(tmp_path):
+    few = {"training.env_steps": 100}
+    one, other = (start(tmp_path, seed=seed, **few)[0] for seed in (0, 3))
+    assert not same_weights(one, other)
+    assert all(torch.equal(a, b) for a, b in zip(one.heldout()[1:], other.heldout()[1:], strict=True))
+    swapped = dataclasses.replace(other, model=one.model)  # what is left is the noise
+    assert swapped.evaluate().per_step == one.evaluate().per_step
+    third, _ = start(tmp_path, **few, **{"evaluation.seed": 3})
+    assert same_weights(one, third)
+    assert not torch.equal(one.heldout().obs["obs"], third.heldout().obs["obs"])
+
+
+def test_a_run_of_an_earlier_version_is_scored_with_its_own_seed(tmp_path):
+    run, _ = start(tmp_path, seed=3, **{"training.env_steps": 100, "evaluation.seed": 3})
+    path = run.folder / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    del settings["evaluation"]["seed"]
+    path.write_text(yaml.safe_dump(settings))
+    opened = open_run(run.folder, "last")
+    assert opened.config == run.config
+    assert opened.evaluate().per_step["elbo"] == pytest.approx(last(run.folder, "heldout/elbo"), rel=1e-5)
 
 
 def test_a_finished_run_stays_finished(tmp_path):

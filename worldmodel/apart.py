@@ -41,6 +41,7 @@ def take_gap_apart(
     episodes: int | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda words: None,
+    at: Callable[[str], None] = lambda words: None,
 ) -> GapTakenApart:
     """Split the gap of a run's held-out episodes into filtering, amortisation and family: see `training.gap`.
 
@@ -51,7 +52,7 @@ def take_gap_apart(
         particles, runs: of the estimate of the evidence.
         episodes: held-out episodes; by default as many as evidence is measured on.
         seed: of all draws.
-        say: told what is being done.
+        say, at: told what is being done, and how far it is.
     Raises:
         ValueError: if a number is out of range, or there is a single held-out episode.
         FileNotFoundError: if the run's folder has no replay (any more).
@@ -70,11 +71,14 @@ def take_gap_apart(
             return drawn.to(run.model.device)
 
         rate = run.config.optimizer.learning_rate
-        return fit_posterior(run.model, kind, batches, updates=updates, learning_rate=rate, generator=noise, seed=seed)
+        return fit_posterior(
+            run.model, kind, batches, updates=updates, learning_rate=rate, generator=noise, seed=seed, at=at
+        )
 
     with Replay.open(stored_data(run.config, run.folder)[0], read_only=True) as rows:
         filtering, smoothing = fitted("filtering"), fitted("smoothing")
     say(f"{steps} steps of refinement, {particles} particles")
+    at(f"{steps} steps of refinement, {particles} particles")
     return measure_gap(
         run.model, filtering, smoothing, batch, particles=particles, runs=runs, steps=steps, generator=noise
     )

@@ -317,6 +317,8 @@ class TrainingConfig:
 class EvaluationConfig:
     """Held-out episodes: collected once, never trained on, always scored whole from their reset."""
 
+    seed: int = 0
+    """Decides which they are, and the noise in scoring: runs that differ in `seed` are scored on the same rows."""
     episodes: int = 16
     """Held-out episodes."""
     max_length: int = 1_000
@@ -333,6 +335,7 @@ class EvaluationConfig:
     """Held-out episodes that it looks at, the first context + horizon rows of each; fewer where rows are large."""
 
     def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**63, "evaluation.seed", "zero or more, below 2^63", self.seed)
         _positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples", "particle_episodes")
         _require(self.particles != 1 and self.particles >= 0, "evaluation.particles", "0 or at least 2", self.particles)
 
@@ -374,7 +377,7 @@ class Config:
     runs: str = "runs"
     """Folder that run folders are made in."""
     seed: int = 0
-    """Seed of everything that is random."""
+    """Seed of everything that is random in training; the held-out episodes have `evaluation.seed`."""
     device: str = "auto"
     """A torch device such as cpu or cuda:0; auto is a GPU where there is one."""
 

@@ -99,9 +99,11 @@ def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mappin
 def read_run_config(path: Path) -> Config:
     """Read the settings that a run's folder holds, as `read_config` reads a file.
 
-    The file names every setting that there was when the run began; what has become a setting since is as it was then.
+    The file names every setting that there was when the run began; what has become a setting since is as it was then:
+    the held-out episodes were decided by the run's own seed.
     """
-    return _config([*BEFORE.items(), (FILE, path)])
+    seed = _read_file(path).get("seed", Config().seed)
+    return _config([*BEFORE.items(), ("evaluation.seed", seed), (FILE, path)])
 
 
 def explain(message: str) -> str:

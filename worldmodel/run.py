@@ -114,7 +114,7 @@ class Run:
             context=context,
             horizon=horizon,
             samples=self.config.evaluation.samples,
-            seed=self.config.seed,
+            seed=self.config.evaluation.seed,
         )
 
     def baselines(self, horizon: int, *, seed: int = 0) -> dict[str, Baseline]:
@@ -380,15 +380,16 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
 
 
 def read_settings(folder: Path) -> Config:
-    """A run's settings.
+    """A run's settings. Where an earlier version wrote them, without `evaluation.seed`, that is the run's own seed.
 
     Raises:
         FileNotFoundError: if the folder is not a run's.
         ValueError: if its settings cannot be read.
     """
-    if not (folder / "config.yaml").is_file():
+    path = folder / "config.yaml"
+    if not path.is_file():
         raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
-    return read_run_config(folder / "config.yaml")
+    return read_run_config(path)
 
 
 def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
@@ -403,7 +404,7 @@ def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
         config.offline,
         folder,
         heldout=config.evaluation.episodes,
-        generator=make_generator(config.seed, stream=Stream.HELDOUT),
+        generator=make_generator(config.evaluation.seed, stream=Stream.HELDOUT),
         image_size=config.env.image_size,
         drop_text=config.env.drop_text,
         integers=config.env.integers,

@@ -6,7 +6,7 @@ run = resume("runs/pendulum-20260101-120000")
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,15 @@ def train(
         config = read_config(config if config is not None else (), overrides)
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
-    with Interruptions() as interruptions, _world(config, interruptions) as world:
+    progress = progress or _progress(config)
+    with (
+        Interruptions() as interruptions,
+        _beginning(progress, config),
+        _world(config, interruptions) as world,
+    ):
         folder = make_folder(config)
         with locked(folder):
-            return _run(config, folder, *world, progress or _progress(config), None, interruptions)
+            return _run(config, folder, *world, progress, None, interruptions)
 
 
 def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
@@ -106,10 +111,18 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
         progress.say(build.making_words(config))
     with (
         Interruptions() as interruptions,
+        _beginning(progress, config),
         _world(config, interruptions, folder) as world,
         locked(folder),  # after the workers were made, which do not keep the lock then
     ):
         return _run(config, folder, *world, progress, checkpoint, interruptions)
+
+
+def _beginning(progress: RunProgress, config: Config) -> AbstractContextManager[None]:
+    """The phase around a whole session, and a first sign of life: environments and libraries may take long to load."""
+    making = f"making {config.env.num_envs} environments of {config.env.id}"
+    progress.say(making if config.offline is None else f"reading {config.offline}")
+    return progress.phase("setting up")
 
 
 @contextmanager
@@ -170,13 +183,13 @@ def _run(
         earlier = noted_divergence(folder)
         wandb_id, resumed = note_session(folder, update, str(model.device))
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
-        stack.push(lambda kind, *_: _leave(tracker, folder, interruptions, failed=kind is not None))
+        stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
         stack.push(lambda kind, error, _: _advise(progress.say, folder, kind, error))
         announce(progress.say, config, model, folder, wandb_at, _left_out(config, environments))
         stages = Stages()
         try:
-            with interruptions.abandoning(*SIGNALS), stages("held_out"):
-                replay, heldout = _data(config, folder, environments, apart)
+            with interruptions.abandoning(*SIGNALS), stages("held_out"), progress.phase("held-out episodes"):
+                replay, heldout = _data(config, folder, environments, apart, progress)
         except AbandonedError:
             progress.say(f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
             return replace(run, model=model.eval(), ended_by=interruptions.signal)
@@ -230,17 +243,20 @@ def _trainer(
         schedule=build.build_schedule(config),
         randomness=randomness,
         settings=build.lasting_settings(config),
-        seed=config.seed,
+        seed=config.evaluation.seed,
         **others,
     )
 
 
-def _leave(tracker: Tracker, folder: Path, interruptions: Interruptions, *, failed: bool) -> None:
+def _leave(
+    progress: RunProgress, tracker: Tracker, folder: Path, interruptions: Interruptions, *, failed: bool
+) -> None:
     """End the record: without copies of the run's files where there are only seconds left."""
     if interruptions.terminated:
         tracker.finish([], failed=failed)
         return
-    with interruptions.abandoning(*interruptions.still_to_come):  # it may wait for a network
+    # It may wait for a network.
+    with interruptions.abandoning(*interruptions.still_to_come), progress.phase("closing the records"):
         tracker.finish(products(folder), failed=failed)
 
 
@@ -260,10 +276,12 @@ def finish_run(run: Run, trainer: Trainer) -> None:
     Context and horizon are shortened where no held-out episode is long enough for them, down to a row each.
     """
     if trainer.imagines:
-        with trainer.stages("imagine"):
-            run.write_imagination(samples=run.config.evaluation.samples)
+        settings = run.config.evaluation
+        with trainer.stages("imagine"), trainer.progress.phase("imagining"):
+            run.write_imagination(samples=settings.samples, seed=settings.seed)
         trainer.report_times()
-    write_report(run.folder)
+    with trainer.progress.phase("writing the report"):
+        write_report(run.folder)
 
 
 def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Path | None:
@@ -280,7 +298,11 @@ def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Path | N
 
 
 def _data(
-    config: Config, folder: Path, environments: Environments | None, apart: Environments | None
+    config: Config,
+    folder: Path,
+    environments: Environments | None,
+    apart: Environments | None,
+    progress: RunProgress,
 ) -> tuple[Replay, Batch]:
     """What the run learns from, and the held-out episodes: made now, or found where an earlier session left them."""
     if environments is None or apart is None:
@@ -296,7 +318,7 @@ def _data(
         heldout_folder = folder / HELDOUT
         if not heldout_folder.exists():
             with written_whole(heldout_folder) as partial:
-                collect_heldout(config, apart, partial)
+                collect_heldout(config, apart, partial, progress.at)
         if (folder / REPLAY / HEADER).exists():
             replay = _own_replay(config, folder / REPLAY, environments)
         else:
@@ -336,10 +358,12 @@ def _progress(config: Config) -> RunProgress:
     return RunProgress(build.build_schedule(config).total_updates, unit="updates")
 
 
-def collect_heldout(config: Config, environments: Environments, folder: Path) -> None:
-    """Write whole episodes of the same random policy, with seeds of their own."""
+def collect_heldout(
+    config: Config, environments: Environments, folder: Path, at: Callable[[str], None] = lambda words: None
+) -> None:
+    """Write whole episodes of the same random policy, which `evaluation.seed` decides; `at` is told how far it is."""
     settings = config.evaluation
-    random = make_generator(config.seed, stream=Stream.HELDOUT)
+    random = make_generator(settings.seed, stream=Stream.HELDOUT)
     seed = int(torch.randint(2**31, (1,), generator=random))
     rollout = Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
     capacity = settings.episodes * settings.max_length
@@ -349,4 +373,5 @@ def collect_heldout(config: Config, environments: Environments, folder: Path) ->
             rows = rollout.step()
             replay.append(rows)
             episodes += int(rows.is_last.sum())
+            at(f"{episodes} of {settings.episodes} collected, {replay.rows_written} rows")
         replay.seal()

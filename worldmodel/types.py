@@ -108,9 +108,10 @@ class Batch(NamedTuple):
     valid: Bool[Tensor, "B T"]  # False where a row only warms the state up (burn-in) or pads a shorter episode
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same rows on another device."""
-        rest = (field.to(device, non_blocking=True) for field in self[1:])
-        return Batch({key: value.to(device, non_blocking=True) for key, value in self.obs.items()}, *rest)
+        """The same rows on another device. A copy to the host is waited for: whoever reads it there sees all of it."""
+        queued = torch.device(device).type != "cpu"  # on the device's own stream, and so before whatever uses it
+        rest = (field.to(device, non_blocking=queued) for field in self[1:])
+        return Batch({key: value.to(device, non_blocking=queued) for key, value in self.obs.items()}, *rest)
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
 from worldmodel.seeding import Stream, make_generator
+from worldmodel.training import progress
 from worlds import register
 
 OPTIONS = ["--env.id", "Counting-v0", "--env.num_envs", "3", "--evaluation.episodes", "4", "--seed", "5"]
@@ -59,11 +60,19 @@ def test_what_is_written_is_what_a_training_would_begin_with(tmp_path, capsys):
 
 
 def test_progress_is_told_now_and_then(capsys, monkeypatch):
-    monkeypatch.setattr("worldmodel.commands.collect.SECONDS_BETWEEN_LINES", 0.0)
+    at = progress.Watch.at
+
+    def beating(self, detail):
+        at(self, detail)
+        self.beat()
+
+    monkeypatch.setattr(progress.Watch, "at", beating)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     collect("--rows", "6", "--output", "data")
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["3/6 rows", "6/6 rows"]
-    assert all(line.endswith(" rows/s") for line in lines)
+    assert {"held-out episodes: 4 of 4 collected", "collecting: 3/6 rows", "collecting: 6/6 rows"} <= {
+        line.split(",")[0] for line in lines
+    }
 
 
 @pytest.mark.parametrize(
@@ -129,13 +138,14 @@ def test_a_signal_ends_it_with_its_status_and_no_data_folder(tmp_path, capsys, m
     assert [path.name for path in tmp_path.iterdir()] == ["data.partial"]
 
 
-def test_the_seed_decides(tmp_path):
+def test_a_seed_decides_the_rows_and_another_one_the_held_out_episodes(tmp_path):
     rows = {}
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        collect("--rows", "12", "--output", name, "--seed", seed)
+    for name, seed, heldout in (("a", "1", "7"), ("b", "1", "7"), ("c", "2", "7"), ("d", "1", "8")):
+        collect("--rows", "12", "--output", name, "--seed", seed, "--evaluation.seed", heldout)
         for part in ("replay", "heldout"):
             with Replay.open(tmp_path / name / part) as replay:
                 rows[name, part] = torch.cat([episode.prev_action for episode in replay.episodes()], 1)
-    for part in ("replay", "heldout"):
+    for part, other, same in (("replay", "c", "d"), ("heldout", "d", "c")):
         assert torch.equal(rows["a", part], rows["b", part])
-        assert not torch.equal(rows["a", part], rows["c", part])
+        assert torch.equal(rows["a", part], rows[same, part])
+        assert not torch.equal(rows["a", part], rows[other, part])

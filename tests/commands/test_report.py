@@ -31,7 +31,7 @@ def test_report_goes_where_it_is_told_and_says_what_it_could_not_read(here, caps
 
 def test_compare_prints_a_table_and_writes_a_page(here, capsys):
     write_run(here / "one")
-    write_run(here / "two", seed=1)
+    write_run(here / "two", evaluation={"seed": 1})
     main(["compare", "one", "two"])
     said = capsys.readouterr().out
     numbers = {line.split("│")[1].strip(): line.split("│")[2:4] for line in said.splitlines() if line.count("│") > 2}

@@ -14,6 +14,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 
 from worldmodel.kernels import kl_autograd_triton, kl_reference
@@ -339,6 +340,38 @@ def test_a_second_derivative_is_refused(generator, family):
     (gradient,) = torch.autograd.grad(result, q, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         gradient.sum().backward()
+
+
+@FAMILIES
+@pytest.mark.parametrize("balanced", [False, True], ids=["plain", "balanced"])
+def test_a_forward_mode_derivative_is_refused_by_the_operators_name_and_is_the_references(generator, family, balanced):
+    q, p = (x.detach() for x in inputs(family, generator, 4))
+    balance = {"dyn": DYN, "rep": REP, "free_nats": 0.0} if balanced else {}
+    divergence = family.balanced if balanced else family.kl
+    formula = lambda q, backend: divergence(q, p, **family.settings, **balance, backend=backend)[0].sum()  # noqa: E731
+    named = f"worldmodel::{family.operator._name}: expected no forward-mode derivative"
+    for derivative in (
+        lambda f: torch.func.jvp(f, (q,), (p,))[1],
+        lambda f: torch.func.jacfwd(f)(q),
+        lambda f: torch.func.vmap(lambda t: torch.func.jvp(f, (q,), (t,))[1])(p[None]),
+    ):
+        with pytest.raises(NotImplementedError, match=named):
+            derivative(lambda q: formula(q, "triton"))
+    for leaf in (q, q.clone().requires_grad_()):
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=named):
+            family.operator(forward_ad.make_dual(leaf, p), p, *family.settings.values(), DYN, REP, 0.0)
+    slope = torch.func.jvp(lambda q: formula(q, "reference"), (q,), (p,))[1]
+    tangent, q, p = p, q.clone().requires_grad_(), p.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(formula(q, "reference"), q)
+    torch.testing.assert_close(slope, (gradient * tangent).sum(), rtol=1e-4, atol=1e-5)
+
+
+@FAMILIES
+def test_a_tangent_of_a_cotangent_is_refused_too(generator, family):
+    q, p = inputs(family, generator, 4)
+    kl = family.kl(q, p, **family.settings, backend="triton").kl
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="_kl_backward: expected no forward-mode"):
+        torch.autograd.grad(kl, q, forward_ad.make_dual(torch.ones_like(kl), torch.ones_like(kl)))
 
 
 @FAMILIES

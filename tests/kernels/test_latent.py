@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worldmodel.kernels import latent_reference, latent_triton
@@ -294,6 +295,27 @@ def test_it_is_one_operation_forward_and_one_backward(name, generator):
         torch.autograd.grad(sample, source, cotangent)
     assert forward.seen == [f"worldmodel.{name}_head.default"]
     assert [op for op in backward.seen if "detach" not in op] == [f"worldmodel.{name}_head_backward.default"]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_forward_mode_derivative_is_refused_by_the_operators_name_and_is_the_references(name, generator):
+    head, setting, inputs, shape = HEADS[name]
+    source, noise = inputs(shape, torch.float32, generator)
+    source, tangent = source.detach(), torch.ones_like(source).cumsum(-1)
+    weight = torch.randn(head(source, noise, backend="reference", **setting)[1].shape, generator=generator).to(DEVICE)
+    formula = lambda x, backend: (head(x, noise, backend=backend, **setting)[1] * weight).sum()  # noqa: E731
+    with pytest.raises(NotImplementedError, match=f"worldmodel::{name}_head: expected no forward-mode derivative"):
+        torch.func.jvp(lambda x: formula(x, "triton"), (source,), (tangent,))
+    leaf = source.clone().requires_grad_()
+    output = head(leaf, noise, backend="triton", **setting)[1]
+    with forward_ad.dual_level():
+        with pytest.raises(NotImplementedError, match=f"{name}_head: expected no forward-mode derivative"):
+            head(forward_ad.make_dual(leaf, tangent), noise, backend="triton", **setting)
+        with pytest.raises(NotImplementedError, match=f"{name}_head_backward: expected no forward-mode derivative"):
+            torch.autograd.grad(output, leaf, forward_ad.make_dual(weight, weight))
+    slope = torch.func.jvp(lambda x: formula(x, "reference"), (source,), (tangent,))[1]
+    (gradient,) = torch.autograd.grad(formula(leaf, "reference"), leaf)
+    torch.testing.assert_close(slope, (gradient * tangent).sum(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", HEADS)

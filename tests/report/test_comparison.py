@@ -1,11 +1,16 @@
 """Runs side by side: the numbers of each, what differs, and what may not be compared."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from run_folder import ROWS, Page, add_everything, write_run
+from worldmodel.config import Config
 from worldmodel.report import panels
 from worldmodel.report.comparison import comparison, doubts, labels, summary
-from worldmodel.report.record import read_record
+from worldmodel.report.groups import mean_curve
+from worldmodel.report.record import Curve, read_record
 
 
 def half_as_good(row):
@@ -92,7 +97,7 @@ def test_runs_that_learn_from_different_stored_rows_are_named_by_them(records, t
         ({"env": {"pixels": "only", "num_envs": 2}}, "The runs differ in env.pixels: where"),
         ({"decoder": {"resolution": 0.1}}, "a finer floor earns more nats"),
         ({"decoder": {"standardise": False}}, "a finer floor earns more nats"),
-        ({"seed": 1}, "not scored on the same held-out episodes"),
+        ({"evaluation": {"seed": 1}}, "not scored on the same held-out episodes"),
         ({"evaluation": {"horizon": 3}}, "differ in evaluation.horizon: their open-loop errors"),
         ({"evaluation": {"episodes": 3}}, "not scored on the same held-out episodes"),
     ],
@@ -101,6 +106,100 @@ def test_runs_that_learn_from_different_stored_rows_are_named_by_them(records, t
 def test_what_makes_numbers_doubtful_is_said(sections, named, records, tmp_path):
     (said,) = doubts([records[0], read_record(write_run(tmp_path / "other", **sections))])
     assert named in said
+
+
+SEEDS = (1.125, 0.625, 1.625)  # the last held-out ELBO of three seeds: mean 1.125, standard deviation 0.5
+
+
+def rows_of(elbo, update=100):
+    changed = [{**row, "heldout/elbo": elbo} if row.get("heldout/elbo") == 1.125 else row for row in ROWS]
+    return [{**row, "update": update} if row["update"] == 100 else row for row in changed]
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Three seeds of the same settings, filed differently, and a run of others between them."""
+    folder = tmp_path_factory.mktemp("seeds")
+    for seed, elbo in enumerate(SEEDS):
+        about = {"seed": seed, "device": f"cuda:{seed}", "name": f"s{seed}", "wandb": {"tags": [str(seed)]}}
+        write_run(folder / f"s{seed}", rows_of(elbo), **about)
+    write_run(folder / "other", loss={"beta": 0.5})
+    return [read_record(folder / name) for name in ("s0", "other", "s1", "s2")]
+
+
+def test_seeds_of_the_same_settings_share_a_row_with_their_mean_and_standard_deviation(seeds):
+    header, rows = summary(seeds)
+    both, other = (dict(zip(header, row, strict=True)) for row in rows)
+    assert (both["run"], other["run"]) == ("s0 (n = 3)", "other")
+    assert (both["ELBO"], other["ELBO"]) == ("1.125 ± 0.500", "1.125")
+    assert (both["best ELBO"], both["updates"], both["at update"]) == ("1.125 ± 0.500", "100", "100")
+    assert (both["active groups"], other["active groups"]) == ("3.000 ± 0", "3")
+    page = Page(comparison(seeds))
+    assert page.table("run")["s0 (n = 3)"][1] == "1.125 ± 0.500"
+    assert "s0 (n = 3): mean ± standard deviation over the seeds of s0 (seed 0), s1 (seed 1), s2 (seed 2)." in page.text
+    assert "the band is one standard deviation over seeds to either side" in page.text
+    assert page.table("setting")["seed"] == ["0, 1, 2", "0"]
+    assert page.table("nats per step")["+ beta"] == ["-0.200 ± 0", "-0.200"]
+
+
+def test_the_curves_of_seeds_are_thin_under_their_mean_and_its_band(seeds, monkeypatch):
+    drawn = []
+    panel = panels.panel
+
+    def spy(curves, *rest, **options):
+        drawn.append(curves)
+        return panel(curves, *rest, **options)
+
+    monkeypatch.setattr(panels, "panel", spy)
+    comparison(seeds)
+    *thin, mean, other = drawn[0]
+    assert [curve.y.tolist() for curve in thin] == [[-3.5, elbo] for elbo in SEEDS]
+    assert {curve.colour for curve in (*thin, mean)} == {mean.colour} != {other.colour}
+    assert all(curve.width < mean.width and curve.between is None for curve in thin)
+    assert (mean.x.tolist(), mean.y.tolist()) == ([50, 100], [-3.5, 1.125])
+    assert [edge.tolist() for edge in mean.between] == [[-3.5, 0.625], [-3.5, 1.625]]
+    assert other.between is None and other.y.tolist() == [-3.5, 1.125]
+
+
+def test_the_mean_of_curves_is_taken_where_all_of_them_are():
+    short, long = Curve(np.array([0.0, 2.0]), np.array([0.0, 4.0])), Curve(np.array([1.0, 3.0]), np.array([0.0, 4.0]))
+    mean, (low, high) = mean_curve([short, long])
+    assert (mean.x.tolist(), mean.y.tolist()) == ([1.0, 2.0], [1.0, 3.0])
+    np.testing.assert_allclose([low, high], [mean.y - 2**0.5, mean.y + 2**0.5])
+    apart = Curve(np.array([5.0, 6.0]), np.array([0.0, 1.0]))
+    assert len(mean_curve([short, apart])[0].x) == 0
+
+
+def test_a_number_that_some_seeds_lack_says_how_many_have_it(seeds, tmp_path):
+    lacking = read_record(write_run(tmp_path / "s3", ROWS[:3], seed=3))
+    header, rows = summary([seeds[0], seeds[2], lacking])
+    assert rows[0][header.index("active groups")] == "3.000 ± 0 (of 2)"
+    assert rows[0][header.index("updates")] == "100, 50 of 100"
+    header, rows = summary([seeds[0], lacking])
+    assert rows[0][header.index("open-loop error, obs")] == "0.062"
+
+
+def test_a_second_run_of_a_seed_or_of_other_settings_is_no_further_seed(seeds, tmp_path):
+    again = read_record(write_run(tmp_path / "again"))
+    assert [row[0] for row in summary([seeds[0], again])[1]] == ["s0", "again"]
+    longer = read_record(write_run(tmp_path / "longer", seed=4, training={"env_steps": 7000}))
+    assert [row[0] for row in summary([seeds[0], longer])[1]] == ["s0", "longer"]
+    elsewhere = read_record(write_run(tmp_path / "elsewhere", seed=4, evaluation={"seed": 4}))
+    assert [row[0] for row in summary([seeds[0], elsewhere])[1]] == ["s0", "elsewhere"]
+
+
+def test_seeds_are_scored_on_the_same_rows_unless_an_earlier_version_collected_them(seeds, tmp_path):
+    assert doubts([seeds[0], *seeds[2:]]) == []
+    old = []
+    for seed in range(2):
+        config = dataclasses.asdict(Config(seed=seed))
+        del config["evaluation"]["seed"]
+        old.append(read_record(write_run(tmp_path / f"old{seed}", config=config)))
+    (said,) = doubts(old)
+    assert "not scored on the same held-out episodes" in said
+    assert [row[0] for row in summary(old)[1]] == ["old0 (n = 2)"]
+    assert doubts([old[0], seeds[0]]) == []  # both by seed 0
+    assert "not scored on the same" in doubts([old[1], seeds[2]])[0]
 
 
 def test_a_damaged_record_is_named(tmp_path):

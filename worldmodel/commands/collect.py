@@ -1,7 +1,6 @@
 """Write rollouts of a Gymnasium environment to a folder, to train on later."""
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,8 +13,7 @@ from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interrupt
 if TYPE_CHECKING:
     from worldmodel.data.offline import Tally
     from worldmodel.data.rollout import Rollout
-
-SECONDS_BETWEEN_LINES = 10.0
+    from worldmodel.training.progress import Watch
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -61,9 +59,12 @@ def collect(config: Config, folder: Path, rows: int) -> None:
     from worldmodel.data.rollout import Rollout
     from worldmodel.seeding import Stream, make_generator
     from worldmodel.session import collect_heldout
+    from worldmodel.training.progress import Watch
     from worldmodel.words import without_text
 
+    watch = Watch()
     with (
+        watch.phase("making the environments"),
         build.build_environments(config) as environments,
         build.build_environments(config, heldout=True) as apart,
         written_whole(folder) as partial,
@@ -72,32 +73,29 @@ def collect(config: Config, folder: Path, rows: int) -> None:
         print(f"collecting {config.evaluation.episodes} held-out episodes of {config.env.id}, then {rows} rows")
         if environments.left_out:
             print(without_text(environments.left_out))
-        collect_heldout(config, apart, partial / HELDOUT)
+        with watch.phase("held-out episodes"):
+            collect_heldout(config, apart, partial / HELDOUT, watch.at)
         scored = tally(partial / HELDOUT)
         policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))
-        learnt = _fill(partial / REPLAY, Rollout(environments, policy, config.seed), rows)
+        with watch.phase("collecting"):
+            learnt = _fill(partial / REPLAY, Rollout(environments, policy, config.seed), rows, watch)
     print(f"{folder / REPLAY}: {learnt}")
     print(f"{folder / HELDOUT}: {scored}")
 
 
-def _fill(folder: Path, rollout: "Rollout", rows: int) -> "Tally":
-    """Write a replay of at least so many rows, saying now and then how far it is."""
+def _fill(folder: Path, rollout: "Rollout", rows: int, watch: "Watch") -> "Tally":
+    """Write a replay of at least so many rows."""
     from worldmodel.data.offline import Tally
     from worldmodel.data.replay import Replay
 
     count = rollout.environments.count
     steps = -(-rows // count)
-    written, started = Tally(), time.monotonic()
-    spoke = started
+    written = Tally()
     with Replay(folder, rollout.environments.spec, capacity=steps * count, streams=count) as replay:
         for _ in range(steps):
             new = rollout.step()
             replay.append(new)
             written.add(new)
-            now = time.monotonic()
-            if now - spoke > SECONDS_BETWEEN_LINES:
-                spoke = now
-                speed = written.rows / (now - started)
-                print(f"{written.rows}/{steps * count} rows  {speed:.0f} rows/s", file=sys.stderr)
+            watch.at(f"{written.rows}/{steps * count} rows")
         replay.seal()
     return written

@@ -18,9 +18,11 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
     from worldmodel.report.comparison import comparison, doubts, summary
     from worldmodel.report.record import read_record
+    from worldmodel.training.progress import Watch
 
-    records = [read_record(Path(folder)) for folder in options.runs]
-    Path(options.output).write_text(comparison(records), encoding="utf-8")
+    with Watch().phase("comparing"):
+        records = [read_record(Path(folder)) for folder in options.runs]
+        Path(options.output).write_text(comparison(records), encoding="utf-8")
     header, rows = summary(records)
     table = Table(title="held-out, nats per step", title_justify="left")
     for name, *_ in [header, *rows]:  # a run a column: there are more numbers than runs

@@ -16,9 +16,11 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from rich.table import Table
 
     from worldmodel.run import open_run
+    from worldmodel.training.progress import Watch
 
     opened = open_run(options.run, options.checkpoint, options.device)
-    evaluation = opened.evaluate()
+    with Watch().phase("scoring the held-out episodes"):
+        evaluation = opened.evaluate()
     table = Table("held-out", "nats per step")
     for name, value in evaluation.per_step.items():
         table.add_row(name, f"{value:.4f}")

@@ -38,17 +38,24 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
     from worldmodel.build import why_no_law
     from worldmodel.run import open_run
+    from worldmodel.training.progress import Watch
 
     opened = open_run(options.run, options.checkpoint, options.device)
-    console = Console(highlight=False)
-    found = opened.write_evidence(
-        particles,
-        runs=options.runs,
-        episodes=options.episodes,
-        seed=options.seed,
-        allow_env=options.allow_env,
-        say=lambda words: console.print(f"{words} ...", markup=False),
-    )
+    console, watch = Console(highlight=False), Watch()
+
+    def say(words: str) -> None:
+        console.print(f"{words} ...", markup=False)
+        watch.at(words)
+
+    with watch.phase("measuring the evidence"):
+        found = opened.write_evidence(
+            particles,
+            runs=options.runs,
+            episodes=options.episodes,
+            seed=options.seed,
+            allow_env=options.allow_env,
+            say=say,
+        )
     _show(console.print, opened, found)
     if found.exact is None and not options.allow_env and (why := why_no_law(opened.config)):
         console.print(why, soft_wrap=True, markup=False)

@@ -39,27 +39,32 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from worldmodel.files import make_own_folder, write_whole
     from worldmodel.objectives.elbo import require_positive
     from worldmodel.run import open_run
+    from worldmodel.training.progress import Watch
 
     require_positive(alternatives=options.alternatives)  # the rate comes last, minutes from now
     opened = open_run(options.run, options.checkpoint, options.device)
     console = Console(highlight=False)
     settings = {"episodes": options.episodes, "seed": options.seed}
-    gap = take_gap_apart(
-        opened,
-        updates=options.updates,
-        steps=options.steps,
-        particles=options.particles,
-        runs=options.runs,
-        say=lambda words: console.print(f"{words} ...", markup=False),
-        **settings,
-    )
-    first, every, exact = take_rate_apart(
-        opened,
-        alternatives=options.alternatives,
-        allow_env=options.allow_env,
-        say=lambda words: console.print(f"{words} ...", markup=False),
-        **settings,
-    )
+    watch = Watch()
+
+    def say(words: str) -> None:
+        console.print(f"{words} ...", markup=False)
+
+    with watch.phase("taking the gap apart"):
+        gap = take_gap_apart(
+            opened,
+            updates=options.updates,
+            steps=options.steps,
+            particles=options.particles,
+            runs=options.runs,
+            say=say,
+            at=watch.at,
+            **settings,
+        )
+    with watch.phase("taking the rate apart"):
+        first, every, exact = take_rate_apart(
+            opened, alternatives=options.alternatives, allow_env=options.allow_env, say=say, **settings
+        )
     table = _table("nats per step", "mean", "standard error")
     for row in gap.rows():
         table.add_row(*row)

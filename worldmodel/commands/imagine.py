@@ -38,17 +38,19 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from rich.console import Console
 
     from worldmodel.run import open_run
+    from worldmodel.training.progress import Watch
 
     opened = open_run(options.run, options.checkpoint, options.device)
     usual = opened.config.evaluation
-    folder = opened.write_imagination(
-        context=options.context,
-        horizon=options.horizon,
-        samples=usual.samples if options.samples is None else options.samples,
-        seed=options.seed,
-        episodes=options.episodes,
-        policy=options.policy,
-    )
+    with Watch().phase("imagining"):
+        folder = opened.write_imagination(
+            context=options.context,
+            horizon=options.horizon,
+            samples=usual.samples if options.samples is None else options.samples,
+            seed=options.seed,
+            episodes=options.episodes,
+            policy=options.policy,
+        )
     console = Console()
     if options.policy == "recorded":
         scores = json.loads((folder / "scores.json").read_text())

@@ -14,9 +14,12 @@ def add_options(parser: ArgumentParser) -> None:
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Read the folder and write the page."""
     from worldmodel.run import write_report
+    from worldmodel.training.progress import Watch
 
     folder = Path(options.run)
     output = Path(options.output) if options.output else None
-    for note in write_report(folder, output):
+    with Watch().phase("writing the report"):
+        notes = write_report(folder, output)
+    for note in notes:
         print(f"note        {note}")
     print(f"report      {output or folder / 'report.html'}")

@@ -22,10 +22,12 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         if given:
             raise ValueError(f"resume: expected no other settings, since the run has its own; got {', '.join(given)}")
     config = None if folder is not None else config_from_options(options)
-    # Heavy, and not needed to print a configuration or to refuse one.
-    from worldmodel.data.guard import EnvironmentFailureError
-    from worldmodel.session import resume, train
-    from worldmodel.training.divergence import NonFiniteLossError
+    from worldmodel.training.progress import Watch
+
+    with Watch().phase("loading"):  # what is heavy, and not needed to print a configuration or to refuse one
+        from worldmodel.data.guard import EnvironmentFailureError
+        from worldmodel.session import resume, train
+        from worldmodel.training.divergence import NonFiniteLossError
 
     try:
         ended = resume(folder) if folder is not None else train(config)

@@ -31,12 +31,14 @@ def gaussian_kl(
         prior_raw: the same layout and shape.
         min_std: floor of both stds, greater than zero.
         backend: "reference", "triton", or "auto": triton for tensors on a GPU, where it is installed and knows the
-            dtype. The kernels can be differentiated once, the reference as often as one likes.
+            dtype. The kernels can be differentiated once, backward; the reference any way and as
+            often as one likes.
     Returns:
         Three tensors [*batch S], float32 or float64, each differentiable in both inputs.
     Raises:
         ValueError: if shapes, dtypes or devices disagree, P is odd, min_std is not a positive number, or "triton"
             cannot run here.
+        NotImplementedError: if a forward-mode derivative is asked of the kernels.
     """
     _check_gaussian(posterior_raw, prior_raw, min_std)
     if runs_on_triton(backend, posterior_raw, prior_raw):
@@ -102,6 +104,7 @@ def categorical_kl(
     Raises:
         ValueError: if shapes, dtypes or devices disagree, there is no class, unimix is out of range, or "triton" cannot
             run here.
+        NotImplementedError: as `gaussian_kl`.
     """
     _check_categorical(posterior_logits, prior_logits, unimix)
     if runs_on_triton(backend, posterior_logits, prior_logits):

@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from worldmodel.kernels.forward_mode import refuse_forward_mode
 from worldmodel.kernels.kl_triton import (
     Tile,
     categorical_kl_backward,
@@ -189,3 +190,4 @@ def _register(forward: Any, backward: Any, event: int) -> None:
 
 _register(gaussian_kl, gaussian_kl_gradients, 1)
 _register(categorical_kl, categorical_kl_gradients, 2)
+refuse_forward_mode("gaussian_kl", "gaussian_kl_backward", "categorical_kl", "categorical_kl_backward")

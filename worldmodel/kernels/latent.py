@@ -40,12 +40,13 @@ def gaussian_head(
         noise: standard normal; no gradient reaches it.
         min_std: floor of the stds, greater than zero.
         backend: "reference", "triton", or "auto": triton for tensors on a GPU, where it is installed and knows the
-            dtypes.
+            dtypes. The kernels can be differentiated once, backward.
     Returns:
         The sample, mean and std, all differentiable in `raw`.
     Raises:
         ValueError: if shapes, dtypes or devices disagree, P is odd, noise wants a gradient, min_std is not positive,
             or "triton" cannot run here.
+        NotImplementedError: if a forward-mode derivative is asked of the kernels.
     """
     if raw.ndim < 1 or raw.shape[-1] % 2:
         raise ValueError(f"raw: expected an even last dimension (means and stds), got {tuple(raw.shape)}")

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from worldmodel.kernels import launch_triton
+from worldmodel.kernels.forward_mode import refuse_forward_mode
 from worldmodel.kernels.launch_triton import alignment, interpreting, launch, rows_of, units
 
 THREADS = 128  # per program, unless its row is wide
@@ -332,6 +333,7 @@ def _categorical_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None
 
 gaussian_head.register_autograd(_gaussian_backward, setup_context=_keep_gaussian)
 categorical_head.register_autograd(_categorical_backward, setup_context=_keep_categorical)
+refuse_forward_mode("gaussian_head", "gaussian_head_backward", "categorical_head", "categorical_head_backward")
 
 
 def _gaussian_outputs(noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,12 +1,14 @@
 """Several runs on one page, and as a table for a terminal: their curves, numbers and the settings that differ."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from worldmodel.report import panels
 from worldmodel.report.evidence_section import said
+from worldmodel.report.groups import Group, each, grouped, mean_curve, over_seeds
 from worldmodel.report.markup import Html, count, duration, figure, join, number, table, tag
 from worldmodel.report.page import Section, document, setting_text
 from worldmodel.report.panels import Drawn
@@ -29,6 +31,10 @@ DASHES = ("-", "--", ":")
 # Settings of the environment that change how rows are collected, not what is in them.
 HARMLESS = {"env.id", "env.num_envs", "env.asynchronous", "env.step_timeout", "env.restarts"}
 FLOORS = {"decoder.resolution", "decoder.standardise", "decoder.vector"}  # the floor, and the units that it is in
+BANDS = (
+    "Of runs that differ in nothing but their seed, thin lines are the runs and the thick one is their mean; the band "
+    "is one standard deviation over seeds to either side."
+)
 NOTHING = Curve(np.empty(0), np.empty(0))
 ABOUT_THE_FOLDER = {"name", "runs"}
 
@@ -39,17 +45,19 @@ def comparison(records: Sequence[Record]) -> str:
     """A page over several runs.
 
     Args:
-        records: at least one run; their order is that of the tables and of the colours.
+        records: at least one run; their order is that of the tables and of the colours. Those that differ in nothing
+            but their seed are shown together.
     """
     names = labels(records)
+    groups = grouped(records, names)
     with style():
         parts: list[Section] = [
-            ("numbers", "Numbers", _numbers(records, names)),
-            ("curves", "The bound", _curves(records, names)),
-            ("kl", "The KL", _kl(records, names)),
-            ("imagination", "Imagination", _imagination(records, names)),
-            ("ledger", "The ledger", _ledger(records, names)),
-            ("settings", "Settings that differ", _settings(records, names)),
+            ("numbers", "Numbers", _numbers(records, names, groups)),
+            ("curves", "The bound", _curves(records, groups)),
+            ("kl", "The KL", _kl(groups)),
+            ("imagination", "Imagination", _imagination(records, names, groups)),
+            ("ledger", "The ledger", _ledger(records, groups)),
+            ("settings", "Settings that differ", _settings(records, groups)),
         ]
     warnings = [tag("p", warning, class_="warning") for warning in doubts(records)]
     kinds = dict.fromkeys(str(record.source) for record in records)
@@ -89,8 +97,11 @@ def doubts(records: Sequence[Record]) -> list[str]:
             f"The runs differ in {', '.join(floors)}: their learned standard deviations have different floors, and a "
             "finer floor earns more nats for the same predictions."
         )
-    if differing & {"seed", "evaluation.episodes", "evaluation.max_length"}:
-        said.append("The runs were not scored on the same held-out episodes (other seeds, or other numbers of them).")
+    other_seeds = len({record.heldout_seed for record in records}) > 1
+    if other_seeds or differing & {"evaluation.episodes", "evaluation.max_length"}:
+        said.append(
+            "The runs were not scored on the same held-out episodes (other evaluation.seed, or other numbers of them)."
+        )
     if changed := sorted(differing & {"evaluation.context", "evaluation.horizon", "evaluation.samples"}):
         said.append(
             f"The runs differ in {', '.join(changed)}: their open-loop errors are of other futures, or of means over "
@@ -100,83 +111,122 @@ def doubts(records: Sequence[Record]) -> list[str]:
 
 
 def summary(records: Sequence[Record]) -> Table:
-    """The last and the best held-out numbers, a row a run. Nats per step unless the header says otherwise."""
-    terms = _names(records, "heldout/")
-    bits = _names(records, "heldout_bits_per_dimension/")
+    """The last and the best held-out numbers, a row a run, in nats per step unless the header says otherwise.
+
+    Runs that differ in nothing but their seed share a row: the mean ± the standard deviation over seeds.
+    """
+    columns = _columns(records)
+    found = grouped(records, labels(records))
+    return ("run", *columns), [(group.name, *(cell(group) for cell in columns.values())) for group in found]
+
+
+def _columns(records: Sequence[Record]) -> dict[str, Callable[[Group], str]]:
+    """Headers, and what a group has to say under each."""
     errors = [name for name in _names(records, "open_loop/") if name.endswith("/model")]
-    rough = ["rough gap"] if _names(records, "heldout_evidence/") else []
-    measured = ["evidence, SMC", "gap"] if any(record.evidence for record in records) else []
-    header = (
-        *("run", "updates", "best ELBO", "at update"),
-        *(term_name(term) for term in terms),
-        *(f"{name}, bits per dimension" for name in bits),
-        "active groups",
-        *rough,
-        *measured,
-        *(f"open-loop error, {name.removesuffix('/model')}" for name in errors),
-        "time",
+    columns: dict[str, Callable[[Group], str]] = {
+        "updates": lambda group: each([_done(record) for record in group.records]),
+        "best ELBO": lambda group: over_seeds(group, lambda record: (record.best or {}).get("heldout/elbo"), number),
+        "at update": lambda group: each([count((record.best or {}).get("update")) for record in group.records]),
+    }
+    columns |= {term_name(term): _last(f"heldout/{term}") for term in _names(records, "heldout/")}
+    for image in _names(records, "heldout_bits_per_dimension/"):
+        columns[f"{image}, bits per dimension"] = _last(f"heldout_bits_per_dimension/{image}")
+    columns["active groups"] = lambda group: over_seeds(
+        group, lambda record: record.last("heldout_kl/active_units"), count if len(group.records) == 1 else number
     )
-    rows = []
-    for name, record in zip(labels(records), records, strict=True):
-        best = record.best or {}
-        done = count(record.updates) + (f" of {count(record.planned)}" if _unfinished(record) else "")
-        seconds = record.elapsed().y
-        rows.append(
-            (
-                *(name, done, number(best.get("heldout/elbo")), count(best.get("update"))),
-                *(number(record.last(f"heldout/{term}")) for term in terms),
-                *(number(record.last(f"heldout_bits_per_dimension/{key}")) for key in bits),
-                count(record.last("heldout_kl/active_units")),
-                *(number(record.last("heldout_evidence/gap")) for _ in rough),
-                *(_measured(record) if measured else ()),
-                *(number(record.last(f"open_loop/{key}")) for key in errors),
-                duration(seconds[-1]) if len(seconds) else "–",
-            )
-        )
-    return header, rows
+    if _names(records, "heldout_evidence/"):
+        columns["rough gap"] = _last("heldout_evidence/gap")
+    if any(record.evidence for record in records):
+        columns |= {"evidence, SMC": _evidence, "gap": _gap}
+    columns |= {f"open-loop error, {name.removesuffix('/model')}": _last(f"open_loop/{name}") for name in errors}
+    columns["time"] = lambda group: over_seeds(group, _time, lambda x: "–" if x is None else duration(x))
+    return columns
 
 
-def _measured(record: Record) -> tuple[str, str]:
-    """The evidence with the most particles, and the gap unless it is in doubt."""
-    if record.evidence is None:
-        return "–", "–"
-    best = record.evidence.best
-    return said(best.smc), "in doubt" if best.doubts else said(best.gap)
+def _last(metric: str) -> Callable[[Group], str]:
+    return lambda group: over_seeds(group, lambda record: record.last(metric), number)
+
+
+def _done(record: Record) -> str:
+    return count(record.updates) + (f" of {count(record.planned)}" if _unfinished(record) else "")
+
+
+def _time(record: Record) -> float | None:
+    seconds = record.elapsed().y
+    return float(seconds[-1]) if len(seconds) else None
+
+
+def _evidence(group: Group) -> str:
+    """The evidence with the most particles: of one run with its error over episodes."""
+    best = [record.evidence.best for record in group.records if record.evidence]
+    if len(group.records) == 1:
+        return said(best[0].smc) if best else "–"
+    return over_seeds(group, lambda record: record.evidence.best.smc.mean if record.evidence else None, _fine)
+
+
+def _gap(group: Group) -> str:
+    """The gap of those particles, unless it is in doubt."""
+    best = [record.evidence.best for record in group.records if record.evidence]
+    if any(one.doubts for one in best):
+        return "in doubt"
+    if len(group.records) == 1:
+        return said(best[0].gap) if best else "–"
+    return over_seeds(group, lambda record: record.evidence.best.gap.mean if record.evidence else None, _fine)
+
+
+def _fine(value: float | None) -> str:
+    return number(value, 4)
 
 
 def _unfinished(record: Record) -> bool:
     return record.planned is not None and record.updates < record.planned
 
 
-def _numbers(records: Sequence[Record], names: list[str]) -> Html:
+def _numbers(records: Sequence[Record], names: list[str], groups: Sequence[Group]) -> Html:
     header, rows = summary(records)
     keyed = [(join([swatch(*_look(i)), name]), *rest) for i, (name, *rest) in enumerate(rows)]
-    said = "Held-out numbers in nats per step at the last evaluation of each run, and its best bound."
-    return join([tag("p", said), table(header, keyed)])
+    said = ["Held-out numbers in nats per step at the last evaluation of each run, and its best bound."]
+    called = {record.folder: name for record, name in zip(records, names, strict=True)}
+    for group in groups:
+        if len(group.records) > 1:
+            runs = ", ".join(f"{called[record.folder]} (seed {record.setting('seed')})" for record in group.records)
+            said.append(f"{group.name}: mean ± standard deviation over the seeds of {runs}.")
+    return join([*(tag("p", sentence) for sentence in said), table(header, keyed)])
 
 
-def _look(run: int) -> tuple[str, str]:
-    """A run's colour and dash; the dash changes when the colours are used up."""
-    return RUNS[run % len(RUNS)], DASHES[run // len(RUNS) % len(DASHES)]
+def _look(group: int) -> tuple[str, str]:
+    """A group's colour and dash; the dash changes when the colours are used up."""
+    return RUNS[group % len(RUNS)], DASHES[group // len(RUNS) % len(DASHES)]
 
 
-def _curves(records: Sequence[Record], names: list[str]) -> Html | None:
+def _curves(records: Sequence[Record], groups: Sequence[Group]) -> Html | None:
     terms = _names(records, "heldout/")
     if not terms:
         return None
     parts: list[Html] = []
     for term in terms:
         for x_label, over in ABSCISSAE.items() if term in ("elbo", "kl") else [("updates", _updates)]:
-            curves = [over(record, record.column(f"heldout/{term}")) for record in records]
+            curves = _of_each(groups, partial(_held_out, f"heldout/{term}", over))
             title = term_name(term) if x_label == "updates" else f"{term_name(term)} by {x_label}"
             caption = term_caption(term).split(" Training")[0] if x_label == "updates" else ""
             parts += _overlay(curves, title, x_label, PER_STEP, caption, marker="o", focus=term != "kl")
-    return _panels(parts, names)
+    return _panels(parts, groups)
 
 
-def _panels(parts: Sequence[Html], names: list[str]) -> Html:
+def _held_out(name: str, over: Callable[[Record, Curve], Curve], record: Record) -> Curve:
+    return over(record, record.column(name))
+
+
+def _of_each(groups: Sequence[Group], curve: Callable[[Record], Curve]) -> list[list[Curve]]:
+    """A curve a run, by group."""
+    return [[curve(record) for record in group.records] for group in groups]
+
+
+def _panels(parts: Sequence[Html], groups: Sequence[Group]) -> Html:
     """Panels under the key to their colours."""
-    return join([legend((*_look(i), name) for i, name in enumerate(names)), tag("div", *parts, class_="panels")])
+    key = legend((*_look(i), group.name) for i, group in enumerate(groups))
+    said = [tag("p", BANDS)] if any(len(group.records) > 1 for group in groups) else []
+    return join([key, *said, tag("div", *parts, class_="panels")])
 
 
 def _updates(record: Record, curve: Curve) -> Curve:
@@ -204,76 +254,99 @@ ABSCISSAE: dict[str, Callable[[Record, Curve], Curve]] = {
 
 
 def _overlay(
-    curves: Sequence[Curve], title: str, x_label: str, y_label: str, caption: str, **options: Any
+    curves: Sequence[Sequence[Curve]], title: str, x_label: str, y_label: str, caption: str, **options: Any
 ) -> Iterable[Html]:
-    """One panel with a curve a run; nothing where no run has one."""
+    """One panel with the curves of every group; nothing where no run has one."""
     marker = options.pop("marker", None)
-    looks = [_look(i) for i in range(len(curves))]
     drawn = [
-        Drawn("", *curve, colour, dash, marker=marker)
-        for curve, (colour, dash) in zip(curves, looks, strict=True)
-        if len(curve.x)
+        line
+        for i, of_group in enumerate(curves)
+        for line in _lines([curve for curve in of_group if len(curve.x)], *_look(i), marker)
     ]
     if drawn:
         panel = panels.panel(drawn, x_label, y_label, legend=False, **options)
         yield figure(svg(panel, title, title), title, caption)
 
 
-def _line(record: Record, name: str, column: str) -> Curve:
+def _lines(curves: Sequence[Curve], colour: str, dash: str, marker: str | None) -> list[Drawn]:
+    """One run's curve; or those of several, thin, under their mean and its band, where they have places in common."""
+    if len(curves) < 2:
+        return [Drawn("", *curve, colour, dash, marker=marker) for curve in curves]
+    mean, band = mean_curve(curves)
+    thin = [Drawn("", *curve, colour, dash, width=0.5) for curve in curves]
+    return [*thin, Drawn("", *mean, colour, dash, marker=marker, between=band)] if len(mean.x) else thin
+
+
+def _line(name: str, column: str, record: Record) -> Curve:
     columns = record.lines.get(name, {})
     if column not in columns:
         return NOTHING
     return Curve(next(iter(columns.values())), columns[column])
 
 
-def _kl(records: Sequence[Record], names: list[str]) -> Html | None:
-    history = [record.column("kl/mean") for record in records]
-    position = [_line(record, "kl_by_position", "raw") for record in records]
-    step = [_line(record, "kl_by_episode_step", "raw") for record in records]
+def _kl(groups: Sequence[Group]) -> Html | None:
+    history = _of_each(groups, lambda record: record.column("kl/mean"))
+    position = _of_each(groups, partial(_line, "kl_by_position", "raw"))
+    step = _of_each(groups, partial(_line, "kl_by_episode_step", "raw"))
     parts = [
         *_overlay(history, "Over training", "updates", "nats", "The raw KL of training batches.", scale="log"),
         *_overlay(position, "By place in the training sequence", "row of the sequence", "nats", "", scale="log"),
         *_overlay(step, "By steps since the reset", "steps since the reset", "nats", "Held-out episodes.", scale="log"),
     ]
-    return _panels(parts, names) if parts else None
+    return _panels(parts, groups) if parts else None
 
 
-def _imagination(records: Sequence[Record], names: list[str]) -> Html | None:
+def _imagination(records: Sequence[Record], names: list[str], groups: Sequence[Group]) -> Html | None:
     parts: list[Html] = []
     for name in dict.fromkeys(line for record in records for line in record.lines if line.startswith("open_loop_")):
-        curves = [_line(record, name, "model") for record in records]
+        curves = _of_each(groups, partial(_line, name, "model"))
         title = f"Open-loop error: {name.removeprefix('open_loop_')}"
         parts += _overlay(curves, title, "steps ahead", "squared error / variance", "", scale="log")
     scored = {name: record.scores for name, record in zip(names, records, strict=True) if record.scores}
     for leaf, metric in dict.fromkeys(key[:2] for scores in scored.values() for key in scores.bands):
-        bands = [record.scores.bands.get((leaf, metric, "model")) if record.scores else None for record in records]
-        curves = [Curve(np.arange(1, len(band.mean) + 1), band.mean) if band else NOTHING for band in bands]
+        bands = [
+            scores.bands[leaf, metric, "model"] for scores in scored.values() if (leaf, metric, "model") in scores.bands
+        ]
+        curves = _of_each(groups, partial(_score, leaf, metric))
         title, unit, caption = METRICS.get(metric, (metric, metric, ""))
-        scale = score_scale(metric, (band for band in bands if band))
+        scale = score_scale(metric, bands)
         parts += _overlay(curves, f"{leaf}: {title}", "steps ahead", unit, caption, scale=scale)
     if not parts and not scored:
         return None
     numbers = tag("details", tag("summary", "Scores as numbers, with the baselines"), table(*scores_table(scored)))
-    return join([_panels(parts, names), *([numbers] if scored else [])])
+    return join([_panels(parts, groups), *([numbers] if scored else [])])
 
 
-def _ledger(records: Sequence[Record], names: list[str]) -> Html | None:
+def _score(leaf: str, metric: str, record: Record) -> Curve:
+    """A score of the model's futures over the steps ahead."""
+    band = record.scores.bands.get((leaf, metric, "model")) if record.scores else None
+    return Curve(np.arange(1, len(band.mean) + 1), band.mean) if band else NOTHING
+
+
+def _ledger(records: Sequence[Record], groups: Sequence[Group]) -> Html | None:
     entries = _names(records, "ledger/")
-    rows = [
-        (departure_name(entry), *(number(record.last(f"ledger/{entry}")) for record in records)) for entry in entries
-    ]
+    rows = [(departure_name(entry), *map(_last(f"ledger/{entry}"), groups)) for entry in entries]
     said = "What every departure of the loss from the bound costs on training batches, where last written."
-    return join([tag("p", said), table(("nats per step", *names), rows)]) if rows else None
+    return join([tag("p", said), table(("nats per step", *(group.name for group in groups)), rows)]) if rows else None
 
 
-def _settings(records: Sequence[Record], names: list[str]) -> Html:
-    flat = [settings(record.config) for record in records]
+def _settings(records: Sequence[Record], groups: Sequence[Group]) -> Html:
+    flat = [[settings(record.config) for record in group.records] for group in groups]
     rows = [
-        (key, *(setting_text(one[key]) if key in one else "–" for one in flat))
+        (key, *(_listed([setting_text(one[key]) if key in one else "–" for one in of_group]) for of_group in flat))
         for key in _differing(records)
         if key not in ABOUT_THE_FOLDER
     ]
-    return table(("setting", *names), rows) if rows else tag("p", "The runs have the same settings.")
+    return (
+        table(("setting", *(group.name for group in groups)), rows)
+        if rows
+        else tag("p", "The runs have the same settings.")
+    )
+
+
+def _listed(values: Sequence[str]) -> Html:
+    """What a setting is in the runs of a group."""
+    return join([part for value in dict.fromkeys(values) for part in (", ", value)][1:])
 
 
 def _differing(records: Sequence[Record]) -> list[str]:

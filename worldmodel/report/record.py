@@ -130,6 +130,12 @@ class Record:
         env_id = self.setting("env.id")
         return self.setting("offline") or (current_id(env_id) if isinstance(env_id, str) else env_id)
 
+    @property
+    def heldout_seed(self) -> Any:
+        """What decided the held-out episodes: the run's own seed, where an earlier version wrote the settings."""
+        flat = settings(self.config)
+        return flat.get("evaluation.seed", flat.get("seed"))
+
     def setting(self, key: str) -> Any:
         """A setting by dotted key, or none."""
         return settings(self.config).get(key)

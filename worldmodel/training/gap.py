@@ -38,6 +38,7 @@ def fit_posterior(
     learning_rate: float,
     generator: torch.Generator,
     seed: int = 0,
+    at: Callable[[str], None] = lambda words: None,
 ) -> WorldModel:
     """A copy of a model whose posterior, of the kind asked for, was trained on the bound against the frozen rest.
 
@@ -49,6 +50,7 @@ def fit_posterior(
         learning_rate: peak, with a warmup and a cosine to a twentieth of it.
         generator: of the latents' noise, on the model's device.
         seed: of the weights of a network that is new.
+        at: told how far it is.
     """
     changed = with_posterior(model, kind, seed=seed).train()
     learner = Learner(
@@ -61,7 +63,8 @@ def fit_posterior(
         total_updates=updates,
         clip_norm=100.0,
     )
-    for _ in range(updates):
+    for update in range(updates):
+        at(f"update {update + 1} of {updates} of a {kind} posterior")
         learner.update(batches())
     return changed.eval()
 

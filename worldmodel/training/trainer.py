@@ -162,7 +162,7 @@ class Trainer:
             NonFiniteLossError: the last checkpoint is from before it happened.
             EnvironmentFailureError: after a checkpoint.
         """
-        with self.interruptions:
+        with self.progress.training(), self.interruptions:
             try:
                 if not self._ready:
                     self._prefill()
@@ -192,6 +192,7 @@ class Trainer:
             with self.stages("update"):
                 self._last = self.learner.update(batch)
                 self._remember(self._last)
+            self.progress.updated(self.learner.updates)
             if self._due(schedule.log_every):
                 self._log()
             if self._due(schedule.evaluate_every):
@@ -303,10 +304,10 @@ class Trainer:
     def _evaluate(self) -> None:
         self._log_what_is_left()
         with self.interruptions.abandoning(signal.SIGTERM):
-            with self.stages("evaluate"):
+            with self.stages("evaluate"), self.progress.phase("scoring the held-out episodes"):
                 self._score()
             if self.schedule.particles:
-                with self.stages("evidence"):
+                with self.stages("evidence"), self.progress.phase("estimating the evidence"):
                     self._look_at_the_gap()
         assert self.evaluation is not None
         if self.evaluation.per_step["elbo"] > self.best_elbo:
@@ -377,7 +378,7 @@ class Trainer:
             "first_loss": self.first_loss,
             "seconds": self.stages.seconds,
         }
-        with self.stages("save"):
+        with self.stages("save"), self.progress.phase("saving"):
             self.replay.flush()  # before the checkpoint that counts its rows
             save_checkpoint(
                 self.folder / "checkpoints" / f"{name}.safetensors",
