@@ -74,7 +74,7 @@ class Told:
 
 def child(folder: str, runs: str) -> None:
     """Train or resume, telling on standard output what is stored."""
-    from worldmodel import session
+    from worldmodel.runs import session
     from worldmodel.training import trainer
 
     def tell(*words: object) -> None:

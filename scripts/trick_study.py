@@ -26,11 +26,11 @@ from worldmodel.config_io import read_config
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
+from worldmodel.evidence.estimate import per_step
+from worldmodel.evidence.sandwich import sandwich
+from worldmodel.evidence.smc import smc
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
-from worldmodel.objectives.evidence import per_step
-from worldmodel.objectives.sandwich import sandwich
-from worldmodel.objectives.smc import smc
 from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.training.learner import bound_and_loss
 from worldmodel.types import Batch

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from worldmodel.behaviour.evidence_report import EvidenceReport, Measured, Steps, Term
-from worldmodel.objectives.evidence import Estimate
+from worldmodel.evaluation.evidence_report import EvidenceReport, Measured, Steps, Term
+from worldmodel.evidence.estimate import Estimate
 
 
 def make_measured(particles: int, *, exact: bool, doubts: tuple[str, ...] = ()) -> Measured:

@@ -39,9 +39,9 @@ from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
 from worldmodel.data.spaces import UnsupportedSpaceError
+from worldmodel.evaluation.held_out import evaluate, training_kl
+from worldmodel.runs.session import collect_heldout
 from worldmodel.seeding import Stream, make_generator
-from worldmodel.session import collect_heldout
-from worldmodel.training.evaluation import evaluate, training_kl
 
 ASKED = os.environ.get("FUZZ_EXAMPLES")
 EXAMPLES = hypothesis.settings(

@@ -15,26 +15,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ENV_FILES = sorted((PACKAGE.parent / "envs").rglob("*.py"))
 # A module imports its own layer and those to the right of it.
 LAYERS = [
-    *(
-        "__main__",
-        "cli",
-        "commands",
-        "session",
-        "apart",
-        "run",
-        "words",
-        "folder",
-        "build",
-        "config_io",
-        "presets",
-        "training",
-        "report",
-    ),
-    *("behaviour", "data", "objectives", "models", "oracles", "kernels", "config", "seeding", "files", "names"),
-    *("types", "plain_yaml", "typed", "installation"),
+    *("__main__", "cli", "commands", "runs", "build", "config_io", "training", "report", "evaluation", "behaviour"),
+    *("evidence", "objectives", "oracles", "models", "data", "kernels", "config", "checks", "seeding", "types", "system"),
 ]
 SETTINGS = {"config", "config_io"}
-MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "session", "apart", "run", "words", "folder", "build", "config_io"}
+MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "runs", "build", "config_io"}
 COMMAND_LINE = {"cli", *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("*.py"))}
 HEAVY = ("torch", "gymnasium", "wandb", "matplotlib")
 
@@ -131,7 +116,7 @@ def test_triton_is_imported_by_kernel_files_alone_and_nobody_imports_those_when_
     [
         ("import worldmodel", HEAVY),
         ("from worldmodel.cli import main; main(['train', '--print_config'])", HEAVY),
-        ("import worldmodel.run", ("wandb", "matplotlib", "worldmodel.kernels.kl_triton")),
+        ("import worldmodel.runs.run", ("wandb", "matplotlib", "worldmodel.kernels.kl_triton")),
     ],
 )
 def test_what_is_heavy_is_not_imported_before_it_is_needed(statement, absent):

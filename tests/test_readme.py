@@ -10,7 +10,7 @@ import pytest
 
 import worldmodel
 from worldmodel.config_io import read_config
-from worldmodel.presets import TASKS, presets
+from worldmodel.system.presets import TASKS, presets
 from worlds import Counting
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ QUICK = {
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """`worldmodel.train` with the snippet's own settings, but for seconds and in a folder that goes away."""
-    from worldmodel.session import train
+    from worldmodel.runs.session import train
 
     def quick_train(config=None, overrides=None):
         small = {**QUICK, "runs": str(tmp_path)}
@@ -42,7 +42,7 @@ def quick(monkeypatch, tmp_path):
             small |= {"evaluation.context": 1, "evaluation.horizon": 1}
         return train(config, {**(overrides or {}), **small})
 
-    monkeypatch.setattr("worldmodel.session.finish_run", lambda *arguments: None)  # the pictures and the page
+    monkeypatch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)  # the pictures and the page
     monkeypatch.setattr(worldmodel, "train", quick_train, raising=False)
     monkeypatch.chdir(ROOT)
 

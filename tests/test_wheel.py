@@ -139,7 +139,7 @@ def test_an_editable_install_finds_presets_environments_and_the_checkout_s_hints
     editable = build("editable", tmp_path / "checkout", tmp_path)
     scripts = new_environment(tmp_path / "environment", editable)
     assert "recipes/dreamer3" in done([scripts / "worldmodel", "presets"], tmp_path / "empty")
-    code = "import worldmodel_envs, gymnasium; from worldmodel.installation import install_command as c; print(c('x'))"
+    code = "import worldmodel_envs; from worldmodel.system.installation import install_command as c; print(c('x'))"
     assert "-e '.[x]'" in done([scripts / "python", "-c", code], tmp_path / "empty")
 
 
@@ -158,7 +158,7 @@ def test_a_wheel_in_the_top_folder_of_a_project_keeps_to_its_own_presets(wheel, 
     for name in ("pyproject.toml", "constraints.txt"):
         (elsewhere / name).write_text("")
     zipfile.ZipFile(wheel).extractall(elsewhere)  # as `pip install --target .` does
-    code = "from worldmodel.presets import find_preset; print(find_preset('pendulum'))"
+    code = "from worldmodel.system.presets import find_preset; print(find_preset('pendulum'))"
     assert Path(done([sys.executable, "-c", code], elsewhere).strip()) == elsewhere / "worldmodel/configs/pendulum.yaml"
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from worldmodel.models.backward_network import Hindsight
 from worldmodel.models.decoder import Decoder
 from worldmodel.models.encoder import Encoder
-from worldmodel.models.hindsight import Hindsight
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel

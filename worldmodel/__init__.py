@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worldmodel.config import Config
     from worldmodel.config_io import read_config
-    from worldmodel.run import Run, open_run
-    from worldmodel.session import resume, train
+    from worldmodel.runs.run import Run, open_run
+    from worldmodel.runs.session import resume, train
 
 __all__ = ["Config", "Run", "open_run", "read_config", "resume", "train"]
 
 _HOME = {
     "Config": "worldmodel.config",
-    "Run": "worldmodel.run",
-    "open_run": "worldmodel.run",
+    "Run": "worldmodel.runs.run",
+    "open_run": "worldmodel.runs.run",
     "read_config": "worldmodel.config_io",
-    "resume": "worldmodel.session",
-    "train": "worldmodel.session",
+    "resume": "worldmodel.runs.session",
+    "train": "worldmodel.runs.session",
 }
 
 

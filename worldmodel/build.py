@@ -13,9 +13,9 @@ from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, RSSMCon
 from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay
+from worldmodel.models.backward_network import Hindsight
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
-from worldmodel.models.hindsight import Hindsight
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel

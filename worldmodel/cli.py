@@ -25,7 +25,7 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from worldmodel.config_io import config_from_options, explain, settings_text, spelt_out
-from worldmodel.installation import versions
+from worldmodel.system.installation import versions
 from worldmodel.training.interruptions import StoppedError
 
 COMMANDS = {  # what is typed, and the module of `commands` that does it

@@ -18,11 +18,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
 
-from worldmodel import plain_yaml
 from worldmodel.config import BEFORE, Config
-from worldmodel.files import write_whole
-from worldmodel.presets import find_preset
-from worldmodel.typed import choices, described, shown, typed
+from worldmodel.system import plain_yaml
+from worldmodel.system.files import write_whole
+from worldmodel.system.presets import find_preset
+from worldmodel.system.typed import choices, described, shown, typed
 
 FILE = "config"  # the option that names a file of settings
 ENTRY = "entry"  # the option that `--env.kwargs.NAME VALUE` is spelt as, since its name cannot be known before

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from scripts.tour.chains import ring
 from scripts.tour.page import BOUND, FAINT, IWAE, SMC, TRUTH, WRONG, Section, canvas, label, nats
+from worldmodel.evidence.iwae import iwae
+from worldmodel.evidence.sandwich import sandwich
+from worldmodel.evidence.smc import move, smc
 from worldmodel.objectives.elbo import sequence_elbo
-from worldmodel.objectives.iwae import iwae
-from worldmodel.objectives.sandwich import sandwich
-from worldmodel.objectives.smc import move, smc
 from worldmodel.oracles.hmm import HiddenMarkovSequence
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scripts.tour.page import BOUND, FAINT, GAP, IWAE, RATE, SMC, TRUTH, Section, canvas, f64, label, nats, rounding
-from worldmodel.objectives.iwae import iwae
+from worldmodel.evidence.iwae import iwae
 from worldmodel.oracles.distributions import Gaussian
 from worldmodel.oracles.factor_analysis import FactorAnalysis
 from worldmodel.oracles.mixture import GaussianMixture

@@ -13,13 +13,13 @@ from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
+from worldmodel.evidence.estimate import doubts, evidence
+from worldmodel.evidence.sandwich import sandwich
+from worldmodel.evidence.smc import smc
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import sequence_elbo
-from worldmodel.objectives.evidence import doubts, evidence
 from worldmodel.objectives.loss import Objective
-from worldmodel.objectives.sandwich import sandwich
-from worldmodel.objectives.smc import smc
 from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.training.learner import Learner
 from worldmodel.types import Batch, EnvSpec

@@ -9,9 +9,9 @@ from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from scripts.tour.page import BOUND, FAINT, GAP, RATE, TRUTH, Section, canvas, f64, label, nats, rounding
+from worldmodel.evidence.iwae import iwae
 from worldmodel.models.vae import VAE
 from worldmodel.objectives.elbo import elbo, sequence_elbo
-from worldmodel.objectives.iwae import iwae
 from worldmodel.oracles.factor_analysis import FactorAnalysis, probabilistic_pca
 from worldmodel.oracles.mixture import GaussianMixture
 from worldmodel.types import State

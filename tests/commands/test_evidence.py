@@ -11,12 +11,12 @@ from PIL import Image
 from rich.console import Console
 
 from run_folder import Page
-from worldmodel.behaviour.evidence_report import EvidenceReport
 from worldmodel.build import build_law
 from worldmodel.cli import main
+from worldmodel.evaluation.evidence_report import EvidenceReport
 from worldmodel.oracles.worlds import exact_evidence
-from worldmodel.run import open_run
-from worldmodel.session import train
+from worldmodel.runs.run import open_run
+from worldmodel.runs.session import train
 from worldmodel.training.progress import RunProgress
 from worlds import TINY
 

@@ -9,8 +9,8 @@ from PIL import Image
 from rich.console import Console
 
 from worldmodel.cli import main
-from worldmodel.run import open_run
-from worldmodel.session import train
+from worldmodel.runs.run import open_run
+from worldmodel.runs.session import train
 from worldmodel.training.progress import RunProgress
 from worlds import TINY
 

@@ -12,9 +12,9 @@ import pytest
 
 import worldmodel
 import worldmodel_envs
-from worldmodel import installation
 from worldmodel.data.environment import environment_law, make_environments
 from worldmodel.data.suites import OLD_IDS, SUITES, current_id
+from worldmodel.system import installation
 
 ROOT = Path(worldmodel.__file__).parents[1]
 WITH_ENVS = {**os.environ, "PYTHONPATH": str(Path(worldmodel_envs.__file__).parents[1])}

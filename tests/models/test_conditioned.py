@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
+from worldmodel.evidence.iwae import iwae
+from worldmodel.evidence.smc import smc
 from worldmodel.models.conditioned import ConditionedWorldModel
 from worldmodel.models.latents import CategoricalFamily
 from worldmodel.models.simulation import simulate
 from worldmodel.objectives.elbo import elbo, sequence_elbo
-from worldmodel.objectives.iwae import iwae
-from worldmodel.objectives.smc import smc
 from worldmodel.types import LatentSequence, State
 from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 

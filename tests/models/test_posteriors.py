@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldmodel.models.hindsight import Hindsight
+from worldmodel.models.backward_network import Hindsight
 from worldmodel.models.posteriors import kind_of, posterior_parts, with_posterior
 from worldmodel.objectives.elbo import sequence_elbo
 from worlds import make_batch, make_model

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from worldmodel.evidence.iwae import iwae
+from worldmodel.evidence.smc import smc
 from worldmodel.models.vae import VAE
 from worldmodel.objectives.elbo import elbo, sequence_elbo
-from worldmodel.objectives.iwae import iwae
-from worldmodel.objectives.smc import smc
 from worldmodel.types import LatentSequence, State
 
 DRAWS = 4000

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from worldmodel.behaviour.scenes import make_scenes
-from worldmodel.behaviour.scores import Scores
-from worldmodel.behaviour.scoring_rules import Curve
+from worldmodel.evaluation.scenes import make_scenes
+from worldmodel.evaluation.scores import Scores
+from worldmodel.evaluation.scoring_rules import Curve
 from worldmodel.report import imagination as report
 from worldmodel.report.fans import class_chart, fan_chart
 from worldmodel.report.figures import bound_curves, open_loop_figure, render

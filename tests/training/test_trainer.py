@@ -11,16 +11,16 @@ import torch
 from rich.console import Console
 
 from worldmodel import build
-from worldmodel.behaviour.evidence import rough_evidence
 from worldmodel.config import Config, EnvConfig, EvaluationConfig, ReplayConfig, RSSMConfig, TrainingConfig
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
+from worldmodel.evaluation.evidence import rough_evidence
+from worldmodel.evaluation.held_out import evaluate
 from worldmodel.seeding import make_generator
 from worldmodel.training.checkpoint import load_model
 from worldmodel.training.divergence import NonFiniteLossError
-from worldmodel.training.evaluation import evaluate
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.trainer import Schedule, Trainer
 from worlds import make_batch

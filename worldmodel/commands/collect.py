@@ -57,10 +57,10 @@ def collect(config: Config, folder: Path, rows: int) -> None:
     from worldmodel.data.offline import HELDOUT, REPLAY, tally, written_whole
     from worldmodel.data.policy import RandomPolicy
     from worldmodel.data.rollout import Rollout
+    from worldmodel.runs.messages import without_text
+    from worldmodel.runs.session import collect_heldout
     from worldmodel.seeding import Stream, make_generator
-    from worldmodel.session import collect_heldout
     from worldmodel.training.progress import Watch
-    from worldmodel.words import without_text
 
     watch = Watch()
     with (

@@ -15,7 +15,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from worldmodel.run import open_run
+    from worldmodel.runs.run import open_run
     from worldmodel.training.progress import Watch
 
     opened = open_run(options.run, options.checkpoint, options.device)

@@ -10,9 +10,9 @@ ESTIMATORS = ("elbo", "iwae", "smc")
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from worldmodel.behaviour.evidence_report import EvidenceReport
-    from worldmodel.objectives.evidence import Estimate
-    from worldmodel.run import Run
+    from worldmodel.evaluation.evidence_report import EvidenceReport
+    from worldmodel.evidence.estimate import Estimate
+    from worldmodel.runs.run import Run
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from rich.console import Console
 
     from worldmodel.build import why_no_law
-    from worldmodel.run import open_run
+    from worldmodel.runs.run import open_run
     from worldmodel.training.progress import Watch
 
     opened = open_run(options.run, options.checkpoint, options.device)

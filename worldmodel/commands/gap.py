@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from worldmodel.objectives.rate import Rate
+    from worldmodel.evidence.rate import Rate
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -34,11 +34,11 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     # Heavy, and not needed to refuse a mistake.
     from rich.console import Console
 
-    from worldmodel.apart import take_gap_apart, take_rate_apart
     from worldmodel.build import why_no_law
-    from worldmodel.files import make_own_folder, write_whole
     from worldmodel.objectives.elbo import require_positive
-    from worldmodel.run import open_run
+    from worldmodel.runs.decomposition import take_gap_apart, take_rate_apart
+    from worldmodel.runs.run import open_run
+    from worldmodel.system.files import make_own_folder, write_whole
     from worldmodel.training.progress import Watch
 
     require_positive(alternatives=options.alternatives)  # the rate comes last, minutes from now

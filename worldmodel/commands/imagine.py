@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from worldmodel.run import Run
+    from worldmodel.runs.run import Run
 
 CELLS = (("model", "mean"), ("model", "low"), ("model", "high"), ("repeat_last", "mean"), ("marginal", "mean"))
 UNITS = {
@@ -37,7 +37,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     """Write RUN/imagination/ and print the scores as tables."""
     from rich.console import Console
 
-    from worldmodel.run import open_run
+    from worldmodel.runs.run import open_run
     from worldmodel.training.progress import Watch
 
     opened = open_run(options.run, options.checkpoint, options.device)

@@ -28,8 +28,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     EnvConfig(image_size=options.image_size)  # refuses what no model could read
     from worldmodel.data.minari import PREFIX, open_minari
     from worldmodel.data.offline import HELDOUT, REPLAY, divide
+    from worldmodel.runs.messages import without_text
     from worldmodel.seeding import Stream, make_generator
-    from worldmodel.words import without_text
 
     if not options.dataset.startswith(PREFIX):
         raise ValueError(f"dataset: expected {PREFIX}namespace/name-v0, got {options.dataset!r}")

@@ -9,7 +9,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Print each preset's name and what it is for, group by group."""
-    from worldmodel.presets import presets
+    from worldmodel.system.presets import presets
 
     listed = presets()
     width = max(len(preset.name) for preset in listed)

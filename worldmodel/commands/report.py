@@ -13,7 +13,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Read the folder and write the page."""
-    from worldmodel.run import write_report
+    from worldmodel.runs.run import write_report
     from worldmodel.training.progress import Watch
 
     folder = Path(options.run)

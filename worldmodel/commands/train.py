@@ -26,7 +26,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
     with Watch().phase("loading"):  # what is heavy, and not needed to print a configuration or to refuse one
         from worldmodel.data.guard import EnvironmentFailureError
-        from worldmodel.session import resume, train
+        from worldmodel.runs.session import resume, train
         from worldmodel.training.divergence import NonFiniteLossError
 
     try:

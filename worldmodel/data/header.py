@@ -15,7 +15,7 @@ import numpy as np
 
 from worldmodel.data.records import RESTORE, DamagedReplayError
 from worldmodel.data.spaces import MOST_CLASSES
-from worldmodel.files import write_whole
+from worldmodel.system.files import write_whole
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 
 HEADER = "replay.json"  # what makes a folder a replay

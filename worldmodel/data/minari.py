@@ -23,7 +23,7 @@ from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from worldmodel.data import spaces
 from worldmodel.data.replay import Replay
-from worldmodel.installation import install_command
+from worldmodel.system.installation import install_command
 from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec
 
 PREFIX = "minari:"  # what marks a dataset's id where a folder could stand instead

@@ -17,7 +17,7 @@ from worldmodel.data.header import HEADER
 from worldmodel.data.minari import PREFIX, open_minari
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rows
-from worldmodel.files import refuse_link, sync
+from worldmodel.system.files import refuse_link, sync
 from worldmodel.types import Batch, EnvSpec
 
 REPLAY, HELDOUT = "replay", "heldout"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.files import no_link, refuse_link
+from worldmodel.system.files import no_link, refuse_link
 
 RESTORE = "restore it from a copy, or begin a new run"
 

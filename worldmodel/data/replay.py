@@ -31,7 +31,7 @@ from torch import Tensor
 from worldmodel.data.header import HEADER, STREAMS, Contents, Header, found_rows, read_header, write_header
 from worldmodel.data.records import RESTORE, DamagedReplayError, RecordFile
 from worldmodel.data.rollout import Rows
-from worldmodel.files import make_own_folder, refuse_link
+from worldmodel.system.files import make_own_folder, refuse_link
 from worldmodel.types import Batch, EnvSpec
 
 CHUNK = 1024  # rows read at once where a whole stream is walked through

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 import worldmodel_envs
-from worldmodel.installation import install_command
+from worldmodel.system.installation import install_command
 from worldmodel_envs.wrapping import named
 
 OWN = "worldmodel/"  # begins the ids that `worldmodel_envs` registers

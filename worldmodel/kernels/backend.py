@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from worldmodel.installation import install_command
+from worldmodel.system.installation import install_command
 
 Backend = Literal["auto", "reference", "triton"]
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from worldmodel.models.hindsight import Hindsight
+from worldmodel.models.backward_network import Hindsight
 from worldmodel.models.world_model import WorldModel
 
 Kind = Literal["filtering", "smoothing"]

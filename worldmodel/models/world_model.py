@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from worldmodel.models.backward_network import Hindsight
 from worldmodel.models.conditioned import (
     ConditionedWorldModel,
     ending_with_the_rows_that_count,
@@ -20,7 +21,6 @@ from worldmodel.models.conditioned import (
 )
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
-from worldmodel.models.hindsight import Hindsight
 from worldmodel.models.likelihoods import Affine, Normal, symlog
 from worldmodel.models.rssm import RSSM, Trajectory
 from worldmodel.types import Batch, EnvSpec, Latent, Likelihood, State

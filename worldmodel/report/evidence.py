@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from worldmodel.behaviour.evidence_report import ESTIMATORS, EvidenceReport, Steps
-from worldmodel.objectives.evidence import Estimate
+from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport, Steps
+from worldmodel.evidence.estimate import Estimate
 from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, REWARD
 
 TRUTH = "#000000"

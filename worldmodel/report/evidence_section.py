@@ -5,8 +5,8 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from worldmodel.behaviour.evidence_report import ESTIMATORS, EvidenceReport
-from worldmodel.objectives.evidence import Estimate
+from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport
+from worldmodel.evidence.estimate import Estimate
 from worldmodel.report import evidence as draw
 from worldmodel.report import panels
 from worldmodel.report.markup import Html, figure, join, number, table, tag

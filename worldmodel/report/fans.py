@@ -4,9 +4,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from worldmodel.behaviour.scenes import Scene
-from worldmodel.names import label
+from worldmodel.evaluation.scenes import Scene
 from worldmodel.report.figures import RAW
+from worldmodel.system.names import label
 
 TRUTH = "#222222"
 WIDTH, HEIGHT = 4.2, 2.2  # of a panel, inches

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from worldmodel.names import label
+from worldmodel.system.names import label
 
 RAW, OPTIMISED, REWARD, BASELINE = "#20558a", "#d9822b", "#5b9a5b", "#888888"
 

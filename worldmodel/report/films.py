@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from worldmodel.behaviour.scenes import Scene
-from worldmodel.names import label
+from worldmodel.evaluation.scenes import Scene
 from worldmodel.report.fans import TRUTH
 from worldmodel.report.figures import RAW
+from worldmodel.system.names import label
 
 SEEN, AHEAD = 2, 8  # columns of a strip: the last steps of the context, and steps imagined
 EVALUATIONS = 6  # lines of reconstructions, at most

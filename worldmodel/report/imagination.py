@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from worldmodel.behaviour.scenes import LatentMap, Scene, Scenes
-from worldmodel.behaviour.scores import METRICS, Scores
-from worldmodel.behaviour.scoring_rules import COVERAGE, Curve
-from worldmodel.names import file_name, label
+from worldmodel.evaluation.scenes import LatentMap, Scene, Scenes
+from worldmodel.evaluation.scores import METRICS, Scores
+from worldmodel.evaluation.scoring_rules import COVERAGE, Curve
 from worldmodel.report.fans import TRUTH, class_chart, fan_chart
 from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, render
 from worldmodel.report.films import film_gif, film_strip
+from worldmodel.system.names import file_name, label
 
 TITLES = {
     "nll": "negative log-likelihood",

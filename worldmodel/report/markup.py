@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import PurePath
 
-from worldmodel.names import visible
+from worldmodel.system.names import visible
 
 VOID = {"img", "br", "meta", "link"}
 MEDIA = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg"}

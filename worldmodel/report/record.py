@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from worldmodel.behaviour.evidence_report import EvidenceReport
 from worldmodel.data.suites import current_id
-from worldmodel.plain_yaml import read_mapping
+from worldmodel.evaluation.evidence_report import EvidenceReport
+from worldmodel.system.plain_yaml import read_mapping
 
 PICTURES = (".png", ".gif")
 Columns = Mapping[str, np.ndarray]

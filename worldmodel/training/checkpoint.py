@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from worldmodel.data.suites import current_id
-from worldmodel.files import make_own_folder, write_whole
+from worldmodel.system.files import make_own_folder, write_whole
 
 FORMAT = 2
 PREVIOUS = "previous.safetensors"

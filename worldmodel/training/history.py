@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.files import open_to_append, write_whole
 from worldmodel.report.record import read_row
+from worldmodel.system.files import open_to_append, write_whole
 
 TABLES = ("kl", "train", "heldout")
 

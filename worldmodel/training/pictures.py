@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from worldmodel.training.evaluation import Evaluation, KLDiagnostics
+from worldmodel.evaluation.held_out import Evaluation, KLDiagnostics
 from worldmodel.training.history import History
 from worldmodel.training.tracking import Tracker
 

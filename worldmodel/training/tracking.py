@@ -17,8 +17,8 @@ from urllib.parse import urlparse
 
 import numpy as np
 
-from worldmodel.files import make_own_folder, open_to_append, write_whole
-from worldmodel.names import file_name, tracked_name, visible
+from worldmodel.system.files import make_own_folder, open_to_append, write_whole
+from worldmodel.system.names import file_name, tracked_name, visible
 
 Columns = Mapping[str, Sequence[float] | np.ndarray]
 

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.behaviour.evidence import rough_evidence
 from worldmodel.behaviour.imagination import fitting_rows, longest_episode
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.records import RESTORE, DamagedReplayError
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
+from worldmodel.evaluation.evidence import rough_evidence
+from worldmodel.evaluation.held_out import Evaluation, evaluate, training_kl
 from worldmodel.models.decoder import MOST_REWARDS
 from worldmodel.training.checkpoint import load_training_state, save_checkpoint
 from worldmodel.training.divergence import diverged, has_diverged, not_finite
-from worldmodel.training.evaluation import Evaluation, evaluate, training_kl
 from worldmodel.training.history import History
 from worldmodel.training.interruptions import AbandonedError, Interruptions
 from worldmodel.training.learner import Learner, Update

@@ -1,0 +1,165 @@
+"""The measurement of the evidence: its sums agree, every row is scored once, and the proposal is chosen by its rule."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodel.behaviour.imagination import select
+from worldmodel.evaluation import evidence as measuring
+from worldmodel.evaluation.evidence import PROPOSALS, choose_proposal, measure_evidence, rough_evidence
+from worldmodel.types import Batch
+from worlds import CATEGORICAL, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+
+LENGTHS = (7, 4, 6)
+
+
+def make_episodes(spec=VECTOR_SPEC, *, seed=0) -> Batch:
+    """Whole episodes of different lengths, padded with rows that would be noticed."""
+    batch = make_batch(spec, batch=len(LENGTHS), length=7, first=(), seed=seed)
+    return batch._replace(valid=torch.arange(7) < torch.tensor(LENGTHS)[:, None])
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return make_episodes()
+
+
+@pytest.fixture(scope="module")
+def report(episodes):
+    exact = torch.arange(21.0, dtype=torch.float64).reshape(3, 7) / 8
+    return measure_evidence(make_model(), episodes, particles=[16, 4], runs=3, seed=1, exact=exact)
+
+
+def test_terms_and_curves_add_up_to_the_bound_and_to_the_estimate(report):
+    best, steps = report.best, report.steps
+    assert [one.particles for one in report.estimates] == [4, 16]
+    assert sum(term.bound for term in report.terms.values()) - report.kl == pytest.approx(best.elbo.mean, rel=1e-6)
+    filtered = sum(term.filtered for term in report.terms.values())
+    assert filtered - report.information == pytest.approx(best.smc.mean, rel=1e-6)
+    assert steps.episodes.tolist() == [3, 3, 3, 3, 2, 2, 1]
+    assert report.rows == steps.episodes.sum() == sum(LENGTHS)
+    assert (steps.bound * steps.episodes).sum() / report.rows == pytest.approx(best.elbo.mean, rel=1e-6)
+    assert (steps.evidence * steps.episodes).sum() / report.rows == pytest.approx(best.smc.mean, rel=1e-6)
+    assert best.gap.mean == pytest.approx(best.smc.mean - best.elbo.mean, rel=1e-6)
+    assert ((steps.ess > 0) & (steps.ess <= 1 + 1e-9)).all()
+    assert report.variables == 3 + 1 + 1
+
+
+def test_the_distance_to_the_exact_evidence_is_paired_by_episode(report):
+    kept = [np.arange(length) + 7 * b for b, length in enumerate(LENGTHS)]  # its rows, in eighths of a nat
+    exact = sum(rows.sum() for rows in kept) / 8 / sum(LENGTHS)
+    assert report.exact.mean == pytest.approx(exact)
+    for name in ("elbo", "iwae", "smc"):
+        assert report.best.below_exact[name].mean == pytest.approx(exact - getattr(report.best, name).mean, rel=1e-6)
+    by_step = [np.mean([(t + 7 * b) / 8 for b, length in enumerate(LENGTHS) if t < length]) for t in range(7)]
+    np.testing.assert_allclose(report.steps.exact, by_step)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_nothing_else_is_drawn_from(episodes):
+    model, settings = make_model(), {"particles": [4], "runs": 1}
+    before = torch.get_rng_state()
+    one, again, other = (measure_evidence(model, episodes, **settings, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert one.best.smc == again.best.smc != other.best.smc
+    assert one.exact is None and one.best.below_exact == {} and one.steps.exact is None
+    assert math.isnan(one.best.run_error["smc"])
+
+
+@pytest.mark.parametrize("latent", ["gaussian", "categorical"])
+def test_every_kind_of_observation_is_measured_a_few_episodes_at_a_time(latent, monkeypatch):
+    model = make_model(MIXED_SPEC, **({"latent": CATEGORICAL} if latent == "categorical" else {}))
+    monkeypatch.setattr(measuring, "STATE_NUMBERS_AT_ONCE", 1)
+    mixed = make_episodes(MIXED_SPEC)
+    assert [part.valid.shape for part in measuring._parts(model, mixed, 4)] == [(1, n) for n in LENGTHS]
+    report = measure_evidence(model, mixed, particles=[4], runs=1, seed=0, pilot=mixed)
+    assert {name: term.variables for name, term in report.terms.items()} == {
+        **{"camera": 16 * 16 * 3, "cards": 2, "joints/angle": 2, "lamps": 2},
+        **{"reward": 1, "continue": 1},
+    }
+    assert np.isfinite([report.best.smc.mean, report.best.iwae.mean, *report.steps.evidence]).all()
+    assert report.chosen_on == 3
+
+
+def test_where_the_posterior_is_exact_there_is_no_gap_and_no_width(episodes):
+    """Latents that nothing depends on, and q = p: every particle weighs the same."""
+    model = make_model(skip=False)
+    with torch.no_grad():
+        for head in (model.rssm.posterior_rest, model.rssm.prior_head):
+            for parameter in head[-1].parameters():
+                parameter.zero_()
+        for part in (model.rssm.cell, model.decoder):
+            for name, parameter in part.named_parameters():
+                if "stoch" in name or (part is model.decoder and parameter.shape[-1:] == (8 + 4,)):
+                    parameter[..., -4:] = 0
+    found = measure_evidence(model, episodes, particles=[8], runs=1, seed=0).best
+    assert found.gap.mean == pytest.approx(0, abs=1e-6)
+    assert found.width.mean == pytest.approx(0, abs=1e-6)
+    assert found.smc.mean == pytest.approx(found.iwae.mean, abs=1e-6)
+    assert found.doubts == ()
+
+
+def fake_smc(totals):
+    """An SMC that gives the episodes these totals, by share of the prior and threshold."""
+
+    def smc(given, particles, *, generator, prior_share, threshold):
+        return SimpleNamespace(log_evidence=torch.tensor(totals[prior_share, threshold], dtype=torch.float64))
+
+    return smc
+
+
+@pytest.mark.parametrize(
+    ("defensive", "rare", "chosen"),
+    [
+        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.1], 2),  # both are better; the better one of them
+        ([2.0, 2.0, 2.1], [1.0, 1.0, 1.0], 1),
+        ([-1.0, -1.0, -1.0], [-2.0, -2.0, -2.0], 0),
+        ([30.0, -14.0, -14.0], [0.0, 0.0, 0.0], 0),  # better in the mean, by less than its standard error
+    ],
+)
+def test_another_proposal_is_chosen_where_it_is_surely_better(defensive, rare, chosen, episodes, monkeypatch):
+    keys = [(proposal.prior_share, proposal.threshold) for proposal in PROPOSALS]
+    totals = dict(zip(keys, ([0.0, 0.0, 0.0], defensive, rare), strict=True))
+    monkeypatch.setattr(measuring, "smc", fake_smc(totals))
+    assert choose_proposal(make_model(), episodes, 4) is PROPOSALS[chosen]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"particles": []}, r"particles: expected numbers of at least 2, got \[\]"),
+        ({"particles": [64, 1]}, r"particles: expected numbers of at least 2, got \[64, 1\]"),
+        ({"runs": 0}, "runs: expected at least 1, got 0"),
+    ],
+)
+def test_a_mistake_is_refused(change, words, episodes):
+    with pytest.raises(ValueError, match=words):
+        measure_evidence(make_model(), episodes, **{"particles": [4], "runs": 1, "seed": 0} | change)
+
+
+def test_a_single_episode_has_no_error(episodes):
+    with pytest.raises(ValueError, match="episodes: expected at least 2, which errors are taken over, got 1"):
+        measure_evidence(make_model(), select(episodes, slice(1)), particles=[4], runs=1, seed=0)
+
+
+def test_a_rough_look_is_of_the_first_rows_and_repeats_itself(episodes):
+    model, settings = make_model(), {"particles": 8, "sequences": 2, "rows": 5, "seed": 0}
+    rough = rough_evidence(model, episodes, **settings)
+    assert rough == rough_evidence(model, episodes, **settings)
+    assert rough.gap == pytest.approx(rough.smc - rough.elbo)
+    assert 0 < rough.ess <= 1
+    beginnings = select(episodes, slice(2), slice(5))
+    spoilt = episodes._replace(reward=episodes.reward + 100 * (torch.arange(7) >= 5))
+    assert rough_evidence(model, spoilt, **settings) == rough
+    assert rough_evidence(model, beginnings, **settings) == rough
+    assert rough_evidence(model, episodes, **settings | {"sequences": 3}) != rough
+
+
+def test_a_rough_look_at_large_rows_is_of_fewer_episodes(monkeypatch):
+    model, mixed = make_model(MIXED_SPEC), make_episodes(MIXED_SPEC)
+    settings = {"particles": 2, "rows": 3, "seed": 0}
+    one = rough_evidence(model, mixed, sequences=1, **settings)
+    monkeypatch.setattr(measuring, "ROUGH_NUMBERS", 1)
+    assert rough_evidence(model, mixed, sequences=3, **settings) == one

@@ -1,0 +1,44 @@
+"""Posteriors trained against a frozen model, and the gap between them measured on its episodes."""
+
+import pytest
+import torch
+
+from worldmodel.evaluation.gap import fit_posterior, measure_gap
+from worldmodel.evidence.iwae import mean_elbo
+from worldmodel.models.posteriors import posterior_parts
+from worlds import make_batch, make_model
+
+
+def fitted(model, kind, batch, updates, generator):
+    return fit_posterior(model, kind, lambda: batch, updates=updates, learning_rate=1e-2, generator=generator)
+
+
+def test_a_fitted_posterior_raises_the_bound_and_leaves_the_generative_model_as_it_is(generator):
+    model, batch = make_model(), make_batch(batch=8, length=5, first=())
+    changed = fitted(model, "smoothing", batch, 20, generator)
+    before, after = (mean_elbo(m.given(batch), 32, generator=generator).mean() for m in (model, changed))
+    assert after > before + 1
+    posterior = {id(p) for part in posterior_parts(changed) for p in part.parameters()}
+    old, new = dict(model.named_parameters()), dict(changed.named_parameters())
+    frozen = [name for name, p in new.items() if id(p) not in posterior]
+    assert frozen and all(torch.equal(new[name], old[name]) for name in frozen)
+    moved = [name for name in new if name in old and name not in frozen and new[name].shape == old[name].shape]
+    assert moved and not any(torch.equal(new[name], old[name]) for name in moved)
+
+
+def test_the_gap_of_episodes_of_different_length(generator):
+    """Parts sum to the gap, more is known of q than the model came with, and few particles leave doubts."""
+    model, batch = make_model(), make_batch(batch=6, length=5, first=())
+    valid = torch.arange(5) < torch.tensor([5, 5, 4, 3, 5, 2])[:, None]
+    batch = batch._replace(valid=valid, is_last=valid & ~valid.roll(-1, 1))
+    filtering, smoothing = (fitted(model, kind, batch, 10, generator) for kind in ("filtering", "smoothing"))
+    taken = measure_gap(model, filtering, smoothing, batch, particles=32, runs=1, steps=10, generator=generator)
+    levels, parts = taken.levels(), taken.parts()
+    assert taken.steps.tolist() == [5, 5, 4, 3, 5, 2]
+    assert levels["trained"].mean < levels["filtering"].mean < levels["log_evidence"].mean
+    assert parts["gap"].mean == pytest.approx(levels["log_evidence"].mean - levels["filtering"].mean)
+    assert parts["amortisation"].mean > 0 and taken.trained is not None
+    few = measure_gap(model, model, smoothing, batch, particles=2, runs=1, steps=1, generator=generator)
+    assert few.doubts
+    with pytest.raises(ValueError, match="particles: expected a positive number, got 0"):
+        measure_gap(model, filtering, smoothing, batch, particles=0, runs=1, steps=1, generator=generator)

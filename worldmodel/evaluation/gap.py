@@ -1,0 +1,124 @@
+"""The gap of a trained world model taken apart, with the posteriors that this takes trained on the way.
+
+The generative model is frozen. Two posteriors are trained against it on the plain bound, equally long and from where
+the run's own is: one that filters and one that smooths. So what more training would do for q alone is in neither part,
+and the run's own bound stands beside them.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+
+from worldmodel.behaviour.imagination import in_parts, select, trimmed
+from worldmodel.evidence.estimate import LEAST_ESS, doubts, per_step
+from worldmodel.evidence.gap import DRAWS, GapTakenApart, join_gaps, take_gap_apart
+from worldmodel.evidence.iwae import mean_elbo
+from worldmodel.evidence.sandwich import sandwich
+from worldmodel.evidence.smc import smc
+from worldmodel.models.posteriors import Kind, with_posterior
+from worldmodel.models.simulation import simulate
+from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.elbo import require_positive
+from worldmodel.objectives.loss import Objective
+from worldmodel.training.learner import Learner
+from worldmodel.types import Batch
+
+NUMBERS_AT_ONCE = 2**22  # states and observed numbers of all rows and draws that gradients are kept for in one pass
+SIMULATED = 8  # episodes of the sandwich, at most
+REFINEMENT_DRAWS = 4
+
+
+def fit_posterior(
+    model: WorldModel,
+    kind: Kind,
+    batches: Callable[[], Batch],
+    *,
+    updates: int,
+    learning_rate: float,
+    generator: torch.Generator,
+    seed: int = 0,
+    at: Callable[[str], None] = lambda words: None,
+) -> WorldModel:
+    """A copy of a model whose posterior, of the kind asked for, was trained on the bound against the frozen rest.
+
+    Args:
+        model: left as it is.
+        kind: of the posterior.
+        batches: gives the next batch of training rows.
+        updates: gradient steps; none leaves q where it begins, see `with_posterior`.
+        learning_rate: peak, with a warmup and a cosine to a twentieth of it.
+        generator: of the latents' noise, on the model's device.
+        seed: of the weights of a network that is new.
+        at: told how far it is.
+    """
+    changed = with_posterior(model, kind, seed=seed).train()
+    learner = Learner(
+        changed,
+        Objective(),
+        generator,
+        learning_rate=learning_rate,
+        warmup=min(100, max(1, updates // 10)),
+        final_fraction=0.05,
+        total_updates=updates,
+        clip_norm=100.0,
+    )
+    for update in range(updates):
+        at(f"update {update + 1} of {updates} of a {kind} posterior")
+        learner.update(batches())
+    return changed.eval()
+
+
+def measure_gap(
+    model: WorldModel,
+    filtering: WorldModel,
+    smoothing: WorldModel,
+    episodes: Batch,
+    *,
+    particles: int,
+    runs: int,
+    steps: int,
+    generator: torch.Generator,
+) -> GapTakenApart:
+    """Take the gap of whole episodes apart.
+
+    Args:
+        model: as it was trained.
+        filtering, smoothing: the same generative model with either posterior, as `fit_posterior` makes them.
+        episodes: two or more, whole from their reset, padded.
+        particles, runs: of the estimate of the log evidence, by SMC along the filtering posterior.
+        steps: of the refinement of the smoothing posterior.
+        generator: source of all draws, on the model's device.
+    Returns:
+        The parts, with what makes the log evidence doubtful.
+    Raises:
+        ValueError: if a number is not positive.
+    """
+    require_positive(particles=particles, runs=runs, steps=steps)
+    found, few = [], 0.0
+    for part in _parts(model, episodes, max(REFINEMENT_DRAWS, particles // episodes.valid.shape[1])):
+        given = filtering.given(part)
+        estimates = [smc(given, particles, generator=generator) for _ in range(runs)]
+        few += sum(float(((run.ess < LEAST_ESS) & part.valid).sum()) for run in estimates) / runs
+        log_evidence = torch.stack([run.log_evidence for run in estimates]).mean(0)
+        taken = take_gap_apart(
+            given,
+            smoothing.given(part),
+            log_evidence,
+            steps=steps,
+            samples=REFINEMENT_DRAWS,
+            generator=generator,
+        )
+        found.append(replace(taken, trained=mean_elbo(model.given(part), DRAWS, generator=generator)))
+    joined = join_gaps(found)
+    simulated, path = simulate(filtering, trimmed(select(episodes, slice(SIMULATED))), generator=generator)
+    width = sandwich(filtering.given(simulated), path, particles, generator=generator).width
+    gap = per_step(joined.log_evidence - joined.filtering, joined.steps)
+    return replace(joined, doubts=doubts(gap, width, few / int(episodes.valid.sum())))
+
+
+def _parts(model: WorldModel, episodes: Batch, draws: int) -> Iterator[Batch]:
+    """As many episodes at a time as memory allows, without the padding that none of them needs."""
+    T = episodes.valid.shape[1]
+    row = sum(leaf.width for leaf in model.spec.observations.values()) + sum(x.shape[-1] for x in model.rssm.initial(1))
+    return in_parts(episodes, max(1, NUMBERS_AT_ONCE // (draws * T * row)))

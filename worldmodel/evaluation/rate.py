@@ -1,0 +1,70 @@
+"""The rate of a trained world model taken apart on whole episodes: see `evidence.rate`."""
+
+from collections.abc import Callable
+
+import torch
+
+from worldmodel.behaviour.imagination import select
+from worldmodel.evidence.rate import Rate, along, first_row, join_rates, posterior_path
+from worldmodel.models.simulation import redraw
+from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.elbo import require_positive
+from worldmodel.types import Batch, State
+
+NUMBERS_AT_ONCE = 2**24  # embedded or observed numbers of all alternatives in one pass
+
+
+def first_rows(model: WorldModel, episodes: Batch, *, generator: torch.Generator | None = None) -> Rate:
+    """The parts of the first row's rate: the other episodes' are its alternatives. Real data, whatever the model.
+
+    Raises:
+        ValueError: for a single episode.
+    """
+    return first_row(model.given(episodes), generator=generator)
+
+
+@torch.no_grad()
+def every_row(
+    model: WorldModel,
+    episodes: Batch,
+    *,
+    alternatives: int,
+    redrawn: Callable[[Batch], Batch] | None = None,
+    generator: torch.Generator | None = None,
+) -> Rate:
+    """The parts of every row's rate, one draw of the latents an episode.
+
+    Args:
+        model: one whose posterior filters; what a smoother reads beyond its row cannot be redrawn by itself.
+        episodes: whole from their reset, padded.
+        alternatives: M, draws of each row given the rows before it.
+        redrawn: draws every row of a batch anew from its true law given the rows before it. Without it they are drawn
+            from the model's own prediction p(x_t | h_t), and the parts are those of a world as the model has it.
+        generator: source of all draws, on the model's device.
+    Raises:
+        ValueError: if the posterior smooths, or a number is not positive.
+    """
+    if model.hindsight is not None:
+        raise ValueError("model: expected a posterior that filters, got one that smooths")
+    require_positive(alternatives=alternatives)
+    T = episodes.valid.shape[1]
+    row = model.encoder.width + sum(leaf.width for leaf in model.spec.observations.values())
+    size = max(1, NUMBERS_AT_ONCE // (alternatives * T * row))
+    parts = []
+    for start in range(0, len(episodes.valid), size):
+        part = select(episodes, slice(start, start + size))
+        given = model.given(part)
+        states = posterior_path(given, generator=generator)
+        many = _repeat(part, alternatives)
+        if redrawn is None:
+            again = redraw(model, many, State(*(x.repeat(alternatives, 1, 1) for x in states)), generator=generator)
+        else:
+            again = redrawn(many)
+        parts.append(along(given, model.given(again), states.stoch))
+    return join_rates(parts)
+
+
+def _repeat(batch: Batch, times: int) -> Batch:
+    """All sequences, again and again."""
+    obs = {path: torch.cat([x] * times) for path, x in batch.obs.items()}
+    return Batch(obs, *(torch.cat([x] * times) for x in batch[1:]))

@@ -1,0 +1,1 @@
+"""The evidence of any `LatentSequence`, estimated and bounded: numbers, no words."""

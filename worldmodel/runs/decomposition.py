@@ -1,0 +1,124 @@
+"""A run's evidence looked into: its gap taken apart, and its rate.
+
+run = open_run("runs/pendulum-20260101-120000")
+gap = take_gap_apart(run)
+first, every, exact = take_rate_apart(run)
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from worldmodel import build
+from worldmodel.data.replay import Replay
+from worldmodel.evaluation.gap import fit_posterior, measure_gap
+from worldmodel.evaluation.rate import every_row, first_rows
+from worldmodel.evidence.gap import GapTakenApart
+from worldmodel.evidence.rate import Rate
+from worldmodel.models.posteriors import Kind
+from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.elbo import require_positive
+from worldmodel.oracles.resampling import can_redraw, redraw_rows
+from worldmodel.runs.run import Run, stored_data
+from worldmodel.seeding import Stream, make_generator
+from worldmodel.types import Batch
+
+
+class RateTakenApart(NamedTuple):
+    """The parts of the rate on held-out episodes."""
+
+    first: Rate  # of first rows, among the episodes themselves
+    every: Rate | None  # of all rows; None of a posterior that smooths, whose later rows cannot be redrawn alone
+    exact: bool  # whether `every` is by the environment's exact law, rather than the model's own prediction
+
+
+def take_gap_apart(
+    run: Run,
+    *,
+    updates: int = 1000,
+    steps: int = 200,
+    particles: int = 128,
+    runs: int = 2,
+    episodes: int | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda words: None,
+    at: Callable[[str], None] = lambda words: None,
+) -> GapTakenApart:
+    """Split the gap of a run's held-out episodes into filtering, amortisation and family: see `evaluation.gap`.
+
+    Args:
+        run: the run.
+        updates: gradient steps for each of two posteriors, on batches such as the run was trained on.
+        steps: of the refinement of single episodes.
+        particles, runs: of the estimate of the evidence.
+        episodes: held-out episodes; by default as many as evidence is measured on.
+        seed: of all draws.
+        say, at: told what is being done, and how far it is.
+    Raises:
+        ValueError: if a number is out of range, or there is a single held-out episode.
+        FileNotFoundError: if the run's folder has no replay (any more).
+    """
+    require_positive(updates=updates, steps=steps, particles=particles, runs=runs)
+    batch, replay = run.scored(episodes), run.config.replay
+    noise = make_generator(seed, stream=Stream.EVIDENCE, device=run.model.device)
+
+    def fitted(kind: Kind) -> WorldModel:
+        say(f"{updates} updates of a {kind} posterior against the frozen model")
+        choice = make_generator(seed, stream=Stream.SAMPLING)  # so that both see the same batches
+
+        def batches() -> Batch:
+            size, length = replay.batch_size, replay.sequence_length
+            drawn = rows.sample(size, length, choice, burn_in=replay.burn_in, restart=replay.restart)
+            return drawn.to(run.model.device)
+
+        rate = run.config.optimizer.learning_rate
+        return fit_posterior(
+            run.model, kind, batches, updates=updates, learning_rate=rate, generator=noise, seed=seed, at=at
+        )
+
+    with Replay.open(stored_data(run.config, run.folder)[0], read_only=True) as rows:
+        filtering, smoothing = fitted("filtering"), fitted("smoothing")
+    say(f"{steps} steps of refinement, {particles} particles")
+    at(f"{steps} steps of refinement, {particles} particles")
+    return measure_gap(
+        run.model, filtering, smoothing, batch, particles=particles, runs=runs, steps=steps, generator=noise
+    )
+
+
+def take_rate_apart(
+    run: Run,
+    *,
+    alternatives: int = 1024,
+    episodes: int | None = None,
+    seed: int = 0,
+    allow_env: bool = False,
+    say: Callable[[str], None] = lambda words: None,
+) -> RateTakenApart:
+    """Split the rate of a run's held-out episodes into information and misfit: see `evidence.rate`.
+
+    Args:
+        run: the run.
+        alternatives: draws of each row given the rows before it.
+        episodes, seed, say: as for the gap.
+        allow_env: as for `Run.evidence`; without it, rows of an environment that is not one of this project's are drawn
+            from the model's own prediction.
+    Raises:
+        ValueError: if a number is out of range, or there is a single held-out episode.
+    """
+    require_positive(alternatives=alternatives)
+    batch, model = run.scored(episodes), run.model
+    law = build.build_law(run.config, allow_env=allow_env, say=say)
+    noise = make_generator(seed, stream=Stream.EVIDENCE, device=model.device)
+    choice = make_generator(seed, stream=Stream.SAMPLING)  # laws are evaluated on the CPU
+    exact = law is not None and can_redraw(law)
+
+    def redrawn(part: Batch) -> Batch:
+        assert law is not None
+        return redraw_rows(law, part.to("cpu"), generator=choice).to(model.device)
+
+    first = first_rows(model, batch, generator=noise)
+    if model.hindsight is not None:
+        return RateTakenApart(first, None, exact)
+    truth = redrawn if exact else None
+    return RateTakenApart(
+        first, every_row(model, batch, alternatives=alternatives, redrawn=truth, generator=noise), exact
+    )

@@ -1,0 +1,130 @@
+"""A run's folder: made once, worked in by one process at a time, with a note of every start.
+
+config.yaml, metrics.jsonl, lines/, figures/, imagination/, report.html and versions.json are for people;
+checkpoints/ (last, previous, best), replay/ (what it trains on) and heldout/ (what it is scored on) for the program.
+"""
+
+import json
+import platform
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from worldmodel.config import Config
+from worldmodel.config_io import write_config
+from worldmodel.system.files import refuse_link, write_whole
+from worldmodel.system.installation import versions
+
+
+def make_folder(config: Config) -> Path:
+    """A new folder, RUNS/NAME-TIME, with config.yaml in it.
+
+    Raises:
+        ValueError: if it cannot be made there.
+    """
+    stem = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    for suffix in ["", *(f"-{i}" for i in range(2, 100))]:
+        folder = Path(config.runs) / (stem + suffix)
+        try:
+            folder.mkdir(parents=True)  # not asked for first: another run may start in the same second
+            write_config(config, folder / "config.yaml")
+        except OSError as error:
+            if isinstance(error, FileExistsError) and Path(config.runs).is_dir():
+                continue
+            raise ValueError(f"runs: expected a folder that can be written in, got {config.runs!r}: {error}") from error
+        return folder
+    raise FileExistsError(f"{config.runs}: a hundred runs named {stem} exist already")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The right to write in a run's folder, which goes with the process that has it, however that ends.
+
+    Raises:
+        ValueError: if another process has it, or nobody may.
+    """
+    refuse_link(folder / ".lock")  # which would be emptied
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"{folder}: another process is working on this run; wait for it, or stop it") from error
+    except OSError as error:
+        raise ValueError(f"{folder}: expected a folder that can be written in: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def note_session(folder: Path, update: int, device: str) -> tuple[str, bool]:
+    """Add a start to versions.json: -> the run's id for W&B, and whether it had been started before.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    path = folder / "versions.json"
+    record: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "sessions": []}
+    if path.exists():
+        record = _read_sessions(path)
+    session = {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "update": update,
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": device,
+    }
+    record["sessions"].append(session)
+    _write_sessions(path, record)
+    return record["wandb_id"], len(record["sessions"]) > 1
+
+
+def note_divergence(folder: Path, words: str) -> None:
+    """Note in versions.json that its newest session diverged, and how."""
+    path = folder / "versions.json"
+    record = _read_sessions(path)
+    record["sessions"][-1]["diverged"] = words
+    _write_sessions(path, record)
+
+
+def noted_divergence(folder: Path) -> str | None:
+    """How the newest session diverged, if it did."""
+    path = folder / "versions.json"
+    return _read_sessions(path)["sessions"][-1].get("diverged") if path.exists() else None
+
+
+def _write_sessions(path: Path, record: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(record, indent=1))
+
+
+def note_finish(folder: Path, update: int) -> None:
+    """Add to versions.json that everything there is to make after this update, the last one so far, is made."""
+    record = _read_sessions(folder / "versions.json")
+    record["sessions"][-1]["finished"] = update
+    write_whole(folder / "versions.json", json.dumps(record, indent=1))
+
+
+def is_finished(folder: Path, update: int) -> bool:
+    """Whether `note_finish` was told of this update."""
+    return any(session.get("finished") == update for session in _read_sessions(folder / "versions.json")["sessions"])
+
+
+def _read_sessions(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+        if isinstance(record["wandb_id"], str) and all(isinstance(one, dict) for one in list(record["sessions"])):
+            return record
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path}: expected the run's starts as JSON, found something else; restore it, or remove it")
+
+
+def products(folder: Path) -> list[Path]:
+    """The files of a run that are worth keeping with its record elsewhere."""
+    names = ("config.yaml", "checkpoints/best.safetensors", "checkpoints/last.safetensors", "report.html")
+    return [folder / name for name in names if (folder / name).is_file()]

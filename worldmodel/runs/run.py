@@ -1,0 +1,411 @@
+"""A run's folder opened again: a trained model beside the episodes it is scored on.
+
+    run = open_run("runs/pendulum-20260101-120000")
+    dream = run.imagine(context=16, horizon=48, samples=16)
+    run.write_imagination(samples=16)
+
+What a run's folder holds is told in `folder`.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from signal import Signals
+from typing import Literal
+
+from worldmodel import build
+from worldmodel.behaviour.imagination import (
+    Dream,
+    fitting_rows,
+    imagine,
+    long_enough,
+    longest_episode,
+    require_positive,
+    select,
+)
+from worldmodel.config import Config
+from worldmodel.config_io import read_run_config
+from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
+from worldmodel.data.policy import random_actions
+from worldmodel.data.replay import Replay, pad_episodes, read_episodes
+from worldmodel.evaluation.baselines import Baseline, fit_baselines
+from worldmodel.evaluation.evidence import measure_evidence
+from worldmodel.evaluation.evidence_report import EvidenceReport
+from worldmodel.evaluation.held_out import Evaluation, evaluate
+from worldmodel.evaluation.scenes import Scenes, make_scenes
+from worldmodel.evaluation.scores import Scores, score_imagination
+from worldmodel.models.world_model import WorldModel
+from worldmodel.oracles.worlds import exact_evidence
+from worldmodel.seeding import Stream, make_generator
+from worldmodel.system.files import make_own_folder, write_whole
+from worldmodel.training.checkpoint import CheckpointError, load_model, newest_sound, require_settings
+from worldmodel.types import Batch
+
+BASELINE_ROWS = 20_000  # training rows, at most, that baselines are fitted on
+BASELINE_NUMBERS = 2**24  # observed numbers in them, at most
+SHOWN = 3  # episodes in pictures
+PILOTS = 6  # training episodes that the proposal of the particles is chosen on
+PILOT_ROWS = 200  # of each, at most
+PILOT_ROWS_OF_IMAGES = 32
+PARTICLES = (16, 64, 256)
+PARTICLES_OF_IMAGES = (2, 8, 32)  # decoding an image takes about a thousand times as long as a vector
+EVIDENCE_ROWS = 4_000  # of held-out episodes, at most, unless their number is given
+EVIDENCE_ROWS_OF_IMAGES = 400
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with the data it is scored on."""
+
+    folder: Path
+    config: Config
+    model: WorldModel
+    ended_by: Signals | None = None
+    """The signal that the training which returned this run was ended by, if one was: SIGINT (Ctrl-C) or SIGTERM."""
+
+    def heldout(self) -> Batch:
+        """The held-out episodes, whole, [B, T] padded."""
+        _, heldout = stored_data(self.config, self.folder)
+        return read_episodes(heldout, self.config.evaluation.max_length).to(self.model.device)
+
+    def _fitting(self, episodes: Batch, context: int | None = None, horizon: int | None = None) -> tuple[int, int]:
+        usual = self.config.evaluation.context, self.config.evaluation.horizon
+        return fitting_rows(longest_episode(episodes), usual, context, horizon)
+
+    def imagine(
+        self,
+        batch: Batch | None = None,
+        *,
+        context: int | None = None,
+        horizon: int | None = None,
+        samples: int = 16,
+        seed: int = 0,
+    ) -> Dream:
+        """Filter `context` rows, then imagine `horizon` more under the recorded actions.
+
+        Args:
+            batch: rows to start from; by default the held-out episodes that are long enough.
+            context, horizon: rows seen and rows imagined; by default those of the evaluation, or as many as there are
+                where no episode is that long (see `behaviour.imagination.fitting_rows`).
+            samples: futures of each sequence.
+            seed: of the samples.
+        Returns:
+            [samples, B, horizon, ...] states, and predictions by name in the units of the data.
+        Raises:
+            ValueError: if no episode has context + horizon rows, or a number is not positive.
+        """
+        noise = make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device)
+        episodes = self.heldout() if batch is None else batch
+        context, horizon = self._fitting(episodes, context, horizon)
+        batch = long_enough(episodes, context + horizon) if batch is None else batch
+        return imagine(self.model, batch, context=context, horizon=horizon, samples=samples, generator=noise)
+
+    def evaluate(self) -> Evaluation:
+        """Score the held-out episodes: the bound, the KL of every step, the open-loop errors."""
+        heldout = self.heldout()
+        context, horizon = self._fitting(heldout)
+        return evaluate(
+            self.model,
+            build.build_objective(self.config.loss, self.model.spec),
+            heldout,
+            context=context,
+            horizon=horizon,
+            samples=self.config.evaluation.samples,
+            seed=self.config.evaluation.seed,
+        )
+
+    def baselines(self, horizon: int, *, seed: int = 0) -> dict[str, Baseline]:
+        """What a forecast without a model knows from the training rows: see `evaluation.baselines`.
+
+        Args:
+            horizon: the longest step ahead.
+            seed: of the choice of rows, where there are more than are used.
+        Raises:
+            FileNotFoundError: if the run's folder has no replay (any more).
+        """
+        numbers = sum(leaf.width for leaf in self.model.spec.observations.values())
+        choice = make_generator(seed, stream=Stream.SAMPLING)
+        with Replay.open(stored_data(self.config, self.folder)[0], read_only=True) as replay:
+            length = min(len(replay), 2 * (horizon + 1))
+            rows = min(len(replay), BASELINE_ROWS, BASELINE_NUMBERS // numbers)
+            batch = replay.sample(max(1, rows // length), length, choice)
+        return fit_baselines(self.model, batch.to(self.model.device), horizon)
+
+    def score(
+        self,
+        *,
+        context: int | None = None,
+        horizon: int | None = None,
+        samples: int = 16,
+        seed: int = 0,
+        episodes: int | None = None,
+    ) -> Scores:
+        """Score imagination on the held-out episodes, by horizon, beside baselines: see `evaluation.scores`.
+
+        Args:
+            context, horizon: as in `imagine`.
+            samples: futures of each start.
+            seed: of everything random.
+            episodes: how many held-out episodes to score; by default all that are long enough.
+        Raises:
+            ValueError: if no episode has context + horizon rows, or a number is not positive.
+            FileNotFoundError: as `baselines`.
+        """
+        whole = self.heldout()
+        context, horizon = self._fitting(whole, context, horizon)
+        require_positive(context, horizon, samples)
+        if episodes is not None and episodes < 1:
+            raise ValueError(f"episodes: expected at least 1, got {episodes}")
+        heldout = long_enough(whole, context + horizon)
+        return score_imagination(
+            self.model,
+            select(heldout, slice(episodes)),
+            self.baselines(horizon, seed=seed),
+            context=context,
+            horizon=horizon,
+            samples=samples,
+            generator=make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device),
+            resampling=make_generator(seed, stream=Stream.SAMPLING),
+        )
+
+    def evidence(
+        self,
+        particles: Sequence[int] | None = None,
+        *,
+        runs: int = 2,
+        episodes: int | None = None,
+        seed: int = 0,
+        allow_env: bool = False,
+        say: Callable[[str], None] = lambda words: None,
+    ) -> EvidenceReport:
+        """Measure the evidence of the held-out episodes, and how far the bound is from it: see `evaluation.evidence`.
+
+        Args:
+            particles: numbers of particles to measure with; by default 16, 64 and 256, of images 2, 8 and 32.
+            runs: independent repetitions of every estimate.
+            episodes: held-out episodes; by default as many as have 4,000 rows together (400 of images), two at least.
+            seed: of all draws.
+            allow_env: for the exact evidence, make an environment that is not one of this project's too, which imports
+                the modules that the run's settings name.
+            say: told what is being done.
+        Raises:
+            ValueError: if a number is out of range, or there is a single held-out episode.
+        """
+        images, batch = self._has_images(), self.scored(episodes)
+        law = build.build_law(self.config, allow_env=allow_env, say=say)
+        return measure_evidence(
+            self.model,
+            batch,
+            particles=particles or (PARTICLES_OF_IMAGES if images else PARTICLES),
+            runs=runs,
+            seed=seed,
+            pilot=self._pilot(),
+            exact=None if law is None else exact_evidence(law, batch.to("cpu"))["total"],
+            say=say,
+        )
+
+    def scored(self, episodes: int | None) -> Batch:
+        """The held-out episodes that evidence is measured on: as many as are asked for, or as have enough rows.
+
+        Raises:
+            ValueError: for less than two.
+        """
+        if episodes is not None and episodes < 2:
+            raise ValueError(f"episodes: expected at least 2, which errors are taken over, got {episodes}")
+        heldout = self.heldout()
+        if episodes is None:
+            rows = heldout.valid.sum(1).cumsum(0)
+            episodes = max(2, int((rows <= (EVIDENCE_ROWS_OF_IMAGES if self._has_images() else EVIDENCE_ROWS)).sum()))
+        return select(heldout, slice(episodes))
+
+    def _pilot(self) -> Batch | None:
+        """The beginnings of a few training episodes; none where the replay was removed, or holds no whole episode."""
+        replay, _ = stored_data(self.config, self.folder)
+        if not replay.exists():
+            return None
+        with Replay.open(replay, read_only=True) as stored:
+            episodes = list(islice(stored.episodes(), PILOTS))
+        rows = PILOT_ROWS_OF_IMAGES if self._has_images() else PILOT_ROWS
+        return pad_episodes(episodes, rows).to(self.model.device) if episodes else None
+
+    def _has_images(self) -> bool:
+        return any(leaf.kind == "image" for leaf in self.model.spec.observations.values())
+
+    def write_evidence(
+        self,
+        particles: Sequence[int] | None = None,
+        *,
+        runs: int = 2,
+        episodes: int | None = None,
+        seed: int = 0,
+        allow_env: bool = False,
+        say: Callable[[str], None] = lambda words: None,
+    ) -> EvidenceReport:
+        """Measure the evidence as `evidence` does, and write it to RUN/evidence: evidence.json and evidence.png."""
+        from worldmodel.report.evidence import evidence_figure  # and so matplotlib, which opening a run does not need
+        from worldmodel.report.figures import render
+
+        found = self.evidence(particles, runs=runs, episodes=episodes, seed=seed, allow_env=allow_env, say=say)
+        numbers, picture = json.dumps(found.as_json()), render(evidence_figure(found))
+        folder = self.folder / "evidence"
+        make_own_folder(folder)
+        write_whole(folder / "evidence.json", numbers)
+        write_whole(folder / "evidence.png", picture)
+        return found
+
+    def scenes(
+        self,
+        *,
+        context: int | None = None,
+        horizon: int | None = None,
+        samples: int = 16,
+        seed: int = 0,
+        policy: Literal["recorded", "random"] = "recorded",
+    ) -> Scenes:
+        """A few held-out episodes imagined in full, for pictures. Arguments as in `write_imagination`."""
+        heldout = self.heldout()
+        if policy == "random" and horizon is None:
+            horizon = self.config.evaluation.horizon  # no episode need be so long: nothing is compared with one
+        context, horizon = self._fitting(heldout, context, horizon)
+        require_positive(context, horizon, samples)
+        action = None
+        if policy == "random":
+            choice = make_generator(seed, stream=Stream.POLICY)
+            action = random_actions(self.model.spec.action, (SHOWN, horizon), choice).to(self.model.device)
+        return make_scenes(
+            self.model,
+            heldout,
+            context=context,
+            horizon=horizon,
+            samples=samples,
+            shown=SHOWN,
+            generator=make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device),
+            action=action,
+        )
+
+    def write_imagination(
+        self,
+        *,
+        context: int | None = None,
+        horizon: int | None = None,
+        samples: int = 16,
+        seed: int = 0,
+        episodes: int | None = None,
+        policy: Literal["recorded", "random"] = "recorded",
+    ) -> Path:
+        """Imagine on from held-out episodes, score it, draw it, and write it all into the run's folder.
+
+        Args:
+            context, horizon: as in `imagine`.
+            samples: futures of each start.
+            seed: of everything random.
+            episodes: how many held-out episodes to score; by default all that are long enough.
+            policy: imagine under the recorded actions; or under random ones, after which nothing really happened:
+                pictures go on without truth, and there are no scores.
+        Returns:
+            The folder: RUN/imagination, or RUN/imagination/random for a random policy. What is there is replaced.
+        Raises:
+            ValueError: if no episode is long enough, or a number is not positive; nothing is written then.
+            FileNotFoundError: if the run's folder has no replay (any more), which the baselines are fitted on.
+        """
+        # And so matplotlib, which opening a run does not need.
+        from worldmodel.report.imagination import imagination_files
+
+        folder = self.folder / "imagination"
+        if policy == "random":
+            folder, scores = folder / "random", None
+        else:
+            scores = self.score(context=context, horizon=horizon, samples=samples, seed=seed, episodes=episodes)
+        scenes = self.scenes(context=context, horizon=horizon, samples=samples, seed=seed, policy=policy)
+        files = imagination_files(scenes, scores)
+        make_own_folder(self.folder / "imagination")
+        make_own_folder(folder)
+        for name, content in files.items():
+            write_whole(folder / name, content)
+        return folder
+
+
+def write_report(folder: Path, output: Path | None = None) -> tuple[str, ...]:
+    """Write a run's page from what is in its folder: -> what was damaged there and left out.
+
+    Args:
+        folder: the run's, finished or not.
+        output: the page, or a link or a device that it is written through; RUN/report.html by default.
+    Raises:
+        FileNotFoundError, ValueError: if the folder is not a run's, or has no metrics.
+    """
+    from worldmodel.report.page import page  # and so matplotlib
+    from worldmodel.report.record import read_record
+
+    record = read_record(folder)
+    html = page(record, asdict(Config()))
+    if output is None:
+        write_whole(folder / "report.html", html)
+    else:
+        output.write_text(html, encoding="utf-8")
+    return record.notes
+
+
+def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "cpu") -> Run:
+    """Open a run's folder.
+
+    Args:
+        folder: as `train` made it.
+        checkpoint: "best", "last" or "previous"; by default the best, or the newest of the others where that is
+            missing or, with a warning, damaged.
+        device: where the model goes.
+    Raises:
+        FileNotFoundError: if the folder is not a run's.
+        CheckpointError: if there is no checkpoint, the one asked for is damaged, or it was written under other settings
+            than config.yaml has.
+        ValueError: if config.yaml is damaged.
+    """
+    folder = Path(folder)
+    config = read_settings(folder)
+    names = ("best", "last", "previous") if checkpoint is None else (checkpoint,)
+    paths = [folder / "checkpoints" / f"{name}.safetensors" for name in names]
+    path, complaints = newest_sound(paths)
+    if path is None:
+        raise CheckpointError(complaints[0] if complaints else f"{paths[0]}: expected a checkpoint, found no file")
+    for complaint in complaints:
+        warnings.warn(f"{complaint}; using {path} instead", stacklevel=2)
+    require_settings(path, build.lasting_settings(config), build.unnamed_settings())
+    with Replay.open(stored_data(config, folder)[1], read_only=True) as heldout:
+        model = build.build_model(config, heldout.spec)
+    load_model(path, model)
+    return Run(folder, config, model.to(build.build_device(device)).eval())
+
+
+def read_settings(folder: Path) -> Config:
+    """A run's settings. Where an earlier version wrote them, without `evaluation.seed`, that is the run's own seed.
+
+    Raises:
+        FileNotFoundError: if the folder is not a run's.
+        ValueError: if its settings cannot be read.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
+    return read_run_config(path)
+
+
+def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
+    """Where a run's rows and its held-out episodes are: in its own folder, or with the stored data it learns from.
+
+    Stored episodes that are not divided yet are divided into the run's folder.
+    """
+    own = folder / REPLAY, folder / HELDOUT
+    if config.offline is None or any(path.exists() for path in own):  # the replay may have been removed to save room
+        return own
+    return prepare_data(
+        config.offline,
+        folder,
+        heldout=config.evaluation.episodes,
+        generator=make_generator(config.evaluation.seed, stream=Stream.HELDOUT),
+        image_size=config.env.image_size,
+        drop_text=config.env.drop_text,
+        integers=config.env.integers,
+    )

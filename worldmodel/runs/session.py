@@ -1,0 +1,377 @@
+"""A training from beginning to end, or from where it stopped: make everything, train, say what came of it.
+
+run = train("pendulum", {"seed": 1})
+run = resume("runs/pendulum-20260101-120000")
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel import build
+from worldmodel.config import Config
+from worldmodel.config_io import read_config
+from worldmodel.data.environment import Environments
+from worldmodel.data.guard import EnvironmentFailureError
+from worldmodel.data.header import HEADER
+from worldmodel.data.minari import PREFIX, open_minari
+from worldmodel.data.offline import HELDOUT, REPLAY, source_spec, written_whole
+from worldmodel.data.policy import RandomPolicy
+from worldmodel.data.replay import Replay, read_episodes
+from worldmodel.data.rollout import Rollout
+from worldmodel.models.world_model import WorldModel
+from worldmodel.runs.folder import (
+    is_finished,
+    locked,
+    make_folder,
+    note_divergence,
+    note_finish,
+    note_session,
+    noted_divergence,
+    products,
+)
+from worldmodel.runs.messages import announce, conclude
+from worldmodel.runs.run import Run, open_run, read_settings, stored_data, write_report
+from worldmodel.seeding import Stream, make_generator
+from worldmodel.training.checkpoint import CheckpointError, newest_sound, read_counters, require_settings
+from worldmodel.training.divergence import ADVICE, NonFiniteLossError
+from worldmodel.training.history import History, rewind_metrics
+from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
+from worldmodel.training.progress import RunProgress
+from worldmodel.training.stages import Stages
+from worldmodel.training.tracking import Tracker
+from worldmodel.training.trainer import Trainer
+from worldmodel.types import Batch, EnvSpec
+
+
+def train(
+    config: Config | str | Path | Sequence[str | Path] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    progress: RunProgress | None = None,
+) -> Run:
+    """Train a world model on rollouts of a random policy, or on stored rows where `offline` names some.
+
+    Args:
+        config: settings; or the YAML files they are in, by path or as presets' names; the defaults if left out.
+        overrides: single settings by dotted key, such as {"rssm.deter": 256}; only with a file or the defaults.
+        progress: shows how it goes; standard error by default.
+    Returns:
+        The finished (or interrupted, see `Run.ended_by`) run, with the last weights; `open_run` takes the best.
+    Raises:
+        ValueError: for impossible settings, environments or data, before anything is written; for too few stored rows
+            or episodes, once there is a folder.
+        EnvironmentFailureError, NonFiniteLossError, OSError: the run stopped; `resume` goes on from its last
+            checkpoint.
+    """
+    if not isinstance(config, Config):
+        config = read_config(config if config is not None else (), overrides)
+    elif overrides:
+        raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
+    progress = progress or _progress(config)
+    with (
+        Interruptions() as interruptions,
+        _beginning(progress, config),
+        _world(config, interruptions) as world,
+    ):
+        folder = make_folder(config)
+        with locked(folder):
+            return _run(config, folder, *world, progress, None, interruptions)
+
+
+def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
+    """Go on with a run from its newest sound checkpoint, or from its rows where it has none yet.
+
+    Weights, optimiser, counters, random states and the replay are as they were; rows collected since the checkpoint are
+    kept, and their updates made up for. Environments begin new episodes; interrupted ones count as truncated.
+
+    Making its environments imports the modules that its settings name, which is said before: open a stranger's run with
+    `open_run`, which imports none.
+
+    Args:
+        folder: the run's, as `train` made it.
+        progress: shows how it goes; standard error by default.
+    Raises:
+        FileNotFoundError: if the folder is not a run's.
+        CheckpointError: if a checkpoint was written under other settings than config.yaml now has, or all are damaged.
+        DamagedReplayError: if stored rows were altered or are missing.
+        ValueError: if another process is working on it, or its rows are of other environments than config.yaml's.
+    """
+    folder = Path(folder)
+    config = read_settings(folder)
+    progress = progress or _progress(config)
+    checkpoint = _checkpoint(config, folder, progress)
+    if config.offline is None:
+        progress.say(build.making_words(config))
+    with (
+        Interruptions() as interruptions,
+        _beginning(progress, config),
+        _world(config, interruptions, folder) as world,
+        locked(folder),  # after the workers were made, which do not keep the lock then
+    ):
+        return _run(config, folder, *world, progress, checkpoint, interruptions)
+
+
+def _beginning(progress: RunProgress, config: Config) -> AbstractContextManager[None]:
+    """The phase around a whole session, and a first sign of life: environments and libraries may take long to load."""
+    making = f"making {config.env.num_envs} environments of {config.env.id}"
+    progress.say(making if config.offline is None else f"reading {config.offline}")
+    return progress.phase("setting up")
+
+
+@contextmanager
+def _world(
+    config: Config, interruptions: Interruptions, folder: Path | None = None
+) -> Iterator[tuple[WorldModel, Environments | None, Environments | None]]:
+    """The untrained model, the environments it learns from, and one for held-out episodes; none of these offline.
+
+    Nothing is written here, so that impossible settings leave nothing behind.
+    """
+    device = build.build_device(config.device)
+    build.tracking_mode(config)
+    with ExitStack() as stack:
+        environments = apart = None
+        with interruptions.abandoning(*SIGNALS):  # there is nothing yet to save
+            if config.offline is None:
+                environments = stack.enter_context(build.build_environments(config))
+                apart = stack.enter_context(build.build_environments(config, heldout=True))
+            model = build.build_model(config, _spec(config, environments, folder)).to(device)
+        yield model, environments, apart
+
+
+def _spec(config: Config, environments: Environments | None, folder: Path | None) -> EnvSpec:
+    if environments is not None:
+        return environments.spec
+    assert config.offline is not None
+    divided = folder is not None and (folder / REPLAY).exists()  # into the run's own folder, by an earlier session
+    source = str(folder) if divided else config.offline
+    env = config.env
+    return source_spec(source, image_size=env.image_size, drop_text=env.drop_text, integers=env.integers)
+
+
+def _left_out(config: Config, environments: Environments | None) -> tuple[str, ...]:
+    """The paths of the text leaves that the rows go without, where that can be known: stored rows have none."""
+    if environments is not None:
+        return environments.left_out
+    if config.offline is None or not config.offline.startswith(PREFIX):
+        return ()
+    env = config.env
+    source = open_minari(config.offline, image_size=env.image_size, drop_text=env.drop_text, integers=env.integers)
+    return source.left_out
+
+
+def _run(
+    config: Config,
+    folder: Path,
+    model: WorldModel,
+    environments: Environments | None,
+    apart: Environments | None,
+    progress: RunProgress,
+    checkpoint: Path | None,
+    interruptions: Interruptions,
+) -> Run:
+    update = 0 if checkpoint is None else read_counters(checkpoint)["updates"]
+    run = Run(folder, config, model)
+    with ExitStack() as stack:
+        history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.say))
+        earlier = noted_divergence(folder)
+        wandb_id, resumed = note_session(folder, update, str(model.device))
+        tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
+        stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
+        stack.push(lambda kind, error, _: _advise(progress.say, folder, kind, error))
+        announce(progress.say, config, model, folder, wandb_at, _left_out(config, environments))
+        stages = Stages()
+        try:
+            with interruptions.abandoning(*SIGNALS), stages("held_out"), progress.phase("held-out episodes"):
+                replay, heldout = _data(config, folder, environments, apart, progress)
+        except AbandonedError:
+            progress.say(f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
+            return replace(run, model=model.eval(), ended_by=interruptions.signal)
+        if apart is not None:
+            apart.close()
+        stack.enter_context(replay)
+        given = {"stages": stages, "history": history, "interruptions": interruptions}
+        trainer = _trainer(config, folder, model, environments, replay, heldout, tracker, progress, **given)
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        if resumed:
+            progress.say(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} rows")
+        if earlier is not None:
+            progress.say(f"this run diverged before ({earlier}); it goes on from {checkpoint}; {ADVICE}")
+        with progress:
+            finished = trainer.run()
+        run = replace(run, model=model.eval())
+        updates = trainer.learner.updates
+        if updates and not interruptions.terminated and not is_finished(folder, updates):
+            with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
+                finish_run(open_run(folder, device=str(model.device)), trainer)
+                note_finish(folder, updates)
+        conclude(progress.say, trainer, folder, wandb_at, finished)
+    return replace(run, ended_by=interruptions.signal)
+
+
+def _trainer(
+    config: Config,
+    folder: Path,
+    model: WorldModel,
+    environments: Environments | None,
+    replay: Replay,
+    heldout: Batch,
+    tracker: Tracker,
+    progress: RunProgress,
+    **others: Any,
+) -> Trainer:
+    randomness = {
+        "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
+        "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device),
+        "policy": make_generator(config.seed, stream=Stream.POLICY),
+    }
+    return Trainer(
+        build.build_learner(config, model, randomness["latents"]),
+        _rollout(config, environments, replay, randomness["policy"]),
+        replay,
+        heldout.to(model.device),
+        tracker,
+        progress,
+        folder=folder,
+        schedule=build.build_schedule(config),
+        randomness=randomness,
+        settings=build.lasting_settings(config),
+        seed=config.evaluation.seed,
+        **others,
+    )
+
+
+def _leave(
+    progress: RunProgress, tracker: Tracker, folder: Path, interruptions: Interruptions, *, failed: bool
+) -> None:
+    """End the record: without copies of the run's files where there are only seconds left."""
+    if interruptions.terminated:
+        tracker.finish([], failed=failed)
+        return
+    # It may wait for a network.
+    with interruptions.abandoning(*interruptions.still_to_come), progress.phase("closing the records"):
+        tracker.finish(products(folder), failed=failed)
+
+
+def _advise(
+    say: Callable[[str], None], folder: Path, kind: type[BaseException] | None, error: BaseException | None
+) -> None:
+    """What to do after an end that is no fault of the run itself; and a note of one that is."""
+    if kind is not None and issubclass(kind, KeyboardInterrupt | EnvironmentFailureError | OSError):
+        say(f"everything that was stored is kept; `worldmodel train --resume {folder}` goes on")
+    if isinstance(error, NonFiniteLossError):
+        note_divergence(folder, str(error).partition(";")[0])
+
+
+def finish_run(run: Run, trainer: Trainer) -> None:
+    """Write what a training leaves for people to look at, from its best weights: imagination/ and report.html.
+
+    Context and horizon are shortened where no held-out episode is long enough for them, down to a row each.
+    """
+    if trainer.imagines:
+        settings = run.config.evaluation
+        with trainer.stages("imagine"), trainer.progress.phase("imagining"):
+            run.write_imagination(samples=settings.samples, seed=settings.seed)
+        trainer.report_times()
+    with trainer.progress.phase("writing the report"):
+        write_report(run.folder)
+
+
+def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Path | None:
+    """The newest sound checkpoint, if there is one; says which newer ones are not. It must be of these settings."""
+    paths = [folder / "checkpoints" / f"{name}.safetensors" for name in ("last", "previous", "best")]
+    found, complaints = newest_sound(paths)
+    if complaints and found is None:
+        raise CheckpointError(f"{complaints[0]}; restore it from a copy, or begin a new run")
+    for complaint in complaints:
+        progress.say(f"{complaint}; going on from {found} instead")
+    if found is not None:
+        require_settings(found, build.lasting_settings(config), build.unnamed_settings())
+    return found
+
+
+def _data(
+    config: Config,
+    folder: Path,
+    environments: Environments | None,
+    apart: Environments | None,
+    progress: RunProgress,
+) -> tuple[Replay, Batch]:
+    """What the run learns from, and the held-out episodes: made now, or found where an earlier session left them."""
+    if environments is None or apart is None:
+        if not (folder / REPLAY).exists():  # of a division that was cut short: the replay comes last
+            shutil.rmtree(folder / HELDOUT, ignore_errors=True)
+        replay_folder, heldout_folder = stored_data(config, folder)
+        replay = Replay.open(replay_folder, read_only=True)
+        if len(replay) < config.replay.sequence_length:
+            replay.close()
+            expected = f"at most the {len(replay)} rows of {replay_folder}"
+            raise ValueError(f"replay.sequence_length: expected {expected}, got {config.replay.sequence_length}")
+    else:
+        heldout_folder = folder / HELDOUT
+        if not heldout_folder.exists():
+            with written_whole(heldout_folder) as partial:
+                collect_heldout(config, apart, partial, progress.at)
+        if (folder / REPLAY / HEADER).exists():
+            replay = _own_replay(config, folder / REPLAY, environments)
+        else:
+            replay = build.build_replay(config, environments, folder / REPLAY)
+    return replay, read_episodes(heldout_folder, config.evaluation.max_length)
+
+
+def _own_replay(config: Config, folder: Path, environments: Environments) -> Replay:
+    """The replay of an earlier session, to go on with; a run without a checkpoint yet has no other record of what it
+    was begun with."""
+    replay = Replay.open(folder)
+    have = {"env": replay.spec, "env.num_envs": replay.streams, "replay.capacity": replay.capacity}
+    now = (environments.spec, environments.count, config.replay.capacity)
+    for (key, then), wanted in zip(have.items(), now, strict=True):
+        if then != wanted:
+            replay.close()
+            raise ValueError(
+                f"{folder}: was begun with {key} = {then}, and config.yaml now means {wanted}; "
+                "restore config.yaml, or begin a new run"
+            )
+    return replay
+
+
+def _rollout(
+    config: Config, environments: Environments | None, replay: Replay, random: torch.Generator
+) -> Rollout | None:
+    if environments is None:
+        return None
+    rows = replay.rows_written  # a resumed run goes on with other episodes than those it began with
+    seed = config.seed if rows == 0 else int(np.random.SeedSequence([config.seed, rows]).generate_state(1)[0])
+    return Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
+
+
+def _progress(config: Config) -> RunProgress:
+    if config.offline is None:
+        return RunProgress(config.training.env_steps)
+    return RunProgress(build.build_schedule(config).total_updates, unit="updates")
+
+
+def collect_heldout(
+    config: Config, environments: Environments, folder: Path, at: Callable[[str], None] = lambda words: None
+) -> None:
+    """Write whole episodes of the same random policy, which `evaluation.seed` decides; `at` is told how far it is."""
+    settings = config.evaluation
+    random = make_generator(settings.seed, stream=Stream.HELDOUT)
+    seed = int(torch.randint(2**31, (1,), generator=random))
+    rollout = Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
+    capacity = settings.episodes * settings.max_length
+    with Replay(folder, environments.spec, capacity=capacity, streams=1) as replay:
+        episodes = 0
+        while episodes < settings.episodes:
+            rows = rollout.step()
+            replay.append(rows)
+            episodes += int(rows.is_last.sum())
+            at(f"{episodes} of {settings.episodes} collected, {replay.rows_written} rows")
+        replay.seal()

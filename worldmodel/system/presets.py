@@ -1,0 +1,70 @@
+"""The YAML files of settings that come with this package, found by name: tasks, sizes and recipes.
+
+They lie in `configs/` at the top of the repository, and beside this file where the package was installed from a wheel.
+"""
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+
+from worldmodel.system.installation import PRESETS, checkout
+
+SUFFIX = ".yaml"
+TASKS = "tasks"  # what the presets that lie in no subfolder are called together
+
+
+class Preset(NamedTuple):
+    """A file of settings that comes with this package."""
+
+    name: str  # such as "pendulum" or "sizes/medium"
+    path: Path
+
+    @property
+    def group(self) -> str:
+        """`tasks`, or the subfolder it lies in."""
+        folder, _, _ = self.name.rpartition("/")
+        return folder or TASKS
+
+    @property
+    def about(self) -> str:
+        """The first line of the file's comment."""
+        first = self.path.read_text(encoding="utf-8").partition("\n")[0]
+        return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def presets() -> list[Preset]:
+    """All presets: tasks first, then sizes and recipes, by name."""
+    top = checkout()
+    folder = PRESETS if top is None else top / "configs"
+    found = [Preset(path.relative_to(folder).with_suffix("").as_posix(), path) for path in folder.rglob(f"*{SUFFIX}")]
+    return sorted(found, key=lambda preset: (preset.group != TASKS, preset.group != "sizes", preset.name))
+
+
+def find_preset(name: str) -> Path:
+    """The file of settings that a path or a name stands for; a file that is there beats a preset's name.
+
+    Args:
+        name: the path of a YAML file; or a preset's name, such as "pendulum", "sizes/medium" or "recipes/dreamer3",
+            with or without .yaml.
+    Raises:
+        ValueError: if it is neither; the message lists the presets of similar names.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    known = {preset.name: preset.path for preset in presets()}
+    wanted = name.removesuffix(SUFFIX)
+    if wanted in known:
+        return known[wanted]
+    raise ValueError(f"config: expected a file or the name of a preset, got {name!r}; {_advice(wanted, list(known))}")
+
+
+def _advice(wanted: str, known: list[str]) -> str:
+    """Presets of similar names, whatever folder was meant; or where all are listed."""
+    last = wanted.rpartition("/")[2]
+    of_last = {name.rpartition("/")[2]: name for name in known}
+    if last in of_last:
+        near = [of_last[last]]
+    else:
+        near = difflib.get_close_matches(wanted, known) + [of_last[x] for x in difflib.get_close_matches(last, of_last)]
+    listed = " or ".join(dict.fromkeys(near))
+    return f"did you mean {listed}?" if near else "`worldmodel presets` lists them"
