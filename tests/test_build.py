@@ -43,5 +43,5 @@ def test_only_an_environment_of_this_project_has_a_law_unless_others_are_allowed
         assert (build_law(config) is not None) == (env_id == "envs:LinearGaussian-v0")
         assert re.match(reason, why_no_law(config)) if reason else why_no_law(config) is None
         if reason:
-            assert build_law(config, allow_env=True, say=said.append) is None
+            assert build_law(config, allow_env=True, log=said.append) is None
             assert said[0].startswith(f"making {env_id}, which imports elsewhere")

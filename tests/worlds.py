@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from worldmodel.models.backward_network import Hindsight
+from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.decoder import Decoder
 from worldmodel.models.encoder import Encoder
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
@@ -59,9 +59,9 @@ def make_model(
 ) -> WorldModel:
     torch.manual_seed(seed)
     encoder = Encoder(spec.observations, layers=1, units=12, depth=4, reward=read_reward)
-    hindsight = Hindsight(encoder.width, spec.action.width, width=9) if smoothing else None
+    backward_network = BackwardNetwork(encoder.width, spec.action.width, width=9) if smoothing else None
     rssm = RSSM(
-        embed=encoder.width + (hindsight.width if hindsight else 0),
+        embed=encoder.width + (backward_network.width if backward_network else 0),
         action=spec.action.width,
         deter=8,
         hidden=10,
@@ -83,7 +83,13 @@ def make_model(
         skip=skip,
     )
     return WorldModel(
-        spec, encoder, rssm, decoder, inputs=inputs, standardise_targets=standardise_targets, hindsight=hindsight
+        spec,
+        encoder,
+        rssm,
+        decoder,
+        inputs=inputs,
+        standardise_targets=standardise_targets,
+        backward_network=backward_network,
     )
 
 

@@ -13,7 +13,7 @@ from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, RSSMCon
 from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay
-from worldmodel.models.backward_network import Hindsight
+from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
@@ -36,7 +36,7 @@ def build_environments(config: Config, *, heldout: bool = False) -> Environments
 
 
 def build_law(
-    config: Config, *, allow_env: bool = False, say: Callable[[str], None] = lambda words: None
+    config: Config, *, allow_env: bool = False, log: Callable[[str], None] = lambda words: None
 ) -> dict[str, Any] | None:
     """The law of the rows that a run writes; None where the environment states none, or something changes its rows.
 
@@ -44,13 +44,13 @@ def build_law(
         config: of the run.
         allow_env: make the environment even if it is not one of this project's, which imports the modules that its
             settings name; without it such an environment has no law here.
-        say: told which modules those are, before.
+        log: told which modules those are, before.
     """
     env = config.env
     if _changed(config) or not (allow_env or suites.is_own(env.id)):
         return None
     if not suites.is_own(env.id):
-        say(making_words(config))
+        log(making_words(config))
     return environment_law(env.id, env.kwargs)
 
 
@@ -125,8 +125,8 @@ def _make_model(config: Config, spec: EnvSpec) -> WorldModel:
         skip=config.rssm.skip,
     )
     decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=latent.width)
-    hindsight = (
-        Hindsight(encoder.width, spec.action.width, config.rssm.hidden)
+    backward_network = (
+        BackwardNetwork(encoder.width, spec.action.width, config.rssm.hidden)
         if config.rssm.posterior == "smoothing"
         else None
     )
@@ -137,7 +137,7 @@ def _make_model(config: Config, spec: EnvSpec) -> WorldModel:
         decoder,
         inputs=config.encoder.inputs,
         standardise_targets=config.decoder.standardise,
-        hindsight=hindsight,
+        backward_network=backward_network,
     )
 
 

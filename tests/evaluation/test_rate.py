@@ -11,7 +11,7 @@ from worlds import make_batch, make_model
 def test_later_rows_are_averaged_over_the_rows_that_are_handed_over(generator):
     """Alternatives that are the rows themselves hold no information: log q_bar is log q, draw by draw."""
     model, batch = make_model().double(), make_batch(batch=4, first=(), dtype=torch.float64)
-    none = every_row(model, batch, alternatives=3, redrawn=lambda part: part, generator=generator)
+    none = every_row(model, batch, alternatives=3, resample=lambda part: part, generator=generator)
     torch.testing.assert_close(none.misfit.low, none.misfit.high)
     assert none.alternatives == 3 and none.rate.shape == (4, 7)
     own = every_row(model, batch, alternatives=200, generator=generator).parts()

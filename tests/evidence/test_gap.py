@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from oracles.gaussian_worlds import normal, random_model, random_rows
-from worldmodel.evidence.gap import GapTakenApart, join_gaps, take_gap_apart
+from worldmodel.evidence.gap import GapDecomposition, decompose_gap, join_gaps
 from worldmodel.oracles.filtering_gap import best_filter, filtering_gap
 from worldmodel.oracles.markov_gaussian import MarkovGaussian
 
@@ -17,7 +17,7 @@ def world(generator, B):
 def test_the_filtering_part_is_the_closed_form_where_the_smoother_is_exact(generator):
     """Best filter and exact smoother: all of the gap is filtering, in the mean over rows of the model."""
     model, x, action = world(generator, 300)
-    taken = take_gap_apart(
+    taken = decompose_gap(
         model.given(x, action, proposal=best_filter(model, x, action)),
         model.given(x, action),
         model.log_evidence(x, action).sum(1),
@@ -40,9 +40,9 @@ def test_a_bad_network_is_amortisation_and_a_mean_field_is_family(generator):
     moved = MarkovGaussian(exact.F, exact.f + 0.2 * normal(generator, *exact.f.shape), 1.5 * exact.V)
     blind = MarkovGaussian(torch.zeros_like(exact.F), model.smooth(x, action).mean, exact.V)
     settings = {"steps": 40, "learning_rate": 0.1, "draws": 16, "generator": generator}
-    bad = take_gap_apart(filtering, model.given(x, action, proposal=moved), log_evidence, **settings).parts()
+    bad = decompose_gap(filtering, model.given(x, action, proposal=moved), log_evidence, **settings).parts()
     assert bad["amortisation"].mean > 0.2 and abs(bad["family"].mean) < 0.03
-    rigid = take_gap_apart(filtering, model.given(x, action, proposal=blind), log_evidence, **settings).parts()
+    rigid = decompose_gap(filtering, model.given(x, action, proposal=blind), log_evidence, **settings).parts()
     # The best mean field: exact means, covariances the inverses of the diagonal blocks of the precision.
     joint = exact.joint()
     precision = torch.linalg.inv(joint.cov)
@@ -55,9 +55,9 @@ def test_a_bad_network_is_amortisation_and_a_mean_field_is_family(generator):
 def test_parts_sum_to_the_gap_and_joining_is_what_all_at_once_would_be(generator):
     levels = [normal(generator, 5).sort().values for _ in range(4)]
     steps = torch.tensor([3, 4, 5, 6, 7])
-    whole = GapTakenApart(*levels, steps, trained=levels[0] - 1)
+    whole = GapDecomposition(*levels, steps, trained=levels[0] - 1)
     pieces = [
-        GapTakenApart(*(x[i] for x in levels), steps[i], trained=levels[0][i] - 1, doubts=("wide",))
+        GapDecomposition(*(x[i] for x in levels), steps[i], trained=levels[0][i] - 1, doubts=("wide",))
         for i in (slice(2), slice(2, 5))
     ]
     joined = join_gaps(pieces)
@@ -75,4 +75,4 @@ def test_different_rows_are_refused(generator):
     shorter = torch.ones(4, 6, dtype=torch.bool)
     shorter[0, 5] = False
     with pytest.raises(ValueError, match="expected the same rows"):
-        take_gap_apart(model.given(x, action), model.given(x, action, valid=shorter), torch.zeros(4).double())
+        decompose_gap(model.given(x, action), model.given(x, action, valid=shorter), torch.zeros(4).double())

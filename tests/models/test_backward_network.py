@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldmodel.behaviour.imagination import filter_samples, select
-from worldmodel.models.backward_network import Hindsight
+from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.objectives.elbo import sequence_elbo
 from worldmodel.types import State
 from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
@@ -15,7 +15,7 @@ ENDS = ((0, 6), (1, 2), (1, 6), (2, 6))  # the rows of `rows` that nothing follo
 
 def smoothing_model(spec=VECTOR_SPEC, latent=GAUSSIAN, **options):
     model = make_model(spec, latent, smoothing=True, **options).double()
-    torch.nn.init.normal_(model.hindsight.nothing)
+    torch.nn.init.normal_(model.backward_network.nothing)
     return model
 
 
@@ -29,28 +29,28 @@ def posterior_of(model, batch, noise):
 
 
 def test_a_summary_is_its_recursion(generator):
-    hindsight = Hindsight(embed=3, action=2, width=4).double()
-    torch.nn.init.normal_(hindsight.nothing)
+    backward_network = BackwardNetwork(embed=3, action=2, width=4).double()
+    torch.nn.init.normal_(backward_network.nothing)
     embed = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
     action = torch.randn(2, 5, 2, generator=generator, dtype=torch.float64)
     never = torch.zeros(2, 5, dtype=torch.bool)
-    summary = hindsight.nothing.expand(2, -1)
-    summaries = hindsight(embed, action, never, never)
+    summary = backward_network.nothing.expand(2, -1)
+    summaries = backward_network(embed, action, never, never)
     for t in (4, 3, 2, 1, 0):
         torch.testing.assert_close(summaries[:, t], summary, **ROUNDING)
-        summary = hindsight.gru(torch.cat([embed[:, t], action[:, t]], -1), summary)
+        summary = backward_network.gru(torch.cat([embed[:, t], action[:, t]], -1), summary)
 
 
 @pytest.mark.parametrize("mark", ["is_first", "is_last"])
 def test_nothing_follows_the_end_of_an_episode_however_it_is_marked(mark, generator):
     """By the reset of the next one, as in a sequence of the replay; or by its own last row, with padding behind it."""
-    hindsight = Hindsight(embed=3, action=2, width=4).double()
+    backward_network = BackwardNetwork(embed=3, action=2, width=4).double()
     embed = torch.randn(1, 6, 3, generator=generator, dtype=torch.float64)
     action = torch.randn(1, 6, 2, generator=generator, dtype=torch.float64)
     flags = {name: torch.zeros(1, 6, dtype=torch.bool) for name in ("is_first", "is_last")}
     flags[mark][0, 4 if mark == "is_first" else 3] = True
-    whole = hindsight(embed, action, **flags)
-    alone = hindsight(embed[:, :4], action[:, :4], *(torch.zeros(1, 4, dtype=torch.bool) for _ in range(2)))
+    whole = backward_network(embed, action, **flags)
+    alone = backward_network(embed[:, :4], action[:, :4], *(torch.zeros(1, 4, dtype=torch.bool) for _ in range(2)))
     torch.testing.assert_close(whole[:, :4], alone, **ROUNDING)
 
 
@@ -120,4 +120,4 @@ def test_the_model_given_episodes_has_the_posterior_that_it_is_trained_with(gene
 def test_gradients_reach_what_nothing_follows_means(generator):
     model, batch = smoothing_model(read_reward=True), rows()
     posterior_of(model, batch, model.rssm.noise(3, 7, generator)).mean.sum().backward()
-    assert [name for name, p in model.hindsight.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [name for name, p in model.backward_network.named_parameters() if p.grad is None or not p.grad.any()] == []

@@ -50,7 +50,7 @@ def episodes(spec=VECTOR_SPEC, batch=3, length=7, lengths=None, seed=0):
 def smoothing_model(spec=VECTOR_SPEC, latent=GAUSSIAN, **options):
     """A model whose posterior reads rewards and what follows a row."""
     model = make_model(spec, latent, smoothing=True, read_reward=True, **options)
-    torch.nn.init.normal_(model.hindsight.nothing)
+    torch.nn.init.normal_(model.backward_network.nothing)
     return model
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldmodel.models.backward_network import Hindsight
+from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.posteriors import kind_of, posterior_parts, with_posterior
 from worldmodel.objectives.elbo import sequence_elbo
 from worlds import make_batch, make_model
@@ -13,7 +13,7 @@ def smoother():
     """A model whose posterior smooths, its weights drawn at random."""
     model = with_posterior(make_model(), "smoothing").double().requires_grad_()
     with torch.no_grad():
-        for parameter in (model.rssm.posterior_embed.weight, model.hindsight.nothing):
+        for parameter in (model.rssm.posterior_embed.weight, model.backward_network.nothing):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     return model
 
@@ -26,7 +26,7 @@ def test_a_new_smoother_begins_as_the_filter_and_then_looks_ahead():
     model, batch = make_model().double(), make_batch(first=(), dtype=torch.float64)
     changed = with_posterior(model, "smoothing")
     assert kind_of(model) == "filtering" and kind_of(changed) == "smoothing"
-    assert isinstance(changed.hindsight, Hindsight)
+    assert isinstance(changed.backward_network, BackwardNetwork)
     torch.testing.assert_close(bound(changed, batch), bound(model, batch))
     with torch.no_grad():
         columns = changed.rssm.posterior_embed.weight[:, model.encoder.width :]
@@ -37,7 +37,7 @@ def test_a_new_smoother_begins_as_the_filter_and_then_looks_ahead():
 def test_a_new_filter_is_the_smoother_where_nothing_follows():
     model, batch = smoother(), make_batch(length=1, first=(), dtype=torch.float64)
     changed = with_posterior(model, "filtering")
-    assert kind_of(changed) == "filtering" and changed.hindsight is None
+    assert kind_of(changed) == "filtering" and changed.backward_network is None
     torch.testing.assert_close(bound(changed, batch), bound(model, batch))
     longer = make_batch(first=(), dtype=torch.float64)
     assert (bound(changed, longer) - bound(model, longer)).abs().max() > 1e-3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.oracles.resampling import can_redraw, redraw_rows
+from worldmodel.oracles.resampling import can_resample, resample_rows
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 from worldmodel_envs.linear_gaussian import LinearGaussian
 from worlds import make_batch
@@ -36,7 +36,7 @@ def test_redrawn_rows_have_the_law_of_what_could_have_come_next(generator):
     t, draws = 5, 4000
     rest = (x[:1].repeat(draws, *[1] * (x.dim() - 1)) for x in batch[1:])
     many = type(batch)({"obs": batch.obs["obs"][:1].repeat(draws, 1, 1)}, *rest)
-    again = redraw_rows(law, many, generator=generator)
+    again = resample_rows(law, many, generator=generator)
     x = again.obs["obs"]
     rows = torch.cat([x[:, t], again.reward[:, t, None]], 1).double()
     seen = (batch.obs["obs"][0, : t + 1], batch.reward[0, : t + 1], batch.prev_action[0, : t + 1])
@@ -49,6 +49,6 @@ def test_redrawn_rows_have_the_law_of_what_could_have_come_next(generator):
 
 def test_other_laws_are_refused():
     batch, law = make_batch(SPEC, first=()), LinearGaussian().law
-    assert can_redraw(law) and not can_redraw({"kind": "chaos"})
+    assert can_resample(law) and not can_resample({"kind": "chaos"})
     with pytest.raises(ValueError, match="law: expected one of the kinds"):
-        redraw_rows({**law, "kind": "chaos"}, batch)
+        resample_rows({**law, "kind": "chaos"}, batch)

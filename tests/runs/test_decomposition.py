@@ -8,7 +8,7 @@ from rich.console import Console
 
 from worldmodel.cli import main
 from worldmodel.data.replay import Replay
-from worldmodel.runs.decomposition import take_gap_apart, take_rate_apart
+from worldmodel.runs.decomposition import gap_decomposition, rate_decomposition
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import train
 from worldmodel.training.progress import RunProgress
@@ -43,12 +43,12 @@ def test_the_command_writes_what_the_functions_return(folder, capsys):
     assert "filtering: the future not seen" in shown and "the environment's exact law" in shown
     numbers = json.loads((folder / "evidence" / "gap.json").read_text())
     run = open_run(folder)
-    gap = take_gap_apart(run, updates=5, steps=4, particles=16, runs=1)
+    gap = gap_decomposition(run, updates=5, steps=4, particles=16, runs=1)
     assert numbers["gap"] == gap.as_json() and numbers["settings"]["run"] == folder.name
     assert gap.parts()["gap"].mean == pytest.approx(
         sum(gap.parts()[x].mean for x in ("filtering", "amortisation", "family"))
     )
-    first, every, exact = take_rate_apart(run, alternatives=8)
+    first, every, exact = rate_decomposition(run, alternatives=8)
     assert exact and numbers["rate"] == {"first_row": first.as_json(), "every_row": every.as_json(), "exact": True}
     assert first.alternatives == 5 and every.alternatives == 8
     assert every.valid.sum() == numbers["gap"]["steps"]
@@ -58,13 +58,13 @@ def test_mistakes_are_refused_before_anything_is_trained(folder):
     run = open_run(folder)
     for settings in ({"updates": 0}, {"steps": 0}, {"particles": 0}, {"runs": 0}):
         with pytest.raises(ValueError, match="expected a positive number, got 0"):
-            take_gap_apart(run, **settings)
+            gap_decomposition(run, **settings)
     with pytest.raises(ValueError, match="episodes: expected at least 2"):
-        take_gap_apart(run, episodes=1)
+        gap_decomposition(run, episodes=1)
     with pytest.raises(ValueError, match="alternatives: expected a positive number"):
-        take_rate_apart(run, alternatives=0)
+        rate_decomposition(run, alternatives=0)
     with pytest.raises(ValueError, match="seed: expected zero or more, got -1"):
-        take_rate_apart(run, seed=-1)
+        rate_decomposition(run, seed=-1)
 
 
 def test_the_command_refuses_what_comes_last_before_it_trains(folder, capsys):
@@ -88,5 +88,5 @@ def test_posteriors_are_fitted_to_sequences_drawn_as_in_training(folder, monkeyp
     restarting = replace(run, config=replace(run.config, replay=replace(run.config.replay, restart=True)))
     for one, everywhere in ((run, False), (restarting, True)):
         drawn.clear()
-        take_gap_apart(one, updates=1, steps=1, particles=2, runs=1, episodes=2)
+        gap_decomposition(one, updates=1, steps=1, particles=2, runs=1, episodes=2)
         assert len(drawn) == 2 and all(bool(batch.is_first[:, 0].all()) == everywhere for batch in drawn)

@@ -41,7 +41,7 @@ class Progress(RunProgress):
         super().__init__(300, Console(quiet=True))
         self.said = []
 
-    def say(self, text):
+    def log(self, text):
         self.said.append((text, "evil_module" in sys.modules))
 
 
@@ -117,8 +117,8 @@ def test_the_exact_line_of_another_environment_comes_when_it_is_allowed_and_its_
         "import gymnasium\ngymnasium.register('Good-v0', 'envs.linear_gaussian:LinearGaussian', max_episode_steps=12)"
     )
     run, said = open_run(hostile(id="good_module:Good-v0")), []
-    assert run.evidence([2], runs=1, say=said.append).exact is None and "good_module" not in sys.modules
-    assert run.evidence([2], runs=1, allow_env=True, say=said.append).exact is not None
+    assert run.evidence([2], runs=1, log=said.append).exact is None and "good_module" not in sys.modules
+    assert run.evidence([2], runs=1, allow_env=True, log=said.append).exact is not None
     assert "making good_module:Good-v0, which imports good_module" in said
 
 

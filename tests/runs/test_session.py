@@ -76,7 +76,7 @@ class Progress(RunProgress):
         super().__init__(200, Console(quiet=True))
         self.said, self.crash_after = [], crash_after
 
-    def say(self, text):
+    def log(self, text):
         self.said.append(text)
 
     def trained(self, env_steps, updates, elbo, kl):

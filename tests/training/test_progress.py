@@ -48,7 +48,7 @@ def test_the_innermost_phase_is_told_of_when_nothing_else_was_said_for_long():
         assert lines() == ["collecting, 9 s"]
         watch.at("3 of 16")
         clock.pass_by(5)
-        watch.say("a message")
+        watch.log("a message")
         clock.pass_by(8)
         watch.beat()
         with watch.phase("saving"):

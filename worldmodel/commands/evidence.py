@@ -43,7 +43,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     opened = open_run(options.run, options.checkpoint, options.device)
     console, watch = Console(highlight=False), Watch()
 
-    def say(words: str) -> None:
+    def log(words: str) -> None:
         console.print(f"{words} ...", markup=False)
         watch.at(words)
 
@@ -54,7 +54,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
             episodes=options.episodes,
             seed=options.seed,
             allow_env=options.allow_env,
-            say=say,
+            log=log,
         )
     _show(console.print, opened, found)
     if found.exact is None and not options.allow_env and (why := why_no_law(opened.config)):
@@ -78,35 +78,35 @@ def read_particles(text: str) -> list[int]:
     return counts
 
 
-def _show(say: Callable[..., None], opened: "Run", found: "EvidenceReport") -> None:
+def _show(log: Callable[..., None], opened: "Run", found: "EvidenceReport") -> None:
     simulated = f"sandwich on {found.simulated} episodes that the model simulated"
-    say(
+    log(
         f"\n{found.episodes} held-out episodes, {found.rows:,} rows; particles from {found.proposal}; {simulated}",
         soft_wrap=True,
     )
-    say(_estimates(found))
-    say(_terms(found))
+    log(_estimates(found))
+    log(_terms(found))
     for name, floor in opened.model.resolution().items():
-        say(f"{name}, floor of the std: " + " ".join(f"{value:.3g}" for value in floor[:8].tolist()))
+        log(f"{name}, floor of the std: " + " ".join(f"{value:.3g}" for value in floor[:8].tolist()))
     for doubt in found.best.doubts:
-        say(f"the gap with {found.best.particles} particles is in doubt: {doubt}", soft_wrap=True)
+        log(f"the gap with {found.best.particles} particles is in doubt: {doubt}", soft_wrap=True)
 
 
 def _estimates(found: "EvidenceReport") -> "Table":
     caption = "nats per step; standard errors over episodes, paired for differences"
     table = _table("particles", *(str(one.particles) for one in found.estimates), caption=caption)
     for name in ESTIMATORS:
-        table.add_row(name.upper(), *(said(getattr(one, name)) for one in found.estimates))
+        table.add_row(name.upper(), *(with_error(getattr(one, name)) for one in found.estimates))
     if found.runs > 1:
         table.add_row("SMC, over runs", *(f"+- {one.run_error['smc']:.4f}" for one in found.estimates))
-    table.add_row("gap, SMC - ELBO", *("in doubt" if one.doubts else said(one.gap) for one in found.estimates))
-    table.add_row("sandwich's width", *(said(one.width) for one in found.estimates))
+    table.add_row("gap, SMC - ELBO", *("in doubt" if one.doubts else with_error(one.gap) for one in found.estimates))
+    table.add_row("sandwich's width", *(with_error(one.width) for one in found.estimates))
     table.add_row("degenerate rows", *(f"{one.degenerate_rows:.1%}" for one in found.estimates))
     if found.exact is not None:
         table.add_section()
-        table.add_row("exact evidence", *([""] * (len(found.estimates) - 1)), said(found.exact))
+        table.add_row("exact evidence", *([""] * (len(found.estimates) - 1)), with_error(found.exact))
         for name in ESTIMATORS:
-            table.add_row(f"exact - {name.upper()}", *(said(one.below_exact[name]) for one in found.estimates))
+            table.add_row(f"exact - {name.upper()}", *(with_error(one.below_exact[name]) for one in found.estimates))
     return table
 
 
@@ -132,6 +132,6 @@ def _table(*headings: str, caption: str = "") -> "Table":
     return table
 
 
-def said(estimate: "Estimate") -> str:
+def with_error(estimate: "Estimate") -> str:
     """A mean with its standard error."""
     return f"{estimate.mean:.4f} +- {estimate.error:.4f}"

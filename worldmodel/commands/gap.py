@@ -36,7 +36,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
     from worldmodel.build import why_no_law
     from worldmodel.objectives.elbo import require_positive
-    from worldmodel.runs.decomposition import take_gap_apart, take_rate_apart
+    from worldmodel.runs.decomposition import gap_decomposition, rate_decomposition
     from worldmodel.runs.run import open_run
     from worldmodel.system.files import make_own_folder, write_whole
     from worldmodel.training.progress import Watch
@@ -47,23 +47,23 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     settings = {"episodes": options.episodes, "seed": options.seed}
     watch = Watch()
 
-    def say(words: str) -> None:
+    def log(words: str) -> None:
         console.print(f"{words} ...", markup=False)
 
     with watch.phase("taking the gap apart"):
-        gap = take_gap_apart(
+        gap = gap_decomposition(
             opened,
             updates=options.updates,
             steps=options.steps,
             particles=options.particles,
             runs=options.runs,
-            say=say,
+            log=log,
             at=watch.at,
             **settings,
         )
     with watch.phase("taking the rate apart"):
-        first, every, exact = take_rate_apart(
-            opened, alternatives=options.alternatives, allow_env=options.allow_env, say=say, **settings
+        first, every, exact = rate_decomposition(
+            opened, alternatives=options.alternatives, allow_env=options.allow_env, log=log, **settings
         )
     table = _table("nats per step", "mean", "standard error")
     for row in gap.rows():

@@ -67,7 +67,7 @@ def measure_evidence(
     seed: int,
     pilot: Batch | None = None,
     exact: Float[Tensor, "B T"] | None = None,
-    say: Callable[[str], None] = lambda words: None,
+    log: Callable[[str], None] = lambda words: None,
 ) -> EvidenceReport:
     """Measure the evidence of whole episodes.
 
@@ -79,7 +79,7 @@ def measure_evidence(
         seed: of all draws.
         pilot: other episodes, that the proposal is chosen on; without them it is the posterior.
         exact: log p(x_t | x_<t) of every row, in nats, where it is known.
-        say: told what is being done.
+        log: told what is being done.
     Raises:
         ValueError: if a number is out of range, or there is a single episode.
     """
@@ -87,11 +87,11 @@ def measure_evidence(
     generator = make_generator(seed, stream=Stream.EVIDENCE, device=model.device)
     proposal = GUIDED
     if pilot is not None:
-        say(f"choosing a proposal on {len(pilot.valid)} training episodes")
+        log(f"choosing a proposal on {len(pilot.valid)} training episodes")
         proposal = choose_proposal(model, pilot, min(max(particles), PILOT_PARTICLES), generator)
     measured, template = [], select(episodes, slice(max(2, len(episodes.valid) // 2)))
     for count in sorted(set(particles)):
-        say(f"{count} particles, {runs} {'run' if runs == 1 else 'runs'}: proposal is {proposal.words}")
+        log(f"{count} particles, {runs} {'run' if runs == 1 else 'runs'}: proposal is {proposal.words}")
         found = _estimate(model, episodes, count, runs, proposal, generator)
         certificate, width_so_far = _sandwich(model, template, count, proposal, generator)
         measured.append(_measured(found, certificate, exact))

@@ -12,7 +12,7 @@ import torch
 
 from worldmodel.behaviour.imagination import in_parts, select, trimmed
 from worldmodel.evidence.estimate import LEAST_ESS, doubts, per_step
-from worldmodel.evidence.gap import DRAWS, GapTakenApart, join_gaps, take_gap_apart
+from worldmodel.evidence.gap import DRAWS, GapDecomposition, decompose_gap, join_gaps
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.sandwich import sandwich
 from worldmodel.evidence.smc import smc
@@ -79,7 +79,7 @@ def measure_gap(
     runs: int,
     steps: int,
     generator: torch.Generator,
-) -> GapTakenApart:
+) -> GapDecomposition:
     """Take the gap of whole episodes apart.
 
     Args:
@@ -101,7 +101,7 @@ def measure_gap(
         estimates = [smc(given, particles, generator=generator) for _ in range(runs)]
         few += sum(float(((run.ess < LEAST_ESS) & part.valid).sum()) for run in estimates) / runs
         log_evidence = torch.stack([run.log_evidence for run in estimates]).mean(0)
-        taken = take_gap_apart(
+        taken = decompose_gap(
             given,
             smoothing.given(part),
             log_evidence,

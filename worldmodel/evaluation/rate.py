@@ -6,7 +6,7 @@ import torch
 
 from worldmodel.behaviour.imagination import select
 from worldmodel.evidence.rate import Rate, along, first_row, join_rates, posterior_path
-from worldmodel.models.simulation import redraw
+from worldmodel.models.simulation import resample_rows
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import require_positive
 from worldmodel.types import Batch, State
@@ -29,7 +29,7 @@ def every_row(
     episodes: Batch,
     *,
     alternatives: int,
-    redrawn: Callable[[Batch], Batch] | None = None,
+    resample: Callable[[Batch], Batch] | None = None,
     generator: torch.Generator | None = None,
 ) -> Rate:
     """The parts of every row's rate, one draw of the latents an episode.
@@ -38,13 +38,13 @@ def every_row(
         model: one whose posterior filters; what a smoother reads beyond its row cannot be redrawn by itself.
         episodes: whole from their reset, padded.
         alternatives: M, draws of each row given the rows before it.
-        redrawn: draws every row of a batch anew from its true law given the rows before it. Without it they are drawn
+        resample: draws every row of a batch anew from its true law given the rows before it. Without it they are drawn
             from the model's own prediction p(x_t | h_t), and the parts are those of a world as the model has it.
         generator: source of all draws, on the model's device.
     Raises:
         ValueError: if the posterior smooths, or a number is not positive.
     """
-    if model.hindsight is not None:
+    if model.backward_network is not None:
         raise ValueError("model: expected a posterior that filters, got one that smooths")
     require_positive(alternatives=alternatives)
     T = episodes.valid.shape[1]
@@ -56,10 +56,12 @@ def every_row(
         given = model.given(part)
         states = posterior_path(given, generator=generator)
         many = _repeat(part, alternatives)
-        if redrawn is None:
-            again = redraw(model, many, State(*(x.repeat(alternatives, 1, 1) for x in states)), generator=generator)
+        if resample is None:
+            again = resample_rows(
+                model, many, State(*(x.repeat(alternatives, 1, 1) for x in states)), generator=generator
+            )
         else:
-            again = redrawn(many)
+            again = resample(many)
         parts.append(along(given, model.given(again), states.stoch))
     return join_rates(parts)
 

@@ -25,7 +25,7 @@ DRAWS = 32  # of the latents, for each bound
 
 
 @dataclass(frozen=True)
-class GapTakenApart:
+class GapDecomposition:
     """Three bounds and the log evidence of B sequences in nats, and the doubts of whoever estimated the last."""
 
     filtering: Float[Tensor, " B"]
@@ -83,7 +83,7 @@ class GapTakenApart:
         ]
 
 
-def take_gap_apart(
+def decompose_gap(
     filtering: LatentSequence,
     smoothing: LatentSequence,
     log_evidence: Float[Tensor, " B"],
@@ -93,7 +93,7 @@ def take_gap_apart(
     learning_rate: float = 0.03,
     draws: int = DRAWS,
     generator: torch.Generator | None = None,
-) -> GapTakenApart:
+) -> GapDecomposition:
     """Measure the three bounds of B sequences.
 
     Args:
@@ -109,7 +109,7 @@ def take_gap_apart(
     if not torch.equal(filtering.valid, smoothing.valid):
         raise ValueError("filtering, smoothing: expected the same rows, got different `valid`")
     refined = refine(smoothing, steps=steps, samples=samples, learning_rate=learning_rate, generator=generator)
-    return GapTakenApart(
+    return GapDecomposition(
         filtering=mean_elbo(filtering, draws, generator=generator),
         smoothing=mean_elbo(smoothing, draws, generator=generator),
         refined=mean_elbo(refined, draws, generator=generator),
@@ -118,14 +118,14 @@ def take_gap_apart(
     )
 
 
-def join_gaps(parts: Sequence[GapTakenApart]) -> GapTakenApart:
+def join_gaps(parts: Sequence[GapDecomposition]) -> GapDecomposition:
     """The gap of all sequences, from that of some at a time; each doubt once."""
     doubts = tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts))
 
     def rows(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts])
 
-    return GapTakenApart(
+    return GapDecomposition(
         filtering=rows("filtering"),
         smoothing=rows("smoothing"),
         refined=rows("refined"),

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
-class Hindsight(nn.Module):
+class BackwardNetwork(nn.Module):
     """Summaries f_t of everything that follows each row within its episode."""
 
     def __init__(self, embed: int, action: int, width: int) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from worldmodel.models.backward_network import Hindsight
+from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.world_model import WorldModel
 
 Kind = Literal["filtering", "smoothing"]
@@ -18,7 +18,7 @@ Kind = Literal["filtering", "smoothing"]
 
 def kind_of(model: WorldModel) -> Kind:
     """Whether its posterior looks ahead."""
-    return "filtering" if model.hindsight is None else "smoothing"
+    return "filtering" if model.backward_network is None else "smoothing"
 
 
 def with_posterior(model: WorldModel, kind: Kind, *, seed: int = 0) -> WorldModel:
@@ -33,10 +33,10 @@ def with_posterior(model: WorldModel, kind: Kind, *, seed: int = 0) -> WorldMode
         seed: of the weights of a network that is new.
     """
     changed = copy.deepcopy(model)
-    if kind == "smoothing" and changed.hindsight is None:
+    if kind == "smoothing" and changed.backward_network is None:
         _look_ahead(changed, seed)
-    elif kind == "filtering" and changed.hindsight is not None:
-        _look_no_further(changed, changed.hindsight)
+    elif kind == "filtering" and changed.backward_network is not None:
+        _look_no_further(changed, changed.backward_network)
     changed.requires_grad_(False)
     for part in posterior_parts(changed):
         part.requires_grad_()
@@ -47,7 +47,7 @@ def posterior_parts(model: WorldModel) -> list[nn.Module]:
     """The networks that q is made of."""
     rssm = model.rssm
     parts = [model.encoder, rssm.posterior_embed, rssm.posterior_deter, rssm.posterior_rest]
-    return parts if model.hindsight is None else [*parts, model.hindsight]
+    return parts if model.backward_network is None else [*parts, model.backward_network]
 
 
 def _look_ahead(model: WorldModel, seed: int) -> None:
@@ -55,17 +55,17 @@ def _look_ahead(model: WorldModel, seed: int) -> None:
     width = model.rssm.hidden
     with torch.random.fork_rng(devices=[]):  # the weights are made on the CPU, whatever the device
         torch.default_generator.manual_seed(seed)
-        hindsight = Hindsight(model.encoder.width, model.spec.action.width, width)
-    model.hindsight = hindsight.to(old.weight)
+        backward_network = BackwardNetwork(model.encoder.width, model.spec.action.width, width)
+    model.backward_network = backward_network.to(old.weight)
     columns = torch.cat([old.weight, old.weight.new_zeros(len(old.weight), width)], 1)
     model.rssm.posterior_embed = _linear(columns, old.bias)
 
 
-def _look_no_further(model: WorldModel, hindsight: Hindsight) -> None:
+def _look_no_further(model: WorldModel, backward_network: BackwardNetwork) -> None:
     old, width = model.rssm.posterior_embed, model.encoder.width
-    constant = old.weight[:, width:] @ hindsight.nothing
+    constant = old.weight[:, width:] @ backward_network.nothing
     model.rssm.posterior_embed = _linear(old.weight[:, :width], old.bias + constant)
-    model.hindsight = None
+    model.backward_network = None
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:

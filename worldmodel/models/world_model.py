@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from worldmodel.models.backward_network import Hindsight
+from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.conditioned import (
     ConditionedWorldModel,
     ending_with_the_rows_that_count,
@@ -69,19 +69,19 @@ class WorldModel(nn.Module):
         *,
         inputs: Literal["standardise", "symlog", "raw"],
         standardise_targets: bool,
-        hindsight: Hindsight | None = None,
+        backward_network: BackwardNetwork | None = None,
     ) -> None:
         """Args:
         spec: the environment's leaves and actions.
-        encoder, rssm, decoder: the parts, of matching widths; the RSSM's E is that of encoder and hindsight together.
+        encoder, rssm, decoder: the parts, of matching widths; the RSSM's E is that of encoder and backward_network together.
         inputs: what numbers go through before the encoder; images that are not standardised are scaled to [-1/2, 1/2].
         standardise_targets: whether Gaussian densities are predicted in standardised units, and images and integers as
             differences from the data's mean.
-        hindsight: tells a posterior that smooths what follows a row; without it, the posterior filters.
+        backward_network: tells a posterior that smooths what follows a row; without it, the posterior filters.
         """
         super().__init__()
         self.spec, self.encoder, self.rssm, self.decoder = spec, encoder, rssm, decoder
-        self.hindsight = hindsight
+        self.backward_network = backward_network
         self.inputs, self.standardise_targets = inputs, standardise_targets
         leaves = spec.observations.items()
         scalers = {key: Standardiser(leaf.width) for key, leaf in leaves if leaf.is_numeric}
@@ -134,9 +134,9 @@ class WorldModel(nn.Module):
             ValueError: if the encoder reads rewards and there are none.
         """
         embed = self._encode(obs, reward, is_first)
-        if self.hindsight is None:
+        if self.backward_network is None:
             return embed
-        nothing = self.hindsight.nothing.to(embed.dtype)
+        nothing = self.backward_network.nothing.to(embed.dtype)
         return torch.cat([embed, nothing.expand(*embed.shape[:-1], -1)], -1)
 
     def embed_newest(self, batch: Batch) -> Float[Tensor, "B T E"]:
@@ -145,10 +145,10 @@ class WorldModel(nn.Module):
 
     def embed_sequence(self, batch: Batch) -> Float[Tensor, "B T E"]:
         """Embeddings of rows as the posterior is meant to see them: where it smooths, with what follows each one."""
-        if self.hindsight is None:
+        if self.backward_network is None:
             return self.embed_newest(batch)
         embed = self._encode(batch.obs, batch.reward, batch.is_first)
-        future = self.hindsight(embed, batch.prev_action, batch.is_first, batch.is_last)
+        future = self.backward_network(embed, batch.prev_action, batch.is_first, batch.is_last)
         return torch.cat([embed, future], -1)
 
     def decode(self, state: State) -> dict[str, Likelihood]:

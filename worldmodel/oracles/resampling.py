@@ -15,12 +15,12 @@ from worldmodel.oracles.worlds import linear_gaussian
 from worldmodel.types import Batch
 
 
-def can_redraw(law: Mapping[str, Any]) -> bool:
-    """Whether `redraw_rows` knows this kind of law."""
+def can_resample(law: Mapping[str, Any]) -> bool:
+    """Whether `resample_rows` knows this kind of law."""
     return law.get("kind") in KINDS
 
 
-def redraw_rows(law: Mapping[str, Any], batch: Batch, *, generator: torch.Generator | None = None) -> Batch:
+def resample_rows(law: Mapping[str, Any], batch: Batch, *, generator: torch.Generator | None = None) -> Batch:
     """Every row drawn anew from its exact law given the rows before it, which are left as they were recorded.
 
     Args:
@@ -31,7 +31,7 @@ def redraw_rows(law: Mapping[str, Any], batch: Batch, *, generator: torch.Genera
     Raises:
         ValueError: if the law is of a kind whose rows are not redrawn here.
     """
-    if not can_redraw(law):
+    if not can_resample(law):
         raise ValueError(f"law: expected one of the kinds {sorted(KINDS)}, got {law.get('kind')!r}")
     obs, reward = KINDS[law["kind"]](law, batch, generator)
     ((path, old),) = batch.obs.items()
@@ -39,7 +39,7 @@ def redraw_rows(law: Mapping[str, Any], batch: Batch, *, generator: torch.Genera
     return batch._replace(obs={path: obs.to(old.dtype)}, reward=reward)
 
 
-def redraw_linear_gaussian(
+def resample_linear_gaussian(
     law: Mapping[str, Any], batch: Batch, generator: torch.Generator | None = None
 ) -> tuple[Float[Tensor, "B T n"], Float[Tensor, "B T"]]:
     """Observation and reward from N(C m_t + .., C P_t C' + R), the Kalman filter's forecast of row t."""
@@ -49,5 +49,5 @@ def redraw_linear_gaussian(
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any], Batch, torch.Generator | None], tuple[Tensor, Tensor]]] = {
-    "linear_gaussian": redraw_linear_gaussian
+    "linear_gaussian": resample_linear_gaussian
 }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.report import panels
-from worldmodel.report.evidence_section import said
+from worldmodel.report.evidence_section import with_error
 from worldmodel.report.groups import Group, each, grouped, mean_curve, over_seeds
 from worldmodel.report.markup import Html, count, duration, figure, join, number, table, tag
 from worldmodel.report.page import Section, document, setting_text
@@ -160,7 +160,7 @@ def _evidence(group: Group) -> str:
     """The evidence with the most particles: of one run with its error over episodes."""
     best = [record.evidence.best for record in group.records if record.evidence]
     if len(group.records) == 1:
-        return said(best[0].smc) if best else "–"
+        return with_error(best[0].smc) if best else "–"
     return over_seeds(group, lambda record: record.evidence.best.smc.mean if record.evidence else None, _fine)
 
 
@@ -170,7 +170,7 @@ def _gap(group: Group) -> str:
     if any(one.doubts for one in best):
         return "in doubt"
     if len(group.records) == 1:
-        return said(best[0].gap) if best else "–"
+        return with_error(best[0].gap) if best else "–"
     return over_seeds(group, lambda record: record.evidence.best.gap.mean if record.evidence else None, _fine)
 
 

@@ -41,12 +41,10 @@ def summary(report: EvidenceReport) -> str:
     )
     if best.doubts:
         return f"{how}With {best.particles} particles the gap is in doubt, so none is given."
-    return (
-        f"{how}With {best.particles} particles the bound is at least {said(best.gap)} nats per step below the evidence."
-    )
+    return f"{how}With {best.particles} particles the bound is at least {with_error(best.gap)} nats per step below the evidence."
 
 
-def said(estimate: Estimate) -> str:
+def with_error(estimate: Estimate) -> str:
     """A mean with its standard error."""
     return f"{number(estimate.mean, 4)} ± {number(estimate.error, 4)}"
 
@@ -54,9 +52,9 @@ def said(estimate: Estimate) -> str:
 def _estimates(report: EvidenceReport) -> Html:
     rows = []
     for one in report.estimates:
-        values = [said(getattr(one, name)) for name in ESTIMATORS]
-        gap = "in doubt" if one.doubts else said(one.gap)
-        rows.append((str(one.particles), *values, gap, said(one.width), f"{one.degenerate_rows:.1%}"))
+        values = [with_error(getattr(one, name)) for name in ESTIMATORS]
+        gap = "in doubt" if one.doubts else with_error(one.gap)
+        rows.append((str(one.particles), *values, gap, with_error(one.width), f"{one.degenerate_rows:.1%}"))
     header = ("particles", "ELBO", "IWAE", "SMC", "gap", "width of the sandwich", "degenerate rows")
     note = tag("p", "Nats per step; standard errors over episodes, the gap's paired.", class_="unit")
     return join([table(header, rows), note])
@@ -65,11 +63,11 @@ def _estimates(report: EvidenceReport) -> Html:
 def _exact(report: EvidenceReport) -> Html:
     assert report.exact is not None
     rows = [
-        (str(one.particles), *(said(one.below_exact[name]) for name in ("elbo", "iwae", "smc")))
+        (str(one.particles), *(with_error(one.below_exact[name]) for name in ("elbo", "iwae", "smc")))
         for one in report.estimates
     ]
     header = ("particles", "exact − ELBO", "exact − IWAE", "exact − SMC")
-    note = f"The environment states its law: exactly {said(report.exact)} nats per step. Differences are paired."
+    note = f"The environment states its law: exactly {with_error(report.exact)} nats per step. Differences are paired."
     return join([table(header, rows), tag("p", note, class_="unit")])
 
 

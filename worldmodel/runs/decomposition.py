@@ -1,8 +1,8 @@
 """A run's evidence looked into: its gap taken apart, and its rate.
 
 run = open_run("runs/pendulum-20260101-120000")
-gap = take_gap_apart(run)
-first, every, exact = take_rate_apart(run)
+gap = gap_decomposition(run)
+first, every, exact = rate_decomposition(run)
 """
 
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from worldmodel import build
 from worldmodel.data.replay import Replay
 from worldmodel.evaluation.gap import fit_posterior, measure_gap
 from worldmodel.evaluation.rate import every_row, first_rows
-from worldmodel.evidence.gap import GapTakenApart
+from worldmodel.evidence.gap import GapDecomposition
 from worldmodel.evidence.rate import Rate
 from worldmodel.models.posteriors import Kind
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import require_positive
-from worldmodel.oracles.resampling import can_redraw, redraw_rows
+from worldmodel.oracles.resampling import can_resample, resample_rows
 from worldmodel.runs.run import Run, stored_data
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import Batch
 
 
-class RateTakenApart(NamedTuple):
+class RateDecomposition(NamedTuple):
     """The parts of the rate on held-out episodes."""
 
     first: Rate  # of first rows, among the episodes themselves
@@ -31,7 +31,7 @@ class RateTakenApart(NamedTuple):
     exact: bool  # whether `every` is by the environment's exact law, rather than the model's own prediction
 
 
-def take_gap_apart(
+def gap_decomposition(
     run: Run,
     *,
     updates: int = 1000,
@@ -40,9 +40,9 @@ def take_gap_apart(
     runs: int = 2,
     episodes: int | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda words: None,
+    log: Callable[[str], None] = lambda words: None,
     at: Callable[[str], None] = lambda words: None,
-) -> GapTakenApart:
+) -> GapDecomposition:
     """Split the gap of a run's held-out episodes into filtering, amortisation and family: see `evaluation.gap`.
 
     Args:
@@ -62,7 +62,7 @@ def take_gap_apart(
     noise = make_generator(seed, stream=Stream.EVIDENCE, device=run.model.device)
 
     def fitted(kind: Kind) -> WorldModel:
-        say(f"{updates} updates of a {kind} posterior against the frozen model")
+        log(f"{updates} updates of a {kind} posterior against the frozen model")
         choice = make_generator(seed, stream=Stream.SAMPLING)  # so that both see the same batches
 
         def batches() -> Batch:
@@ -77,28 +77,28 @@ def take_gap_apart(
 
     with Replay.open(stored_data(run.config, run.folder)[0], read_only=True) as rows:
         filtering, smoothing = fitted("filtering"), fitted("smoothing")
-    say(f"{steps} steps of refinement, {particles} particles")
+    log(f"{steps} steps of refinement, {particles} particles")
     at(f"{steps} steps of refinement, {particles} particles")
     return measure_gap(
         run.model, filtering, smoothing, batch, particles=particles, runs=runs, steps=steps, generator=noise
     )
 
 
-def take_rate_apart(
+def rate_decomposition(
     run: Run,
     *,
     alternatives: int = 1024,
     episodes: int | None = None,
     seed: int = 0,
     allow_env: bool = False,
-    say: Callable[[str], None] = lambda words: None,
-) -> RateTakenApart:
+    log: Callable[[str], None] = lambda words: None,
+) -> RateDecomposition:
     """Split the rate of a run's held-out episodes into information and misfit: see `evidence.rate`.
 
     Args:
         run: the run.
         alternatives: draws of each row given the rows before it.
-        episodes, seed, say: as for the gap.
+        episodes, seed, log: as for the gap.
         allow_env: as for `Run.evidence`; without it, rows of an environment that is not one of this project's are drawn
             from the model's own prediction.
     Raises:
@@ -106,19 +106,19 @@ def take_rate_apart(
     """
     require_positive(alternatives=alternatives)
     batch, model = run.scored(episodes), run.model
-    law = build.build_law(run.config, allow_env=allow_env, say=say)
+    law = build.build_law(run.config, allow_env=allow_env, log=log)
     noise = make_generator(seed, stream=Stream.EVIDENCE, device=model.device)
     choice = make_generator(seed, stream=Stream.SAMPLING)  # laws are evaluated on the CPU
-    exact = law is not None and can_redraw(law)
+    exact = law is not None and can_resample(law)
 
-    def redrawn(part: Batch) -> Batch:
+    def resample(part: Batch) -> Batch:
         assert law is not None
-        return redraw_rows(law, part.to("cpu"), generator=choice).to(model.device)
+        return resample_rows(law, part.to("cpu"), generator=choice).to(model.device)
 
     first = first_rows(model, batch, generator=noise)
-    if model.hindsight is not None:
-        return RateTakenApart(first, None, exact)
-    truth = redrawn if exact else None
-    return RateTakenApart(
-        first, every_row(model, batch, alternatives=alternatives, redrawn=truth, generator=noise), exact
+    if model.backward_network is not None:
+        return RateDecomposition(first, None, exact)
+    truth = resample if exact else None
+    return RateDecomposition(
+        first, every_row(model, batch, alternatives=alternatives, resample=truth, generator=noise), exact
     )

@@ -18,7 +18,7 @@ def without_text(left_out: Sequence[str]) -> str:
 
 
 def announce(
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     config: Config,
     model: WorldModel,
     folder: Path,
@@ -31,44 +31,44 @@ def announce(
     parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder}
     sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in parts.items())
     source = config.env.id if config.offline is None else config.offline
-    say(f"{source}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]")
+    log(f"{source}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]")
     if left_out:
-        say(without_text(left_out))
-    say(f"{parameter_count(model):,} parameters ({sizes}) on {model.device}")
-    say(f"run folder {folder}; W&B {wandb_at or 'off'}")
+        log(without_text(left_out))
+    log(f"{parameter_count(model):,} parameters ({sizes}) on {model.device}")
+    log(f"run folder {folder}; W&B {wandb_at or 'off'}")
     if config.offline is None:
-        say(f"{config.evaluation.episodes} held-out episodes, then {config.training.prefill} rows of prefill")
+        log(f"{config.evaluation.episodes} held-out episodes, then {config.training.prefill} rows of prefill")
     else:
-        say(f"learning from {config.offline}, without an environment")
+        log(f"learning from {config.offline}, without an environment")
 
 
-def conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool) -> None:
+def conclude(log: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool) -> None:
     """How the run ended: the held-out numbers with the floors of their densities, and where to look."""
     if trainer.interruptions.terminated:
-        say(
+        log(
             f"stopped by SIGTERM after update {trainer.learner.updates}; everything is saved: `worldmodel train "
             f"--resume {folder}` goes on, `worldmodel report {folder}` draws what there is"
         )
         return
-    say("finished" if finished else f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
+    log("finished" if finished else f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
     if trainer.evaluation is None:
-        say("nothing was left to do" if trainer.learner.updates else "no update was made")
+        log("nothing was left to do" if trainer.learner.updates else "no update was made")
         return
     per_step, kl = trainer.evaluation.per_step, trainer.evaluation.kl.summary
     terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))
-    say(f"held-out, nats per step: ELBO {per_step['elbo']:.3f} = log-likelihoods ({terms}) - KL {per_step['kl']:.3f}")
-    say(f"KL per step: median {kl['median']:.3f}, 95 % {kl['q95']:.3f}; {kl['active_units']:.0f} active latent groups")
+    log(f"held-out, nats per step: ELBO {per_step['elbo']:.3f} = log-likelihoods ({terms}) - KL {per_step['kl']:.3f}")
+    log(f"KL per step: median {kl['median']:.3f}, 95 % {kl['q95']:.3f}; {kl['active_units']:.0f} active latent groups")
     if not trainer.imagines:
-        say("no imagination, and no open-loop errors: no held-out episode has more than one row")
+        log("no imagination, and no open-loop errors: no held-out episode has more than one row")
     elif (trainer.context, trainer.horizon) != (trainer.schedule.context, trainer.schedule.horizon):
-        say(
+        log(
             f"imagined {trainer.horizon} rows after {trainer.context}: no held-out episode has the "
             f"{trainer.schedule.context} + {trainer.schedule.horizon} of evaluation.context and evaluation.horizon"
         )
     floors = trainer.learner.model.resolution()
     if floors:
         listed = "; ".join(f"{name} {_numbers(floor)}" for name, floor in floors.items())
-        say(f"densities are measured down to a std of: {listed}")
+        log(f"densities are measured down to a std of: {listed}")
     for label, name, words in (
         ("report", "report.html", ""),
         ("figures", "figures/kl_overview.png", " and its neighbours"),
@@ -76,9 +76,9 @@ def conclude(say: Callable[[str], None], trainer: Trainer, folder: Path, wandb_a
         ("numbers", "metrics.jsonl", ""),
     ):
         if (folder / name).exists():
-            say(f"{label:11} {folder / name}{words}")
+            log(f"{label:11} {folder / name}{words}")
     if wandb_at:
-        say(f"W&B         {wandb_at}" + ("" if wandb_at.startswith("http") else f"   (upload: wandb sync {wandb_at})"))
+        log(f"W&B         {wandb_at}" + ("" if wandb_at.startswith("http") else f"   (upload: wandb sync {wandb_at})"))
 
 
 def _numbers(x: torch.Tensor) -> str:

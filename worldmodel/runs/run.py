@@ -179,7 +179,7 @@ class Run:
         episodes: int | None = None,
         seed: int = 0,
         allow_env: bool = False,
-        say: Callable[[str], None] = lambda words: None,
+        log: Callable[[str], None] = lambda words: None,
     ) -> EvidenceReport:
         """Measure the evidence of the held-out episodes, and how far the bound is from it: see `evaluation.evidence`.
 
@@ -190,12 +190,12 @@ class Run:
             seed: of all draws.
             allow_env: for the exact evidence, make an environment that is not one of this project's too, which imports
                 the modules that the run's settings name.
-            say: told what is being done.
+            log: told what is being done.
         Raises:
             ValueError: if a number is out of range, or there is a single held-out episode.
         """
         images, batch = self._has_images(), self.scored(episodes)
-        law = build.build_law(self.config, allow_env=allow_env, say=say)
+        law = build.build_law(self.config, allow_env=allow_env, log=log)
         return measure_evidence(
             self.model,
             batch,
@@ -204,7 +204,7 @@ class Run:
             seed=seed,
             pilot=self._pilot(),
             exact=None if law is None else exact_evidence(law, batch.to("cpu"))["total"],
-            say=say,
+            log=log,
         )
 
     def scored(self, episodes: int | None) -> Batch:
@@ -242,13 +242,13 @@ class Run:
         episodes: int | None = None,
         seed: int = 0,
         allow_env: bool = False,
-        say: Callable[[str], None] = lambda words: None,
+        log: Callable[[str], None] = lambda words: None,
     ) -> EvidenceReport:
         """Measure the evidence as `evidence` does, and write it to RUN/evidence: evidence.json and evidence.png."""
         from worldmodel.report.evidence import evidence_figure  # and so matplotlib, which opening a run does not need
         from worldmodel.report.figures import render
 
-        found = self.evidence(particles, runs=runs, episodes=episodes, seed=seed, allow_env=allow_env, say=say)
+        found = self.evidence(particles, runs=runs, episodes=episodes, seed=seed, allow_env=allow_env, log=log)
         numbers, picture = json.dumps(found.as_json()), render(evidence_figure(found))
         folder = self.folder / "evidence"
         make_own_folder(folder)

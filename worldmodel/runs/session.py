@@ -108,7 +108,7 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     progress = progress or _progress(config)
     checkpoint = _checkpoint(config, folder, progress)
     if config.offline is None:
-        progress.say(build.making_words(config))
+        progress.log(build.making_words(config))
     with (
         Interruptions() as interruptions,
         _beginning(progress, config),
@@ -121,7 +121,7 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
 def _beginning(progress: RunProgress, config: Config) -> AbstractContextManager[None]:
     """The phase around a whole session, and a first sign of life: environments and libraries may take long to load."""
     making = f"making {config.env.num_envs} environments of {config.env.id}"
-    progress.say(making if config.offline is None else f"reading {config.offline}")
+    progress.log(making if config.offline is None else f"reading {config.offline}")
     return progress.phase("setting up")
 
 
@@ -179,19 +179,19 @@ def _run(
     update = 0 if checkpoint is None else read_counters(checkpoint)["updates"]
     run = Run(folder, config, model)
     with ExitStack() as stack:
-        history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.say))
+        history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log))
         earlier = noted_divergence(folder)
         wandb_id, resumed = note_session(folder, update, str(model.device))
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
         stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
-        stack.push(lambda kind, error, _: _advise(progress.say, folder, kind, error))
-        announce(progress.say, config, model, folder, wandb_at, _left_out(config, environments))
+        stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error))
+        announce(progress.log, config, model, folder, wandb_at, _left_out(config, environments))
         stages = Stages()
         try:
             with interruptions.abandoning(*SIGNALS), stages("held_out"), progress.phase("held-out episodes"):
                 replay, heldout = _data(config, folder, environments, apart, progress)
         except AbandonedError:
-            progress.say(f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
+            progress.log(f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
             return replace(run, model=model.eval(), ended_by=interruptions.signal)
         if apart is not None:
             apart.close()
@@ -201,9 +201,9 @@ def _run(
         if checkpoint is not None:
             trainer.restore(checkpoint)
         if resumed:
-            progress.say(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} rows")
+            progress.log(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} rows")
         if earlier is not None:
-            progress.say(f"this run diverged before ({earlier}); it goes on from {checkpoint}; {ADVICE}")
+            progress.log(f"this run diverged before ({earlier}); it goes on from {checkpoint}; {ADVICE}")
         with progress:
             finished = trainer.run()
         run = replace(run, model=model.eval())
@@ -212,7 +212,7 @@ def _run(
             with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
                 finish_run(open_run(folder, device=str(model.device)), trainer)
                 note_finish(folder, updates)
-        conclude(progress.say, trainer, folder, wandb_at, finished)
+        conclude(progress.log, trainer, folder, wandb_at, finished)
     return replace(run, ended_by=interruptions.signal)
 
 
@@ -261,11 +261,11 @@ def _leave(
 
 
 def _advise(
-    say: Callable[[str], None], folder: Path, kind: type[BaseException] | None, error: BaseException | None
+    log: Callable[[str], None], folder: Path, kind: type[BaseException] | None, error: BaseException | None
 ) -> None:
     """What to do after an end that is no fault of the run itself; and a note of one that is."""
     if kind is not None and issubclass(kind, KeyboardInterrupt | EnvironmentFailureError | OSError):
-        say(f"everything that was stored is kept; `worldmodel train --resume {folder}` goes on")
+        log(f"everything that was stored is kept; `worldmodel train --resume {folder}` goes on")
     if isinstance(error, NonFiniteLossError):
         note_divergence(folder, str(error).partition(";")[0])
 
@@ -291,7 +291,7 @@ def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Path | N
     if complaints and found is None:
         raise CheckpointError(f"{complaints[0]}; restore it from a copy, or begin a new run")
     for complaint in complaints:
-        progress.say(f"{complaint}; going on from {found} instead")
+        progress.log(f"{complaint}; going on from {found} instead")
     if found is not None:
         require_settings(found, build.lasting_settings(config), build.unnamed_settings())
     return found

@@ -34,7 +34,7 @@ class History:
                 columns.setdefault(name, []).append(value)
 
 
-def rewind_metrics(path: Path, update: int, say: Callable[[str], None]) -> list[dict[str, float]]:
+def rewind_metrics(path: Path, update: int, log: Callable[[str], None]) -> list[dict[str, float]]:
     """Cut a run's metrics.jsonl to the updates that its checkpoint has seen: -> the rows that stay.
 
     Later rows, which will be made again, are moved to metrics-discarded.jsonl. A line that is no row is dropped, and
@@ -50,7 +50,7 @@ def rewind_metrics(path: Path, update: int, say: Callable[[str], None]) -> list[
         row = read_row(line)
         if row is None:
             if place <= len(lines):
-                say(f"{path}: line {place} of {len(lines)} is damaged and was left out")
+                log(f"{path}: line {place} of {len(lines)} is damaged and was left out")
         elif row["update"] <= update:
             kept.append(line)
             rows.append(row)

@@ -67,7 +67,12 @@ class Learner:
         """
         self.model, self.objective, self.generator = model, objective, generator
         self.clip_norm, self.autocast = clip_norm, autocast
-        parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder, "hindsight": model.hindsight}
+        parts = {
+            "encoder": model.encoder,
+            "rssm": model.rssm,
+            "decoder": model.decoder,
+            "backward_network": model.backward_network,
+        }
         self.parts: dict[str, list[nn.Parameter]] = {
             name: trained
             for name, part in parts.items()

@@ -73,7 +73,7 @@ class Watch:
         if self._phases:
             self._phases[-1].detail = detail
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A message that stays."""
         self._spoke = self._clock()
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -82,7 +82,7 @@ class Watch:
         """Say what is being done, if nothing was said for long."""
         line = self.line()
         if line and self._clock() - self._spoke >= SECONDS_BETWEEN_LINES:
-            Watch.say(self, line)
+            Watch.log(self, line)
 
     def line(self) -> str:
         """What is being done, how far it is and for how long; nothing outside a phase."""
@@ -149,7 +149,7 @@ class RunProgress(Watch):
         self.updated(updates)
         self._measured = f", ELBO {_short(elbo)}, KL {_short(kl)}"
         if self._place >= self.total and not self._bar.live.is_started:
-            self.say(self.line())
+            self.log(self.line())
 
     def beat(self) -> None:
         """Bring the bar up to date where it is shown; else say a line, if nothing was said for long."""

@@ -151,7 +151,7 @@ class Trainer:
 
     def _restore_generator(self, name: str, generator: torch.Generator, state: torch.Tensor) -> None:
         if len(state) != len(generator.get_state()):  # the CPU's and a GPU's are different algorithms
-            self.progress.say(f"the random state of {name} is another kind of device's: drawing goes on from the seed")
+            self.progress.log(f"the random state of {name} is another kind of device's: drawing goes on from the seed")
             return
         generator.set_state(state)
 
@@ -240,7 +240,7 @@ class Trainer:
         self.progress.collected(self.env_steps)
         failures = self.rollout.environments.failures
         for words in failures[self._failures_told :]:
-            self.progress.say(f"restarted: {words}")
+            self.progress.log(f"restarted: {words}")
         self._failures_told = len(failures)
 
     def _sample(self, sequences: int | None = None, generator: torch.Generator | None = None) -> Batch:
