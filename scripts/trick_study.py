@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from worldmodel import build
-from worldmodel.behaviour.imagination import open_loop_errors, select
+from worldmodel.behaviour.imagination import open_loop_errors
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
+from worldmodel.data.batches import select
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout

@@ -94,6 +94,11 @@ class EnvSpec:
     observations: dict[str, ObservationSpec]
     action: ActionSpec
 
+    @property
+    def width(self) -> int:
+        """How many numbers an observation is to a network, all leaves together."""
+        return sum(leaf.width for leaf in self.observations.values())
+
 
 class Batch(NamedTuple):
     """Rows as a model reads them: B sequences of T rows each."""

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.behaviour.imagination import (
-    filter_samples,
-    fitting_rows,
-    imagine,
-    open_loop_errors,
-    relative_error,
-    select,
-)
+from worldmodel.behaviour.imagination import filter_samples, imagine, open_loop_errors, relative_error
+from worldmodel.data.batches import fitting_rows, select
 from worldmodel.types import ObservationSpec, State
 from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from worldmodel.data import offline
+from worldmodel.data.batches import pad_episodes
 from worldmodel.data.environment import make_environments
 from worldmodel.data.header import row_type, spec_from_json
 from worldmodel.data.policy import RandomPolicy
-from worldmodel.data.replay import Replay, pad_episodes
+from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout, Rows
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 from worlds import INTEGER_SPEC, MIXED_SPEC, VECTOR_SPEC, make_batch, register

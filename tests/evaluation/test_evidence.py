@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.behaviour.imagination import select
+from worldmodel.data.batches import select
 from worldmodel.evaluation import evidence as measuring
 from worldmodel.evaluation.evidence import PROPOSALS, choose_proposal, measure_evidence, rough_evidence
 from worldmodel.types import Batch

@@ -28,5 +28,5 @@ def test_first_rows_need_no_model_of_the_data_and_smoothers_have_no_later_ones(g
     assert first_rows(smoothing, batch, generator=generator).rate.shape == (5, 1)
     with pytest.raises(ValueError, match="expected a posterior that filters"):
         every_row(smoothing, batch, alternatives=2)
-    with pytest.raises(ValueError, match="alternatives: expected a positive number, got 0"):
+    with pytest.raises(ValueError, match="alternatives: expected at least 1, got 0"):
         every_row(model, batch, alternatives=0)

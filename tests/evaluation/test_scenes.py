@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from worldmodel.behaviour.imagination import filter_samples, imagine, select
+from worldmodel.behaviour.imagination import filter_samples, imagine
+from worldmodel.data.batches import select
 from worldmodel.data.policy import random_actions
 from worldmodel.evaluation import scenes
 from worldmodel.evaluation.scenes import make_scenes, principal_plane

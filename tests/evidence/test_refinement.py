@@ -126,7 +126,7 @@ def test_the_bound_is_that_of_sequence_elbo_and_mistakes_are_refused(generator):
     error = draws.std(0) / 1000**0.5
     assert ((sampled.mean(0) - draws.mean(0)).abs() < 4 * error).all()
     assert (sampled.std(0) * 8**0.5 < 0.5 * draws.std(0)).all()
-    with pytest.raises(ValueError, match="steps: expected a positive number, got 0"):
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
         refine(model.given(x, action), steps=0)
     with pytest.raises(ValueError, match="learning_rate: expected a number greater than zero"):
         refine(model.given(x, action), learning_rate=0.0)

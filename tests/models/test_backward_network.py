@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from worldmodel.behaviour.imagination import filter_samples, select
+from worldmodel.behaviour.imagination import filter_samples
+from worldmodel.data.batches import select
 from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.objectives.elbo import sequence_elbo
 from worldmodel.types import State

@@ -77,7 +77,7 @@ def test_what_the_law_cannot_have_written_is_impossible_or_refused(tmp_path):
     assert exact_evidence(law, ended)["total"].sum() == -math.inf  # a world that never terminates
     with pytest.raises(ValueError, match=r"law: expected one of the kinds .*'linear_gaussian'.*, got 'pendulum'"):
         exact_evidence({"kind": "pendulum"}, episodes)
-    with pytest.raises(ValueError, match="batch: expected one episode a sequence"):
+    with pytest.raises(ValueError, match="expected one episode a sequence"):
         exact_evidence(law, episodes._replace(is_first=torch.ones_like(episodes.is_first)))
     with pytest.raises(ValueError, match=r"batch.obs: expected a single vector of 3 numbers, got \{'obs': \[2\]\}"):
         exact_evidence(LinearGaussian(oscillators=3).law, episodes)

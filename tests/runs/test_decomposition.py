@@ -57,11 +57,11 @@ def test_the_command_writes_what_the_functions_return(folder, capsys):
 def test_mistakes_are_refused_before_anything_is_trained(folder):
     run = open_run(folder)
     for settings in ({"updates": 0}, {"steps": 0}, {"particles": 0}, {"runs": 0}):
-        with pytest.raises(ValueError, match="expected a positive number, got 0"):
+        with pytest.raises(ValueError, match="expected at least 1, got 0"):
             gap_decomposition(run, **settings)
     with pytest.raises(ValueError, match="episodes: expected at least 2"):
         gap_decomposition(run, episodes=1)
-    with pytest.raises(ValueError, match="alternatives: expected a positive number"):
+    with pytest.raises(ValueError, match="alternatives: expected at least 1"):
         rate_decomposition(run, alternatives=0)
     with pytest.raises(ValueError, match="seed: expected zero or more, got -1"):
         rate_decomposition(run, seed=-1)
@@ -71,7 +71,7 @@ def test_the_command_refuses_what_comes_last_before_it_trains(folder, capsys):
     with pytest.raises(SystemExit):
         main(["gap", str(folder), "--alternatives", "0"])
     shown = capsys.readouterr()
-    assert "alternatives: expected a positive number, got 0" in shown.err and "updates" not in shown.out
+    assert "alternatives: expected at least 1, got 0" in shown.err and "updates" not in shown.out
 
 
 def test_posteriors_are_fitted_to_sequences_drawn_as_in_training(folder, monkeypatch):

@@ -12,12 +12,13 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from worldmodel.checks import require_positive
+from worldmodel.data.batches import SAMPLED_ROWS_AT_ONCE, select
 from worldmodel.models.encoder import as_numbers
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, ObservationSpec, State
 
 STARTS = 8  # at most, in one episode
-ROWS_AT_ONCE = 2**15  # sampled rows that are filtered in one pass
 
 
 class Dream(NamedTuple):
@@ -50,7 +51,7 @@ def imagine(
         ValueError: if the batch is too short or a number is not positive.
     """
     length = batch.is_first.shape[1]
-    require_positive(context, horizon, samples)
+    require_positive(context=context, horizon=horizon, samples=samples)
     if context + horizon > length:
         raise ValueError(f"context + horizon: expected at most the {length} rows given, got {context + horizon}")
     filtered = filter_samples(model, select(batch, rows=slice(context)), samples, generator)
@@ -98,7 +99,7 @@ def futures(
     horizon: int,
     samples: int,
     generator: torch.Generator | None = None,
-    rows_at_once: int = ROWS_AT_ONCE,
+    rows_at_once: int = SAMPLED_ROWS_AT_ONCE,
 ) -> Iterator[Futures]:
     """Every recorded future that is scored, a few episodes at a time, so that memory does not grow with their number.
 
@@ -167,66 +168,6 @@ def open_loop_errors(
         for name, errors in _squared_errors(model, future.start, future.rows, moments, generator).items():
             sums[name] += errors
     return {name: OpenLoopError(*(total / count)) for name, total in sums.items()} if count else {}
-
-
-def select(batch: Batch, sequences: slice | Tensor = slice(None), rows: slice = slice(None)) -> Batch:
-    """Some sequences of a batch (a slice or a mask), and some of their rows."""
-    obs = {path: x[sequences, rows] for path, x in batch.obs.items()}
-    rest = {name: getattr(batch, name)[sequences, rows] for name in Batch._fields[1:]}
-    return Batch(obs, **rest)
-
-
-def trimmed(episodes: Batch) -> Batch:
-    """The same episodes without the rows that are padding in all of them."""
-    return select(episodes, rows=slice(longest_episode(episodes)))
-
-
-def in_parts(episodes: Batch, size: int) -> Iterator[Batch]:
-    """So many episodes at a time, without the padding that none of them needs."""
-    for start in range(0, len(episodes.valid), size):
-        yield trimmed(select(episodes, slice(start, start + size)))
-
-
-def require_positive(context: int, horizon: int, samples: int) -> None:
-    """Raise ValueError unless each is at least 1."""
-    if min(context, horizon, samples) < 1:
-        raise ValueError(f"context, horizon, samples: expected at least 1 each, got {(context, horizon, samples)}")
-
-
-def fitting_rows(
-    longest: int, usual: tuple[int, int], context: int | None = None, horizon: int | None = None
-) -> tuple[int, int]:
-    """How many rows are seen and how many imagined, where the longest episode has so many: the one rule for it.
-
-    What is asked for is taken as it is. What is not is as usual, or where no episode is long enough for that, less:
-    both in their usual proportion, or one of them as far as the other leaves room; a row each at least.
-
-    Args:
-        longest: rows of the longest episode.
-        usual: context and horizon where there is room for them.
-        context, horizon: asked for; None where not.
-    """
-    if context is None and horizon is None:
-        if sum(usual) <= longest:
-            return usual
-        context = max(1, longest * usual[0] // sum(usual))
-    if context is None:
-        assert horizon is not None
-        context = max(1, min(usual[0], longest - horizon))
-    return context, max(1, min(usual[1], longest - context)) if horizon is None else horizon
-
-
-def longest_episode(episodes: Batch) -> int:
-    """Rows of the longest of padded episodes."""
-    return int(episodes.valid.sum(1).max())
-
-
-def long_enough(episodes: Batch, length: int) -> Batch:
-    """The padded episodes that have this many rows, context and horizon together; ValueError if there are none."""
-    rows = episodes.valid.sum(1)
-    if not (rows >= length).any():
-        raise ValueError(f"context + horizon: expected at most {int(rows.max())}, the longest episode; got {length}")
-    return select(episodes, rows >= length)
 
 
 def spread(leaf: ObservationSpec, x: Tensor, valid: Bool[Tensor, "B T"]) -> tuple[Tensor, Tensor]:

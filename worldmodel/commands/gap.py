@@ -35,7 +35,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from rich.console import Console
 
     from worldmodel.build import why_no_law
-    from worldmodel.objectives.elbo import require_positive
+    from worldmodel.checks import require_positive
     from worldmodel.runs.decomposition import gap_decomposition, rate_decomposition
     from worldmodel.runs.run import open_run
     from worldmodel.system.files import make_own_folder, write_whole

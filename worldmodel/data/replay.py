@@ -18,7 +18,7 @@ that is finished is sealed: how many rows it has, and a checksum of them, are in
 import os
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.data.batches import pad_episodes
 from worldmodel.data.header import HEADER, STREAMS, Contents, Header, found_rows, read_header, write_header
 from worldmodel.data.records import RESTORE, DamagedReplayError, RecordFile
 from worldmodel.data.rollout import Rows
@@ -353,25 +354,6 @@ def read_episodes(folder: Path, max_length: int) -> Batch:
     if not episodes:
         raise ValueError(f"{folder}: expected at least one whole episode, found none")
     return pad_episodes(episodes, max_length)
-
-
-def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
-    """Batches of one episode each, as one [B, T] batch of whole episodes from their reset.
-
-    T is the longest episode or `max_length`, whichever is shorter; rows beyond an episode's end are not valid.
-    """
-    longest = min(max_length, max(e.is_first.shape[1] for e in episodes))
-
-    def join(parts: Sequence[Tensor]) -> Tensor:
-        out = parts[0].new_zeros(len(parts), longest, *parts[0].shape[2:])
-        for row, part in zip(out, parts, strict=True):
-            n = min(longest, part.shape[1])
-            row[:n] = part[0, :n]
-        return out
-
-    obs = {path: join([e.obs[path] for e in episodes]) for path in episodes[0].obs}
-    rest = {name: join([getattr(e, name) for e in episodes]) for name in Batch._fields[1:]}
-    return Batch(obs, **rest)
 
 
 def _marked_beginning(records: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.behaviour.imagination import in_parts, select, trimmed
+from worldmodel.data.batches import NUMBERS_AT_ONCE, at_once, in_parts, select, trimmed
 from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport, Measured, Steps, Term, over_episodes
 from worldmodel.evidence.estimate import Evidence, doubts, evidence, join, per_step
 from worldmodel.evidence.iwae import mean_elbo
@@ -26,10 +26,7 @@ from worldmodel.types import Batch, EnvSpec
 
 PILOT_PARTICLES = 64  # that the proposal is chosen with, at most
 PILOT_RUNS = 2
-STATE_NUMBERS_AT_ONCE = 2**23  # of all particles' states
-OBSERVED_NUMBERS_AT_ONCE = 2**24  # of the episodes that are embedded in one pass
 ROUGH_DRAWS = 8  # of the latents, for the bound beside a rough estimate
-ROUGH_NUMBERS = 2**24  # observed numbers decoded for a rough estimate, at most
 
 
 class Proposal(NamedTuple):
@@ -129,7 +126,7 @@ def rough_evidence(
         seed: of all draws, so that two looks at one model agree.
     """
     generator = make_generator(seed, stream=Stream.EVIDENCE, device=model.device)
-    room = ROUGH_NUMBERS // ((particles + ROUGH_DRAWS) * rows * _observed_numbers(model.spec))
+    room = NUMBERS_AT_ONCE // ((particles + ROUGH_DRAWS) * rows * model.spec.width)
     few = trimmed(select(episodes, slice(max(1, min(sequences, room))), slice(rows)))
     given = model.given(few)
     filtered = smc(given, particles, generator=generator)
@@ -200,12 +197,7 @@ def _parts(model: WorldModel, episodes: Batch, particles: int) -> Iterator[Batch
     """As many episodes at a time as memory allows, without the padding that none of them needs."""
     T = episodes.valid.shape[1]
     state = sum(x.shape[-1] for x in model.rssm.initial(1))
-    room = STATE_NUMBERS_AT_ONCE // (particles * state), OBSERVED_NUMBERS_AT_ONCE // (T * _observed_numbers(model.spec))
-    return in_parts(episodes, max(1, min(room)))
-
-
-def _observed_numbers(spec: EnvSpec) -> int:
-    return sum(leaf.width for leaf in spec.observations.values())
+    return in_parts(episodes, at_once(max(2 * particles * state, T * model.spec.width)))
 
 
 def _measured(found: Evidence, certificate: Sandwich, exact: Tensor | None) -> Measured:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from worldmodel.behaviour.imagination import in_parts, select, trimmed
+from worldmodel.checks import require_positive
+from worldmodel.data.batches import at_once, in_parts, select, trimmed
 from worldmodel.evidence.estimate import LEAST_ESS, doubts, per_step
 from worldmodel.evidence.gap import DRAWS, GapDecomposition, decompose_gap, join_gaps
 from worldmodel.evidence.iwae import mean_elbo
@@ -19,12 +20,10 @@ from worldmodel.evidence.smc import smc
 from worldmodel.models.posteriors import Kind, with_posterior
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
-from worldmodel.objectives.elbo import require_positive
 from worldmodel.objectives.loss import Objective
 from worldmodel.training.learner import Learner
 from worldmodel.types import Batch
 
-NUMBERS_AT_ONCE = 2**22  # states and observed numbers of all rows and draws that gradients are kept for in one pass
 SIMULATED = 8  # episodes of the sandwich, at most
 REFINEMENT_DRAWS = 4
 
@@ -120,5 +119,5 @@ def measure_gap(
 def _parts(model: WorldModel, episodes: Batch, draws: int) -> Iterator[Batch]:
     """As many episodes at a time as memory allows, without the padding that none of them needs."""
     T = episodes.valid.shape[1]
-    row = sum(leaf.width for leaf in model.spec.observations.values()) + sum(x.shape[-1] for x in model.rssm.initial(1))
-    return in_parts(episodes, max(1, NUMBERS_AT_ONCE // (draws * T * row)))
+    row = model.spec.width + sum(x.shape[-1] for x in model.rssm.initial(1))
+    return in_parts(episodes, at_once(draws * T * row, gradients=True))

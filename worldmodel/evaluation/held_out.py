@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldmodel.behaviour.imagination import OpenLoopError, open_loop_errors, select
+from worldmodel.behaviour.imagination import OpenLoopError, open_loop_errors
+from worldmodel.data.batches import at_once, select
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import Bound
 from worldmodel.objectives.loss import Objective, optimised_kl
 from worldmodel.training.learner import sampled_bound
 from worldmodel.types import Batch, State
 
-NUMBERS_AT_ONCE = 2**25  # observed numbers scored in one pass; the likelihood of an image takes about ten times that
 FRAMES = 8  # of an episode, that are reconstructed for a picture
 ACTIVE_NATS = 0.01  # a latent group whose mean KL is above this carries something
 
@@ -152,8 +152,7 @@ def kl_diagnostics(
 def _score(model: WorldModel, batch: Batch, generator: torch.Generator) -> Bound:
     """The bound of many rows, as many sequences at a time as memory allows."""
     B, T = batch.is_first.shape
-    numbers = T * sum(leaf.width for leaf in model.spec.observations.values())
-    size = max(1, NUMBERS_AT_ONCE // numbers)
+    size = at_once(T * model.spec.width)
     bounds = [sampled_bound(model, select(batch, slice(start, start + size)), generator) for start in range(0, B, size)]
     terms = {name: torch.cat([bound.log_likelihood[name] for bound in bounds]) for name in bounds[0].log_likelihood}
     return Bound(terms, torch.cat([bound.kl_groups for bound in bounds]), batch.valid)

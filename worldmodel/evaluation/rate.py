@@ -4,14 +4,12 @@ from collections.abc import Callable
 
 import torch
 
-from worldmodel.behaviour.imagination import select
+from worldmodel.checks import require_positive
+from worldmodel.data.batches import at_once, repeated, select
 from worldmodel.evidence.rate import Rate, along, first_row, join_rates, posterior_path
 from worldmodel.models.simulation import resample_rows
 from worldmodel.models.world_model import WorldModel
-from worldmodel.objectives.elbo import require_positive
 from worldmodel.types import Batch, State
-
-NUMBERS_AT_ONCE = 2**24  # embedded or observed numbers of all alternatives in one pass
 
 
 def first_rows(model: WorldModel, episodes: Batch, *, generator: torch.Generator | None = None) -> Rate:
@@ -48,14 +46,14 @@ def every_row(
         raise ValueError("model: expected a posterior that filters, got one that smooths")
     require_positive(alternatives=alternatives)
     T = episodes.valid.shape[1]
-    row = model.encoder.width + sum(leaf.width for leaf in model.spec.observations.values())
-    size = max(1, NUMBERS_AT_ONCE // (alternatives * T * row))
+    row = model.encoder.width + model.spec.width
+    size = at_once(alternatives * T * row)
     parts = []
     for start in range(0, len(episodes.valid), size):
         part = select(episodes, slice(start, start + size))
         given = model.given(part)
         states = posterior_path(given, generator=generator)
-        many = _repeat(part, alternatives)
+        many = repeated(part, alternatives)
         if resample is None:
             again = resample_rows(
                 model, many, State(*(x.repeat(alternatives, 1, 1) for x in states)), generator=generator
@@ -64,9 +62,3 @@ def every_row(
             again = resample(many)
         parts.append(along(given, model.given(again), states.stoch))
     return join_rates(parts)
-
-
-def _repeat(batch: Batch, times: int) -> Batch:
-    """All sequences, again and again."""
-    obs = {path: torch.cat([x] * times) for path, x in batch.obs.items()}
-    return Batch(obs, *(torch.cat([x] * times) for x in batch[1:]))

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.behaviour.imagination import filter_samples, imagine_from, long_enough, require_positive, select
+from worldmodel.behaviour.imagination import filter_samples, imagine_from
+from worldmodel.checks import require_positive
+from worldmodel.data.batches import long_enough, select
 from worldmodel.evaluation.baselines import predicted_leaves
 from worldmodel.models.decoder import REWARD
 from worldmodel.models.world_model import WorldModel
@@ -77,7 +79,7 @@ def make_scenes(
     Raises:
         ValueError: if no episode is long enough, or a number is not positive.
     """
-    require_positive(context, horizon, samples)
+    require_positive(context=context, horizon=horizon, samples=samples)
     rows = context + (horizon if action is None else 0)
     episodes = long_enough(episodes, rows)
     batch = select(episodes, slice(shown), slice(rows))

@@ -26,13 +26,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.behaviour.imagination import (
-    ROWS_AT_ONCE,
     Futures,
     futures,
     imagine_from,
-    long_enough,
-    require_positive,
 )
+from worldmodel.checks import require_positive
+from worldmodel.data.batches import SAMPLED_ROWS_AT_ONCE, long_enough
 from worldmodel.evaluation import scoring_rules as rules
 from worldmodel.evaluation.baselines import Baseline, ByMetric, baseline_scores
 from worldmodel.evaluation.scoring_rules import Curve
@@ -90,7 +89,7 @@ def score_imagination(
     samples: int,
     generator: torch.Generator,
     resampling: torch.Generator,
-    rows_at_once: int = ROWS_AT_ONCE,
+    rows_at_once: int = SAMPLED_ROWS_AT_ONCE,
 ) -> Scores:
     """Score imagined futures of held-out episodes under the recorded actions.
 
@@ -105,7 +104,7 @@ def score_imagination(
     Raises:
         ValueError: if no episode has context + horizon rows, or a number is not positive.
     """
-    require_positive(context, horizon, samples)
+    require_positive(context=context, horizon=horizon, samples=samples)
     episodes = long_enough(episodes, context + horizon)
     B = episodes.is_first.shape[0]
     sums: dict[tuple[str, str, str], Tensor] = defaultdict(lambda: torch.zeros(B, horizon, dtype=torch.float64))

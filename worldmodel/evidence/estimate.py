@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from worldmodel.checks import require_positive
+from worldmodel.data.batches import pad_rows
 from worldmodel.evidence.iwae import DRAWS_AT_ONCE, iwae
 from worldmodel.evidence.smc import ParticleEvidence, smc
-from worldmodel.objectives.elbo import Bound, require_positive, sequence_elbo
+from worldmodel.objectives.elbo import Bound, sequence_elbo
 from worldmodel.types import LatentSequence
 
 BOUND_DRAWS = 32  # of the latents, for the ELBO of one run
@@ -118,10 +120,10 @@ def join(parts: Sequence[Evidence]) -> Evidence:
     T = max(part.bound.valid.shape[1] for part in parts)
 
     def rows(get: Callable[[Evidence], Tensor]) -> Tensor:
-        return torch.cat([_padded(get(part), T) for part in parts])
+        return torch.cat([pad_rows(get(part), T) for part in parts])
 
     def rows_by_name(get: Callable[[Evidence], dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.cat([_padded(get(part)[name], T) for part in parts]) for name in get(parts[0])}
+        return {name: torch.cat([pad_rows(get(part)[name], T) for part in parts]) for name in get(parts[0])}
 
     return Evidence(
         parts[0].particles,
@@ -171,13 +173,6 @@ def _mean_by_name(terms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _mean(x: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(x)).mean(0)
-
-
-def _padded(x: Tensor, T: int) -> Tensor:
-    """[B, t, ...] -> [B, T, ...], zero or False behind."""
-    out = x.new_zeros(len(x), T, *x.shape[2:])
-    out[:, : x.shape[1]] = x
-    return out
 
 
 def per_step(total: Float[Tensor, " B"], steps: Int[Tensor, " B"]) -> Estimate:

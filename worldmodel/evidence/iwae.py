@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodel.checks import require_positive
 from worldmodel.evidence.smc import move
-from worldmodel.objectives.elbo import require_positive
 from worldmodel.types import LatentSequence
 
 SAMPLES_AT_ONCE = 64

@@ -34,8 +34,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from worldmodel.checks import require_positive
 from worldmodel.evidence.estimate import Estimate, per_step
-from worldmodel.objectives.elbo import masked_mean, require_positive
+from worldmodel.objectives.elbo import masked_mean
 from worldmodel.types import LatentSequence, State
 
 

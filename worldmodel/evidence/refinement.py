@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from worldmodel.checks import require_positive
 from worldmodel.evidence.iwae import mean_elbo
-from worldmodel.objectives.elbo import require_positive
 from worldmodel.types import Latent, LatentSequence, State
 
 NEGLIGIBLE = 1e-3  # nats per unit: gradients below this are rounding, which Adam would follow at full speed otherwise

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from worldmodel.checks import require_positive
 from worldmodel.evidence.estimate import Estimate, per_step
 from worldmodel.evidence.smc import smc
-from worldmodel.objectives.elbo import require_positive
 from worldmodel.types import LatentSequence
 
 

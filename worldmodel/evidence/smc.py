@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from worldmodel.objectives.elbo import require_positive
+from worldmodel.checks import require_positive, require_share
 from worldmodel.types import Latent, LatentSequence, State
 
 
@@ -96,7 +96,7 @@ def smc(
         ValueError: if an argument is out of range.
     """
     require_positive(particles=particles)
-    _require_share(prior_share=prior_share, threshold=threshold)
+    require_share(prior_share=prior_share, threshold=threshold)
     valid = sequence.valid
     B, T = valid.shape
     seen = _seen(valid, path, unseen)
@@ -210,9 +210,3 @@ def _seen(valid: Bool[Tensor, "B T"], path: Tensor | None, unseen: Collection[in
     if not all(0 <= t < T for t in unseen):
         raise ValueError(f"unseen: expected rows from 0 to {T - 1}, got {sorted(unseen)}")
     return valid & ~torch.tensor([t in unseen for t in range(T)], device=valid.device)
-
-
-def _require_share(**shares: float) -> None:
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name}: expected a share in [0, 1], got {share}")

@@ -74,31 +74,3 @@ class ConditionedWorldModel:
             observed = self._observed.get(name)
             scores[name] = score if observed is None else torch.where(observed[:, t], score, 0.0)
         return scores
-
-
-def in_precision(batch: Batch, dtype: torch.dtype) -> Batch:
-    """The batch with its real numbers in a model's precision."""
-    obs = {path: x.to(dtype) if x.is_floating_point() else x for path, x in batch.obs.items()}
-    return batch._replace(obs=obs, prev_action=batch.prev_action.to(dtype), reward=batch.reward.to(dtype))
-
-
-def ending_with_the_rows_that_count(batch: Batch) -> Batch:
-    """The batch with its last rows marked where padding begins, so that a posterior that smooths reads none of it.
-
-    An episode that was cut short has a last row too: nothing after it is known.
-    """
-    following = torch.cat([batch.valid[:, 1:], torch.zeros_like(batch.valid[:, :1])], 1)
-    return batch._replace(is_last=batch.valid & ~following)
-
-
-def require_whole_episodes(batch: Batch) -> None:
-    """Refuse what has no evidence of its own: a sequence that is not one episode from its reset, padded at the end.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    first, valid = batch.is_first, batch.valid
-    if not first[:, 0].all() or (first & valid)[:, 1:].any():
-        raise ValueError("batch.is_first: expected one episode a sequence, with its reset at row 0 and nowhere else")
-    if not valid[:, 0].all() or (valid[:, 1:] & ~valid[:, :-1]).any():
-        raise ValueError("batch.valid: expected rows that count from row 0 on, and padding behind them alone")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldmodel.models.conditioned import ending_with_the_rows_that_count, in_precision, require_whole_episodes
+from worldmodel.data.batches import in_precision, require_whole_episodes, with_last_rows_marked
 from worldmodel.models.decoder import CONTINUE, REWARD
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, State
@@ -73,7 +73,7 @@ def _as_episodes(drawn: dict[str, Tensor], template: Batch) -> Batch:
     valid = template.valid & ~_before(terminal)
     reward = torch.where(template.is_first, 0.0, drawn[REWARD].squeeze(-1))
     episodes = template._replace(obs=obs, reward=reward, is_terminal=valid & terminal, valid=valid)
-    return ending_with_the_rows_that_count(episodes)
+    return with_last_rows_marked(episodes)
 
 
 def _before(flag: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:

@@ -12,20 +12,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from worldmodel.data.batches import at_once, in_precision, require_whole_episodes, with_last_rows_marked
 from worldmodel.models.backward_network import BackwardNetwork
-from worldmodel.models.conditioned import (
-    ConditionedWorldModel,
-    ending_with_the_rows_that_count,
-    in_precision,
-    require_whole_episodes,
-)
+from worldmodel.models.conditioned import ConditionedWorldModel
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
 from worldmodel.models.likelihoods import Affine, Normal, symlog
 from worldmodel.models.rssm import RSSM, Trajectory
 from worldmodel.types import Batch, EnvSpec, Latent, Likelihood, State
-
-NUMBERS_AT_ONCE = 2**24  # observed numbers decoded in one pass; the likelihood of an image takes about ten times that
 
 
 class Output(NamedTuple):
@@ -73,7 +67,8 @@ class WorldModel(nn.Module):
     ) -> None:
         """Args:
         spec: the environment's leaves and actions.
-        encoder, rssm, decoder: the parts, of matching widths; the RSSM's E is that of encoder and backward_network together.
+        encoder, rssm, decoder: the parts, of matching widths; the RSSM's E is the encoder's width and that of the
+            backward network's summary together.
         inputs: what numbers go through before the encoder; images that are not standardised are scaled to [-1/2, 1/2].
         standardise_targets: whether Gaussian densities are predicted in standardised units, and images and integers as
             differences from the data's mean.
@@ -205,8 +200,7 @@ class WorldModel(nn.Module):
             ValueError: if a sequence is not one episode from its reset, padded at the end.
         """
         require_whole_episodes(batch)
-        batch = in_precision(ending_with_the_rows_that_count(batch), next(self.parameters()).dtype)
-        numbers = len(batch.valid) * sum(leaf.width for leaf in self.spec.observations.values())
+        batch = in_precision(with_last_rows_marked(batch), next(self.parameters()).dtype)
         return ConditionedWorldModel(
             self.rssm,
             self.decode,
@@ -214,7 +208,7 @@ class WorldModel(nn.Module):
             self.embed_sequence(batch),
             self.targets(batch),
             self.observed(batch),
-            particles_at_once=max(1, NUMBERS_AT_ONCE // numbers),
+            particles_at_once=at_once(len(batch.valid) * self.spec.width),
         )
 
     def targets(self, batch: Batch) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from worldmodel.checks import require_positive
 from worldmodel.types import Latent, LatentSequence, Likelihood, State
 
 
@@ -132,13 +133,6 @@ def sequence_elbo(
         torch.where(valid[..., None], torch.stack(kls, -2), 0.0),
         valid,
     )
-
-
-def require_positive(**counts: int) -> None:
-    """Refuse a number that is not positive, by name."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}: expected a positive number, got {count}")
 
 
 def masked_mean(x: Float[Tensor, "*batch T"], valid: Bool[Tensor, "*batch T"]) -> Float[Tensor, ""]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Normal
 
+from worldmodel.data.batches import require_whole_episodes
 from worldmodel.oracles.hmm import HiddenMarkov
 from worldmodel.oracles.linear_gaussian import LinearGaussian
 from worldmodel.types import Batch
@@ -38,10 +39,7 @@ def exact_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
     kind = law.get("kind")
     if kind not in KINDS:
         raise ValueError(f"law: expected one of the kinds {sorted(KINDS)}, got {kind!r}")
-    first, valid = batch.is_first, batch.valid
-    whole = first[:, 0] & valid[:, 0] & ~((first[:, 1:] | ~valid[:, :-1]) & valid[:, 1:]).any(1)
-    if not whole.all():
-        raise ValueError("batch: expected one episode a sequence, with its reset at row 0 and padding behind it alone")
+    require_whole_episodes(batch)
     parts = {name: torch.where(batch.valid, part, 0.0) for name, part in KINDS[kind](law, batch).items()}
     return {"total": torch.stack(list(parts.values())).sum(0), **parts}
 

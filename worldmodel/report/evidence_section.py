@@ -41,7 +41,8 @@ def summary(report: EvidenceReport) -> str:
     )
     if best.doubts:
         return f"{how}With {best.particles} particles the gap is in doubt, so none is given."
-    return f"{how}With {best.particles} particles the bound is at least {with_error(best.gap)} nats per step below the evidence."
+    gap = with_error(best.gap)
+    return f"{how}With {best.particles} particles the bound is at least {gap} nats per step below the evidence."
 
 
 def with_error(estimate: Estimate) -> str:

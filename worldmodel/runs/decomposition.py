@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from worldmodel import build
+from worldmodel.checks import require_positive
 from worldmodel.data.replay import Replay
 from worldmodel.evaluation.gap import fit_posterior, measure_gap
 from worldmodel.evaluation.rate import every_row, first_rows
@@ -16,7 +17,6 @@ from worldmodel.evidence.gap import GapDecomposition
 from worldmodel.evidence.rate import Rate
 from worldmodel.models.posteriors import Kind
 from worldmodel.models.world_model import WorldModel
-from worldmodel.objectives.elbo import require_positive
 from worldmodel.oracles.resampling import can_resample, resample_rows
 from worldmodel.runs.run import Run, stored_data
 from worldmodel.seeding import Stream, make_generator

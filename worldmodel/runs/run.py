@@ -17,20 +17,14 @@ from signal import Signals
 from typing import Literal
 
 from worldmodel import build
-from worldmodel.behaviour.imagination import (
-    Dream,
-    fitting_rows,
-    imagine,
-    long_enough,
-    longest_episode,
-    require_positive,
-    select,
-)
+from worldmodel.behaviour.imagination import Dream, imagine
+from worldmodel.checks import require_positive
 from worldmodel.config import Config
 from worldmodel.config_io import read_run_config
+from worldmodel.data.batches import NUMBERS_AT_ONCE, fitting_rows, long_enough, longest_episode, pad_episodes, select
 from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.data.policy import random_actions
-from worldmodel.data.replay import Replay, pad_episodes, read_episodes
+from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.evaluation.baselines import Baseline, fit_baselines
 from worldmodel.evaluation.evidence import measure_evidence
 from worldmodel.evaluation.evidence_report import EvidenceReport
@@ -45,7 +39,6 @@ from worldmodel.training.checkpoint import CheckpointError, load_model, newest_s
 from worldmodel.types import Batch
 
 BASELINE_ROWS = 20_000  # training rows, at most, that baselines are fitted on
-BASELINE_NUMBERS = 2**24  # observed numbers in them, at most
 SHOWN = 3  # episodes in pictures
 PILOTS = 6  # training episodes that the proposal of the particles is chosen on
 PILOT_ROWS = 200  # of each, at most
@@ -126,11 +119,10 @@ class Run:
         Raises:
             FileNotFoundError: if the run's folder has no replay (any more).
         """
-        numbers = sum(leaf.width for leaf in self.model.spec.observations.values())
         choice = make_generator(seed, stream=Stream.SAMPLING)
         with Replay.open(stored_data(self.config, self.folder)[0], read_only=True) as replay:
             length = min(len(replay), 2 * (horizon + 1))
-            rows = min(len(replay), BASELINE_ROWS, BASELINE_NUMBERS // numbers)
+            rows = min(len(replay), BASELINE_ROWS, NUMBERS_AT_ONCE // self.model.spec.width)
             batch = replay.sample(max(1, rows // length), length, choice)
         return fit_baselines(self.model, batch.to(self.model.device), horizon)
 
@@ -156,7 +148,7 @@ class Run:
         """
         whole = self.heldout()
         context, horizon = self._fitting(whole, context, horizon)
-        require_positive(context, horizon, samples)
+        require_positive(context=context, horizon=horizon, samples=samples)
         if episodes is not None and episodes < 1:
             raise ValueError(f"episodes: expected at least 1, got {episodes}")
         heldout = long_enough(whole, context + horizon)
@@ -270,7 +262,7 @@ class Run:
         if policy == "random" and horizon is None:
             horizon = self.config.evaluation.horizon  # no episode need be so long: nothing is compared with one
         context, horizon = self._fitting(heldout, context, horizon)
-        require_positive(context, horizon, samples)
+        require_positive(context=context, horizon=horizon, samples=samples)
         action = None
         if policy == "random":
             choice = make_generator(seed, stream=Stream.POLICY)

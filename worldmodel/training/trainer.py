@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.behaviour.imagination import fitting_rows, longest_episode
+from worldmodel.data.batches import fitting_rows, longest_episode
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.records import RESTORE, DamagedReplayError
 from worldmodel.data.replay import Replay

@@ -1,0 +1,143 @@
+"""Operations on batches of rows: select, pad, cut, repeat, check, and how much of a batch fits in memory at once.
+
+An episode batch holds one whole episode a sequence, from its reset at row 0, padded at the end where `valid` is False.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel.types import Batch
+
+# The memory budget: float32 numbers of states, observations and embeddings that one pass without gradients handles.
+# What a pass allocates in between, such as an image's likelihood, is about ten times that: some hundred MiB in all.
+NUMBERS_AT_ONCE = 2**24
+SAMPLED_ROWS_AT_ONCE = 2**15  # sampled rows that are filtered in one pass
+
+
+def at_once(numbers_each: int, *, gradients: bool = False) -> int:
+    """How many sequences, samples or particles of so many numbers each fit in the memory budget; at least one.
+
+    A pass that keeps gradients has a quarter of the budget.
+    """
+    return max(1, NUMBERS_AT_ONCE // (4 if gradients else 1) // numbers_each)
+
+
+def select(batch: Batch, sequences: slice | Tensor = slice(None), rows: slice = slice(None)) -> Batch:
+    """Some sequences of a batch (a slice or a mask), and some of their rows."""
+    obs = {path: x[sequences, rows] for path, x in batch.obs.items()}
+    rest = {name: getattr(batch, name)[sequences, rows] for name in Batch._fields[1:]}
+    return Batch(obs, **rest)
+
+
+def trimmed(episodes: Batch) -> Batch:
+    """The same episodes without the rows that are padding in all of them."""
+    return select(episodes, rows=slice(longest_episode(episodes)))
+
+
+def in_parts(episodes: Batch, size: int) -> Iterator[Batch]:
+    """`size` episodes at a time, each part without the padding that none of its episodes needs."""
+    for start in range(0, len(episodes.valid), size):
+        yield trimmed(select(episodes, slice(start, start + size)))
+
+
+def repeated(batch: Batch, times: int) -> Batch:
+    """All B sequences `times` times over: sequence b again at b + B, b + 2 B, ..."""
+    obs = {path: torch.cat([x] * times) for path, x in batch.obs.items()}
+    return Batch(obs, *(torch.cat([x] * times) for x in batch[1:]))
+
+
+def fitting_rows(
+    longest: int, usual: tuple[int, int], context: int | None = None, horizon: int | None = None
+) -> tuple[int, int]:
+    """How many rows are seen and how many imagined, where the longest episode has so many: the one rule for it.
+
+    What is asked for is taken as it is. What is not is as usual, or where no episode is long enough for that, less:
+    both in their usual proportion, or one of them as far as the other leaves room; a row each at least.
+
+    Args:
+        longest: rows of the longest episode.
+        usual: context and horizon where there is room for them.
+        context, horizon: asked for; None where not.
+    """
+    if context is None and horizon is None:
+        if sum(usual) <= longest:
+            return usual
+        context = max(1, longest * usual[0] // sum(usual))
+    if context is None:
+        assert horizon is not None
+        context = max(1, min(usual[0], longest - horizon))
+    return context, max(1, min(usual[1], longest - context)) if horizon is None else horizon
+
+
+def longest_episode(episodes: Batch) -> int:
+    """Rows of the longest of padded episodes."""
+    return int(episodes.valid.sum(1).max())
+
+
+def long_enough(episodes: Batch, length: int) -> Batch:
+    """The padded episodes that have at least `length` rows, context and horizon together.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    rows = episodes.valid.sum(1)
+    if not (rows >= length).any():
+        raise ValueError(f"context + horizon: expected at most {int(rows.max())}, the longest episode; got {length}")
+    return select(episodes, rows >= length)
+
+
+def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
+    """Batches of one episode each, as one [B, T] batch of whole episodes from their reset.
+
+    T is the longest episode or `max_length`, whichever is shorter; rows beyond an episode's end are not valid.
+    """
+    longest = min(max_length, max(e.is_first.shape[1] for e in episodes))
+
+    def join(parts: Sequence[Tensor]) -> Tensor:
+        out = parts[0].new_zeros(len(parts), longest, *parts[0].shape[2:])
+        for row, part in zip(out, parts, strict=True):
+            n = min(longest, part.shape[1])
+            row[:n] = part[0, :n]
+        return out
+
+    obs = {path: join([e.obs[path] for e in episodes]) for path in episodes[0].obs}
+    rest = {name: join([getattr(e, name) for e in episodes]) for name in Batch._fields[1:]}
+    return Batch(obs, **rest)
+
+
+def pad_rows(x: Float[Tensor, "B t *rest"], length: int) -> Float[Tensor, "B T *rest"]:
+    """[B, t, ...] -> [B, T, ...] with zeros (or False) behind row t."""
+    out = x.new_zeros(len(x), length, *x.shape[2:])
+    out[:, : x.shape[1]] = x
+    return out
+
+
+def in_precision(batch: Batch, dtype: torch.dtype) -> Batch:
+    """The batch with its real numbers in a model's precision."""
+    obs = {path: x.to(dtype) if x.is_floating_point() else x for path, x in batch.obs.items()}
+    return batch._replace(obs=obs, prev_action=batch.prev_action.to(dtype), reward=batch.reward.to(dtype))
+
+
+def with_last_rows_marked(episodes: Batch) -> Batch:
+    """Episodes whose last valid row is_last, also where an episode was cut short: nothing after it is known.
+
+    A posterior that smooths then reads none of the padding.
+    """
+    following = torch.cat([episodes.valid[:, 1:], torch.zeros_like(episodes.valid[:, :1])], 1)
+    return episodes._replace(is_last=episodes.valid & ~following)
+
+
+def require_whole_episodes(batch: Batch) -> None:
+    """Refuse what has no evidence of its own: a sequence that is not one episode from its reset, padded at the end.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    first, valid = batch.is_first, batch.valid
+    if not first[:, 0].all() or (first & valid)[:, 1:].any():
+        raise ValueError("batch.is_first: expected one episode a sequence, with its reset at row 0 and nowhere else")
+    if not valid[:, 0].all() or (valid[:, 1:] & ~valid[:, :-1]).any():
+        raise ValueError("batch.valid: expected rows that count from row 0 on, and padding behind them alone")
