@@ -28,7 +28,7 @@ from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
 from worldmodel.models.latents import CategoricalFamily
 from worldmodel.models.world_model import WorldModel
-from worldmodel.training.learner import sampled_bound
+from worldmodel.objectives.batch_bound import sampled_bound
 from worldmodel.types import Batch, State
 
 CLASSES, ROWS, SEQUENCES, COPIES = 3, 6, 8, 32
@@ -106,7 +106,7 @@ def gradient(model: WorldModel, value: Tensor) -> dict[str, Tensor]:
 
 def exact_bound(model: WorldModel, batch: Batch) -> Tensor:
     """The bound in nats per row, as a sum over all paths, differentiable in everything that it depends on."""
-    rssm, embed, targets = model.rssm, model.embed_sequence(batch), model.targets(batch)
+    rssm, embed, targets = model.dynamics, model.embed_sequence(batch), model.targets(batch)
     paths = one_hot(torch.tensor(list(itertools.product(range(CLASSES), repeat=ROWS))), CLASSES).double()
     P, B = len(paths), len(batch.valid)
 
@@ -115,8 +115,8 @@ def exact_bound(model: WorldModel, batch: Batch) -> Tensor:
 
     state, log_q, terms = rssm.initial(P * B), torch.zeros(P * B).double(), torch.zeros(P * B).double()
     for t in range(ROWS):
-        deter = rssm.predict(state, each(batch.prev_action[:, t]), each(batch.is_first[:, t]))
-        posterior = rssm.update(deter, each(embed[:, t]))
+        _, deter = rssm.step(state, each(batch.prev_action[:, t]), each(batch.is_first[:, t]))
+        posterior = rssm.posterior(deter, rssm.project(each(embed[:, t])))
         state = State(deter, paths[:, t].repeat_interleave(B, 0))
         terms = terms - posterior.kl(rssm.prior(deter)).sum(-1)
         log_q = log_q + posterior.log_prob(state.stoch).sum(-1)
@@ -127,8 +127,8 @@ def exact_bound(model: WorldModel, batch: Batch) -> Tensor:
 
 
 def use(model: WorldModel, name: str) -> None:
-    unimix = model.rssm.latent.unimix
-    model.rssm.latent = CategoricalFamily(1, CLASSES, unimix, name)
+    unimix = model.dynamics.latent.unimix
+    model.dynamics.latent = CategoricalFamily(1, CLASSES, unimix, name)
 
 
 def in_double(batch: Batch) -> Batch:

@@ -20,20 +20,20 @@ from typing import Any
 import torch
 
 from worldmodel import build
-from worldmodel.behaviour.imagination import open_loop_errors
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.batches import select
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
+from worldmodel.evaluation.open_loop import open_loop_errors
 from worldmodel.evidence.estimate import per_step
 from worldmodel.evidence.sandwich import sandwich
 from worldmodel.evidence.smc import smc
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.batch_bound import bound_and_loss
 from worldmodel.oracles.worlds import exact_evidence
-from worldmodel.training.learner import bound_and_loss
 from worldmodel.types import Batch
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -54,10 +54,11 @@ def log_weights(sequence, z):
 
 def along(sequence, z):
     """log p(x_t, z_t | h_t) and log q(z_t | h_t, x) along given paths, zero where a row does not count. [N, B, T]."""
-    state, log_p, log_q = sequence.initial(len(z)), [], []
+    carry, log_p, log_q = sequence.initial(len(z)), [], []
     for t in range(z.shape[2]):
-        deter, prior = sequence.step(state, t)
+        carry, deter, prior = sequence.step(carry, t)
         state = State(deter, z[:, :, t])
+        carry = sequence.advance(carry, state)
         likelihood = sum(sequence.likelihood(state, t).values())
         valid = sequence.valid[:, t]
         log_p.append(torch.where(valid, likelihood + prior.log_prob(state.stoch).sum(-1), 0.0))

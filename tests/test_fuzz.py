@@ -34,12 +34,13 @@ from fuzz_spaces import (
     readable,
 )
 from worldmodel import build, config
-from worldmodel.behaviour.imagination import imagine, open_loop_errors
+from worldmodel.behaviour.imagination import dream
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
 from worldmodel.data.spaces import UnsupportedSpaceError
 from worldmodel.evaluation.held_out import evaluate, training_kl
+from worldmodel.evaluation.open_loop import open_loop_errors
 from worldmodel.runs.session import collect_heldout
 from worldmodel.seeding import Stream, make_generator
 
@@ -271,18 +272,18 @@ def assert_dream(settings, model, heldout):
     assert numbers.max_length >= T and torch.equal(heldout.is_first.sum(1), torch.ones(B, dtype=torch.long))
     if numbers.context + numbers.horizon > T:
         with pytest.raises(ValueError, match=r"context \+ horizon: expected at most"):
-            imagine(model, heldout, **horizon, generator=generator)
+            dream(model, heldout, **horizon, generator=generator)
     else:
-        dream = imagine(model, heldout, **horizon, generator=generator)
+        imagined = dream(model, heldout, **horizon, generator=generator)
         shape = (numbers.samples, B, numbers.horizon)
         events = {
             path: leaf.shape if leaf.kind != "categorical" else (leaf.width,)
             for path, leaf in model.spec.observations.items()
         }
-        assert {name: x.shape for name, x in dream.prediction.items()} == {
+        assert {name: x.shape for name, x in imagined.prediction.items()} == {
             name: shape + event for name, event in {**events, "reward": (1,), "continue": (1,)}.items()
         }
-        assert all(torch.isfinite(x).all() for x in (*dream.prediction.values(), *dream.states))
+        assert all(torch.isfinite(x).all() for x in (*imagined.prediction.values(), *imagined.states))
     errors = open_loop_errors(model, heldout, **horizon, generator=generator)
     long_enough = (heldout.valid.sum(1) >= numbers.context + numbers.horizon).any()
     assert set(errors) == (set(model.spec.observations) if long_enough else set())

@@ -3,7 +3,6 @@
 import torch
 
 from worldmodel.models.latents import OneHotCategorical
-from worldmodel.types import State
 
 
 class TinyHMM:
@@ -22,11 +21,13 @@ class TinyHMM:
         self.valid = torch.ones(x.shape, dtype=torch.bool) if valid is None else valid
 
     def initial(self, samples):
-        zeros = torch.zeros(samples, len(self.x), len(self.start), dtype=torch.float64)
-        return State(zeros, zeros)
+        return torch.zeros(samples, len(self.x), len(self.start), dtype=torch.float64)
 
-    def step(self, state, t):
-        return state.stoch, OneHotCategorical(self._prior(state.stoch)[..., None, :], 0.0)
+    def step(self, carry, t):
+        return carry, carry, OneHotCategorical(self._prior(carry)[..., None, :], 0.0)
+
+    def advance(self, carry, state):
+        return state.stoch
 
     def proposal(self, deter, t):
         logits = self._prior(deter) + self.emission[:, self.x[:, t]].T
@@ -54,11 +55,11 @@ class TinyHMM:
 
     def simulate(self, generator):
         """Colours [B, T] and the path [B, T, K] behind them, in the shape of x."""
-        state, x, path = self.initial(1), [], []
+        carry, x, path = self.initial(1), [], []
         for t in range(self.x.shape[1]):
-            deter, prior = self.step(state, t)
-            state = State(deter, prior.sample(generator))
-            path.append(state.stoch[0])
+            _, _, prior = self.step(carry, t)
+            carry = prior.sample(generator)
+            path.append(carry[0])
             x.append(torch.multinomial((path[-1] @ self.emission.exp()), 1, generator=generator)[:, 0])
         return torch.stack(x, 1), torch.stack(path, 1)
 

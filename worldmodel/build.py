@@ -208,11 +208,12 @@ def build_schedule(config: Config) -> Schedule:
     )
 
 
-def build_learner(config: Config, model: WorldModel, generator: torch.Generator) -> Learner:
+def build_learner(config: Config, model: WorldModel, generator: torch.Generator) -> Learner[WorldModel]:
     """The optimiser around a model."""
     optimizer = config.optimizer
     if config.training.compile:
-        model.rssm.compile()
+        assert isinstance(model.dynamics, RSSM)
+        model.dynamics.compile()
     return Learner(
         model,
         build_objective(config.loss, model.spec),

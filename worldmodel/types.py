@@ -17,7 +17,7 @@ there, and the reward is no observation, so its likelihood is masked.
     is_terminal  the episode terminated here: the value after it is zero. A truncated episode is last, not terminal.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -28,7 +28,7 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """What the RSSM remembers: h_t and z_t, with any leading shape."""
+    """h_t and z_t, which decoders and policies read, with any leading shape."""
 
     deter: Float[Tensor, "*batch D"]
     stoch: Float[Tensor, "*batch Z"]
@@ -206,6 +206,89 @@ class BalancedLatent(Latent, Protocol):
         ...
 
 
+class Trajectory(NamedTuple):
+    """A filtered sequence: states, and the two distributions that each z_t stands between, all [B, T, ...]."""
+
+    states: State
+    posterior: BalancedLatent
+    prior: BalancedLatent
+
+
+Carry = (
+    Any  # what a recurrence remembers between rows: a tree (tuple, list, dict) of tensors with the same leading shape
+)
+# States [*batch, ...] -> actions [*batch, A], as ActionSpec lays them out.
+Act = Callable[[State], Tensor]
+
+
+@runtime_checkable
+class Dynamics(Protocol):
+    """A recurrence with a latent z_t per row: what the world model, imagination and evidence need of one.
+
+        h_t = f(carry of the rows before, action of row t)      step
+        z_t ~ p(z_t | h_t)                                      prior
+        z_t ~ q(z_t | h_t, x_t)                                 posterior, which reads x_t through `project`
+        carry = the same with (h_t, z_t) taken in               advance
+
+    An RSSM carries (h_t, z_t); a transformer would carry its keys and values, a state-space model its state.
+    """
+
+    @property
+    def marginal_gradient(self) -> bool:
+        """Whether likelihoods' gradients reach q by summing over classes (`objectives.marginal`), not through z_t."""
+        ...
+
+    def initial(self, batch: int) -> Carry:
+        """What is carried before an episode's first row, [B, ...]."""
+        ...
+
+    def noise(self, batch: int, steps: int, generator: torch.Generator | None = None) -> Float[Tensor, "B T *noise"]:
+        """The noise that `observe` and `imagine` turn into samples."""
+        ...
+
+    def step(
+        self, carry: Carry, prev_action: Float[Tensor, "B A"], is_first: Bool[Tensor, " B"] | None = None
+    ) -> tuple[Carry, Float[Tensor, "B D"]]:
+        """The carry with the action taken in, and h_t; begins from nothing where `is_first`."""
+        ...
+
+    def advance(self, carry: Carry, state: State) -> Carry:
+        """The carry once z_t is known."""
+        ...
+
+    def project(self, embed: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch I"]:
+        """All that the posterior reads of a row, from the row's embedding."""
+        ...
+
+    def posterior(self, deter: Float[Tensor, "*batch D"], projected: Float[Tensor, "*#batch I"]) -> BalancedLatent:
+        """q(z_t | h_t, x_t); many h_t may share one row."""
+        ...
+
+    def prior(self, deter: Float[Tensor, "*batch D"]) -> BalancedLatent:
+        """p(z_t | h_t)."""
+        ...
+
+    def observe(
+        self,
+        embed: Float[Tensor, "B T E"],
+        prev_action: Float[Tensor, "B T A"],
+        is_first: Bool[Tensor, "B T"],
+        noise: Float[Tensor, "B T *noise"],
+        carry: Carry | None = None,
+    ) -> Trajectory:
+        """Filter a sequence, beginning anew where `is_first`; starts from `carry`, or from nothing."""
+        ...
+
+    def imagine(
+        self, carry: Carry, state: State, act: Act, noise: Float[Tensor, "B H *noise"]
+    ) -> tuple[State, Float[Tensor, "B H A"]]:
+        """Roll the prior forward: the states [B, H, ...] after each of H actions, and the actions.
+
+        `act` is asked for an action at every state, at `state` first.
+        """
+        ...
+
+
 @runtime_checkable
 class LatentSequence(Protocol):
     """A latent-variable model together with the B sequences of T rows that it is to explain.
@@ -214,8 +297,15 @@ class LatentSequence(Protocol):
         q(z_1:T | x)    = prod_t q(z_t | h_t, x)
 
     This is all that the bound and the estimators of the evidence see of a model, so they are the same for a mixture
-    (T = 1), a Kalman filter's model, an HMM and an RSSM. The rows are inside: t says which one is meant. States carry N
-    samples or particles in front: [N, B, ...]. Everything is in nats.
+    (T = 1), a Kalman filter's model, an HMM and an RSSM. The sequence holds the rows; t is the index of one. States
+    carry N samples or particles in front: [N, B, ...]. Everything is in nats.
+
+    What the model remembers between rows, the carry, is its own affair: any tree of tensors led by [N, B]. One row is
+
+        carry, deter, prior = sequence.step(carry, t)              h_t and p(z_t | h_t)
+        z = sequence.proposal(deter, t).sample(generator)          z_t ~ q(z_t | h_t, x)
+        terms = sequence.likelihood(State(deter, z), t)            log p(x_t | h_t, z_t)
+        carry = sequence.advance(carry, State(deter, z))
     """
 
     @property
@@ -223,12 +313,16 @@ class LatentSequence(Protocol):
         """The rows that count. Where False, a row is padding behind the end of a shorter sequence."""
         ...
 
-    def initial(self, samples: int) -> State:
-        """What is carried before the first row, [N, B, ...]."""
+    def initial(self, samples: int) -> Carry:
+        """What is carried before the first row."""
         ...
 
-    def step(self, state: State, t: int) -> tuple[Float[Tensor, "N B D"], Latent]:
-        """h_t from the previous state, and the prior p(z_t | h_t). No sampling, and x_t is not looked at."""
+    def step(self, carry: Carry, t: int) -> tuple[Carry, Float[Tensor, "N B D"], Latent]:
+        """The carry with row t's action taken in, h_t, and the prior p(z_t | h_t). No sampling; x_t is not read."""
+        ...
+
+    def advance(self, carry: Carry, state: State) -> Carry:
+        """The carry once z_t is known."""
         ...
 
     def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Latent:

@@ -90,9 +90,9 @@ def tightening(quick: bool, generator: torch.Generator) -> Section:
 
 def averaged_per_step(sequence: HiddenMarkovSequence, samples: int, generator: torch.Generator) -> Tensor:
     """sum_t log mean_i w_t^i [B] of independent paths: what must not be done, kept here as an exhibit."""
-    state, total = sequence.initial(samples), torch.zeros(len(sequence.valid), dtype=torch.float64)
+    carry, total = sequence.initial(samples), torch.zeros(len(sequence.valid), dtype=torch.float64)
     for t in range(sequence.valid.shape[1]):
-        state, _, log_weight = move(sequence, state, t, 0.0, generator)
+        carry, _, log_weight = move(sequence, carry, t, 0.0, generator)
         total = total + log_weight.logsumexp(0) - torch.tensor(samples).log()
     return total
 

@@ -89,10 +89,11 @@ def along(sequence: LatentSequence, classes: int) -> tuple[Tensor, Tensor, Tenso
     T = sequence.valid.shape[1]
     paths = torch.tensor(list(itertools.product(range(classes), repeat=T)))
     z = torch.nn.functional.one_hot(paths, classes).double()[:, None]  # [K^T, 1, T, K]
-    state, rows = sequence.initial(len(z)), []
+    carry, rows = sequence.initial(len(z)), []
     for t in range(T):
-        deter, prior = sequence.step(state, t)
+        carry, deter, prior = sequence.step(carry, t)
         state, q = State(deter, z[:, :, t]), sequence.proposal(deter, t)
+        carry = sequence.advance(carry, state)
         seen = torch.stack(list(sequence.likelihood(state, t).values())).sum(0)
         rows.append((seen, prior.log_prob(state.stoch).sum(-1), q.log_prob(state.stoch).sum(-1)))
     seen, log_p, log_q = (torch.stack(terms).sum(0)[:, 0] for terms in zip(*rows, strict=True))

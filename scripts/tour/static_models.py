@@ -9,9 +9,11 @@ from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from scripts.tour.page import BOUND, FAINT, GAP, RATE, TRUTH, Section, canvas, f64, label, nats, rounding
+from worldmodel.data.batches import single_rows
 from worldmodel.evidence.iwae import iwae
 from worldmodel.models.vae import VAE
-from worldmodel.objectives.elbo import elbo, sequence_elbo
+from worldmodel.objectives.batch_bound import sampled_bound
+from worldmodel.objectives.elbo import sequence_elbo
 from worldmodel.oracles.factor_analysis import FactorAnalysis, probabilistic_pca
 from worldmodel.oracles.mixture import GaussianMixture
 from worldmodel.types import State
@@ -141,7 +143,7 @@ def quadrature(model: VAE, x: Tensor, points: int = 801) -> tuple[Tensor, Tensor
     z = torch.linspace(-7, 7, points, dtype=torch.float64)
     sequence = model.given(x)
     cells = z[:, None, None].expand(-1, len(x), 1)
-    _, prior = sequence.step(sequence.initial(points), 0)
+    _, _, prior = sequence.step(sequence.initial(points), 0)
     joint = sequence.likelihood(State(cells[..., :0], cells), 0)["x"] + prior.log_prob(cells).sum(-1)
     return joint.logsumexp(0) + (z[1] - z[0]).log(), z, joint
 
@@ -157,10 +159,8 @@ def train_vae(x: Tensor, heldout: Tensor, updates: int, generator: torch.Generat
         if update % (updates // 20) == 0:
             bound = sequence_elbo(model.given(heldout), 32, generator=generator).elbo.mean().item()
             rows.append((update, quadrature(model, heldout)[0].mean().item(), bound))
-        some = x[torch.randint(len(x), (128,), generator=generator)][:, None]  # [B, 1, 2]
-        noise = torch.randn(128, 1, 1, generator=generator, dtype=torch.float64)
-        likelihoods, posterior, prior = model(some, noise)
-        bound = elbo(likelihoods, {"x": some}, posterior, prior, valid=torch.ones(128, 1, dtype=torch.bool))
+        some = single_rows(x[torch.randint(len(x), (128,), generator=generator)])
+        bound = sampled_bound(model, some, generator)
         optimizer.zero_grad()
         (-bound.per_step()["elbo"]).backward()
         optimizer.step()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldmodel.behaviour.imagination import imagine
+from worldmodel.behaviour.imagination import dream
 from worldmodel.data.random_batch import random_batch
 from worldmodel.types import ActionSpec, EnvSpec
 from worlds import MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
@@ -38,8 +38,8 @@ def test_values_fill_their_range():
 def test_the_seed_decides_and_an_untrained_model_can_dream_of_them():
     one, again, other = (random_batch(VECTOR_SPEC, 2, 9, seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(one.obs["obs"], again.obs["obs"]) and not torch.equal(one.obs["obs"], other.obs["obs"])
-    dream = imagine(make_model(), one, context=4, horizon=5, samples=3, generator=seeded())
-    assert dream.prediction["obs"].shape == (3, 2, 5, 3)
+    imagined = dream(make_model(), one, context=4, horizon=5, samples=3, generator=seeded())
+    assert imagined.prediction["obs"].shape == (3, 2, 5, 3)
 
 
 def test_no_rows_are_refused():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from worldmodel.data import batches
 from worldmodel.data.batches import select
 from worldmodel.evaluation import evidence as measuring
 from worldmodel.evaluation.evidence import PROPOSALS, choose_proposal, measure_evidence, rough_evidence
@@ -71,7 +72,7 @@ def test_the_same_seed_gives_the_same_numbers_and_nothing_else_is_drawn_from(epi
 @pytest.mark.parametrize("latent", ["gaussian", "categorical"])
 def test_every_kind_of_observation_is_measured_a_few_episodes_at_a_time(latent, monkeypatch):
     model = make_model(MIXED_SPEC, **({"latent": CATEGORICAL} if latent == "categorical" else {}))
-    monkeypatch.setattr(measuring, "STATE_NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 1)
     mixed = make_episodes(MIXED_SPEC)
     assert [part.valid.shape for part in measuring._parts(model, mixed, 4)] == [(1, n) for n in LENGTHS]
     report = measure_evidence(model, mixed, particles=[4], runs=1, seed=0, pilot=mixed)
@@ -87,10 +88,10 @@ def test_where_the_posterior_is_exact_there_is_no_gap_and_no_width(episodes):
     """Latents that nothing depends on, and q = p: every particle weighs the same."""
     model = make_model(skip=False)
     with torch.no_grad():
-        for head in (model.rssm.posterior_rest, model.rssm.prior_head):
+        for head in (model.dynamics.posterior_rest, model.dynamics.prior_head):
             for parameter in head[-1].parameters():
                 parameter.zero_()
-        for part in (model.rssm.cell, model.decoder):
+        for part in (model.dynamics.cell, model.decoder):
             for name, parameter in part.named_parameters():
                 if "stoch" in name or (part is model.decoder and parameter.shape[-1:] == (8 + 4,)):
                     parameter[..., -4:] = 0
@@ -161,5 +162,5 @@ def test_a_rough_look_at_large_rows_is_of_fewer_episodes(monkeypatch):
     model, mixed = make_model(MIXED_SPEC), make_episodes(MIXED_SPEC)
     settings = {"particles": 2, "rows": 3, "seed": 0}
     one = rough_evidence(model, mixed, sequences=1, **settings)
-    monkeypatch.setattr(measuring, "ROUGH_NUMBERS", 1)
+    monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 1)
     assert rough_evidence(model, mixed, sequences=3, **settings) == one

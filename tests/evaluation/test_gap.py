@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from worldmodel.evaluation.gap import fit_posterior, measure_gap
+from worldmodel.evaluation.gap import measure_gap
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.models.posteriors import posterior_parts
+from worldmodel.training.posterior_fit import fit_posterior
 from worlds import make_batch, make_model
 
 

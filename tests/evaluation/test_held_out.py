@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from worldmodel.evaluation.held_out import FRAMES, evaluate, kl_diagnostics, reconstruct, training_kl
+from worldmodel.objectives.batch_bound import bound_and_loss
 from worldmodel.objectives.elbo import Bound
 from worldmodel.objectives.loss import Objective
-from worldmodel.training.learner import bound_and_loss
 from worldmodel.types import State
 from worlds import MIXED_SPEC, make_batch, make_model
 
@@ -140,7 +140,7 @@ def test_images_are_reconstructed_from_the_states_that_saw_them():
     assert name == "camera" and not others
     rows = [round(16 * i / (FRAMES - 1) - 0.49) for i in range(FRAMES)]
     np.testing.assert_array_equal(seen.truth, episodes.obs["camera"][0, rows].numpy())
-    noise = model.rssm.noise(1, 17, torch.Generator().manual_seed(0))
+    noise = model.dynamics.noise(1, 17, torch.Generator().manual_seed(0))
     one = episodes._replace(
         obs={key: x[:1, :17] for key, x in episodes.obs.items()},
         **{f: getattr(episodes, f)[:1, :17] for f in episodes._fields[1:]},

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from worldmodel.behaviour.imagination import filter_samples, imagine
+from worldmodel.behaviour.imagination import dream, filter_samples
 from worldmodel.data.batches import select
 from worldmodel.data.policy import random_actions
 from worldmodel.evaluation import scenes
@@ -28,12 +28,12 @@ def test_the_context_is_filtered_and_what_follows_is_the_dream_of_the_same_noise
     model, batch = make_model(MIXED_SPEC), make_batch(MIXED_SPEC, first=())
     got = scenes_of(model, batch).leaves
     shown = select(batch, slice(2))
-    dream = imagine(model, shown, context=3, horizon=4, samples=5, generator=seeded()).prediction
+    dreamt = dream(model, shown, context=3, horizon=4, samples=5, generator=seeded()).prediction
     states = filter_samples(model, select(shown, rows=slice(3)), 5, seeded())
     filtered = [model.decode(State(*(x[n] for x in states))) for n in range(5)]
     for name, scene in got.items():
         seen = torch.stack([likelihoods[name].mean for likelihoods in filtered]).detach()
-        expected = torch.cat([seen, dream[name]], 2).numpy()  # [N, B, R, ...]
+        expected = torch.cat([seen, dreamt[name]], 2).numpy()  # [N, B, R, ...]
         if name == "reward":
             expected[:, :, 0] = np.nan  # the first row has none
         np.testing.assert_allclose(scene.mean, expected.mean(0), rtol=1e-4, atol=1e-4)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from worldmodel.behaviour.imagination import filter_samples, open_loop_errors
+from worldmodel.behaviour.imagination import filter_samples, recorded
 from worldmodel.evaluation.baselines import fit_baselines
+from worldmodel.evaluation.open_loop import open_loop_errors
 from worldmodel.evaluation.scores import score_imagination
 from worldmodel.models.latents import GaussianFamily
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec, State
@@ -36,7 +37,7 @@ def score(model, batch, samples=3, **others):
 def without_noise(spec):
     """A model whose latents hardly vary, so that other noise gives the same futures."""
     model = make_model(spec, GaussianFamily(groups=4, min_std=1e-6), std=0.1)
-    for head in (model.rssm.prior_head, model.rssm.posterior_rest):
+    for head in (model.dynamics.prior_head, model.dynamics.posterior_rest):
         with torch.no_grad():
             head[-1].weight[4:] = 0  # raw stds
             head[-1].bias[4:] = -40
@@ -52,8 +53,8 @@ def test_scores_are_those_of_a_computation_by_hand_start_by_start_and_sample_by_
     for t in (1, 3, 5, 7):
         whole = [b for b in range(3) if batch.valid[b, t + HORIZON]]
         start = State(*(y[:, whole, t].flatten(0, 1) for y in filtered))
-        action = batch.prev_action[whole, t + 1 : t + 1 + HORIZON].repeat(3, 1, 1)
-        states = model.imagine(start, action, model.rssm.noise(3 * len(whole), HORIZON, generator))
+        act = recorded(batch.prev_action[whole, t + 1 : t + 1 + HORIZON], 3)
+        states, _ = model.imagine(start, start, act, model.noise(3 * len(whole), HORIZON, generator))
         densities, means, draws = [], [], []
         for n in range(3):
             decoded = model.decode(State(*(y.unflatten(0, (3, -1))[n] for y in states)))
@@ -132,7 +133,7 @@ def test_the_json_is_as_agreed_and_has_no_number_that_json_lacks():
     ("others", "words"),
     [
         ({"context": 9}, r"context \+ horizon: expected at most 12, the longest episode; got 13"),
-        ({"samples": 0}, "expected at least 1 each"),
+        ({"samples": 0}, "samples: expected at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(others, words):

@@ -12,7 +12,6 @@ from worldmodel.evidence.rate import Rate, along, first_row, join_rates, misfit,
 from worldmodel.models.latents import GaussianFamily
 from worldmodel.models.vae import VAE
 from worldmodel.oracles.distributions import Gaussian
-from worldmodel.types import State
 from worlds import make_batch, make_model
 
 
@@ -27,10 +26,14 @@ class OneRow:
         return torch.ones(len(self.x), 1, dtype=torch.bool)
 
     def initial(self, samples):
-        return State(self.x.new_zeros(samples, len(self.x), 0), self.x.new_zeros(samples, len(self.x), 1))
+        return self.x.new_zeros(samples, len(self.x), 0)
 
-    def step(self, state, t):
-        return state.deter, Gaussian(torch.full_like(state.stoch, self.m), self.x.new_tensor([[self.w]]))
+    def step(self, carry, t):
+        mean = self.x.new_full((*carry.shape[:2], 1), self.m)
+        return carry, carry, Gaussian(mean, self.x.new_tensor([[self.w]]))
+
+    def advance(self, carry, state):
+        return carry
 
     def proposal(self, deter, t):
         return Gaussian((self.a * self.x).expand(len(deter), -1, -1), self.x.new_tensor([[self.v]]))
@@ -121,7 +124,7 @@ def test_later_rows_of_a_kalman_model(generator):
     centre = torch.stack([q(states.deter[None, :, t], t).mean[0] for t in range(3)], 1)
     spread = gain @ law.cov @ gain.mT
     aggregate = Gaussian(centre + (gain @ (law.mean - x)[..., None])[..., 0], q.V + spread)
-    prior = [sequence.step(State(states.deter[None, :, t], states.deter[None, :, t]), t)[1] for t in range(3)]
+    prior = [sequence.step(states.deter[None, :, t], t)[2] for t in range(3)]
     wrong = torch.stack([Gaussian(aggregate.mean[:, t], aggregate.cov[:, t]).kl(prior[t])[0] for t in range(3)], 1)
     information = 0.5 * (torch.logdet(q.V + spread) - torch.logdet(q.V))
     steps = torch.full((60,), 3)
@@ -159,10 +162,10 @@ def test_an_h_that_differs_by_rounding_is_the_same_and_another_is_refused(genera
             super().__init__(*args)
             self.change = change
 
-        def step(self, state, t):
-            deter = torch.full((*state.deter.shape[:2], 1), 0.3, dtype=torch.float64)
+        def step(self, carry, t):
+            deter = torch.full((*carry.shape[:2], 1), 0.3, dtype=torch.float64)
             deter[:, -1] += self.change
-            return deter, super().step(state, t)[1]
+            return carry, deter, super().step(carry, t)[2]
 
     x = normal(generator, 5, 1)
     rounded = first_row(Rounded(1e-7, x, 0.9, 0.3, 0.0, 1.0), generator=torch.Generator().manual_seed(0))

@@ -7,6 +7,7 @@ import torch
 
 from tiny_hmm import TinyHMM, colours
 from worldmodel.evidence.smc import _ancestors, smc
+from worldmodel.models.latents import DiagonalGaussian
 from worldmodel.objectives.elbo import sequence_elbo
 
 REPETITIONS = 4000
@@ -193,3 +194,63 @@ def test_rows_unseen_make_a_prediction_several_steps_ahead(generator):
     error = got.std() / REPETITIONS**0.5
     assert (got.mean() - expected.exp()).abs() < 4 * error + expected.exp() / 64  # a ratio: biased by O(1 / N)
     assert (expected - model.forward()[0][0, 4]).abs() > 0.1  # another question than the next step's
+
+
+class Remembering:
+    """A `LatentSequence` whose h_t is the mean of all z before it: it carries every z, as a transformer would.
+
+    p(z_t | h_t) = N(h_t, 1), q(z_t | h_t, x_t) = N((h_t + x_t) / 2, 1/2), x_t ~ N(z_t, 1): q is the exact one-step
+    posterior, and the evidence is a Gaussian's in closed form.
+    """
+
+    def __init__(self, x):
+        self.x, self.valid = x, torch.ones(x.shape[:2], dtype=torch.bool)
+
+    def initial(self, samples):
+        return {"count": torch.zeros(samples, len(self.x)), "past": (self.x.new_zeros(samples, *self.x.shape),)}
+
+    def step(self, carry, t):
+        (past,) = carry["past"]
+        deter = past.sum(2) / carry["count"].clamp(min=1)[..., None]
+        return {**carry, "count": carry["count"] + 1}, deter, self._gaussian(deter, 1.0)
+
+    def advance(self, carry, state):
+        (past,) = carry["past"]
+        t = int(carry["count"][0, 0]) - 1
+        past = past.clone()
+        past[:, :, t] = state.stoch
+        return {**carry, "past": (past,)}
+
+    def proposal(self, deter, t):
+        return self._gaussian((deter + self.x[:, t]) / 2, 0.5**0.5)
+
+    def likelihood(self, state, t):
+        return {"x": torch.distributions.Normal(state.stoch, 1.0).log_prob(self.x[:, t]).sum(-1)}
+
+    def _gaussian(self, mean, std):
+        raw = torch.full_like(mean, std - 1e-6).expm1().log()
+        return DiagonalGaussian(torch.cat([mean, raw], -1), 1e-6)
+
+    def log_evidence(self):
+        """x = L e + n with z_t = mean(z_<t) + e_t: a joint Gaussian."""
+        T = self.x.shape[1]
+        weights = torch.zeros(T, T, dtype=torch.float64)
+        for t in range(T):
+            weights[t, t] = 1
+            if t:
+                weights[t] += weights[:t].mean(0)
+        covariance = weights @ weights.T + torch.eye(T, dtype=torch.float64)
+        return torch.distributions.MultivariateNormal(covariance.new_zeros(T), covariance).log_prob(self.x[..., 0])
+
+
+def test_what_a_sequence_carries_may_be_any_tree(generator):
+    """Particles are resampled with all that they carry: the estimate of a model with a long memory is unbiased."""
+    x = torch.randn(1, 6, 1, generator=generator, dtype=torch.float64)
+    model = Remembering(x.expand(400, -1, -1).clone())
+    found = smc(model, 8, generator=generator, threshold=1.0)
+    assert found.resampled.any()
+    ratio = (found.log_evidence - model.log_evidence()).exp()
+    assert abs(ratio.mean() - 1) < 3 * ratio.std() / 20
+    assert ratio.std() < 0.7
+    bound = sequence_elbo(model, 4, generator=generator).elbo.sum(-1).mean(0)
+    assert bound.mean() < model.log_evidence().mean()

@@ -59,14 +59,14 @@ def test_nothing_follows_the_end_of_an_episode_however_it_is_marked(mark, genera
 @pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector", "mixed"])
 def test_where_nothing_follows_the_smoothing_posterior_is_what_acting_computes(spec, latent, generator):
     model, batch = smoothing_model(spec, latent, read_reward=True), rows(spec)
-    noise = model.rssm.noise(3, 7, generator)
+    noise = model.dynamics.noise(3, 7, generator)
     states, posterior, _ = model.observe(batch, noise)
     stepped = []
     for t in range(7):
-        before = State(*(x[:, t - 1] for x in states)) if t else model.rssm.initial(3)
+        before = State(*(x[:, t - 1] for x in states)) if t else model.dynamics.initial(3)
         obs = {path: x[:, t] for path, x in batch.obs.items()}
         arguments = (obs, batch.prev_action[:, t], batch.is_first[:, t], noise[:, t], batch.reward[:, t])
-        stepped.append(model.step(before, *arguments)[1])
+        stepped.append(model.step(before, *arguments)[2])
     difference = torch.stack([q.kl(p) for q, p in zip(stepped, at_each_row(model, posterior), strict=True)], 1).sum(-1)
     agree = difference.abs() < 1e-12
     assert {tuple(place) for place in agree.nonzero().tolist()} == set(ENDS)
@@ -74,12 +74,12 @@ def test_where_nothing_follows_the_smoothing_posterior_is_what_acting_computes(s
 
 def at_each_row(model, posterior):
     raw = posterior.raw if hasattr(posterior, "raw") else posterior.logits.flatten(-2)
-    return [model.rssm.latent.distribution(raw[:, t]) for t in range(raw.shape[1])]
+    return [model.dynamics.latent.distribution(raw[:, t]) for t in range(raw.shape[1])]
 
 
 def test_a_row_knows_what_follows_in_its_episode_and_nothing_of_another(generator):
     model, batch = smoothing_model(read_reward=True), rows()
-    noise = model.rssm.noise(3, 7, generator)
+    noise = model.dynamics.noise(3, 7, generator)
     base = model.embed_sequence(batch)
     for field in ("obs", "reward", "prev_action"):
         changed = {"obs": batch.obs["obs"].clone()} if field == "obs" else getattr(batch, field).clone()
@@ -106,13 +106,13 @@ def test_filtered_states_know_nothing_of_what_follows():
 def test_the_model_given_episodes_has_the_posterior_that_it_is_trained_with(generator):
     """The bound by way of `given` and by way of training agree in the mean over draws, and know the future alike."""
     model, batch = smoothing_model(read_reward=True), make_batch(first=(), length=4, dtype=torch.float64)
-    sequence, noise = model.given(batch), model.rssm.noise(3, 4, generator)
+    sequence, noise = model.given(batch), model.dynamics.noise(3, 4, generator)
     states, posterior, prior = model.observe(batch, noise)
     for t in range(4):
         proposal = sequence.proposal(states.deter[None, :, t], t)
         torch.testing.assert_close(proposal.mean[0], posterior.mean[:, t], **ROUNDING)
     many = select(batch, torch.zeros(4000, dtype=torch.long))
-    states, posterior, prior = model.observe(many, model.rssm.noise(4000, 4, generator))
+    states, posterior, prior = model.observe(many, model.dynamics.noise(4000, 4, generator))
     kl = posterior.kl(prior).sum((1, 2))
     drawn = sequence_elbo(sequence, 4000, generator=generator).kl_groups[:, 0].sum((1, 2))
     assert (kl.mean() - drawn.mean()).abs() < 4 * ((kl.var() + drawn.var()) / 4000) ** 0.5
@@ -120,5 +120,5 @@ def test_the_model_given_episodes_has_the_posterior_that_it_is_trained_with(gene
 
 def test_gradients_reach_what_nothing_follows_means(generator):
     model, batch = smoothing_model(read_reward=True), rows()
-    posterior_of(model, batch, model.rssm.noise(3, 7, generator)).mean.sum().backward()
+    posterior_of(model, batch, model.dynamics.noise(3, 7, generator)).mean.sum().backward()
     assert [name for name, p in model.backward_network.named_parameters() if p.grad is None or not p.grad.any()] == []

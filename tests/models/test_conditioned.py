@@ -63,7 +63,7 @@ makers = pytest.mark.parametrize("maker", [make_model, smoothing_model], ids=["f
 @torch.no_grad()
 def test_the_batched_bound_and_the_loop_agree_on_the_same_noise(maker, spec, latent, generator):
     model, batch = maker(spec, latent).double(), episodes(spec, lengths=[7, 4, 1])
-    noise = torch.stack([model.rssm.noise(3, 7, generator) for _ in range(2)])
+    noise = torch.stack([model.dynamics.noise(3, 7, generator) for _ in range(2)])
     loop = sequence_elbo(OnNoise(model.given(batch), noise), 2)
     for n in range(2):
         (_, posterior, prior), likelihoods = model(batch, noise[n])
@@ -89,7 +89,7 @@ def test_every_kind_of_row_is_scored_in_single_precision_and_summed_in_double(la
     estimate = smc(sequence, 5, generator=generator, prior_share=0.1)
     assert set(estimate.log_likelihood) == {*MIXED_SPEC.observations, "reward", "continue"}
     assert estimate.increment.dtype == torch.float64 and torch.isfinite(estimate.increment).all()
-    assert sequence.step(sequence.initial(2), 0)[0].dtype == torch.float32
+    assert sequence.step(sequence.initial(2), 0)[1].dtype == torch.float32
     assert not estimate.log_likelihood["reward"][:, 0].any() and estimate.log_likelihood["reward"][:, 1:].all()
 
 
@@ -98,7 +98,7 @@ def test_particles_decoded_a_few_at_a_time_are_the_same(generator):
     model, batch = make_model(MIXED_SPEC).double(), episodes(MIXED_SPEC)
     whole = model.given(batch)
     parts = ConditionedWorldModel(
-        model.rssm,
+        model.dynamics,
         model.decode,
         batch,
         model.embed(batch.obs),
@@ -149,12 +149,13 @@ def enumerate_paths(sequence, paths):
 
     Latents behind a sequence's end are uniform.
     """
-    state = sequence.initial(len(paths))
+    carry = sequence.initial(len(paths))
     log_joint = log_q = inside = torch.zeros(len(paths), 1, dtype=torch.float64)
     for t in range(STEPS):
-        deter, prior = sequence.step(state, t)
+        carry, deter, prior = sequence.step(carry, t)
         posterior = sequence.proposal(deter, t)
-        state = State(deter, paths[:, None, t].expand_as(state.stoch))
+        state = State(deter, paths[:, None, t].expand(*deter.shape[:2], -1))
+        carry = sequence.advance(carry, state)
         score = sum(sequence.likelihood(state, t).values())
         valid = sequence.valid[:, t]
         log_joint = log_joint + torch.where(valid, score + prior.log_prob(state.stoch).sum(-1), -math.log(3))

@@ -13,7 +13,7 @@ def smoother():
     """A model whose posterior smooths, its weights drawn at random."""
     model = with_posterior(make_model(), "smoothing").double().requires_grad_()
     with torch.no_grad():
-        for parameter in (model.rssm.posterior_embed.weight, model.backward_network.nothing):
+        for parameter in (model.dynamics.posterior_embed.weight, model.backward_network.nothing):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     return model
 
@@ -29,7 +29,7 @@ def test_a_new_smoother_begins_as_the_filter_and_then_looks_ahead():
     assert isinstance(changed.backward_network, BackwardNetwork)
     torch.testing.assert_close(bound(changed, batch), bound(model, batch))
     with torch.no_grad():
-        columns = changed.rssm.posterior_embed.weight[:, model.encoder.width :]
+        columns = changed.dynamics.posterior_embed.weight[:, model.encoder.width :]
         columns.copy_(0.3 * torch.randn(columns.shape, generator=torch.Generator().manual_seed(1)))
     assert (bound(changed, batch)[0, :, 0] - bound(model, batch)[0, :, 0]).abs().min() > 1e-6
 
@@ -41,7 +41,7 @@ def test_a_new_filter_is_the_smoother_where_nothing_follows():
     torch.testing.assert_close(bound(changed, batch), bound(model, batch))
     longer = make_batch(first=(), dtype=torch.float64)
     assert (bound(changed, longer) - bound(model, longer)).abs().max() > 1e-3
-    state, noise = changed.rssm.initial(3), changed.rssm.noise(3, 1)[:, 0]
+    state, noise = changed.dynamics.initial(3), changed.dynamics.noise(3, 1)[:, 0]
     obs = {"obs": longer.obs["obs"][:, 0]}
     acting = [m.step(state, obs, longer.prev_action[:, 0], longer.is_first[:, 0], noise)[0] for m in (model, changed)]
     torch.testing.assert_close(acting[0].stoch, acting[1].stoch)
@@ -55,7 +55,7 @@ def test_only_the_posterior_can_be_trained_and_the_model_is_left_alone(make, kin
     changed = with_posterior(model, kind)
     trained = {id(p) for part in posterior_parts(changed) for p in part.parameters()}
     assert {id(p) for p in changed.parameters() if p.requires_grad} == trained
-    generative = [changed.rssm.cell, changed.rssm.action_in, changed.rssm.prior_head, changed.decoder]
+    generative = [changed.dynamics.cell, changed.dynamics.action_in, changed.dynamics.prior_head, changed.decoder]
     assert not any(p.requires_grad for part in generative for p in part.parameters())
     assert len(trained) + sum(len(list(part.parameters())) for part in generative) == len(list(changed.parameters()))
     assert all(p.requires_grad for p in model.parameters())

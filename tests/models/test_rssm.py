@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from worldmodel.behaviour.imagination import recorded
 from worldmodel.models.latents import CategoricalFamily
 from worldmodel.models.networks import BlockLinear
 from worldmodel.models.rssm import RSSM, BlockGRU
@@ -41,14 +42,14 @@ def inputs(model, generator, batch=3, steps=6):
 @variants
 @families
 @skips
-def test_the_loop_is_predict_and_update_step_by_step(cell, latent, skip, generator):
+def test_the_loop_is_step_and_posterior_row_by_row(cell, latent, skip, generator):
     model = make(latent, cell, posterior_layers=2, prior_layers=2, skip=skip)
     embed, action, is_first, noise = inputs(model, generator)
     trajectory = model.observe(embed, action, is_first, noise)
     state = model.initial(3)
     for t in range(6):
-        deter = model.predict(state, action[:, t], is_first[:, t])
-        posterior = model.update(deter, embed[:, t])
+        _, deter = model.step(state, action[:, t], is_first[:, t])
+        posterior = model.posterior(deter, model.project(embed[:, t]))
         state = State(deter, posterior.rsample(noise[:, t]))
         torch.testing.assert_close(trajectory.states.deter[:, t], state.deter, **ROUNDING)
         torch.testing.assert_close(trajectory.states.stoch[:, t], state.stoch, **ROUNDING)
@@ -94,10 +95,12 @@ def test_imagining_is_the_prior_step_by_step(cell, latent, generator):
     model = make(latent, cell)
     _, action, _, noise = inputs(model, generator)
     deter, stoch = torch.randn(3, 8, generator=generator, dtype=torch.float64), model.initial(3).stoch
-    imagined = model.imagine(State(deter, stoch), action, noise)
+    start = State(deter, stoch)
+    imagined, taken = model.imagine(start, start, recorded(action, 1), noise)
+    assert torch.equal(taken, action)
     state, never = State(deter, stoch), torch.zeros(3, dtype=torch.bool)
     for t in range(6):
-        deter = model.predict(state, action[:, t], never)
+        _, deter = model.step(state, action[:, t], never)
         state = State(deter, model.prior(deter).rsample(noise[:, t]))
         torch.testing.assert_close(imagined.deter[:, t], state.deter, **ROUNDING)
         torch.testing.assert_close(imagined.stoch[:, t], state.stoch, **ROUNDING)
@@ -184,7 +187,7 @@ def test_what_skips_the_layers_is_linear(generator):
     deter, embed = (torch.randn(5, n, generator=generator, dtype=torch.float64) for n in (8, 6))
     embed_weight, embed_bias = model.posterior_embed.weight[10:], model.posterior_embed.bias[10:]
     expected = embed @ embed_weight.T + embed_bias + deter @ model.posterior_deter.weight[10:].T
-    torch.testing.assert_close(model.update(deter, embed).raw, expected)
+    torch.testing.assert_close(model.posterior(deter, model.project(embed)).raw, expected)
     torch.testing.assert_close(model.prior(deter).raw, deter @ model.prior_skip.weight.T)
 
 

@@ -45,15 +45,15 @@ def test_rows_have_the_moments_that_their_states_say(latent, generator):
     """Standardised by the density of the state that made them, all rows together are standard normal."""
     model, template = mortal(make_model(latent=latent).double(), 50.0), make_batch(batch=400, length=5, first=())
     drawn, path = simulate(model, template, generator=generator)
-    state = model.rssm.initial(400)
+    state = model.dynamics.initial(400)
     for t in range(5):
-        deter = model.rssm.predict(state, template.prev_action[:, t].double(), template.is_first[:, t])
+        _, deter = model.dynamics.step(state, template.prev_action[:, t].double(), template.is_first[:, t])
         state = State(deter, path[:, t])
         x = model.decode(state)["obs"]
         error = (drawn.obs["obs"][:, t] - x.mean) / x.std
         assert error.mean().abs() < 4 / 1200**0.5 and abs(error.std() - 1) < 4 / 2400**0.5
-    reference = model.rssm.prior(
-        model.rssm.predict(model.rssm.initial(1), torch.zeros(1, 2).double(), torch.tensor([True]))
+    reference = model.dynamics.prior(
+        model.dynamics.step(model.dynamics.initial(1), torch.zeros(1, 2).double(), torch.tensor([True]))[1]
     )
     first = reference.sample(generator) if latent is GAUSSIAN else reference.log_probs.exp().flatten(-2)
     if latent is CATEGORICAL:

@@ -26,16 +26,17 @@ def bound_of(model, batch, noise):
 @pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
 def test_acting_and_training_give_the_same_bound_on_the_same_noise(spec, latent, generator):
     model, batch = make_model(spec, latent).double(), make_batch(spec, dtype=torch.float64)
-    noise = model.rssm.noise(3, 7, generator)
+    noise = model.dynamics.noise(3, 7, generator)
     bound = bound_of(model, batch, noise)
-    state = model.rssm.initial(3)
+    carry = model.dynamics.initial(3)
     targets, observed = model.targets(batch), model.observed(batch)
     for t in range(7):
         obs = {path: x[:, t] for path, x in batch.obs.items()}
-        state, posterior, prior = model.step(state, obs, batch.prev_action[:, t], batch.is_first[:, t], noise[:, t])
+        arguments = (obs, batch.prev_action[:, t], batch.is_first[:, t], noise[:, t])
+        carry, state, posterior = model.step(carry, *arguments)
         terms = {name: p.log_prob(targets[name][:, t]) for name, p in model.decode(state).items()}
         terms["reward"] = terms["reward"] * observed["reward"][:, t]
-        stepwise = sum(terms.values()) - posterior.kl(prior).sum(-1)
+        stepwise = sum(terms.values()) - posterior.kl(model.dynamics.prior(state.deter)).sum(-1)
         torch.testing.assert_close(bound.elbo[:, t], stepwise, rtol=1e-9, atol=1e-10)
 
 
@@ -109,7 +110,7 @@ def test_images_that_are_not_standardised_lie_between_minus_and_plus_a_half(inpu
     image = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 16, 16, 3)
     seen = model._as_input("camera", image)
     assert (seen[0] == -0.5).all() and (seen[1] == 0.5).all()
-    start = model.decode(model.rssm.initial(1))["camera"]
+    start = model.decode(model.dynamics.initial(1))["camera"]
     assert (start.location == 127.5).all()
 
 
@@ -120,7 +121,7 @@ def test_a_quantity_that_does_not_vary_keeps_its_scale():
 
 
 def test_options_choose_the_densities():
-    state = make_model().rssm.initial(1)
+    state = make_model().dynamics.initial(1)
     likelihoods = make_model(vector="symlog", reward="twohot").decode(state)
     assert isinstance(likelihoods["obs"], SymlogNormal) and isinstance(likelihoods["reward"], TwoHot)
     fixed = make_model(std=0.7, standardise_targets=False).decode(state)
@@ -133,7 +134,7 @@ def test_resolution_is_a_floor_of_the_std_in_the_units_of_the_data():
     head = model.decoder.flat_heads[0].raw_std
     torch.nn.init.constant_(head.bias, -1e3)
     torch.nn.init.zeros_(head.weight)
-    std = model.decode(model.rssm.initial(1))["obs"].std
+    std = model.decode(model.dynamics.initial(1))["obs"].std
     torch.testing.assert_close(std[0], torch.tensor([0.01, 0.1, 1.0]))
     torch.testing.assert_close(model.resolution()["obs"], std[0])
     assert make_model(std=1.0).resolution() == {}
@@ -141,7 +142,7 @@ def test_resolution_is_a_floor_of_the_std_in_the_units_of_the_data():
 
 def test_the_first_row_has_no_reward_term_and_a_terminal_row_does_not_go_on(generator):
     model, batch = make_model(), make_batch(first=((0, 2), (1, 3), (2, 5)), seed=3)
-    bound = bound_of(model, batch, model.rssm.noise(3, 7, generator))
+    bound = bound_of(model, batch, model.dynamics.noise(3, 7, generator))
     assert bound.log_likelihood["reward"][batch.is_first].eq(0).all()
     assert bound.log_likelihood["reward"][~batch.is_first].ne(0).all()
     assert torch.equal(model.targets(batch)["continue"][..., 0], ~batch.is_terminal)
@@ -150,7 +151,7 @@ def test_the_first_row_has_no_reward_term_and_a_terminal_row_does_not_go_on(gene
 
 def test_the_linear_skip_carries_the_latent_to_the_mean(generator):
     model = make_model(skip=True)
-    state = model.rssm.initial(1)
+    state = model.dynamics.initial(1)
     for p in model.decoder.trunk.parameters():
         torch.nn.init.zeros_(p)
     moved = State(state.deter, state.stoch + torch.randn(1, 4, generator=generator))
@@ -178,10 +179,10 @@ def test_categories_become_one_hot_vectors_side_by_side():
 def test_autocast_keeps_densities_and_kls_in_float32(spec, generator):
     model, batch = make_model(spec), make_batch(spec)
     with torch.autocast("cpu", torch.bfloat16):
-        bound = bound_of(model, batch, model.rssm.noise(3, 7, generator))
+        bound = bound_of(model, batch, model.dynamics.noise(3, 7, generator))
     assert bound.kl_groups.dtype == torch.float32
     assert {x.dtype for x in bound.log_likelihood.values()} == {torch.float32}
-    exact = bound_of(model, batch, model.rssm.noise(3, 7, torch.Generator().manual_seed(0)))
+    exact = bound_of(model, batch, model.dynamics.noise(3, 7, torch.Generator().manual_seed(0)))
     torch.testing.assert_close(bound.elbo, exact.elbo, rtol=0.1, atol=1.0)  # bfloat16 keeps 8 bits
 
 
@@ -223,11 +224,11 @@ def test_the_reward_is_read_in_standardised_units():
 
 def test_reading_the_reward_keeps_acting_and_training_the_same(generator):
     model, batch = make_model(read_reward=True).double(), make_batch(dtype=torch.float64)
-    noise = model.rssm.noise(3, 7, generator)
-    states, state = model.observe(batch, noise).states, model.rssm.initial(3)
+    noise = model.dynamics.noise(3, 7, generator)
+    states, carry = model.observe(batch, noise).states, model.dynamics.initial(3)
     for t in range(7):
         row = ({"obs": batch.obs["obs"][:, t]}, batch.prev_action[:, t], batch.is_first[:, t], noise[:, t])
-        state, _, _ = model.step(state, *row, batch.reward[:, t])
+        carry, state, _ = model.step(carry, *row, batch.reward[:, t])
         torch.testing.assert_close(states.stoch[:, t], state.stoch, rtol=1e-9, atol=1e-10)
 
 
@@ -240,7 +241,7 @@ def test_whole_numbers_are_read_in_units_of_their_spread_and_decoded_as_a_mass_a
     head = model.decoder.integer_head("grid")
     torch.nn.init.zeros_(head.raw.weight)
     torch.nn.init.zeros_(head.raw.bias)
-    state = State(torch.zeros(1, 8), torch.zeros(1, model.rssm.latent.width))
+    state = State(torch.zeros(1, 8), torch.zeros(1, model.dynamics.latent.width))
     p = model.decode(state)["grid"]
     torch.testing.assert_close(p.location.mean(-1)[0], mean)
     assert "grid" not in model.resolution()
@@ -283,7 +284,7 @@ def test_a_reward_of_a_handful_of_values_is_a_mass_on_them_with_the_right_mean()
     model = make_model(reward="categorical")
     values = torch.tensor([-1.0, 0.0, 0.25, 10.0])
     model.decoder.atoms.start_at(values)
-    state = State(torch.zeros(4, 8), torch.zeros(4, model.rssm.latent.width))
+    state = State(torch.zeros(4, 8), torch.zeros(4, model.dynamics.latent.width))
     p = model.decode(state)["reward"]
     mass = p.log_prob(values[:, None]).exp()
     assert mass.sum().item() == pytest.approx(1 - ESCAPE, abs=1e-6)
@@ -293,3 +294,25 @@ def test_a_reward_of_a_handful_of_values_is_a_mass_on_them_with_the_right_mean()
     again = make_model(reward="categorical", seed=1)
     again.load_state_dict(model.state_dict())
     torch.testing.assert_close(again.decode(state)["reward"].mean, p.mean)
+
+
+@specs
+def test_only_the_likelihoods_that_are_asked_for_are_worked_out(spec, generator):
+    model = make_model(spec)
+    state = State(torch.randn(4, 8, generator=generator), torch.randn(4, 4, generator=generator))
+    every, ran = model.decode(state), []
+    for name, module in model.decoder.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    for name, expected in every.items():
+        ran.clear()
+        (only,) = model.decode(state, names=[name]).items()
+        assert only[0] == name
+        torch.testing.assert_close(only[1].mean, expected.mean, rtol=0, atol=0)
+        own = {"reward": "reward_", "continue": "continue_"}.get(name)
+        assert all(layer.startswith(own) if own else not layer.startswith(("reward_", "continue_")) for layer in ran)
+    ran.clear()
+    model.decode(state, names=["reward", "continue"])
+    assert ran and not any("image" in layer or layer.startswith(("trunk", "flat")) for layer in ran)
+    with pytest.raises(ValueError, match=r"names: expected some of .*, reward, continue; got nothing"):
+        model.decode(state, names=["reward", "nothing"])

@@ -18,7 +18,7 @@ RECIPES = {
 
 def made(latent=GAUSSIAN, seed=0):
     model, batch = make_model(latent=latent, seed=seed).double(), make_batch(dtype=torch.float64)
-    (_, posterior, prior), likelihoods = model(batch, model.rssm.noise(3, 7, torch.Generator().manual_seed(seed)))
+    (_, posterior, prior), likelihoods = model(batch, model.dynamics.noise(3, 7, torch.Generator().manual_seed(seed)))
     bound = elbo(likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch))
     return model, bound, posterior, prior
 
@@ -145,7 +145,7 @@ def test_a_warm_up_raises_beta_linearly_and_the_ledger_prices_it():
 
 def test_invalid_rows_count_nowhere():
     model, batch = make_model().double(), make_batch(dtype=torch.float64)
-    noise = model.rssm.noise(3, 7, torch.Generator().manual_seed(0))
+    noise = model.dynamics.noise(3, 7, torch.Generator().manual_seed(0))
     values = []
     for poison in (0.0, 100.0):
         obs = {"obs": batch.obs["obs"].clone()}

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import one_hot
 
 from worldmodel.models.latents import CategoricalFamily
+from worldmodel.objectives.batch_bound import sampled_bound
 from worldmodel.objectives.elbo import Bound
 from worldmodel.objectives.marginal import with_marginal_gradient
-from worldmodel.training.learner import sampled_bound
 from worldmodel.types import State
 from worlds import MIXED_SPEC, make_batch, make_model
 
@@ -116,13 +116,13 @@ def test_a_model_has_the_same_bound_whatever_the_gradient():
 
 def test_the_posterior_of_one_row_gets_the_exact_gradient_from_one_sample():
     model, batch = small_model("marginal"), make_batch(MIXED_SPEC, length=1, first=(), dtype=torch.float64)
-    head = list(model.rssm.posterior_rest.parameters())
+    head = list(model.dynamics.posterior_rest.parameters())
     got = torch.autograd.grad(bound_of(model, batch).elbo.sum(), head)
 
-    deter = model.rssm.predict(model.rssm.initial(3), batch.prev_action[:, 0], batch.is_first[:, 0]).detach()
-    q = model.rssm.update(deter, model.embed_sequence(batch)[:, 0])
+    _, deter = model.dynamics.step(model.dynamics.initial(3), batch.prev_action[:, 0], batch.is_first[:, 0])
+    q = model.dynamics.posterior(deter.detach(), model.dynamics.project(model.embed_sequence(batch)[:, 0]))
     targets = {name: x[:, 0] for name, x in model.targets(batch).items() if name != "reward"}
-    expected = -q.kl(model.rssm.prior(deter)).sum()
+    expected = -q.kl(model.dynamics.prior(deter)).sum()
     for code in torch.eye(3, dtype=torch.float64):
         z = code.expand(3, 3)
         likelihoods = model.decode(State(deter, z))

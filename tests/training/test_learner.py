@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from worldmodel.objectives.batch_bound import bound_and_loss
 from worldmodel.objectives.loss import Objective
-from worldmodel.training.learner import Learner, bound_and_loss, learning_rate
+from worldmodel.training.learner import Learner, learning_rate
 from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, make_batch, make_model
 
 SETTINGS = {"learning_rate": 3e-3, "warmup": 5, "final_fraction": 0.1, "total_updates": 60, "clip_norm": 1e6}
@@ -64,7 +65,7 @@ def test_an_update_takes_the_rate_of_its_number_and_reports_it():
 def test_reported_gradient_norms_are_those_before_clipping_by_part_and_in_all():
     learner = make_learner()
     norms = learner.update(make_batch()).grad_norm
-    for name in ("encoder", "rssm", "decoder"):
+    for name in ("encoder", "dynamics", "decoder"):
         part = gradient_norm(getattr(learner.model, name).parameters())
         assert float(norms[name]) == pytest.approx(part, rel=1e-4)
         assert part > 0
@@ -166,7 +167,7 @@ def test_rows_that_do_not_count_move_nothing_that_comes_before_them():
 def test_autocast_changes_the_networks_and_leaves_densities_in_float32(latent):
     model, batch = make_model(MIXED_SPEC, latent), make_batch(MIXED_SPEC)
     seen = []
-    model.rssm.action_in.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    model.dynamics.action_in.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     noise = [torch.Generator().manual_seed(0) for _ in range(2)]
     _, full_loss = bound_and_loss(model, batch, Objective(), noise[0])
     fast, fast_loss = bound_and_loss(model, batch, Objective(), noise[1], autocast=True)
@@ -236,7 +237,7 @@ COMPARE_COMPILED = """
 from training.test_learner import CATEGORICAL, COMPILED, GAUSSIAN, assert_close, make_batch, make_learner, make_model
 for latent in (GAUSSIAN, CATEGORICAL):
     eager, compiled = make_learner(make_model(latent=latent)), make_learner(make_model(latent=latent))
-    compiled.model.rssm.compile()
+    compiled.model.dynamics.compile()
     batch = make_batch(batch=4, length=16)
     for _ in range(3):
         expected, got = eager.update(batch), compiled.update(batch)

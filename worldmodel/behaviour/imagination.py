@@ -1,24 +1,27 @@
-"""Prediction without looking: filter what was seen, roll the prior forward under given actions, decode.
+"""Rolling the model forward without looking: filter what was seen, then draw from the prior under a policy's actions.
 
 Samples are always leading: [N, B, ...]. Each has its own draw of the filtered past, so the spread of the N futures is
 the model's whole uncertainty and not only that of the rollout.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.checks import require_positive
-from worldmodel.data.batches import SAMPLED_ROWS_AT_ONCE, select
-from worldmodel.models.encoder import as_numbers
+from worldmodel.data.batches import select
 from worldmodel.models.world_model import WorldModel
-from worldmodel.types import Batch, ObservationSpec, State
+from worldmodel.types import Act, Batch, State
 
-STARTS = 8  # at most, in one episode
+
+class Imagined(NamedTuple):
+    """Futures of H steps from each of N x B states."""
+
+    states: State  # [N, B, H, ...] after each action
+    action: Float[Tensor, "N B H A"]
 
 
 class Dream(NamedTuple):
@@ -28,8 +31,49 @@ class Dream(NamedTuple):
     prediction: dict[str, Tensor]  # [N, B, H, ...] by name: E[x | state] of every leaf, of the reward and of continue
 
 
-@torch.no_grad()
 def imagine(
+    model: WorldModel,
+    start: State,
+    act: Act,
+    horizon: int,
+    *,
+    generator: torch.Generator | None = None,
+    gradients: bool = False,
+) -> Imagined:
+    """Roll the prior forward from states, choosing an action at each.
+
+        a_t = act(state_t),    h_{t+1} = f(h_t, z_t, a_t),    z_{t+1} ~ p(z_{t+1} | h_{t+1})
+
+    Args:
+        model: the world model, whose recurrence carries its state.
+        start: h_0 and z_0, [N, B, ...].
+        act: called with the states [N B, ...] of every step, `start` first: -> actions [N B, A]; `recorded` makes one
+            of given actions.
+        horizon: actions taken (H).
+        generator: source of the latents' noise, drawn before the first step.
+        gradients: whether the futures are differentiable in the start and in the actions.
+    Raises:
+        ValueError: if horizon is not positive.
+    """
+    require_positive(horizon=horizon)
+    N, B = start.deter.shape[:2]
+    with torch.set_grad_enabled(gradients):
+        flat = State(*(rearrange(x, "N B W -> (N B) W") for x in start))
+        noise = model.noise(N * B, horizon, generator)
+        states, action = model.imagine(flat, flat, act, noise)
+        futures = (rearrange(x, "(N B) H W -> N B H W", N=N) for x in (*states, action))
+        deter, stoch, action = futures
+        return Imagined(State(deter, stoch), action)
+
+
+def recorded(action: Float[Tensor, "B H A"], samples: int) -> Act:
+    """A policy that takes the actions given for each of B pasts, step by step, in all N futures, whatever happens."""
+    steps = iter(repeat(action, "B H A -> H (N B) A", N=samples))
+    return lambda state: next(steps)
+
+
+@torch.no_grad()
+def dream(
     model: WorldModel,
     batch: Batch,
     *,
@@ -38,7 +82,7 @@ def imagine(
     samples: int,
     generator: torch.Generator | None = None,
 ) -> Dream:
-    """Filter the first `context` rows, then imagine `horizon` more under the actions that were recorded.
+    """Filter the first `context` rows of each sequence, then imagine `horizon` more under the recorded actions.
 
     Args:
         model: the world model.
@@ -56,9 +100,10 @@ def imagine(
         raise ValueError(f"context + horizon: expected at most the {length} rows given, got {context + horizon}")
     filtered = filter_samples(model, select(batch, rows=slice(context)), samples, generator)
     start = State(*(x[:, :, -1] for x in filtered))
-    states = imagine_from(model, start, batch.prev_action[:, context : context + horizon], generator)
-    decoded = [_means(model, states, n) for n in range(samples)]  # one sample at a time: images are large
-    return Dream(states, {name: torch.stack([means[name] for means in decoded]) for name in decoded[0]})
+    act = recorded(batch.prev_action[:, context : context + horizon], samples)
+    states = imagine(model, start, act, horizon, generator=generator).states
+    decoded = [means(model, states, n) for n in range(samples)]  # one sample at a time: images are large
+    return Dream(states, {name: torch.stack([mean[name] for mean in decoded]) for name in decoded[0]})
 
 
 def filter_samples(model: WorldModel, batch: Batch, samples: int, generator: torch.Generator | None = None) -> State:
@@ -66,166 +111,11 @@ def filter_samples(model: WorldModel, batch: Batch, samples: int, generator: tor
     embed = repeat(model.embed_newest(batch), "B T E -> (N B) T E", N=samples)
     action = repeat(batch.prev_action, "B T A -> (N B) T A", N=samples)
     is_first = repeat(batch.is_first, "B T -> (N B) T", N=samples)
-    noise = model.rssm.noise(is_first.shape[0], is_first.shape[1], generator)
-    states = model.rssm.observe(embed, action, is_first, noise).states
+    noise = model.noise(is_first.shape[0], is_first.shape[1], generator)
+    states = model.dynamics.observe(embed, action, is_first, noise).states
     return State(*(rearrange(x, "(N B) T W -> N B T W", N=samples) for x in states))
 
 
-def imagine_from(
-    model: WorldModel, start: State, action: Float[Tensor, "B H A"], generator: torch.Generator | None = None
-) -> State:
-    """States [N, B, H, ...] that follow `start` [N, B, ...] under one sequence of actions for each of the B pasts."""
-    samples = start.deter.shape[0]
-    flat = State(*(rearrange(x, "N B W -> (N B) W") for x in start))
-    actions = repeat(action, "B H A -> (N B) H A", N=samples)
-    noise = model.rssm.noise(actions.shape[0], actions.shape[1], generator)
-    states = model.imagine(flat, actions, noise)
-    return State(*(rearrange(x, "(N B) H W -> N B H W", N=samples) for x in states))
-
-
-class Futures(NamedTuple):
-    """Futures of several episodes that start at the same row: where they start from, and what happened."""
-
-    episode: Int[Tensor, " B"]  # which episodes
-    start: State  # [N, B, ...] filtered
-    rows: Batch  # [B, 1 + H]: the last row seen, then the future
-
-
-def futures(
-    model: WorldModel,
-    episodes: Batch,
-    *,
-    context: int,
-    horizon: int,
-    samples: int,
-    generator: torch.Generator | None = None,
-    rows_at_once: int = SAMPLED_ROWS_AT_ONCE,
-) -> Iterator[Futures]:
-    """Every recorded future that is scored, a few episodes at a time, so that memory does not grow with their number.
-
-    Episodes are filtered from their reset. Futures start after `context` rows and then every half horizon (but at most
-    eight times an episode), wherever the whole future was recorded.
-
-    Args:
-        model: the world model.
-        episodes: whole episodes from their reset, padded; see `data.replay.pad_episodes`.
-        context: rows filtered before the first start.
-        horizon: rows of a future (H).
-        samples: filtered states a start (N).
-        generator: source of the noise.
-        rows_at_once: sampled rows that are filtered in one pass.
-    """
-    B, T = episodes.is_first.shape
-    size = max(1, rows_at_once // (samples * T))
-    for first in range(0, B, size):
-        part = select(episodes, slice(first, first + size))
-        filtered = filter_samples(model, part, samples, generator)
-        for t in range(context - 1, T - horizon, max(1, horizon // 2, (T - horizon - context) // STARTS + 1)):
-            whole = part.valid[:, t + horizon]
-            if whole.any():
-                start = State(*(x[:, whole, t] for x in filtered))
-                yield Futures(first + whole.nonzero()[:, 0], start, select(part, whole, slice(t, t + 1 + horizon)))
-
-
-class OpenLoopError(NamedTuple):
-    """Mean squared error by horizon, [H] each, in units of the data's variance as `relative_error` has them."""
-
-    model: Float[Tensor, " H"]
-    repeat_last: Float[Tensor, " H"]  # the last row seen, for ever
-    data_mean: Float[Tensor, " H"]  # the mean of the scored rows themselves: a baseline that has seen the answers
-
-
-@torch.no_grad()
-def open_loop_errors(
-    model: WorldModel,
-    episodes: Batch,
-    *,
-    context: int,
-    horizon: int,
-    samples: int,
-    generator: torch.Generator | None = None,
-) -> dict[str, OpenLoopError]:
-    """Score the mean of N imagined futures against what happened, by observation leaf.
-
-    Which futures those are is said in `futures`.
-
-    Args:
-        model: the world model.
-        episodes: whole episodes from their reset, padded; see `data.replay.pad_episodes`.
-        context: rows filtered before the first start.
-        horizon: rows predicted (H).
-        samples: futures whose mean is the prediction (N).
-        generator: source of the noise.
-    Returns:
-        The errors by name; empty if no episode is long enough.
-    """
-    leaves = model.spec.observations.items()
-    moments = {name: spread(leaf, episodes.obs[name], episodes.valid) for name, leaf in leaves}
-    sums = {name: torch.zeros(3, horizon, dtype=torch.float64) for name in moments}
-    count = 0
-    for future in futures(model, episodes, context=context, horizon=horizon, samples=samples, generator=generator):
-        count += len(future.episode)
-        for name, errors in _squared_errors(model, future.start, future.rows, moments, generator).items():
-            sums[name] += errors
-    return {name: OpenLoopError(*(total / count)) for name, total in sums.items()} if count else {}
-
-
-def spread(leaf: ObservationSpec, x: Tensor, valid: Bool[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
-    """Mean and std over the valid rows of one leaf [B, T, ...], read as numbers; a std of 0 for what does not vary."""
-    count = valid.sum()
-
-    def sequences() -> Iterator[Tensor]:
-        return (as_numbers(leaf, rows[kept], torch.float64) for rows, kept in zip(x, valid, strict=True))
-
-    mean = sum((rows.sum(0) for rows in sequences()), torch.zeros(())) / count
-    squares = sum(((rows - mean).square().sum(0) for rows in sequences()), torch.zeros(()))
-    std = (squares / (count - 1).clamp(min=1)).sqrt()
-    varies = std > 1e-6 * (1 + mean.abs())  # as `Standardiser` has it
-    return mean.float(), torch.where(varies, std, 0.0).float()
-
-
-def or_one(std: Tensor) -> Tensor:
-    """A std as a unit: 1 for what does not vary."""
-    return torch.where(std > 0, std, 1.0)
-
-
-def relative_error(leaf: ObservationSpec, guess: Tensor, x: Tensor, std: Tensor) -> Float[Tensor, "B H"]:
-    """Squared error of a guess at x [B, H, ...], both as numbers, in units of the variance std^2.
-
-    Leaves of numbers: averaged over dimensions, each in units of its own variance. Images, classes (one-hot) and bits:
-    summed over the leaf, in units of its summed variance, since single pixels and classes may hardly vary; a Brier
-    score over that of the frequencies. So the mean of what varies scores 1 on average.
-    """
-    square = (guess - x).square()
-    if leaf.is_numeric:
-        return (square / or_one(std).square()).mean(-1)
-    return square.flatten(2).sum(-1) / or_one(std.square().sum())
-
-
-def _squared_errors(
-    model: WorldModel,
-    start: State,
-    rows: Batch,
-    moments: dict[str, tuple[Tensor, Tensor]],
-    generator: torch.Generator | None,
-) -> dict[str, Float[Tensor, "3 H"]]:
-    """Summed over sequences, by leaf: the imagined mean, the last row seen (the first of `rows`), the data's mean."""
-    states = imagine_from(model, start, rows.prev_action[:, 1:], generator)
-    samples = start.deter.shape[0]
-    truth = {name: as_numbers(leaf, rows.obs[name]) for name, leaf in model.spec.observations.items()}
-    predicted = {name: torch.zeros_like(x[:, 1:]) for name, x in truth.items()}
-    for n in range(samples):
-        means = _means(model, states, n)
-        for name, total in predicted.items():
-            total += means[name] / samples
-    errors = {}
-    for name, x in truth.items():
-        mean, std = moments[name]
-        leaf, guesses = model.spec.observations[name], (predicted[name], x[:, :1], mean)
-        sums = [relative_error(leaf, guess, x[:, 1:], std).sum(0) for guess in guesses]
-        errors[name] = torch.stack(sums).double().cpu()
-    return errors
-
-
-def _means(model: WorldModel, states: State, sample: int) -> dict[str, Tensor]:
+def means(model: WorldModel, states: State, sample: int) -> dict[str, Tensor]:
+    """E[x | state] of everything that is predicted, at the states of one of the N samples: [B, H, ...] by name."""
     return {name: p.mean for name, p in model.decode(State(*(x[sample] for x in states))).items()}

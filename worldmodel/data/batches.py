@@ -6,7 +6,7 @@ An episode batch holds one whole episode a sequence, from its reset at row 0, pa
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from worldmodel.types import Batch
@@ -77,6 +77,15 @@ def longest_episode(episodes: Batch) -> int:
     return int(episodes.valid.sum(1).max())
 
 
+def single_rows(x: Float[Tensor, "B n"], path: str = "obs") -> Batch:
+    """B vectors as episodes of one row each, without actions or rewards: data of a model without time."""
+    B = len(x)
+    yes, no = (torch.full((B, 1), value, device=x.device) for value in (True, False))
+    zeros = x.new_zeros(B, 1)
+    step = torch.zeros(B, 1, dtype=torch.int32, device=x.device)
+    return Batch({path: x[:, None]}, zeros[..., None][..., :0], zeros, yes, yes, no, step, yes)
+
+
 def long_enough(episodes: Batch, length: int) -> Batch:
     """The padded episodes that have at least `length` rows, context and horizon together.
 
@@ -108,7 +117,7 @@ def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
     return Batch(obs, **rest)
 
 
-def pad_rows(x: Float[Tensor, "B t *rest"], length: int) -> Float[Tensor, "B T *rest"]:
+def pad_rows(x: Shaped[Tensor, "B t *rest"], length: int) -> Shaped[Tensor, "B T *rest"]:
     """[B, t, ...] -> [B, T, ...] with zeros (or False) behind row t."""
     out = x.new_zeros(len(x), length, *x.shape[2:])
     out[:, : x.shape[1]] = x

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from worldmodel.behaviour.imagination import or_one, relative_error, spread
 from worldmodel.evaluation import scoring_rules as rules
+from worldmodel.evaluation.open_loop import or_one, relative_error, spread
 from worldmodel.models.decoder import CONTINUE, REWARD, SHARPEST
 from worldmodel.models.encoder import as_numbers
 from worldmodel.models.likelihoods import IntegerMixture

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.data.batches import NUMBERS_AT_ONCE, at_once, in_parts, select, trimmed
+from worldmodel.data.batches import at_once, in_parts, select, trimmed
 from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport, Measured, Steps, Term, over_episodes
 from worldmodel.evidence.estimate import Evidence, doubts, evidence, join, per_step
 from worldmodel.evidence.iwae import mean_elbo
@@ -126,8 +126,8 @@ def rough_evidence(
         seed: of all draws, so that two looks at one model agree.
     """
     generator = make_generator(seed, stream=Stream.EVIDENCE, device=model.device)
-    room = NUMBERS_AT_ONCE // ((particles + ROUGH_DRAWS) * rows * model.spec.width)
-    few = trimmed(select(episodes, slice(max(1, min(sequences, room))), slice(rows)))
+    room = at_once((particles + ROUGH_DRAWS) * rows * model.spec.width)
+    few = trimmed(select(episodes, slice(min(sequences, room)), slice(rows)))
     given = model.given(few)
     filtered = smc(given, particles, generator=generator)
     steps = few.valid.sum()
@@ -196,7 +196,7 @@ def _sandwich(
 def _parts(model: WorldModel, episodes: Batch, particles: int) -> Iterator[Batch]:
     """As many episodes at a time as memory allows, without the padding that none of them needs."""
     T = episodes.valid.shape[1]
-    state = sum(x.shape[-1] for x in model.rssm.initial(1))
+    state = model.carried_numbers
     return in_parts(episodes, at_once(max(2 * particles * state, T * model.spec.width)))
 
 

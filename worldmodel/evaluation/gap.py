@@ -5,7 +5,7 @@ the run's own is: one that filters and one that smooths. So what more training w
 and the run's own bound stands beside them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -17,55 +17,12 @@ from worldmodel.evidence.gap import DRAWS, GapDecomposition, decompose_gap, join
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.sandwich import sandwich
 from worldmodel.evidence.smc import smc
-from worldmodel.models.posteriors import Kind, with_posterior
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
-from worldmodel.objectives.loss import Objective
-from worldmodel.training.learner import Learner
 from worldmodel.types import Batch
 
 SIMULATED = 8  # episodes of the sandwich, at most
 REFINEMENT_DRAWS = 4
-
-
-def fit_posterior(
-    model: WorldModel,
-    kind: Kind,
-    batches: Callable[[], Batch],
-    *,
-    updates: int,
-    learning_rate: float,
-    generator: torch.Generator,
-    seed: int = 0,
-    at: Callable[[str], None] = lambda words: None,
-) -> WorldModel:
-    """A copy of a model whose posterior, of the kind asked for, was trained on the bound against the frozen rest.
-
-    Args:
-        model: left as it is.
-        kind: of the posterior.
-        batches: gives the next batch of training rows.
-        updates: gradient steps; none leaves q where it begins, see `with_posterior`.
-        learning_rate: peak, with a warmup and a cosine to a twentieth of it.
-        generator: of the latents' noise, on the model's device.
-        seed: of the weights of a network that is new.
-        at: told how far it is.
-    """
-    changed = with_posterior(model, kind, seed=seed).train()
-    learner = Learner(
-        changed,
-        Objective(),
-        generator,
-        learning_rate=learning_rate,
-        warmup=min(100, max(1, updates // 10)),
-        final_fraction=0.05,
-        total_updates=updates,
-        clip_norm=100.0,
-    )
-    for update in range(updates):
-        at(f"update {update + 1} of {updates} of a {kind} posterior")
-        learner.update(batches())
-    return changed.eval()
 
 
 def measure_gap(
@@ -119,5 +76,5 @@ def measure_gap(
 def _parts(model: WorldModel, episodes: Batch, draws: int) -> Iterator[Batch]:
     """As many episodes at a time as memory allows, without the padding that none of them needs."""
     T = episodes.valid.shape[1]
-    row = model.spec.width + sum(x.shape[-1] for x in model.rssm.initial(1))
+    row = model.spec.width + model.carried_numbers
     return in_parts(episodes, at_once(draws * T * row, gradients=True))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldmodel.behaviour.imagination import OpenLoopError, open_loop_errors
 from worldmodel.data.batches import at_once, select
+from worldmodel.evaluation.open_loop import OpenLoopError, open_loop_errors
 from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.batch_bound import sampled_bound
 from worldmodel.objectives.elbo import Bound
 from worldmodel.objectives.loss import Objective, optimised_kl
-from worldmodel.training.learner import sampled_bound
 from worldmodel.types import Batch, State
 
 FRAMES = 8  # of an episode, that are reconstructed for a picture
@@ -103,7 +103,7 @@ def reconstruct(model: WorldModel, episodes: Batch, generator: torch.Generator) 
     length = int(episodes.valid[0].sum())
     episode = select(episodes, slice(1), slice(length))
     rows = torch.linspace(0, length - 1, min(FRAMES, length)).long().to(model.device)
-    states = model.observe(episode, model.rssm.noise(1, length, generator)).states
+    states = model.observe(episode, model.noise(1, length, generator)).states
     decoded = model.decode(State(*(x[0, rows] for x in states)))
     images = [name for name, leaf in model.spec.observations.items() if leaf.kind == "image"]
     return {

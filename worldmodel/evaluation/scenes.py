@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.behaviour.imagination import filter_samples, imagine_from
+from worldmodel.behaviour.imagination import filter_samples, imagine, recorded
 from worldmodel.checks import require_positive
 from worldmodel.data.batches import long_enough, select
 from worldmodel.evaluation.baselines import predicted_leaves
@@ -86,7 +86,7 @@ def make_scenes(
     filtered = filter_samples(model, select(batch, rows=slice(context)), samples, generator)
     start = State(*(x[:, :, -1] for x in filtered))
     taken = batch.prev_action[:, context:] if action is None else action[: len(batch.reward)]
-    imagined = imagine_from(model, start, taken, generator)
+    imagined = imagine(model, start, recorded(taken, samples), horizon, generator=generator).states
     states = State(*(torch.cat(parts, 2) for parts in zip(filtered, imagined, strict=True)))
     return Scenes(
         context,

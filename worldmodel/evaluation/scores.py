@@ -25,15 +25,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.behaviour.imagination import (
-    Futures,
-    futures,
-    imagine_from,
-)
+from worldmodel.behaviour.imagination import imagine, recorded
 from worldmodel.checks import require_positive
 from worldmodel.data.batches import SAMPLED_ROWS_AT_ONCE, long_enough
 from worldmodel.evaluation import scoring_rules as rules
 from worldmodel.evaluation.baselines import Baseline, ByMetric, baseline_scores
+from worldmodel.evaluation.open_loop import Futures, futures
 from worldmodel.evaluation.scoring_rules import Curve
 from worldmodel.models.decoder import REWARD
 from worldmodel.models.encoder import as_numbers
@@ -97,7 +94,7 @@ def score_imagination(
         model: the world model.
         episodes: whole episodes from their reset, padded; see `data.replay.pad_episodes`.
         baselines: from `fit_baselines`, for at least this horizon.
-        context, horizon, samples: which futures, as in `behaviour.imagination.futures`.
+        context, horizon, samples: which futures, as in `evaluation.open_loop.futures`.
         generator: source of the noise, on the model's device.
         resampling: source of the bootstrap's draws, on the CPU.
         rows_at_once: sampled rows that are filtered in one pass.
@@ -135,7 +132,9 @@ def _score_futures(
     model: WorldModel, future: Futures, baselines: Mapping[str, Baseline], generator: torch.Generator
 ) -> Iterator[tuple[tuple[str, str, str], Float[Tensor, "B H"]]]:
     """Every score of some futures, by (leaf, metric, method)."""
-    states = imagine_from(model, future.start, future.rows.prev_action[:, 1:], generator)
+    action = future.rows.prev_action[:, 1:]
+    act = recorded(action, len(future.start.deter))
+    states = imagine(model, future.start, act, action.shape[1], generator=generator).states
     targets = model.targets(future.rows)
     truth = {name: x[:, 1:] for name, x in targets.items()}
     for name, predictive in predict(model, states, truth, generator).items():

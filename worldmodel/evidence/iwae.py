@@ -64,10 +64,10 @@ def log_path_weights(
     sequence: LatentSequence, samples: int, *, generator: torch.Generator | None = None
 ) -> Float[Tensor, "N B"]:
     """log p(x_1:T, z_1:T) - log q(z_1:T | x) for N draws of z_1:T from q, in nats, float64; their mean is the ELBO."""
-    state = sequence.initial(samples)
+    carry = sequence.initial(samples)
     total = torch.zeros(samples, len(sequence.valid), dtype=torch.float64, device=sequence.valid.device)
     for t, valid in enumerate(sequence.valid.unbind(1)):
-        state, _, log_weight = move(sequence, state, t, 0.0, generator)
+        carry, _, log_weight = move(sequence, carry, t, 0.0, generator)
         total = total + torch.where(valid, log_weight, 0.0)
     return total
 

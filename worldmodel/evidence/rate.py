@@ -133,7 +133,7 @@ def first_row(sequence: LatentSequence, *, samples: int = 16, generator: torch.G
     B = len(sequence.valid)
     if B < 2:
         raise ValueError(f"sequence: expected at least two sequences, got {B}")
-    deter, prior = sequence.step(sequence.initial(samples), 0)
+    _, deter, prior = sequence.step(sequence.initial(samples), 0)
     if not torch.allclose(deter, deter[:, :1].expand_as(deter), rtol=1e-4, atol=1e-5):  # a product's rows round apart
         raise ValueError("sequence: expected the same h_1 for all sequences, got different ones")
     posterior = sequence.proposal(deter, 0)
@@ -163,12 +163,11 @@ def along(sequence: LatentSequence, alternatives: LatentSequence, path: Float[Te
     M, rest = divmod(len(alternatives.valid), B)
     if M < 1 or rest:
         raise ValueError(f"alternatives: expected a multiple of the {B} sequences, got {len(alternatives.valid)}")
-    state, kls, found = sequence.initial(1), [], []
+    carry, kls, found = sequence.initial(1), [], []
     for t in range(T):
-        deter, prior = sequence.step(state, t)
-        posterior = sequence.proposal(deter, t)
-        state = State(deter, path[None, :, t])
-        z = state.stoch
+        carry, deter, prior = sequence.step(carry, t)
+        posterior, z = sequence.proposal(deter, t), path[None, :, t]
+        carry = sequence.advance(carry, State(deter, z))
         others = alternatives.proposal(deter.repeat(1, M, 1), t).log_prob(z.repeat(1, M, 1)).sum(-1)  # [1, M * B]
         log_own, log_prior = (q.log_prob(z).sum(-1)[0].double() for q in (posterior, prior))
         found.append(misfit(log_own, others.double().view(M, B), log_prior))
@@ -180,11 +179,11 @@ def along(sequence: LatentSequence, alternatives: LatentSequence, path: Float[Te
 @torch.no_grad()
 def posterior_path(sequence: LatentSequence, *, generator: torch.Generator | None = None) -> State:
     """One draw from q of every sequence: h_1:T and z_1:T, [B, T, ...]."""
-    state, states = sequence.initial(1), []
+    carry, states = sequence.initial(1), []
     for t in range(sequence.valid.shape[1]):
-        deter, _ = sequence.step(state, t)
-        state = State(deter, sequence.proposal(deter, t).sample(generator))
-        states.append(state)
+        carry, deter, _ = sequence.step(carry, t)
+        states.append(State(deter, sequence.proposal(deter, t).sample(generator)))
+        carry = sequence.advance(carry, states[-1])
     return State(*(torch.stack([getattr(state, name)[0] for state in states], 1) for name in State._fields))
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from worldmodel.checks import require_positive
 from worldmodel.evidence.iwae import mean_elbo
-from worldmodel.types import Latent, LatentSequence, State
+from worldmodel.types import Carry, Latent, LatentSequence, State
 
 NEGLIGIBLE = 1e-3  # nats per unit: gradients below this are rounding, which Adam would follow at full speed otherwise
 
@@ -60,13 +60,17 @@ class RefinedSequence:
         """The rows that count."""
         return self.sequence.valid
 
-    def initial(self, samples: int) -> State:
+    def initial(self, samples: int) -> Carry:
         """What is carried before the first row."""
         return self.sequence.initial(samples)
 
-    def step(self, state: State, t: int) -> tuple[Float[Tensor, "N B D"], Latent]:
-        """h_t and p(z_t | h_t)."""
-        return self.sequence.step(state, t)
+    def step(self, carry: Carry, t: int) -> tuple[Carry, Float[Tensor, "N B D"], Latent]:
+        """The carry, h_t and p(z_t | h_t)."""
+        return self.sequence.step(carry, t)
+
+    def advance(self, carry: Carry, state: State) -> Carry:
+        """The carry once z_t is known."""
+        return self.sequence.advance(carry, state)
 
     def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Latent:
         """q(z_t | h_t, x), moved."""
@@ -139,12 +143,13 @@ def _differentiable_bound(
     sequence: LatentSequence, offset: Float[Tensor, "B T P"], samples: int, generator: torch.Generator | None
 ) -> Float[Tensor, " B"]:
     """The bound of every sequence under moved q, the mean over N draws; only its gradient matters, see the module."""
-    state, total = sequence.initial(samples), torch.zeros(())
+    carry, total = sequence.initial(samples), torch.zeros(())
     for t, valid in enumerate(sequence.valid.unbind(1)):
-        deter, prior = sequence.step(state, t)
+        carry, deter, prior = sequence.step(carry, t)
         unmoved = adjustable(sequence.proposal(deter, t))
         q = unmoved.shifted(offset[:, t])
         state = State(deter, q.rsample(q.noise(generator)))
+        carry = sequence.advance(carry, state)
         if q.reparameterised:
             held = unmoved.shifted(offset[:, t].detach())
             kl = (held.log_prob(state.stoch) - prior.log_prob(state.stoch)).sum(-1)
@@ -157,6 +162,6 @@ def _differentiable_bound(
 
 @torch.no_grad()
 def _no_offset(sequence: LatentSequence) -> Float[Tensor, "B T P"]:
-    state = sequence.initial(1)
-    posterior = adjustable(sequence.proposal(sequence.step(state, 0)[0], 0))
-    return state.stoch.new_zeros(*sequence.valid.shape, posterior.parameters)
+    _, deter, _ = sequence.step(sequence.initial(1), 0)
+    posterior = adjustable(sequence.proposal(deter, 0))
+    return deter.new_zeros(*sequence.valid.shape, posterior.parameters)

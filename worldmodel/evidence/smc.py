@@ -25,9 +25,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from worldmodel.checks import require_positive, require_share
-from worldmodel.types import Latent, LatentSequence, State
+from worldmodel.types import Carry, Latent, LatentSequence, State
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class ParticleEvidence:
 class Weighed(NamedTuple):
     """Particles moved to row t, and what the row says of them, in nats."""
 
-    state: State  # [N, B, ...]
+    carry: Carry  # led by [N, B]
     log_likelihood: dict[str, Float[Tensor, "N B"]]
     log_weight: Float[Tensor, "N B"]  # log w_t, float64
 
@@ -101,13 +102,13 @@ def smc(
     B, T = valid.shape
     seen = _seen(valid, path, unseen)
     ahead = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], 1)  # whether a row that counts follows
-    state = sequence.initial(particles)
+    carry = sequence.initial(particles)
     log_weight = torch.full((particles, B), -math.log(particles), dtype=torch.float64, device=valid.device)
     rows = []
     for t in range(T):
         fixed = None if path is None else path[:, t]
         share = 1.0 if t in unseen else prior_share
-        state, log_likelihood, row_weight = move(sequence, state, t, share, generator, fixed)
+        carry, log_likelihood, row_weight = move(sequence, carry, t, share, generator, fixed)
         increment, reweighed = _reweigh(log_weight, row_weight)
         log_weight = torch.where(seen[:, t], reweighed, log_weight)
         weight = log_weight.exp()
@@ -118,7 +119,7 @@ def smc(
         if resample.any():
             ancestors = _ancestors(weight, generator, keep_first=path is not None)
             stay = torch.arange(particles, device=valid.device)[:, None]
-            state = _choose(state, torch.where(resample, ancestors, stay))
+            carry = _choose(carry, torch.where(resample, ancestors, stay))
             log_weight = torch.where(resample, -math.log(particles), log_weight)
     increments, all_terms, esses, resampled = zip(*rows, strict=True)
     by_name = {name: torch.stack([terms[name] for terms in all_terms], 1) for name in all_terms[0]}
@@ -127,14 +128,14 @@ def smc(
 
 def move(
     sequence: LatentSequence,
-    state: State,
+    carry: Carry,
     t: int,
     prior_share: float,
     generator: torch.Generator | None,
     fixed: Float[Tensor, "B Z"] | None = None,
 ) -> Weighed:
     """Propose z_t for every particle and weigh it with row t; `fixed`, where given, is the z_t of particle 0."""
-    deter, prior = sequence.step(state, t)
+    carry, deter, prior = sequence.step(carry, t)
     posterior = prior if prior_share == 1.0 else sequence.proposal(deter, t)
     z = _propose(posterior, prior, prior_share, generator)
     if fixed is not None:
@@ -145,7 +146,7 @@ def move(
     if prior_share < 1.0:
         log_prior = prior.log_prob(z).double().sum(-1)
         log_weight = log_weight + log_prior - _log_mixture(posterior, log_prior, prior_share, z)
-    return Weighed(state, log_likelihood, log_weight)
+    return Weighed(sequence.advance(carry, state), log_likelihood, log_weight)
 
 
 def _propose(posterior: Latent, prior: Latent, prior_share: float, generator: torch.Generator | None) -> Tensor:
@@ -197,9 +198,9 @@ def _ancestors(
     return ancestors
 
 
-def _choose(state: State, ancestors: Int[Tensor, "N B"]) -> State:
+def _choose(carry: Carry, ancestors: Int[Tensor, "N B"]) -> Carry:
     sequences = torch.arange(ancestors.shape[1], device=ancestors.device)
-    return State(*(x[ancestors, sequences] for x in state))
+    return tree_map(lambda x: x[ancestors, sequences], carry)
 
 
 def _seen(valid: Bool[Tensor, "B T"], path: Tensor | None, unseen: Collection[int]) -> Bool[Tensor, "B T"]:

@@ -7,12 +7,12 @@ alone; they are decoded a few at a time, so that images do not exhaust the memor
 from collections.abc import Callable, Mapping
 
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
-from worldmodel.models.rssm import RSSM
-from worldmodel.types import Batch, Latent, Likelihood, State
+from worldmodel.types import Batch, Carry, Dynamics, Latent, Likelihood, State
 
 
 class ConditionedWorldModel:
@@ -20,7 +20,7 @@ class ConditionedWorldModel:
 
     def __init__(
         self,
-        rssm: RSSM,
+        dynamics: Dynamics,
         decode: Callable[[State], Mapping[str, Likelihood]],
         batch: Batch,
         embed: Float[Tensor, "B T E"],
@@ -30,41 +30,48 @@ class ConditionedWorldModel:
         particles_at_once: int,
     ) -> None:
         """Args:
-        rssm, decode: the model's recurrence, and its likelihoods by name at states with any leading shape.
+        dynamics, decode: the model's recurrence, and its likelihoods by name at states with any leading shape.
         batch: whole episodes, as `require_whole_episodes` has them, in the model's precision.
         embed: of every row, as the posterior is meant to see it.
         targets, observed: what each likelihood is evaluated at, and where it is an observation, by name.
         particles_at_once: how many of the N particles are decoded in one pass.
         """
-        self.rssm, self.decode, self.valid = rssm, decode, batch.valid
+        self.dynamics, self.decode, self.valid = dynamics, decode, batch.valid
         self._prev_action, self._is_first = batch.prev_action, batch.is_first
         self._targets, self._observed = targets, observed
-        self._seen = rssm.posterior_embed(embed)  # [B, T, I] all that q reads of the rows
+        self._projected = dynamics.project(embed)  # [B, T, I] all that q reads of the rows
         self._particles_at_once = particles_at_once
 
-    def initial(self, samples: int) -> State:
-        """Zeros, [N, B, ...]."""
-        state = self.rssm.initial(samples * len(self.valid))
-        return State(*(rearrange(x, "(N B) W -> N B W", N=samples) for x in state))
+    def initial(self, samples: int) -> Carry:
+        """What the recurrence carries before an episode, led by [N, B]."""
+        return tree_map(self._unflat, self.dynamics.initial(samples * len(self.valid)))
 
-    def step(self, state: State, t: int) -> tuple[Float[Tensor, "N B D"], Latent]:
-        """h_t under the action that led to row t, and p(z_t | h_t)."""
-        samples = len(state.deter)
-        flat = State(*(rearrange(x, "N B W -> (N B) W") for x in state))
+    def step(self, carry: Carry, t: int) -> tuple[Carry, Float[Tensor, "N B D"], Latent]:
+        """The carry and h_t under the action that led to row t, and p(z_t | h_t)."""
+        flat = tree_map(lambda x: x.flatten(0, 1), carry)
+        samples = len(tree_leaves(carry)[0])
         action = repeat(self._prev_action[:, t], "B A -> (N B) A", N=samples)
         is_first = repeat(self._is_first[:, t], "B -> (N B)", N=samples)
-        deter = rearrange(self.rssm.predict(flat, action, is_first), "(N B) D -> N B D", N=samples)
-        return deter, self.rssm.prior(deter)
+        stepped, deter = tree_map(self._unflat, self.dynamics.step(flat, action, is_first))
+        return stepped, deter, self.dynamics.prior(deter)
+
+    def advance(self, carry: Carry, state: State) -> Carry:
+        """The carry once z_t is known."""
+        flat, seen = (tree_map(lambda x: x.flatten(0, 1), tree) for tree in (carry, state))
+        return tree_map(self._unflat, self.dynamics.advance(flat, seen))
 
     def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Latent:
         """q(z_t | h_t, x)."""
-        return self.rssm.posterior(deter, self._seen[None, :, t])
+        return self.dynamics.posterior(deter, self._projected[None, :, t])
 
     def likelihood(self, state: State, t: int) -> dict[str, Float[Tensor, "N B"]]:
         """log p(x_t | h_t, z_t), log p(r_t | .) and log p(c_t | .); no reward leads to a first row."""
         parts = zip(*(x.split(self._particles_at_once) for x in state), strict=True)
         scores = [self._score(State(*part), t) for part in parts]
         return {name: torch.cat([score[name] for score in scores]) for name in scores[0]}
+
+    def _unflat(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (-1, len(self.valid)))  # [N B, ...] -> [N, B, ...]
 
     def _score(self, state: State, t: int) -> dict[str, Float[Tensor, "N B"]]:
         scores = {}

@@ -5,7 +5,7 @@ their own. The names of the likelihoods are the paths of the observation's leave
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Literal
 
@@ -311,29 +311,47 @@ class Decoder(nn.Module):
         """The network of a reward that takes a handful of values, if it is taken for that."""
         return self.reward_head if isinstance(self.reward_head, AtomsHead) else None
 
-    def forward(self, state: State) -> dict[str, Likelihood]:
-        """Likelihoods by name at states with any leading shape; reward and continue are [*batch, 1]."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is decoded: the observation's leaves, the reward and the continue flag."""
+        return (*self.specs, REWARD, CONTINUE)
+
+    def forward(self, state: State, names: Collection[str] | None = None) -> dict[str, Likelihood]:
+        """Likelihoods by name at states with any leading shape; reward and continue are [*batch, 1].
+
+        Only the networks of `names` run, where given. Raises ValueError for a name that there is not.
+        """
+        wanted = self.names if names is None else names
+        unknown = sorted(set(wanted) - set(self.names))
+        if unknown:
+            raise ValueError(f"names: expected some of {', '.join(self.names)}; got {', '.join(unknown)}")
         features = torch.cat(state, -1)
-        likelihoods = self._observations(features, state.stoch)
-        reward = self.reward_head(self.reward_trunk(features), state.stoch)
-        likelihoods[REWARD] = SymlogNormal(reward) if REWARD in self.symlog else reward
-        likelihoods[CONTINUE] = Bernoullis(full_precision(self.continue_head(features)))
+        likelihoods = self._observations(features, state.stoch, wanted)
+        if REWARD in wanted:
+            reward = self.reward_head(self.reward_trunk(features), state.stoch)
+            likelihoods[REWARD] = SymlogNormal(reward) if REWARD in self.symlog else reward
+        if CONTINUE in wanted:
+            likelihoods[CONTINUE] = Bernoullis(full_precision(self.continue_head(features)))
         return likelihoods
 
-    def _observations(self, features: Tensor, stoch: Tensor) -> dict[str, Likelihood]:
-        hidden = self.trunk(features) if self.trunk is not None else None
+    def _observations(self, features: Tensor, stoch: Tensor, wanted: Collection[str]) -> dict[str, Likelihood]:
+        flat = any(spec.kind != "image" for key, spec in self.specs.items() if key in wanted)
+        hidden = self.trunk(features) if self.trunk is not None and flat else None
         flat_heads, image_heads = iter(self.flat_heads), iter(self.image_heads)
         likelihoods: dict[str, Likelihood] = {}
         for key, spec in self.specs.items():
+            head = next(image_heads if spec.kind == "image" else flat_heads)
+            if key not in wanted:
+                continue
             if spec.kind == "image":
-                likelihoods[key] = next(image_heads)(features)
+                likelihoods[key] = head(features)
             elif spec.kind == "integer":
-                likelihoods[key] = next(flat_heads)(hidden, stoch)
+                likelihoods[key] = head(hidden, stoch)
             elif spec.kind == "vector":
-                normal = next(flat_heads)(hidden, stoch)
+                normal = head(hidden, stoch)
                 likelihoods[key] = SymlogNormal(normal) if key in self.symlog else normal
             elif spec.kind == "categorical":
-                likelihoods[key] = Categoricals(full_precision(next(flat_heads)(hidden)), spec.classes)
+                likelihoods[key] = Categoricals(full_precision(head(hidden)), spec.classes)
             else:
-                likelihoods[key] = Bernoullis(full_precision(next(flat_heads)(hidden)))
+                likelihoods[key] = Bernoullis(full_precision(head(hidden)))
         return likelihoods

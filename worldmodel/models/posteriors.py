@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from worldmodel.models.backward_network import BackwardNetwork
+from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
 
 Kind = Literal["filtering", "smoothing"]
@@ -43,28 +44,40 @@ def with_posterior(model: WorldModel, kind: Kind, *, seed: int = 0) -> WorldMode
     return changed
 
 
+def recurrence(model: WorldModel) -> RSSM:
+    """The model's recurrence, whose posterior is exchanged here.
+
+    Raises:
+        ValueError: if it is not an RSSM.
+    """
+    if not isinstance(model.dynamics, RSSM):
+        raise ValueError(f"model.dynamics: expected an RSSM, got {type(model.dynamics).__name__}")
+    return model.dynamics
+
+
 def posterior_parts(model: WorldModel) -> list[nn.Module]:
     """The networks that q is made of."""
-    rssm = model.rssm
+    rssm = recurrence(model)
     parts = [model.encoder, rssm.posterior_embed, rssm.posterior_deter, rssm.posterior_rest]
     return parts if model.backward_network is None else [*parts, model.backward_network]
 
 
 def _look_ahead(model: WorldModel, seed: int) -> None:
-    old = model.rssm.posterior_embed
-    width = model.rssm.hidden
+    rssm = recurrence(model)
+    old, width = rssm.posterior_embed, rssm.hidden
     with torch.random.fork_rng(devices=[]):  # the weights are made on the CPU, whatever the device
         torch.default_generator.manual_seed(seed)
         backward_network = BackwardNetwork(model.encoder.width, model.spec.action.width, width)
     model.backward_network = backward_network.to(old.weight)
     columns = torch.cat([old.weight, old.weight.new_zeros(len(old.weight), width)], 1)
-    model.rssm.posterior_embed = _linear(columns, old.bias)
+    rssm.posterior_embed = _linear(columns, old.bias)
 
 
 def _look_no_further(model: WorldModel, backward_network: BackwardNetwork) -> None:
-    old, width = model.rssm.posterior_embed, model.encoder.width
+    rssm = recurrence(model)
+    old, width = rssm.posterior_embed, model.encoder.width
     constant = old.weight[:, width:] @ backward_network.nothing
-    model.rssm.posterior_embed = _linear(old.weight[:, :width], old.bias + constant)
+    rssm.posterior_embed = _linear(old.weight[:, :width], old.bias + constant)
     model.backward_network = None
 
 

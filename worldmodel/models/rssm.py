@@ -1,8 +1,8 @@
 """The recurrent state-space model: a learned filter.
 
-    h_t = f(h_{t-1}, z_{t-1}, a_{t-1})    predict: the deterministic path, no sampling
+    h_t = f(h_{t-1}, z_{t-1}, a_{t-1})    step: the deterministic path, no sampling
     z_t ~ p(z_t | h_t)                    prior: the learned transition
-    z_t ~ q(z_t | h_t, x_t)               update: the posterior, once x_t is seen (and what follows, if it smooths)
+    z_t ~ q(z_t | h_t, x_t)               posterior, once x_t is seen (and what follows, if it smooths)
 
 `observe` and `imagine` are the loops over them. What does not depend on the recurrent state (projections of actions and
 embeddings) is computed before the loop for all steps at once, what only reads states (the prior) after it; inside
@@ -12,7 +12,7 @@ eager, compiled and resumed runs draw the same numbers.
 Sources: Hafner et al. 2019 (PlaNet), arXiv 1811.04551, equation 4; Hafner et al. 2023 (DreamerV3), arXiv 2301.04104.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from einops import rearrange, repeat
@@ -22,15 +22,7 @@ from torch.nn.functional import silu
 
 from worldmodel.models.latents import LatentFamily
 from worldmodel.models.networks import BlockLinear, mlp
-from worldmodel.types import BalancedLatent, State
-
-
-class Trajectory(NamedTuple):
-    """A filtered sequence: states, and the two distributions that each z_t stands between, all [B, T, ...]."""
-
-    states: State
-    posterior: BalancedLatent
-    prior: BalancedLatent
+from worldmodel.types import Act, BalancedLatent, State, Trajectory
 
 
 class BlockGRU(nn.Module):
@@ -95,7 +87,7 @@ class BareGRU(nn.Module):
 
 
 class RSSM(nn.Module):
-    """The learned filter. States start from zeros; h_1 = f(0, 0, 0) is a learned constant."""
+    """The learned filter, a `Dynamics` that carries (h_t, z_t) from zeros; h_1 = f(0, 0, 0) is a learned constant."""
 
     def __init__(
         self,
@@ -150,20 +142,31 @@ class RSSM(nn.Module):
         """The noise that `observe` or `imagine` turns into samples."""
         return self.latent.noise(batch, steps, like=self.posterior_deter.weight, generator=generator)
 
-    def predict(
-        self, state: State, prev_action: Float[Tensor, "B A"], is_first: Bool[Tensor, " B"]
-    ) -> Float[Tensor, "B D"]:
-        """h_t from the previous state and action; from nothing where an episode begins."""
+    @property
+    def marginal_gradient(self) -> bool:
+        """Whether likelihoods' gradients reach q by summing over classes; see `objectives.marginal`."""
+        return self.latent.gradient == "marginal"
+
+    def step(
+        self, carry: State, prev_action: Float[Tensor, "B A"], is_first: Bool[Tensor, " B"] | None = None
+    ) -> tuple[State, Float[Tensor, "B D"]]:
+        """The carry as it was, and h_t from it and the action; from nothing where an episode begins."""
+        if is_first is None:
+            return carry, self.cell(*carry, self.action_in(prev_action))
         keep = self._keep(is_first)
-        return self.cell(state.deter * keep, state.stoch * keep, self.action_in(prev_action * keep))
+        return carry, self.cell(carry.deter * keep, carry.stoch * keep, self.action_in(prev_action * keep))
 
-    def update(self, deter: Float[Tensor, "B D"], embed: Float[Tensor, "B E"]) -> BalancedLatent:
-        """q(z_t | h_t, x_t)."""
-        return self.posterior(deter, self.posterior_embed(embed))
+    def advance(self, carry: State, state: State) -> State:
+        """(h_t, z_t)."""
+        return state
 
-    def posterior(self, deter: Float[Tensor, "*batch D"], seen: Float[Tensor, "*#batch I"]) -> BalancedLatent:
-        """q(z_t | h_t, x_t) from what it reads of row t, the projected embedding; many h_t may share one row."""
-        return self.latent.distribution(self._posterior_raw(deter, seen))
+    def project(self, embed: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch I"]:
+        """The embedding's part of the posterior's first layer: all that q reads of a row."""
+        return self.posterior_embed(embed)
+
+    def posterior(self, deter: Float[Tensor, "*batch D"], projected: Float[Tensor, "*#batch I"]) -> BalancedLatent:
+        """q(z_t | h_t, x_t) from what it reads of row t; many h_t may share one row."""
+        return self.latent.distribution(self._posterior_raw(deter, projected))
 
     def prior(self, deter: Float[Tensor, "*batch D"]) -> BalancedLatent:
         """p(z_t | h_t)."""
@@ -176,13 +179,13 @@ class RSSM(nn.Module):
         prev_action: Float[Tensor, "B T A"],
         is_first: Bool[Tensor, "B T"],
         noise: Float[Tensor, "B T *noise"],
-        state: State | None = None,
+        carry: State | None = None,
     ) -> Trajectory:
-        """Filter a sequence, resetting inside it where `is_first`; starts from `state`, or from nothing."""
+        """Filter a sequence, beginning anew where `is_first`; starts from `carry`, or from nothing."""
         keep = self._keep(is_first)
         action_in = self.action_in(prev_action * keep)
-        embed_in = self.posterior_embed(embed)
-        deter, stoch = state or self.initial(embed.shape[0])
+        embed_in = self.project(embed)
+        deter, stoch = carry or self.initial(embed.shape[0])
         deters, stochs, raws = [], [], []
         steps = (x.unbind(1) for x in (action_in, embed_in, keep, noise))
         for inputs in zip(*steps, strict=True):
@@ -193,16 +196,21 @@ class RSSM(nn.Module):
         states = State(torch.stack(deters, 1), torch.stack(stochs, 1))  # [B, T, D], [B, T, Z]
         return Trajectory(states, self.latent.distribution(torch.stack(raws, 1)), self.prior(states.deter))
 
-    def imagine(self, state: State, action: Float[Tensor, "B H A"], noise: Float[Tensor, "B H *noise"]) -> State:
-        """Roll the prior forward under a_t, a_{t+1}, ...: the states [B, H, ...] after each of the H actions."""
-        deter, stoch = state
-        deters, stochs = [], []
-        for action_in, noise_t in zip(self.action_in(action).unbind(1), noise.unbind(1), strict=True):
-            deter = self.cell(deter, stoch, action_in)
-            stoch = self.prior(deter).rsample(noise_t)
-            deters.append(deter)
-            stochs.append(stoch)
-        return State(torch.stack(deters, 1), torch.stack(stochs, 1))
+    def imagine(
+        self, carry: State, state: State, act: Act, noise: Float[Tensor, "B H *noise"]
+    ) -> tuple[State, Float[Tensor, "B H A"]]:
+        """Roll the prior forward: the states [B, H, ...] after each of H actions that `act` chooses, and the actions.
+
+        The carry is the state itself, so that `state` is not read.
+        """
+        states, actions = [], []
+        for noise_t in noise.unbind(1):
+            actions.append(act(carry))
+            _, deter = self.step(carry, actions[-1])
+            carry = State(deter, self.prior(deter).rsample(noise_t))
+            states.append(carry)
+        deter, stoch = (torch.stack(parts, 1) for parts in zip(*states, strict=True))
+        return State(deter, stoch), torch.stack(actions, 1)
 
     def compile(self) -> None:
         """Compile the body of `observe`'s loop; the loop itself stays eager, since unrolled it compiles for minutes."""

@@ -38,11 +38,12 @@ def simulate(model: WorldModel, template: Batch, *, generator: torch.Generator |
     """
     require_whole_episodes(template)
     template = in_precision(template, next(model.parameters()).dtype)
-    state = model.rssm.initial(len(template.valid))
+    carry = model.dynamics.initial(len(template.valid))
     path, rows = [], []
     for action, is_first in zip(template.prev_action.unbind(1), template.is_first.unbind(1), strict=True):
-        deter = model.rssm.predict(state, action, is_first)
-        state = State(deter, model.rssm.prior(deter).sample(generator))
+        carry, deter = model.dynamics.step(carry, action, is_first)
+        state = State(deter, model.dynamics.prior(deter).sample(generator))
+        carry = model.dynamics.advance(carry, state)
         path.append(state.stoch)
         rows.append({name: likelihood.sample(generator) for name, likelihood in model.decode(state).items()})
     drawn = {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
@@ -60,7 +61,7 @@ def resample_rows(model: WorldModel, batch: Batch, states: State, *, generator: 
         generator: source of all draws.
     """
     batch = in_precision(batch, next(model.parameters()).dtype)
-    z = model.rssm.prior(states.deter).sample(generator)
+    z = model.dynamics.prior(states.deter).sample(generator)
     drawn = {name: one.sample(generator) for name, one in model.decode(State(states.deter, z)).items()}
     reward = torch.where(batch.is_first, 0.0, drawn[REWARD].squeeze(-1))
     return batch._replace(obs={path: drawn[path] for path in batch.obs}, reward=reward)

@@ -19,7 +19,7 @@ from worldmodel.models.decoder import GaussianHead
 from worldmodel.models.latents import DiagonalGaussian, GaussianFamily
 from worldmodel.models.likelihoods import Bernoullis
 from worldmodel.models.networks import mlp
-from worldmodel.types import Likelihood, State
+from worldmodel.types import Batch, Likelihood, State, Trajectory
 
 NAME = "x"  # of the observation
 
@@ -68,19 +68,45 @@ class VAE(nn.Module):
         """q(z | x)."""
         return self.latent.distribution(self.encoder(x))
 
-    def decode(self, z: Float[Tensor, "*batch Z"]) -> Likelihood:
+    def likelihood(self, z: Float[Tensor, "*batch Z"]) -> Likelihood:
         """p(x | z)."""
         features = self.trunk(z)
         if isinstance(self.head, GaussianHead):
             return self.head(features, z)
         return Bernoullis(full_precision(self.head(features)))
 
-    def forward(
-        self, x: Float[Tensor, "B 1 n"], noise: Float[Tensor, "B 1 Z"]
-    ) -> tuple[dict[str, Likelihood], DiagonalGaussian, DiagonalGaussian]:
-        """Likelihood by name, posterior and prior for `objectives.elbo`, differentiable; noise is standard normal."""
-        posterior = self.posterior(x)
-        return {NAME: self.decode(posterior.rsample(noise))}, posterior, self.prior(*x.shape[:2])
+    # What `objectives.batch_bound.TrainedModel` asks for, so that the learner of world models trains this one too.
+
+    marginal_gradient = False
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks by name."""
+        return {"encoder": self.encoder, "decoder": nn.ModuleList([self.trunk, self.head])}
+
+    def noise(self, batch: int, steps: int, generator: torch.Generator | None = None) -> Float[Tensor, "B T Z"]:
+        """Standard normal noise."""
+        return self.latent.noise(batch, steps, like=next(self.parameters()), generator=generator)
+
+    def forward(self, batch: Batch, noise: Float[Tensor, "B T Z"]) -> tuple[Trajectory, dict[str, Likelihood]]:
+        """Explain rows, each by itself: the batch's only leaf is x."""
+        (x,) = batch.obs.values()
+        posterior = self.posterior(x.to(noise.dtype))
+        z = posterior.rsample(noise)
+        return Trajectory(State(z[..., :0], z), posterior, self.prior(*z.shape[:2])), {NAME: self.likelihood(z)}
+
+    def decode(self, state: State) -> dict[str, Likelihood]:
+        """p(x | z) by name."""
+        return {NAME: self.likelihood(state.stoch)}
+
+    def targets(self, batch: Batch) -> dict[str, Tensor]:
+        """x by name."""
+        (x,) = batch.obs.values()
+        return {NAME: x}
+
+    def observed(self, batch: Batch) -> dict[str, Bool[Tensor, "B T"]]:
+        """Every x is an observation."""
+        return {}
 
     def given(self, x: Float[Tensor, "B n"]) -> "ConditionedVAE":
         """This model and B observations, as a `LatentSequence` of one row each."""
@@ -104,14 +130,17 @@ class ConditionedVAE:
         """Every row counts."""
         return torch.ones(len(self.x), 1, dtype=torch.bool, device=self.x.device)
 
-    def initial(self, samples: int) -> State:
-        """Nothing, [N, B, ...]."""
-        shape = (samples, len(self.x))
-        return State(self.x.new_zeros(*shape, 0), self.x.new_zeros(*shape, self.model.latent.width))
+    def initial(self, samples: int) -> Float[Tensor, "N B 0"]:
+        """Nothing."""
+        return self.x.new_zeros(samples, len(self.x), 0)
 
-    def step(self, state: State, t: int) -> tuple[Float[Tensor, "N B D"], DiagonalGaussian]:
-        """No h, and the standard normal prior."""
-        return state.deter, self.model.prior(*state.deter.shape[:2])
+    def step(self, carry: Float[Tensor, "N B 0"], t: int) -> tuple[Tensor, Float[Tensor, "N B 0"], DiagonalGaussian]:
+        """Nothing, no h, and the standard normal prior."""
+        return carry, carry, self.model.prior(*carry.shape[:2])
+
+    def advance(self, carry: Float[Tensor, "N B 0"], state: State) -> Float[Tensor, "N B 0"]:
+        """Nothing."""
+        return carry
 
     def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> DiagonalGaussian:
         """q(z | x)."""
@@ -119,4 +148,4 @@ class ConditionedVAE:
 
     def likelihood(self, state: State, t: int) -> dict[str, Float[Tensor, "N B"]]:
         """log p(x | z)."""
-        return {NAME: self.model.decode(state.stoch).log_prob(self.x.expand(len(state.stoch), -1, -1))}
+        return {NAME: self.model.likelihood(state.stoch).log_prob(self.x.expand(len(state.stoch), -1, -1))}

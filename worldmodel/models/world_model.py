@@ -1,16 +1,17 @@
-"""Encoder, RSSM and decoder as one model of rows. It runs forward and nothing else.
+"""Encoder, recurrence and decoder as one model of rows. It runs forward and nothing else.
 
 `forward` explains whole sequences for training, `step` filters one row for acting; on the same noise they give the same
 states, unless the posterior smooths: then they agree where nothing follows. `imagine` goes on without looking. What the
 model puts out are distributions: `objectives` makes the bound.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from worldmodel.data.batches import at_once, in_precision, require_whole_episodes, with_last_rows_marked
 from worldmodel.models.backward_network import BackwardNetwork
@@ -18,8 +19,7 @@ from worldmodel.models.conditioned import ConditionedWorldModel
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder
 from worldmodel.models.likelihoods import Affine, Normal, symlog
-from worldmodel.models.rssm import RSSM, Trajectory
-from worldmodel.types import Batch, EnvSpec, Latent, Likelihood, State
+from worldmodel.types import Act, Batch, Carry, Dynamics, EnvSpec, Latent, Likelihood, State, Trajectory
 
 
 class Output(NamedTuple):
@@ -52,13 +52,13 @@ class Standardiser(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """p(x, r, c | a) as an RSSM, with the encoder that proposes its latents."""
+    """p(x, r, c | a): a recurrence with latents, their decoder, and the encoder that their posterior reads through."""
 
     def __init__(
         self,
         spec: EnvSpec,
         encoder: Encoder,
-        rssm: RSSM,
+        dynamics: Dynamics,
         decoder: Decoder,
         *,
         inputs: Literal["standardise", "symlog", "raw"],
@@ -67,15 +67,15 @@ class WorldModel(nn.Module):
     ) -> None:
         """Args:
         spec: the environment's leaves and actions.
-        encoder, rssm, decoder: the parts, of matching widths; the RSSM's E is the encoder's width and that of the
-            backward network's summary together.
+        encoder, dynamics, decoder: the parts, of matching widths; the recurrence's E is the encoder's width and that of
+            the backward network's summary together.
         inputs: what numbers go through before the encoder; images that are not standardised are scaled to [-1/2, 1/2].
         standardise_targets: whether Gaussian densities are predicted in standardised units, and images and integers as
             differences from the data's mean.
         backward_network: tells a posterior that smooths what follows a row; without it, the posterior filters.
         """
         super().__init__()
-        self.spec, self.encoder, self.rssm, self.decoder = spec, encoder, rssm, decoder
+        self.spec, self.encoder, self.dynamics, self.decoder = spec, encoder, dynamics, decoder
         self.backward_network = backward_network
         self.inputs, self.standardise_targets = inputs, standardise_targets
         leaves = spec.observations.items()
@@ -90,6 +90,23 @@ class WorldModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks by name: encoder, dynamics, decoder and, of a posterior that smooths, the backward network."""
+        assert isinstance(self.dynamics, nn.Module)
+        parts: dict[str, nn.Module] = {"encoder": self.encoder, "dynamics": self.dynamics, "decoder": self.decoder}
+        return parts if self.backward_network is None else {**parts, "backward_network": self.backward_network}
+
+    @property
+    def marginal_gradient(self) -> bool:
+        """Whether likelihoods' gradients reach q by summing over classes; see `objectives.marginal`."""
+        return self.dynamics.marginal_gradient
+
+    @property
+    def carried_numbers(self) -> int:
+        """How many numbers the recurrence carries from row to row of one sequence."""
+        return sum(leaf.numel() for leaf in tree_leaves(self.dynamics.initial(1)))
 
     def standardiser(self, name: str) -> Standardiser:
         """The standardiser of a leaf of numbers, of an image, or of the reward."""
@@ -146,51 +163,68 @@ class WorldModel(nn.Module):
         future = self.backward_network(embed, batch.prev_action, batch.is_first, batch.is_last)
         return torch.cat([embed, future], -1)
 
-    def decode(self, state: State) -> dict[str, Likelihood]:
-        """Likelihoods by name at states with any leading shape, in the units of the data."""
-        likelihoods = self.decoder(state)
+    def decode(self, state: State, names: Collection[str] | None = None) -> dict[str, Likelihood]:
+        """Likelihoods by name at states with any leading shape, in the units of the data.
+
+        Args:
+            state: h_t and z_t.
+            names: the likelihoods wanted; the networks of the others do not run. All of them by default.
+        Raises:
+            ValueError: if there is no likelihood of such a name.
+        """
+        likelihoods = self.decoder(state, names)
         if not self.standardise_targets:
             return likelihoods
-        for name in self.standardised:
-            base = likelihoods[name]
+        for name, base in likelihoods.items():
             if isinstance(base, Normal):
                 scaler = self.standardiser(name)
                 likelihoods[name] = Affine(base, scaler.location, scaler.scale)
         return likelihoods
 
-    def forward(self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None) -> Output:
-        """Explain sequences by the posterior and decode every state, for noise from `rssm.noise`."""
-        trajectory = self.observe(batch, noise, state)
+    def forward(self, batch: Batch, noise: Float[Tensor, "B T *noise"], carry: Carry | None = None) -> Output:
+        """Explain sequences by the posterior and decode every state, for noise from `noise`."""
+        trajectory = self.observe(batch, noise, carry)
         deter, stoch = trajectory.states
-        if self.rssm.latent.gradient == "marginal":
+        if self.dynamics.marginal_gradient:
             stoch = stoch.detach()  # a likelihood's gradient reaches q by `objectives.marginal` instead
         return Output(trajectory, self.decode(State(deter, stoch)))
 
-    def observe(self, batch: Batch, noise: Float[Tensor, "B T *noise"], state: State | None = None) -> Trajectory:
+    def noise(self, batch: int, steps: int, generator: torch.Generator | None = None) -> Float[Tensor, "B T *noise"]:
+        """The noise that samples of z are made from: for `forward`, `observe` and `imagine`."""
+        return self.dynamics.noise(batch, steps, generator)
+
+    def observe(self, batch: Batch, noise: Float[Tensor, "B T *noise"], carry: Carry | None = None) -> Trajectory:
         """Explain sequences without decoding them."""
-        return self.rssm.observe(self.embed_sequence(batch), batch.prev_action, batch.is_first, noise, state)
+        return self.dynamics.observe(self.embed_sequence(batch), batch.prev_action, batch.is_first, noise, carry)
+
+    def filter(self, batch: Batch, noise: Float[Tensor, "B T *noise"], carry: Carry | None = None) -> Trajectory:
+        """Explain sequences whose rows know nothing of what follows them, whatever the posterior."""
+        return self.dynamics.observe(self.embed_newest(batch), batch.prev_action, batch.is_first, noise, carry)
 
     def step(
         self,
-        state: State,
+        carry: Carry,
         obs: Mapping[str, Tensor],
         prev_action: Float[Tensor, "B A"],
         is_first: Bool[Tensor, " B"],
         noise: Float[Tensor, "B ..."],
         reward: Float[Tensor, " B"] | None = None,
-    ) -> tuple[State, Latent, Latent]:
-        """Filter one row: -> the new state, the posterior it was sampled from, and the prior.
+    ) -> tuple[Carry, State, Latent]:
+        """Filter one row: -> the carry, the state, and the posterior that its z_t was sampled from. No prior.
 
         Nothing follows the row, so that a posterior that smooths filters here too. The reward, received on arriving at
         the row, is for an encoder that reads it; where `is_first` there is none, whatever the number.
         """
-        deter = self.rssm.predict(state, prev_action, is_first)
-        posterior = self.rssm.update(deter, self.embed(obs, reward, is_first))
-        return State(deter, posterior.rsample(noise)), posterior, self.rssm.prior(deter)
+        carry, deter = self.dynamics.step(carry, prev_action, is_first)
+        posterior = self.dynamics.posterior(deter, self.dynamics.project(self.embed(obs, reward, is_first)))
+        state = State(deter, posterior.rsample(noise))
+        return self.dynamics.advance(carry, state), state, posterior
 
-    def imagine(self, state: State, action: Float[Tensor, "B H A"], noise: Float[Tensor, "B H *noise"]) -> State:
-        """States after each of H actions, without looking, for noise from `rssm.noise`."""
-        return self.rssm.imagine(state, action, noise)
+    def imagine(
+        self, carry: Carry, state: State, act: Act, noise: Float[Tensor, "B H *noise"]
+    ) -> tuple[State, Float[Tensor, "B H A"]]:
+        """The states after each of H actions that `act` chooses, without looking, and the actions."""
+        return self.dynamics.imagine(carry, state, act, noise)
 
     @torch.no_grad()
     def given(self, batch: Batch) -> ConditionedWorldModel:
@@ -202,7 +236,7 @@ class WorldModel(nn.Module):
         require_whole_episodes(batch)
         batch = in_precision(with_last_rows_marked(batch), next(self.parameters()).dtype)
         return ConditionedWorldModel(
-            self.rssm,
+            self.dynamics,
             self.decode,
             batch,
             self.embed_sequence(batch),

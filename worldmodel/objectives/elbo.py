@@ -118,12 +118,13 @@ def sequence_elbo(
         ValueError: if samples is not positive.
     """
     require_positive(samples=samples)
-    state = sequence.initial(samples)
+    carry = sequence.initial(samples)
     terms, kls = [], []
     for t in range(sequence.valid.shape[1]):
-        deter, prior = sequence.step(state, t)
+        carry, deter, prior = sequence.step(carry, t)
         posterior = sequence.proposal(deter, t)
         state = State(deter, posterior.sample(generator))
+        carry = sequence.advance(carry, state)
         terms.append(sequence.likelihood(state, t))
         kls.append(posterior.log_prob(state.stoch) - prior.log_prob(state.stoch) if sampled_kl else posterior.kl(prior))
     valid = sequence.valid.expand(samples, -1, -1)

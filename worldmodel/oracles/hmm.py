@@ -215,21 +215,24 @@ class HiddenMarkov:
 
 @dataclass(frozen=True)
 class HiddenMarkovSequence:
-    """A `LatentSequence`: deter is z_{t-1} (on the first row it is not read), stoch is z_t. Made by `given`."""
+    """A `LatentSequence` that carries z_{t-1}, which is also its h_t (not read on the first row). Made by `given`."""
 
     log_transition: Float[Tensor, "B T K K"]
     log_emissions: Mapping[str, Float[Tensor, "B T K"]]
     valid: Bool[Tensor, "B T"]
     q: Callable[[Tensor, int], Latent]
 
-    def initial(self, samples: int) -> State:
+    def initial(self, samples: int) -> Float[Tensor, "N B K"]:
         """Zeros: the first step starts from p(z_1) whatever came before."""
-        zeros = self.log_transition.new_zeros(samples, len(self.valid), self.log_transition.shape[-1])
-        return State(zeros, zeros)
+        return self.log_transition.new_zeros(samples, len(self.valid), self.log_transition.shape[-1])
 
-    def step(self, state: State, t: int) -> tuple[Float[Tensor, "N B K"], OneHot]:
-        """z_{t-1}, and p(z_t | z_{t-1}, a_t)."""
-        return state.stoch, OneHot(select(self.log_transition[:, t], state.stoch.argmax(-1)))
+    def step(self, carry: Float[Tensor, "N B K"], t: int) -> tuple[Tensor, Float[Tensor, "N B K"], OneHot]:
+        """z_{t-1} twice, and p(z_t | z_{t-1}, a_t)."""
+        return carry, carry, OneHot(select(self.log_transition[:, t], carry.argmax(-1)))
+
+    def advance(self, carry: Float[Tensor, "N B K"], state: State) -> Float[Tensor, "N B K"]:
+        """z_t."""
+        return state.stoch
 
     def proposal(self, deter: Float[Tensor, "N B K"], t: int) -> Latent:
         """q(z_t | z_{t-1}, x)."""

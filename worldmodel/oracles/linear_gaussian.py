@@ -306,7 +306,7 @@ class LinearGaussian:
 
 @dataclass(frozen=True)
 class LinearGaussianSequence:
-    """A `LatentSequence`: deter is z_{t-1} (on the first row it is not read), stoch is z_t. Made by `given`."""
+    """A `LatentSequence` that carries z_{t-1}, which is also its h_t (not read on the first row). Made by `given`."""
 
     model: LinearGaussian
     x: Float[Tensor, "B T p"]  # NaN where an entry was not observed
@@ -314,17 +314,20 @@ class LinearGaussianSequence:
     valid: Bool[Tensor, "B T"]
     q: Callable[[Tensor, int], Latent]
 
-    def initial(self, samples: int) -> State:
+    def initial(self, samples: int) -> Float[Tensor, "N B n"]:
         """Zeros: the first step starts from N(m, P) whatever came before."""
-        zeros = self.x.new_zeros(samples, len(self.x), len(self.model.m))
-        return State(zeros, zeros)
+        return self.x.new_zeros(samples, len(self.x), len(self.model.m))
 
-    def step(self, state: State, t: int) -> tuple[Float[Tensor, "N B n"], Gaussian]:
-        """z_{t-1}, and p(z_t | z_{t-1}) = N(A z_{t-1} + B a_t, Q)."""
-        previous = state.stoch
+    def step(self, carry: Float[Tensor, "N B n"], t: int) -> tuple[Tensor, Float[Tensor, "N B n"], Gaussian]:
+        """z_{t-1} twice, and p(z_t | z_{t-1}) = N(A z_{t-1} + B a_t, Q)."""
         if t == 0:
-            return previous, Gaussian(self.model.m.expand(previous.shape), self.model.P)
-        return previous, Gaussian(previous @ self.model.A.mT + self.action[:, t] @ self.model.B.mT, self.model.Q)
+            return carry, carry, Gaussian(self.model.m.expand(carry.shape), self.model.P)
+        mean = carry @ self.model.A.mT + self.action[:, t] @ self.model.B.mT
+        return carry, carry, Gaussian(mean, self.model.Q)
+
+    def advance(self, carry: Float[Tensor, "N B n"], state: State) -> Float[Tensor, "N B n"]:
+        """z_t."""
+        return state.stoch
 
     def proposal(self, deter: Float[Tensor, "N B n"], t: int) -> Latent:
         """q(z_t | z_{t-1}, x)."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from worldmodel import build
 from worldmodel.checks import require_positive
 from worldmodel.data.replay import Replay
-from worldmodel.evaluation.gap import fit_posterior, measure_gap
+from worldmodel.evaluation.gap import measure_gap
 from worldmodel.evaluation.rate import every_row, first_rows
 from worldmodel.evidence.gap import GapDecomposition
 from worldmodel.evidence.rate import Rate
@@ -20,6 +20,7 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.resampling import can_resample, resample_rows
 from worldmodel.runs.run import Run, stored_data
 from worldmodel.seeding import Stream, make_generator
+from worldmodel.training.posterior_fit import fit_posterior
 from worldmodel.types import Batch
 
 

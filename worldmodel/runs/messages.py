@@ -28,8 +28,7 @@ def announce(
     """What is about to be learned, by how large a model, from what without which leaves, and where it will lie."""
     spec = model.spec
     leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
-    parts = {"encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder}
-    sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in parts.items())
+    sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in model.parts.items())
     source = config.env.id if config.offline is None else config.offline
     log(f"{source}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]")
     if left_out:

@@ -17,7 +17,7 @@ from signal import Signals
 from typing import Literal
 
 from worldmodel import build
-from worldmodel.behaviour.imagination import Dream, imagine
+from worldmodel.behaviour.imagination import Dream, dream
 from worldmodel.checks import require_positive
 from worldmodel.config import Config
 from worldmodel.config_io import read_run_config
@@ -82,7 +82,7 @@ class Run:
         Args:
             batch: rows to start from; by default the held-out episodes that are long enough.
             context, horizon: rows seen and rows imagined; by default those of the evaluation, or as many as there are
-                where no episode is that long (see `behaviour.imagination.fitting_rows`).
+                where no episode is that long (see `data.batches.fitting_rows`).
             samples: futures of each sequence.
             seed: of the samples.
         Returns:
@@ -94,7 +94,7 @@ class Run:
         episodes = self.heldout() if batch is None else batch
         context, horizon = self._fitting(episodes, context, horizon)
         batch = long_enough(episodes, context + horizon) if batch is None else batch
-        return imagine(self.model, batch, context=context, horizon=horizon, samples=samples, generator=noise)
+        return dream(self.model, batch, context=context, horizon=horizon, samples=samples, generator=noise)
 
     def evaluate(self) -> Evaluation:
         """Score the held-out episodes: the bound, the KL of every step, the open-loop errors."""

@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from worldmodel.models.world_model import WorldModel
-from worldmodel.objectives.elbo import Bound, elbo, log_likelihoods
-from worldmodel.objectives.loss import Loss, Objective, divergence, loss
-from worldmodel.objectives.marginal import with_marginal_gradient
-from worldmodel.types import KL, BalancedKL, Batch, State
+from worldmodel.objectives.batch_bound import TrainedModel, bound_and_loss
+from worldmodel.objectives.elbo import Bound
+from worldmodel.objectives.loss import Loss, Objective
+from worldmodel.types import Batch
+
+Model = TypeVar("Model", bound=TrainedModel)
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class Update:
         return {name: _first_bad_place(term, self.bound.valid) for name, term in terms.items()}
 
 
-class Learner:
+class Learner(Generic[Model]):
     """Owns the optimiser. `update` is the whole algorithm."""
 
     def __init__(
         self,
-        model: WorldModel,
+        model: Model,
         objective: Objective,
         generator: torch.Generator,
         *,
@@ -67,16 +69,10 @@ class Learner:
         """
         self.model, self.objective, self.generator = model, objective, generator
         self.clip_norm, self.autocast = clip_norm, autocast
-        parts = {
-            "encoder": model.encoder,
-            "rssm": model.rssm,
-            "decoder": model.decoder,
-            "backward_network": model.backward_network,
-        }
         self.parts: dict[str, list[nn.Parameter]] = {
             name: trained
-            for name, part in parts.items()
-            if part is not None and (trained := [p for p in part.parameters() if p.requires_grad])
+            for name, part in model.parts.items()
+            if (trained := [p for p in part.parameters() if p.requires_grad])
         }
         self.parameters = [p for part in self.parts.values() for p in part]
         self.optimizer = torch.optim.AdamW(
@@ -113,43 +109,6 @@ class Learner:
         norms["total"] = torch.stack(list(norms.values())).norm()
         nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norms["total"])
         return norms
-
-
-def bound_and_loss(
-    model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator, *, autocast: bool = False
-) -> tuple[Bound, Loss]:
-    """The bound and the loss of a batch, for one draw of the latents; with gradients unless they are switched off."""
-    bound, each = _bound_and_divergence(model, batch, objective, generator, autocast)
-    return bound, loss(bound, each, objective)
-
-
-def sampled_bound(model: WorldModel, batch: Batch, generator: torch.Generator) -> Bound:
-    """The bound of a batch for one draw of the latents; with gradients unless they are switched off."""
-    return _bound_and_divergence(model, batch, Objective(), generator, autocast=False)[0]
-
-
-def _bound_and_divergence(
-    model: WorldModel, batch: Batch, objective: Objective, generator: torch.Generator, autocast: bool
-) -> tuple[Bound, KL | BalancedKL]:
-    """The bound, which no objective changes, and the divergence that it is made of, as the objective needs it."""
-    B, T = batch.is_first.shape
-    noise = model.rssm.noise(B, T, generator)
-    targets, observed = model.targets(batch), model.observed(batch)
-    reduced = torch.autocast(batch.reward.device.type, torch.bfloat16, enabled=autocast)
-    with reduced:
-        (states, posterior, prior), likelihoods = model(batch, noise)
-    each = divergence(posterior, prior, objective)
-    bound = elbo(likelihoods, targets, posterior, prior, valid=batch.valid, observed=observed, kl_groups=each.kl)
-    if model.rssm.latent.gradient != "marginal" or not torch.is_grad_enabled():
-        return bound, each
-
-    def log_likelihood(stoch: Tensor) -> dict[str, Tensor]:
-        count = len(stoch)
-        with reduced:
-            decoded = model.decode(State(states.deter.expand(count, *states.deter.shape), stoch))
-        return log_likelihoods(decoded, {name: x.expand(count, *x.shape) for name, x in targets.items()}, observed)
-
-    return with_marginal_gradient(bound, posterior, states.stoch.detach(), log_likelihood), each
 
 
 def learning_rate(update: int, peak: float, warmup: int, final_fraction: float, total_updates: int) -> float:

@@ -18,6 +18,7 @@ from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.evidence import rough_evidence
 from worldmodel.evaluation.held_out import Evaluation, evaluate, training_kl
 from worldmodel.models.decoder import MOST_REWARDS
+from worldmodel.models.world_model import WorldModel
 from worldmodel.training.checkpoint import load_training_state, save_checkpoint
 from worldmodel.training.divergence import diverged, has_diverged, not_finite
 from worldmodel.training.history import History
@@ -66,7 +67,7 @@ class Trainer:
 
     def __init__(
         self,
-        learner: Learner,
+        learner: Learner[WorldModel],
         rollout: Rollout | None,
         replay: Replay,
         heldout: Batch,

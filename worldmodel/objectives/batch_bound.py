@@ -1,0 +1,87 @@
+"""The bound and the loss of a training batch from one draw of its latents, with gradients."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from worldmodel.models.latents import OneHotCategorical
+from worldmodel.objectives.elbo import Bound, elbo, log_likelihoods
+from worldmodel.objectives.loss import Loss, Objective, divergence, loss
+from worldmodel.objectives.marginal import with_marginal_gradient
+from worldmodel.types import KL, BalancedKL, Batch, Likelihood, State, Trajectory
+
+
+@runtime_checkable
+class TrainedModel(Protocol):
+    """A model of rows that can be trained on the bound: the world model, and the VAE, whose sequences have one row."""
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Its networks by name; gradient norms are reported for each."""
+        ...
+
+    @property
+    def marginal_gradient(self) -> bool:
+        """Whether likelihoods' gradients reach a categorical q by summing over its classes."""
+        ...
+
+    def noise(self, batch: int, steps: int, generator: torch.Generator | None = None) -> Float[Tensor, "B T *noise"]:
+        """What the samples of z_t are made from."""
+        ...
+
+    def __call__(self, batch: Batch, noise: Float[Tensor, "B T *noise"]) -> tuple[Trajectory, dict[str, Likelihood]]:
+        """States, posterior and prior of every row, and the likelihoods at these states by name."""
+        ...
+
+    def decode(self, state: State) -> dict[str, Likelihood]:
+        """The likelihoods at states with any leading shape."""
+        ...
+
+    def targets(self, batch: Batch) -> dict[str, Tensor]:
+        """What each likelihood is evaluated at, by name."""
+        ...
+
+    def observed(self, batch: Batch) -> dict[str, Bool[Tensor, "B T"]]:
+        """Where a target is an observation, for those that are not everywhere."""
+        ...
+
+
+def bound_and_loss(
+    model: TrainedModel, batch: Batch, objective: Objective, generator: torch.Generator, *, autocast: bool = False
+) -> tuple[Bound, Loss]:
+    """The bound and the loss of a batch, for one draw of the latents; with gradients unless they are switched off."""
+    bound, each = _bound_and_divergence(model, batch, objective, generator, autocast)
+    return bound, loss(bound, each, objective)
+
+
+def sampled_bound(model: TrainedModel, batch: Batch, generator: torch.Generator) -> Bound:
+    """The bound of a batch for one draw of the latents; with gradients unless they are switched off."""
+    return _bound_and_divergence(model, batch, Objective(), generator, autocast=False)[0]
+
+
+def _bound_and_divergence(
+    model: TrainedModel, batch: Batch, objective: Objective, generator: torch.Generator, autocast: bool
+) -> tuple[Bound, KL | BalancedKL]:
+    """The bound, which no objective changes, and the divergence that it is made of, as the objective needs it."""
+    B, T = batch.is_first.shape
+    noise = model.noise(B, T, generator)
+    targets, observed = model.targets(batch), model.observed(batch)
+    reduced = torch.autocast(batch.reward.device.type, torch.bfloat16, enabled=autocast)
+    with reduced:
+        (states, posterior, prior), likelihoods = model(batch, noise)
+    each = divergence(posterior, prior, objective)
+    bound = elbo(likelihoods, targets, posterior, prior, valid=batch.valid, observed=observed, kl_groups=each.kl)
+    if not model.marginal_gradient or not torch.is_grad_enabled():
+        return bound, each
+
+    def log_likelihood(stoch: Tensor) -> dict[str, Tensor]:
+        count = len(stoch)
+        with reduced:
+            decoded = model.decode(State(states.deter.expand(count, *states.deter.shape), stoch))
+        return log_likelihoods(decoded, {name: x.expand(count, *x.shape) for name, x in targets.items()}, observed)
+
+    assert isinstance(posterior, OneHotCategorical)
+    return with_marginal_gradient(bound, posterior, states.stoch.detach(), log_likelihood), each
