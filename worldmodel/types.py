@@ -119,12 +119,41 @@ class Batch(NamedTuple):
         return Batch({key: value.to(device, non_blocking=queued) for key, value in self.obs.items()}, *rest)
 
 
+class Rows(NamedTuple):
+    """One row of each of N environments, as they come from a rollout."""
+
+    obs: dict[str, np.ndarray]  # [N, ...] by path
+    prev_action: np.ndarray  # [N, A] float32
+    reward: np.ndarray  # [N] float32
+    is_first: np.ndarray  # [N] bool
+    is_last: np.ndarray  # [N] bool
+    is_terminal: np.ndarray  # [N] bool
+    episode_step: np.ndarray  # [N] int32
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Chooses actions for N environments side by side. It may keep memory; `is_first` says when to clear it."""
 
-    def __call__(self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]) -> Float[np.ndarray, "N A"]:
-        """Actions as ActionSpec lays them out. What is returned for an episode that has just ended is not used."""
+    def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
+        """Actions as ActionSpec lays them out, after the newest row of each environment.
+
+        The row holds the action that was executed and the reward that it earned. What is returned for an episode that
+        has just ended is not used.
+        """
+        ...
+
+
+@runtime_checkable
+class SavedPolicy(Policy, Protocol):
+    """A policy whose state belongs to a run's checkpoints, so that a resumed run acts as it would have acted."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that later actions depend on, by name."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state that `state` gave."""
         ...
 
 

@@ -2,13 +2,19 @@ import numpy as np
 import torch
 
 from worldmodel.data.policy import RandomPolicy, ScriptedPolicy
-from worldmodel.types import ActionSpec
+from worldmodel.types import ActionSpec, Rows
 
 STANDARD_ERRORS = 4.5  # two-sided: a false alarm in 150,000 comparisons; seeds are fixed
 
 
 def draw(spec, n=20_000, seed=0):
-    return RandomPolicy(spec, torch.Generator().manual_seed(seed))({}, np.zeros(n, bool))
+    return RandomPolicy(spec, torch.Generator().manual_seed(seed))(rows(np.zeros(n, np.int32)))
+
+
+def rows(episode_step):
+    """Rows that many steps into their episodes, of which nothing else matters here."""
+    n, first = len(episode_step), episode_step == 0
+    return Rows({}, np.zeros((n, 1), np.float32), np.zeros(n, np.float32), first, ~first, ~first, episode_step)
 
 
 def assert_mean(x, mean, variance):
@@ -51,6 +57,6 @@ def test_random_actions_depend_on_the_generator_alone():
 
 def test_a_script_begins_anew_with_each_episode_and_holds_its_last_row():
     policy = ScriptedPolicy(np.float32([[1], [2], [3]]))
-    is_first = np.array([[1, 1], [0, 0], [0, 1], [0, 0], [1, 0], [0, 0]], bool)  # [step, environment]
-    chosen = [policy({}, flags)[:, 0].tolist() for flags in is_first]
+    steps = np.array([[0, 0], [1, 1], [2, 0], [3, 1], [0, 2], [1, 3]], np.int32)  # [call, environment]
+    chosen = [policy(rows(step))[:, 0].tolist() for step in steps]
     assert chosen == [[1, 1], [2, 2], [3, 1], [3, 2], [1, 3], [2, 3]]

@@ -12,8 +12,7 @@ import pytest
 from worldmodel.data.header import row_type
 from worldmodel.data.records import DamagedReplayError, RecordFile
 from worldmodel.data.replay import Replay, TornRowsWarning
-from worldmodel.data.rollout import Rows
-from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
+from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec, Rows
 
 SPEC = EnvSpec({"at": ObservationSpec("vector", (1,))}, ActionSpec("continuous", 1))
 DTYPE = row_type(SPEC)

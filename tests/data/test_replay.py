@@ -14,8 +14,8 @@ from worldmodel.data.environment import make_environments
 from worldmodel.data.header import row_type, spec_from_json
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
-from worldmodel.data.rollout import Rollout, Rows
-from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
+from worldmodel.data.rollout import Rollout
+from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec, Rows
 from worlds import INTEGER_SPEC, MIXED_SPEC, VECTOR_SPEC, make_batch, register
 
 SPEC = EnvSpec({"at": ObservationSpec("vector", (2,))}, ActionSpec("continuous", 1))

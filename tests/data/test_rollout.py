@@ -42,8 +42,8 @@ class Caller:
     def __init__(self):
         self.shown = []
 
-    def __call__(self, obs, is_first):
-        self.shown.append((obs["count"].copy(), is_first.copy()))
+    def __call__(self, rows):
+        self.shown.append((rows.obs["count"].copy(), rows.is_first.copy()))
         call = len(self.shown) - 1
         return np.array([[scripted_action(call, i)] for i in range(COUNT)], np.float32)
 
@@ -114,7 +114,7 @@ def test_the_policy_is_shown_each_row_before_it_acts():
 
 @pytest.mark.parametrize("shape", [(COUNT,), (COUNT, 2), (1, 1)])
 def test_actions_of_the_wrong_shape_are_refused(shape):
-    def policy(obs, is_first):
+    def policy(rows):
         return np.zeros(shape, np.float32)
 
     with make_environments("Counting-v0", count=COUNT) as environments:

@@ -163,4 +163,5 @@ def test_a_rough_look_at_large_rows_is_of_fewer_episodes(monkeypatch):
     settings = {"particles": 2, "rows": 3, "seed": 0}
     one = rough_evidence(model, mixed, sequences=1, **settings)
     monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 1)
-    assert rough_evidence(model, mixed, sequences=3, **settings) == one
+    found = rough_evidence(model, mixed, sequences=3, **settings)
+    assert found == pytest.approx(one, rel=1e-5)  # particles are decoded one by one now, which rounds otherwise

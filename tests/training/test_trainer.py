@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_update_term_row_nor
     message = str(stop.value)
     assert message.startswith("update 5: the loss is nan; not finite: reward at row ")
     assert "obs" not in message.partition("gradient norms")[0]
-    assert re.search(r"gradient norms: encoder nan, rssm nan, decoder nan, total nan", message)
+    assert re.search(r"gradient norms: encoder nan, dynamics nan, decoder nan, total nan", message)
     assert str(trainer.folder / "checkpoints" / "last.safetensors") in message
     assert kept(trainer)["updates"] == 4
     assert train_rows(trainer) == []

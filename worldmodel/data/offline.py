@@ -16,9 +16,8 @@ import torch
 from worldmodel.data.header import HEADER
 from worldmodel.data.minari import PREFIX, open_minari
 from worldmodel.data.replay import Replay
-from worldmodel.data.rollout import Rows
 from worldmodel.system.files import refuse_link, sync
-from worldmodel.types import Batch, EnvSpec
+from worldmodel.types import Batch, EnvSpec, Rows
 
 REPLAY, HELDOUT = "replay", "heldout"
 

@@ -1,14 +1,12 @@
 """Policies that need no model: uniformly random, and scripted. Any callable with the signature of `Policy` will do."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from worldmodel.types import ActionSpec
+from worldmodel.types import ActionSpec, Rows
 
 
 class RandomPolicy:
@@ -17,9 +15,9 @@ class RandomPolicy:
     def __init__(self, spec: ActionSpec, generator: torch.Generator) -> None:
         self.spec, self.generator = spec, generator
 
-    def __call__(self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]) -> Float[np.ndarray, "N A"]:
+    def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
         """One action for each of N environments."""
-        return random_actions(self.spec, (len(is_first),), self.generator).numpy()
+        return random_actions(self.spec, (len(rows.is_first),), self.generator).numpy()
 
 
 def random_actions(spec: ActionSpec, lead: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*lead A"]:
@@ -38,10 +36,7 @@ class ScriptedPolicy:
 
     def __init__(self, table: Float[np.ndarray, "T A"]) -> None:
         self.table = np.asarray(table, np.float32)
-        self._step: np.ndarray | None = None
 
-    def __call__(self, obs: Mapping[str, np.ndarray], is_first: Bool[np.ndarray, " N"]) -> Float[np.ndarray, "N A"]:
-        """The next action of the script in each of N environments."""
-        previous = np.full(len(is_first), -1) if self._step is None else self._step
-        self._step = np.where(is_first, 0, previous + 1)
-        return self.table[np.minimum(self._step, len(self.table) - 1)]
+    def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
+        """The row of the table for the step of the episode that each of N environments is at."""
+        return self.table[np.minimum(rows.episode_step, len(self.table) - 1)]

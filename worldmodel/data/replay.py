@@ -31,9 +31,8 @@ from torch import Tensor
 from worldmodel.data.batches import pad_episodes
 from worldmodel.data.header import HEADER, STREAMS, Contents, Header, found_rows, read_header, write_header
 from worldmodel.data.records import RESTORE, DamagedReplayError, RecordFile
-from worldmodel.data.rollout import Rows
 from worldmodel.system.files import make_own_folder, refuse_link
-from worldmodel.types import Batch, EnvSpec
+from worldmodel.types import Batch, EnvSpec, Rows
 
 CHUNK = 1024  # rows read at once where a whole stream is walked through
 CHUNK_BYTES = 2**20  # and at most so many, since pixels take eight times their room where they are averaged

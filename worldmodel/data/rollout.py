@@ -1,23 +1,9 @@
 """Environments and a policy -> rows, one for each environment at every step."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from worldmodel.data.environment import Environments
-from worldmodel.types import Policy
-
-
-class Rows(NamedTuple):
-    """One row of each of N environments; the meaning of each entry is in `types`."""
-
-    obs: dict[str, np.ndarray]  # [N, ...] by path
-    prev_action: np.ndarray  # [N, A] float32
-    reward: np.ndarray  # [N] float32
-    is_first: np.ndarray  # [N] bool
-    is_last: np.ndarray  # [N] bool
-    is_terminal: np.ndarray  # [N] bool
-    episode_step: np.ndarray  # [N] int32
+from worldmodel.types import Policy, Rows
 
 
 class Rollout:
@@ -57,9 +43,11 @@ class Rollout:
         )
 
     def _advance(self, last: Rows) -> Rows:
-        action = np.asarray(self.policy(last.obs, last.is_first), np.float32)
+        action = np.asarray(self.policy(last), np.float32)
         if action.shape != last.prev_action.shape:
             raise ValueError(f"policy: expected actions of shape {last.prev_action.shape}, got {action.shape}")
+        if self.environments.spec.action.kind == "continuous":
+            action = action.clip(-1, 1)  # what is stored is what the environment is told
         obs, reward, terminated, truncated, restarted = self.environments.step(action)
         is_first = last.is_last | restarted  # these environments have just been reset and did not use their action
         return Rows(
