@@ -15,6 +15,7 @@ from worldmodel.build import build_law
 from worldmodel.cli import main
 from worldmodel.evaluation.evidence_report import EvidenceReport
 from worldmodel.oracles.worlds import exact_evidence
+from worldmodel.report.tables import with_error
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import train
 from worldmodel.training.progress import RunProgress
@@ -54,8 +55,8 @@ def test_the_command_writes_a_figure_and_the_numbers_that_it_shows(folder, capsy
     assert (report.episodes, report.runs, report.rows, report.chosen_on) == (3, 3, 60, 6)
     for one in report.estimates:
         for estimate in (one.elbo, one.iwae, one.smc, one.width, *one.below_exact.values()):
-            assert f"{estimate.mean:.4f} +- {estimate.error:.4f}" in shown
-        assert (f"{one.gap.mean:.4f} +-" in shown) is not bool(one.doubts)
+            assert with_error(estimate) in shown
+        assert (with_error(one.gap) in shown) is not bool(one.doubts)
     assert all(doubt[:20] in shown for doubt in report.best.doubts)
     assert "choosing a proposal on 6 training episodes" in shown
     pixels = np.asarray(Image.open(io.BytesIO((folder / "evidence" / "evidence.png").read_bytes())))

@@ -14,8 +14,8 @@ def add_options(parser: ArgumentParser) -> None:
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Read the folders, write the page, print the last and the best numbers."""
     from rich.console import Console
-    from rich.table import Table
 
+    from worldmodel.commands.console import show_table
     from worldmodel.report.comparison import comparison, doubts, summary
     from worldmodel.report.record import read_record
     from worldmodel.training.progress import Watch
@@ -23,14 +23,9 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     with Watch().phase("comparing"):
         records = [read_record(Path(folder)) for folder in options.runs]
         Path(options.output).write_text(comparison(records), encoding="utf-8")
-    header, rows = summary(records)
-    table = Table(title="held-out, nats per step", title_justify="left")
-    for name, *_ in [header, *rows]:  # a run a column: there are more numbers than runs
-        table.add_column(name, justify="left" if name == header[0] else "right", overflow="fold")
-    for quantity in list(zip(header, *rows, strict=True))[1:]:
-        table.add_row(*quantity)
     console = Console(highlight=False, markup=False)
-    console.print(table)
+    # A run a column: there are more numbers than runs.
+    show_table(console, summary(records).transposed(), title="held-out, nats per step")
     for doubt in doubts(records):
         console.print(doubt)
     console.print(f"comparison  {options.output}", soft_wrap=True)

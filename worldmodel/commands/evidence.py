@@ -1,17 +1,13 @@
 """Measure the evidence of a run's held-out episodes, and how far the bound is from it: tables, figure, JSON."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-ESTIMATORS = ("elbo", "iwae", "smc")
-
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from worldmodel.evaluation.evidence_report import EvidenceReport
-    from worldmodel.evidence.estimate import Estimate
     from worldmodel.runs.run import Run
 
 
@@ -56,7 +52,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
             allow_env=options.allow_env,
             log=log,
         )
-    _show(console.print, opened, found)
+    _show(console, opened, found)
     if found.exact is None and not options.allow_env and (why := why_no_law(opened.config)):
         console.print(why, soft_wrap=True, markup=False)
     console.print(f"figure and numbers are in {opened.folder / 'evidence'}", soft_wrap=True)
@@ -78,60 +74,22 @@ def read_particles(text: str) -> list[int]:
     return counts
 
 
-def _show(log: Callable[..., None], opened: "Run", found: "EvidenceReport") -> None:
+def _show(console: "Console", opened: "Run", found: "EvidenceReport") -> None:
+    from worldmodel.commands.console import show_table
+    from worldmodel.report import tables
+
     simulated = f"sandwich on {found.simulated} episodes that the model simulated"
-    log(
-        f"\n{found.episodes} held-out episodes, {found.rows:,} rows; particles from {found.proposal}; {simulated}",
+    console.print(
+        f"\n{found.episodes} held-out episodes, {found.rows:,} steps; particles from {found.proposal}; {simulated}",
         soft_wrap=True,
     )
-    log(_estimates(found))
-    log(_terms(found))
-    for name, floor in opened.model.resolution().items():
-        log(f"{name}, floor of the std: " + " ".join(f"{value:.3g}" for value in floor[:8].tolist()))
-    for doubt in found.best.doubts:
-        log(f"the gap with {found.best.particles} particles is in doubt: {doubt}", soft_wrap=True)
-
-
-def _estimates(found: "EvidenceReport") -> "Table":
     caption = "nats per step; standard errors over episodes, paired for differences"
-    table = _table("particles", *(str(one.particles) for one in found.estimates), caption=caption)
-    for name in ESTIMATORS:
-        table.add_row(name.upper(), *(with_error(getattr(one, name)) for one in found.estimates))
-    if found.runs > 1:
-        table.add_row("SMC, over runs", *(f"+- {one.run_error['smc']:.4f}" for one in found.estimates))
-    table.add_row("gap, SMC - ELBO", *("in doubt" if one.doubts else with_error(one.gap) for one in found.estimates))
-    table.add_row("sandwich's width", *(with_error(one.width) for one in found.estimates))
-    table.add_row("degenerate rows", *(f"{one.degenerate_rows:.1%}" for one in found.estimates))
+    show_table(console, tables.estimates(found).transposed(), caption=caption)
     if found.exact is not None:
-        table.add_section()
-        table.add_row("exact evidence", *([""] * (len(found.estimates) - 1)), with_error(found.exact))
-        for name in ESTIMATORS:
-            table.add_row(f"exact - {name.upper()}", *(with_error(one.below_exact[name]) for one in found.estimates))
-    return table
-
-
-def _terms(found: "EvidenceReport") -> "Table":
-    table = _table("term", "bound", "SMC", "variables", "SMC per variable")
-    table.caption = f"nats per step, with {found.best.particles} particles"
-    for name, term in found.terms.items():
-        each = f"{term.filtered / term.variables:.4f}"
-        table.add_row(f"log p({name})", f"{term.bound:.4f}", f"{term.filtered:.4f}", str(term.variables), each)
-    table.add_row("- KL", f"{-found.kl:.4f}", f"{-found.information:.4f}", "", "")
-    total = found.best.elbo.mean, found.best.smc.mean
-    table.add_row("sum", *(f"{x:.4f}" for x in total), str(found.variables), f"{total[1] / found.variables:.4f}")
-    return table
-
-
-def _table(*headings: str, caption: str = "") -> "Table":
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    table = Table(caption=caption or None, box=SIMPLE, padding=(0, 1, 0, 0))
-    for heading in headings:
-        table.add_column(heading, no_wrap=True, justify="right" if heading != headings[0] else "left")
-    return table
-
-
-def with_error(estimate: "Estimate") -> str:
-    """A mean with its standard error."""
-    return f"{estimate.mean:.4f} +- {estimate.error:.4f}"
+        title = f"exact evidence {tables.with_error(found.exact)} nats per step"
+        show_table(console, tables.distances_from_exact(found).transposed(), title=title)
+    show_table(console, tables.terms(found), caption=f"nats per step, with {found.best.particles} particles")
+    for name, floor in opened.model.resolution().items():
+        console.print(f"{name}, floor of the std: " + " ".join(f"{value:.3g}" for value in floor[:8].tolist()))
+    for doubt in found.best.doubts:
+        console.print(f"the gap with {found.best.particles} particles is in doubt: {doubt}", soft_wrap=True)

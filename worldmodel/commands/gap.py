@@ -7,7 +7,6 @@ from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from worldmodel.evidence.rate import Rate
 
@@ -36,6 +35,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
     from worldmodel.build import why_no_law
     from worldmodel.checks import require_positive
+    from worldmodel.commands.console import show_table
+    from worldmodel.report import tables
     from worldmodel.runs.decomposition import gap_decomposition, rate_decomposition
     from worldmodel.runs.run import open_run
     from worldmodel.system.files import make_own_folder, write_whole
@@ -50,7 +51,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     def log(words: str) -> None:
         console.print(f"{words} ...", markup=False)
 
-    with watch.phase("taking the gap apart"):
+    with watch.phase("decomposing the gap"):
         gap = gap_decomposition(
             opened,
             updates=options.updates,
@@ -61,14 +62,11 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
             at=watch.at,
             **settings,
         )
-    with watch.phase("taking the rate apart"):
+    with watch.phase("decomposing the rate"):
         first, every, exact = rate_decomposition(
             opened, alternatives=options.alternatives, allow_env=options.allow_env, log=log, **settings
         )
-    table = _table("nats per step", "mean", "standard error")
-    for row in gap.rows():
-        table.add_row(*row)
-    console.print(table)
+    show_table(console, tables.gap(gap))
     for doubt in gap.doubts:
         console.print(f"the gap with {options.particles} particles is in doubt: {doubt}", soft_wrap=True)
     _show_rate(console, first, f"first rows, {first.alternatives} other episodes each")
@@ -86,21 +84,11 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
 
 def _show_rate(console: "Console", rate: "Rate", heading: str) -> None:
+    from worldmodel.commands.console import show_table
+    from worldmodel.report import tables
+
     console.print(f"rate of {heading}")
-    table = _table("nats per step", "from below", "from above")
-    for row in rate.rows():
-        table.add_row(*row)
-    console.print(table)
+    show_table(console, tables.rate(rate))
     if rate.saturated:
         most = "log of the alternatives and one"
         console.print(f"information from below is near the {most}, the most it can be: more of them show more")
-
-
-def _table(*headings: str) -> "Table":
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    for heading in headings:
-        table.add_column(heading, no_wrap=True, justify="right" if heading != headings[0] else "left")
-    return table

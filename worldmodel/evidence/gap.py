@@ -62,26 +62,6 @@ class GapDecomposition:
             "doubts": list(self.doubts),
         }
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """A table in nats per step: (what, mean, standard error), without the parts that are in doubt."""
-        levels, parts = self.levels(), self.parts()
-        titles = {
-            **({"ELBO, q as trained": levels["trained"]} if "trained" in levels else {}),
-            "ELBO, filtering q": levels["filtering"],
-            "ELBO, smoothing q": levels["smoothing"],
-            "ELBO, refined q": levels["refined"],
-            "log evidence": levels["log_evidence"],
-            "filtering: the future not seen": parts["filtering"],
-            "amortisation: one network for all": parts["amortisation"],
-            "family: what no such q has": parts["family"],
-            "gap": parts["gap"],
-        }
-        hidden = {"family: what no such q has", "gap"} if self.doubts else set()
-        return [
-            (title, "in doubt" if title in hidden else f"{mean:.4f}", "" if title in hidden else f"{error:.4f}")
-            for title, (mean, error) in titles.items()
-        ]
-
 
 def decompose_gap(
     filtering: LatentSequence,

@@ -88,15 +88,6 @@ class Rate:
             "steps": int(self.valid.sum()),
         }
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """A table in nats per step: (what, from below, from above), each with its standard error."""
-        part = {name: f"{mean:.4f} +- {error:.4f}" for name, (mean, error) in self.parts().items()}
-        return [
-            ("rate", part["rate"], part["rate"]),
-            ("information that q keeps", part["information_low"], part["information_high"]),
-            ("misfit of the prior", part["misfit_low"], part["misfit_high"]),
-        ]
-
 
 def misfit(
     log_own: Float[Tensor, "*batch"], log_others: Float[Tensor, "M ..."], log_prior: Float[Tensor, "*batch"]

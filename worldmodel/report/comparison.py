@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from worldmodel.report import panels
-from worldmodel.report.evidence_section import with_error
 from worldmodel.report.groups import Group, each, grouped, mean_curve, over_seeds
 from worldmodel.report.markup import Html, count, duration, figure, join, number, table, tag
 from worldmodel.report.page import Section, document, setting_text
@@ -23,9 +22,9 @@ from worldmodel.report.sections import (
     svg,
     swatch,
     term_caption,
-    term_name,
 )
 from worldmodel.report.svg import RUNS, style
+from worldmodel.report.tables import IN_DOUBT, Table, term_name, with_error
 
 DASHES = ("-", "--", ":")
 # Settings of the environment that change how rows are collected, not what is in them.
@@ -37,8 +36,6 @@ BANDS = (
 )
 NOTHING = Curve(np.empty(0), np.empty(0))
 ABOUT_THE_FOLDER = {"name", "runs"}
-
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # header and rows
 
 
 def comparison(records: Sequence[Record]) -> str:
@@ -117,7 +114,7 @@ def summary(records: Sequence[Record]) -> Table:
     """
     columns = _columns(records)
     found = grouped(records, labels(records))
-    return ("run", *columns), [(group.name, *(cell(group) for cell in columns.values())) for group in found]
+    return Table(("run", *columns), [(group.name, *(cell(group) for cell in columns.values())) for group in found])
 
 
 def _columns(records: Sequence[Record]) -> dict[str, Callable[[Group], str]]:
@@ -168,7 +165,7 @@ def _gap(group: Group) -> str:
     """The gap of those particles, unless it is in doubt."""
     best = [record.evidence.best for record in group.records if record.evidence]
     if any(one.doubts for one in best):
-        return "in doubt"
+        return IN_DOUBT
     if len(group.records) == 1:
         return with_error(best[0].gap) if best else "–"
     return over_seeds(group, lambda record: record.evidence.best.gap.mean if record.evidence else None, _fine)

@@ -5,15 +5,18 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport
-from worldmodel.evidence.estimate import Estimate
+from worldmodel.evaluation.evidence_report import EvidenceReport
 from worldmodel.report import evidence as draw
-from worldmodel.report import panels
-from worldmodel.report.markup import Html, figure, join, number, table, tag
+from worldmodel.report import panels, tables
+from worldmodel.report.markup import Html, figure, join, table, tag
 from worldmodel.report.panels import Drawn
 from worldmodel.report.record import Record
-from worldmodel.report.sections import PER_STEP, svg, term_name
+from worldmodel.report.sections import PER_STEP, svg
 
+ESTIMATES_NOTE = "Nats per step; standard errors over episodes, the gap's paired."
+TERMS_NOTE = (
+    "The bound's terms under the posterior, SMC's under the particles; the KL of SMC is between its own beliefs."
+)
 GAP = "Evidence minus bound is how far the posterior is from the exact one. "
 
 
@@ -24,10 +27,11 @@ def evidence(record: Record) -> Html | None:
         hint = tag("p", "Few particles, the beginnings of few episodes. ", tag("code", "worldmodel evidence RUN"))
         return join([rough, join([hint, " measures it in full."])]) if rough else None
     doubts = [tag("p", f"{doubt[0].upper() + doubt[1:]}.", class_="warning") for doubt in report.best.doubts]
-    parts = [tag("p", summary(report)), *doubts, _estimates(report)]
+    parts = [tag("p", summary(report)), *doubts, _noted(tables.estimates(report), ESTIMATES_NOTE)]
     if report.exact is not None:
-        parts.append(_exact(report))
-    parts += [_terms(report), *_figures(report)]
+        exact = f"The environment states its law: exactly {tables.with_error(report.exact)} nats per step."
+        parts.append(_noted(tables.distances_from_exact(report), f"{exact} Differences are paired."))
+    parts += [_noted(tables.terms(report), TERMS_NOTE), *_figures(report)]
     return join([*parts, *([rough] if rough else [])])
 
 
@@ -41,51 +45,12 @@ def summary(report: EvidenceReport) -> str:
     )
     if best.doubts:
         return f"{how}With {best.particles} particles the gap is in doubt, so none is given."
-    gap = with_error(best.gap)
+    gap = tables.with_error(best.gap)
     return f"{how}With {best.particles} particles the bound is at least {gap} nats per step below the evidence."
 
 
-def with_error(estimate: Estimate) -> str:
-    """A mean with its standard error."""
-    return f"{number(estimate.mean, 4)} ± {number(estimate.error, 4)}"
-
-
-def _estimates(report: EvidenceReport) -> Html:
-    rows = []
-    for one in report.estimates:
-        values = [with_error(getattr(one, name)) for name in ESTIMATORS]
-        gap = "in doubt" if one.doubts else with_error(one.gap)
-        rows.append((str(one.particles), *values, gap, with_error(one.width), f"{one.degenerate_rows:.1%}"))
-    header = ("particles", "ELBO", "IWAE", "SMC", "gap", "width of the sandwich", "degenerate rows")
-    note = tag("p", "Nats per step; standard errors over episodes, the gap's paired.", class_="unit")
-    return join([table(header, rows), note])
-
-
-def _exact(report: EvidenceReport) -> Html:
-    assert report.exact is not None
-    rows = [
-        (str(one.particles), *(with_error(one.below_exact[name]) for name in ("elbo", "iwae", "smc")))
-        for one in report.estimates
-    ]
-    header = ("particles", "exact − ELBO", "exact − IWAE", "exact − SMC")
-    note = f"The environment states its law: exactly {with_error(report.exact)} nats per step. Differences are paired."
-    return join([table(header, rows), tag("p", note, class_="unit")])
-
-
-def _terms(report: EvidenceReport) -> Html:
-    rows = [
-        (term_name(name), *map(number, (term.bound, term.filtered)), str(term.variables), number(each))
-        for name, term in report.terms.items()
-        for each in [term.filtered / term.variables]
-    ]
-    rows.append(("− KL", number(-report.kl), number(-report.information), "", ""))
-    total = report.best.smc.mean
-    rows.append(
-        ("sum", number(report.best.elbo.mean), number(total), str(report.variables), number(total / report.variables))
-    )
-    header = ("nats per step", "bound", "SMC", "variables", "SMC, per variable")
-    note = "The bound's terms under the posterior, SMC's under the particles; the KL of SMC is between its own beliefs."
-    return join([table(header, rows), tag("p", note, class_="unit")])
+def _noted(shown: tables.Table, note: str) -> Html:
+    return join([table(*shown), tag("p", note, class_="unit")])
 
 
 def _figures(report: EvidenceReport) -> list[Html]:

@@ -11,6 +11,7 @@ from worldmodel.report import evidence_section, sections
 from worldmodel.report.markup import Html, count, join, number, plain, table, tag
 from worldmodel.report.record import Record, settings
 from worldmodel.report.svg import style
+from worldmodel.report.tables import term_name
 
 Section = tuple[str, str, Html | None]  # anchor, title, and what is in it, if there is anything
 
@@ -104,7 +105,7 @@ def _headline(record: Record) -> Html:
     pieces = [_term("ELBO", record.last(f"{split}/elbo"), "big"), tag("span", "=", class_="operator")]
     for i, term in enumerate(terms):
         pieces += [tag("span", "+", class_="operator")] if i else []
-        pieces.append(_term(sections.term_name(term), record.last(f"{split}/{term}")))
+        pieces.append(_term(term_name(term), record.last(f"{split}/{term}")))
     pieces += [tag("span", "−", class_="operator"), _term("KL", record.last(f"{split}/kl"))]
     return join(
         [

@@ -11,6 +11,7 @@ from worldmodel.report.markup import Html, count, duration, figure, join, number
 from worldmodel.report.panels import Drawn
 from worldmodel.report.record import Band, Record, Scores
 from worldmodel.report.svg import INK, css_colour, inline_svg
+from worldmodel.report.tables import term_name
 
 PER_STEP = "nats per step"
 DEPARTURES = {
@@ -328,11 +329,6 @@ def words(text: str) -> Html:
 def bar(share: float) -> Html:
     """A share as a bar."""
     return tag("span", tag("span", "", style=f"width: {100 * share:.1f}%"), class_="bar")
-
-
-def term_name(term: str) -> str:
-    """elbo -> ELBO, kl -> KL, obs -> log p(obs)."""
-    return {"elbo": "ELBO", "kl": "KL"}.get(term, f"log p({term})")
 
 
 def term_caption(term: str) -> str:
