@@ -9,8 +9,8 @@ from worldmodel.models.decoder import ESCAPE, GaussianHead
 from worldmodel.models.encoder import Encoder, as_numbers
 from worldmodel.models.likelihoods import Affine, SymlogNormal, TwoHot
 from worldmodel.models.simulation import simulate
+from worldmodel.objectives.batch_bound import sampled_bound
 from worldmodel.objectives.elbo import elbo
-from worldmodel.training.learner import sampled_bound
 from worldmodel.types import ObservationSpec, State
 from worlds import CATEGORICAL, GAUSSIAN, INTEGER_SPEC, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 

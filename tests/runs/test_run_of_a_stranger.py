@@ -9,7 +9,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from worldmodel.cli import main
-from worldmodel.runs.decomposition import take_rate_apart
+from worldmodel.runs.decomposition import rate_decomposition
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import resume, train
 from worldmodel.training import checkpoint
@@ -102,7 +102,7 @@ def test_commands_import_nothing_that_a_run_names(hostile, env, capsys):
     run = open_run(folder)
     assert run.config.env.kwargs == env["kwargs"]
     assert run.evidence([2], runs=1).exact is None
-    assert not take_rate_apart(run, alternatives=2).exact
+    assert not rate_decomposition(run, alternatives=2).exact
 
 
 def test_resuming_says_which_modules_it_imports_before_it_does(hostile):
