@@ -37,10 +37,10 @@ def test_only_an_environment_of_this_project_has_a_law_unless_others_are_allowed
         ("Pendulum-v1", None),
         ("ALE/Pong-v5", None),
         ("elsewhere:World-v0", "no exact evidence: elsewhere:World-v0 .* imports elsewhere"),
-        ("elsewhere:LinearGaussian-v0", "no exact evidence: .* imports elsewhere, envs.linear_gaussian"),
+        ("elsewhere:worldmodel/LinearGaussian-v0", "no exact evidence: .* imports elsewhere, worldmodel_envs"),
     ):
         config, said = read_config((), {"env.id": env_id}), []
-        assert (build_law(config) is not None) == (env_id == "envs:LinearGaussian-v0")
+        assert (build_law(config) is not None) == (env_id == "worldmodel/LinearGaussian-v0")
         assert re.match(reason, why_no_law(config)) if reason else why_no_law(config) is None
         if reason:
             assert build_law(config, allow_env=True, log=said.append) is None

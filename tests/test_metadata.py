@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOT_IMPORT_NAMES = {"pyyaml": "yaml", "pillow": "PIL"}
+NOT_IMPORT_NAMES = {"docstring-parser": "docstring_parser", "pyyaml": "yaml", "pillow": "PIL"}
 
 
 def test_the_citation_is_of_this_version_and_names_what_a_citation_needs():

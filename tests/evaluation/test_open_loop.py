@@ -1,4 +1,4 @@
-"""Open-loop errors are what they say: squared errors of the mean future, in units of the data's variance."""
+"""Open-loop errors are what they log: squared errors of the mean future, in units of the data's variance."""
 
 import numpy as np
 import pytest

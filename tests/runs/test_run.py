@@ -300,7 +300,7 @@ def test_a_run_can_be_imagined_from_given_rows_which_beyond_the_context_are_only
 
 def test_a_learning_rate_without_bound_ends_in_a_named_error_and_never_in_a_broken_checkpoint(tmp_path):
     wild = {"optimizer.learning_rate": 1e30, "training.save_every": 1}
-    with pytest.raises(NonFiniteLossError, match=r"update \d+: .*not finite: .*gradient norms: encoder"):
+    with pytest.raises(NonFiniteLossError, match=r"^after update 1: the held-out loss is .*, of update 0; "):
         train_tiny(tmp_path, {**QUICK, **wild})
     (folder,) = tmp_path.iterdir()
     assert (folder / "config.yaml").is_file()
@@ -315,7 +315,10 @@ def test_overrides_beside_a_finished_config_are_refused(tmp_path):
         train(read_config(), {"seed": 1})
 
 
-def test_control_c_in_a_terminal_ends_the_command_well_and_keeps_everything(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status", "words"), [(signal.SIGINT, 130, "stopped early"), (signal.SIGTERM, 143, "stopped by SIGTERM")]
+)
+def test_a_signal_to_the_whole_group_ends_the_command_well_and_keeps_everything(tmp_path, number, status, words):
     settings = {**QUICK, "training.env_steps": 1_000_000, "training.log_every": 1, "tracking": "auto"}
     settings["runs"] = tmp_path / "runs"
     command = [sys.executable, "-m", "worldmodel", "train", *(f"--{key}={value}" for key, value in settings.items())]
@@ -323,13 +326,13 @@ def test_control_c_in_a_terminal_ends_the_command_well_and_keeps_everything(tmp_
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **options)
     try:
         wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob("runs/*/metrics.jsonl")), process)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything that runs in it
+        os.killpg(process.pid, number)  # as a terminal or a cluster does: to everything that runs in it
         _, said = process.communicate(timeout=120)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, said
-    assert "stopped early" in said
+    assert process.returncode == status, said
+    assert words in said
     (folder,) = (tmp_path / "runs").iterdir()
     run = open_run(folder, "last")
     updates = load_model(folder / "checkpoints" / "last.safetensors", run.model)["updates"]

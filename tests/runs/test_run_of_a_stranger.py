@@ -114,7 +114,8 @@ def test_resuming_says_which_modules_it_imports_before_it_does(hostile):
 
 def test_the_exact_line_of_another_environment_comes_when_it_is_allowed_and_its_modules_are_said(hostile, tmp_path):
     (tmp_path / "good_module.py").write_text(
-        "import gymnasium\ngymnasium.register('Good-v0', 'envs.linear_gaussian:LinearGaussian', max_episode_steps=12)"
+        "import gymnasium\n"
+        "gymnasium.register('Good-v0', 'worldmodel_envs.linear_gaussian:LinearGaussian', max_episode_steps=12)"
     )
     run, said = open_run(hostile(id="good_module:Good-v0")), []
     assert run.evidence([2], runs=1, log=said.append).exact is None and "good_module" not in sys.modules

@@ -329,9 +329,7 @@ def test_weights_whose_loss_is_beyond_measure_are_not_saved_though_they_are_fini
                 weight.data.mul_(1e4)
 
     trainer.learner.optimizer.step = leaping
-    words = (
-        r"^after update 4: the loss of a batch is .*, and was .* at the beginning; the newest checkpoint whose loss "
-    )
+    words = r"^after update 4: the held-out loss is .*, and was .* at the beginning; the newest checkpoint whose loss "
     with pytest.raises(
         NonFiniteLossError, match=words + r"was sound is .*last.safetensors, of update 2; .*begin a new"
     ):

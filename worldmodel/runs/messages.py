@@ -49,6 +49,9 @@ def conclude(log: Callable[[str], None], trainer: Trainer, folder: Path, wandb_a
             f"--resume {folder}` goes on, `worldmodel report {folder}` draws what there is"
         )
         return
+    if finished and trainer.interruptions.requested:
+        log(f"finished; drawing was stopped, as asked: `worldmodel imagine {folder}` and `report {folder}` do it again")
+        return
     log("finished" if finished else f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
     if trainer.evaluation is None:
         log("nothing was left to do" if trainer.learner.updates else "no update was made")

@@ -75,9 +75,10 @@ def train(
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
     progress = progress or _progress(config)
+    making = f"making {config.env.num_envs} environments of {config.env.id}"
     with (
         Interruptions() as interruptions,
-        _beginning(progress, config),
+        _beginning(progress, config, making),
         _world(config, interruptions) as world,
     ):
         folder = make_folder(config)
@@ -107,20 +108,17 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     config = read_settings(folder)
     progress = progress or _progress(config)
     checkpoint = _checkpoint(config, folder, progress)
-    if config.offline is None:
-        progress.log(build.making_words(config))
     with (
         Interruptions() as interruptions,
-        _beginning(progress, config),
+        _beginning(progress, config, build.making_words(config)),
         _world(config, interruptions, folder) as world,
         locked(folder),  # after the workers were made, which do not keep the lock then
     ):
         return _run(config, folder, *world, progress, checkpoint, interruptions)
 
 
-def _beginning(progress: RunProgress, config: Config) -> AbstractContextManager[None]:
+def _beginning(progress: RunProgress, config: Config, making: str) -> AbstractContextManager[None]:
     """The phase around a whole session, and a first sign of life: environments and libraries may take long to load."""
-    making = f"making {config.env.num_envs} environments of {config.env.id}"
     progress.log(making if config.offline is None else f"reading {config.offline}")
     return progress.phase("setting up")
 

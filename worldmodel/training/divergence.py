@@ -1,8 +1,10 @@
 """When a run has diverged: the rule, and what is said about it.
 
-The loss of the weights is taken on a batch before they are saved. It may exceed that of the first checkpoint's weights,
-whose size is at least one nat, by a million times that size. Beyond that, or where it is not finite, the weights are
-not saved and the run stops: so every checkpoint there is has a sound loss, and the newest is the one to go on from.
+Before weights are saved, their loss is taken on the first rows of a few held-out episodes, which never change: training
+rows may leave the range of the prefill, and a loss that grows for that reason is no divergence. It may exceed that of
+the first checkpoint's weights by a million times the latter's size, or by a million nats. Beyond that, or where it is
+not finite, the weights are not saved and the run stops. So every checkpoint has a sound loss, and the newest is the one
+to go on from.
 """
 
 import math
@@ -27,6 +29,8 @@ class NonFiniteLossError(RuntimeError):
 
 def has_diverged(loss: float, first: float) -> bool:
     """Whether weights of this loss are not worth saving, where the first checkpoint's had the loss `first`."""
+    if not math.isfinite(first):  # the rows are beyond the model from the beginning: there is nothing to compare with
+        return False
     return not math.isfinite(loss) or loss > first + FACTOR * max(1.0, abs(first))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.data.batches import fitting_rows, longest_episode
+from worldmodel.data.batches import fitting_rows, longest_episode, select, trimmed
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.records import RESTORE, DamagedReplayError
 from worldmodel.data.replay import Replay
@@ -392,16 +392,16 @@ class Trainer:
             )
 
     def _check_weights(self) -> None:
-        """Raise if the run has diverged; see `divergence`. The batch and its noise come from a stream of their own."""
+        """Raise if the run has diverged; see `divergence`. The noise comes from a stream of its own."""
         updates, checkpoints = self.learner.updates, self.folder / "checkpoints"
         bad = [key for key, p in self.learner.model.named_parameters() if not torch.isfinite(p).all()]
         if bad:
             raise diverged(f"after update {updates}: not finite: the weights {', '.join(bad)}", checkpoints)
-        batch = self._sample(generator=torch.Generator().manual_seed(self.seed))
-        loss = self.learner.loss(batch, torch.Generator(self.device).manual_seed(self.seed))
+        batch = select(self.heldout, slice(self.schedule.batch_size), slice(self.schedule.sequence_length))
+        loss = self.learner.loss(trimmed(batch), torch.Generator(self.device).manual_seed(self.seed))
         first = loss if self.first_loss is None else self.first_loss
         if has_diverged(loss, first):
-            words = f"after update {updates}: the loss of a batch is {loss:.4g}, and was {first:.4g} at the beginning"
+            words = f"after update {updates}: the held-out loss is {loss:.4g}, and was {first:.4g} at the beginning"
             raise diverged(words, checkpoints)
         self.first_loss = first
 
