@@ -150,8 +150,6 @@ def draw_score(axis: Axes, metric: str, methods: Mapping[str, Band]) -> None:
         curves.append(Drawn(nominal, longest, np.full(len(longest), COVERAGE)))
     scale = score_scale(metric, methods.values())
     draw_curves(axis, curves, say.AHEAD, say.score(metric).unit, scale=scale, legend=False)
-    if metric == "coverage":
-        axis.set_ylim(-0.03, 1.03)
 
 
 def score_scale(metric: str, bands: Iterable[Band]) -> Literal["linear", "log", "symlog"]:

@@ -86,7 +86,7 @@ METHODS = {  # evaluation.scores.METHODS
 }
 OPEN_LOOP = Said(
     "open-loop error",
-    "squared error / held-out variance",
+    "error² / held-out variance",
     "Under the recorded actions, in units of the variance of the held-out rows themselves.",
 )
 BELOW_BASELINES = "The model should stay below both baselines at every horizon."
