@@ -122,7 +122,7 @@ def _columns(records: Sequence[Record]) -> dict[str, Callable[[Group], str]]:
     if _names(records, "heldout_evidence/"):
         columns["rough gap"] = _last("heldout_evidence/gap")
     if any(record.evidence for record in records):
-        columns |= {"evidence, SMC": _evidence, "gap": _gap}
+        columns |= {"evidence, SMC": partial(_measured, "smc"), "gap": partial(_measured, "gap")}
     errors = dict(sections.imagination_error(leaf, records) for leaf in leaves)
     columns |= {name: partial(over_seeds, value=error, shown=number) for name, error in errors.items()}
     columns["time"] = lambda group: over_seeds(group, _time, lambda x: "–" if x is None else duration(x))
@@ -142,26 +142,15 @@ def _time(record: Record) -> float | None:
     return float(seconds[-1]) if len(seconds) else None
 
 
-def _evidence(group: Group) -> str:
-    """The evidence with the most particles: of one run with its error over episodes."""
+def _measured(name: str, group: Group) -> str:
+    """The evidence or the gap with the most particles, of one run with its error over episodes; no gap in doubt."""
     best = [record.evidence.best for record in group.records if record.evidence]
-    if len(group.records) == 1:
-        return with_error(best[0].smc) if best else "–"
-    return over_seeds(group, lambda record: record.evidence.best.smc.mean if record.evidence else None, _fine)
-
-
-def _gap(group: Group) -> str:
-    """The gap of those particles, unless it is in doubt."""
-    best = [record.evidence.best for record in group.records if record.evidence]
-    if any(one.doubts for one in best):
+    if name == "gap" and any(one.doubts for one in best):
         return IN_DOUBT
     if len(group.records) == 1:
-        return with_error(best[0].gap) if best else "–"
-    return over_seeds(group, lambda record: record.evidence.best.gap.mean if record.evidence else None, _fine)
-
-
-def _fine(value: float | None) -> str:
-    return number(value, 4)
+        return with_error(getattr(best[0], name)) if best else "–"
+    fine = partial(number, digits=4)
+    return over_seeds(group, lambda record: getattr(record.evidence.best, name).mean if record.evidence else None, fine)
 
 
 def _unfinished(record: Record) -> bool:
@@ -188,48 +177,30 @@ def _looks(groups: Sequence[Group]) -> list[Look]:
 def _curves(records: Sequence[Record], groups: Sequence[Group]) -> list[Block]:
     drawn: list[Chart] = []
     for term in _names(records, "heldout/"):
-        said = say.term(term)
-        for x_label, over in ABSCISSAE.items() if term in say.TERMS else [(UPDATES, _updates)]:
-            by_other = said._replace(name=f"{said.name} by {x_label}", caption="")
-            curves = partial(_held_out, f"heldout/{term}", over)
-            drawn += _overlay(
-                said if x_label == UPDATES else by_other, x_label, curves, groups, marker="o", focus=term != "kl"
-            )
+        said, curve = say.term(term), partial(Record.column, name=f"heldout/{term}")
+        drawn += _overlay(said, UPDATES, curve, groups, marker="o", focus=term != "kl")
+        for x_label, clock in CLOCKS.items() if term in say.TERMS else ():
+            over = said._replace(name=f"{said.name} by {x_label}", caption="")
+            drawn += _overlay(over, x_label, partial(_over, clock, curve), groups, marker="o", focus=term != "kl")
     return _panels(drawn, groups)
 
 
-def _held_out(name: str, over: Callable[[Record, Curve], Curve], record: Record) -> Curve:
-    return over(record, record.column(name))
+def _over(clock: Callable[[Record], Curve], curve: Callable[[Record], Curve], record: Record) -> Curve:
+    """A curve over updates as one over what a clock says of those updates."""
+    (x, y), time = curve(record), clock(record)
+    return Curve(np.interp(x, time.x, time.y), y) if len(time.x) else NOTHING
+
+
+CLOCKS: dict[str, Callable[[Record], Curve]] = {
+    "env steps": partial(Record.column, name="env_steps"),
+    "seconds": Record.elapsed,
+}
 
 
 def _panels(drawn: Sequence[Chart], groups: Sequence[Group]) -> list[Block]:
     """Charts under the key to their colours."""
     note = BANDS if any(len(group.records) > 1 for group in groups) else ""
     return [Panels(drawn, _looks(groups), note)] if drawn else []
-
-
-def _updates(record: Record, curve: Curve) -> Curve:
-    return curve
-
-
-def _env_steps(record: Record, curve: Curve) -> Curve:
-    return _over(record.column("env_steps"), curve)
-
-
-def _seconds(record: Record, curve: Curve) -> Curve:
-    return _over(record.elapsed(), curve)
-
-
-def _over(clock: Curve, curve: Curve) -> Curve:
-    """A curve over updates as one over what another column says of those updates."""
-    return Curve(np.interp(curve.x, clock.x, clock.y), curve.y) if len(clock.x) else NOTHING
-
-
-ABSCISSAE: dict[str, Callable[[Record, Curve], Curve]] = {
-    UPDATES: _updates,
-    "env steps": _env_steps,
-    "seconds": _seconds,
-}
 
 
 def _overlay(

@@ -20,7 +20,6 @@ from worldmodel.report.svg import css_colour, inline_svg, style
 from worldmodel.report.tables import Table
 from worldmodel.report.vocabulary import Look, Said
 
-MEDIA = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg"}
 SMALL, TALL, WIDE = (3.9, 2.55), (3.9, 2.8), (11, 3.0)  # inches
 
 
@@ -108,7 +107,7 @@ def chart(said: Said, draw: Callable[[Axes], None], size: tuple[float, float] = 
 
 def picture(said: Said, name: str, data: bytes, *, wide: bool = False) -> Chart:
     """A picture of the folder; its kind is told by the ending of its name."""
-    source = f"data:{MEDIA[PurePath(name).suffix.lower()]};base64,{base64.b64encode(data).decode()}"
+    source = f"data:image/{PurePath(name).suffix[1:]};base64,{base64.b64encode(data).decode()}"
     return Chart(said.name, said.caption, said.title, source=source, wide=wide)
 
 

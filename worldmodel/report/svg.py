@@ -19,7 +19,6 @@ _RC: Any = {
     "font.size": 9.5,
     "axes.edgecolor": "#b0b0b0",
     "axes.linewidth": 0.8,
-    "legend.fontsize": 8.5,
     "xtick.color": "#b0b0b0",
     "ytick.color": "#b0b0b0",
     "xtick.labelcolor": "#000000",

@@ -74,9 +74,7 @@ SCORES = {  # of imagined futures: evaluation.scores.METRICS
     ),
     "crps": Said("CRPS", "CRPS / std", "Lower is better; it scores the whole predicted distribution."),
     "coverage": Said(
-        "coverage",
-        "share inside 90 %",
-        "What happened, inside the central 90 % of predictions: ideally 0.9.",
+        "coverage", "share inside 90 %", "What happened, inside the central 90 % of predictions: ideally 0.9."
     ),
 }
 METHODS = {  # evaluation.scores.METHODS
