@@ -130,7 +130,12 @@ def test_a_wheel_of_the_source_distribution_holds_the_same(wheel, source, tmp_pa
 def test_the_metadata_says_who_and_what(wheel):
     (name,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
     about = zipfile.ZipFile(wheel).read(name).decode()
-    for line in ("Author: The worldmodel authors", "Requires-Dist: filelock>=3.12", "Requires-Dist: jinja2>=3.1", "License-Expression: MIT"):
+    for line in (
+        "Author: The worldmodel authors",
+        "Requires-Dist: filelock>=3.12",
+        "Requires-Dist: jinja2>=3.1",
+        "License-Expression: MIT",
+    ):
         assert f"\n{line}\n" in about
 
 
