@@ -26,7 +26,7 @@ from worldmodel.build import build_law
 from worldmodel.config_io import read_config
 from worldmodel.oracles.filtering_gap import innovations, physical
 from worldmodel.oracles.worlds import linear_gaussian_model
-from worldmodel.report.figures import BASELINE, OPTIMISED, RAW
+from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PRESETS = {  # name -> files of settings

@@ -8,7 +8,7 @@ from typing import Any
 from docs_blocks import DOCS, write_block
 from matplotlib.figure import Figure
 
-from worldmodel.report.figures import BASELINE, OPTIMISED, RAW
+from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW
 
 Result = Mapping[str, Any]
 WIDE = 0.25  # of a sandwich, as a share of the ELBO's gap: beyond it SMC's number is an upper limit of the excess

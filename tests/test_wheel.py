@@ -112,6 +112,8 @@ def test_a_wheel_holds_every_module_and_preset_under_two_names_that_clash_with_n
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "worldmodel").rglob("*.py")}
     expected |= {path.relative_to(ROOT / "envs").as_posix() for path in (ROOT / "envs").rglob("*.py")}
     expected |= {f"worldmodel/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
+    templates = ROOT / "worldmodel" / "report" / "templates"
+    expected |= {path.relative_to(ROOT).as_posix() for path in templates.iterdir()}
     expected |= {"worldmodel/py.typed", "worldmodel_envs/py.typed"}
     assert expected <= names
     assert {Path(name).suffix for name in names - expected} <= {".html", ".css", ".js", ".json", ".txt"}
@@ -128,7 +130,12 @@ def test_a_wheel_of_the_source_distribution_holds_the_same(wheel, source, tmp_pa
 def test_the_metadata_says_who_and_what(wheel):
     (name,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
     about = zipfile.ZipFile(wheel).read(name).decode()
-    for line in ("Author: The worldmodel authors", "Requires-Dist: filelock>=3.12", "License-Expression: MIT"):
+    for line in (
+        "Author: The worldmodel authors",
+        "Requires-Dist: filelock>=3.12",
+        "Requires-Dist: jinja2>=3.1",
+        "License-Expression: MIT",
+    ):
         assert f"\n{line}\n" in about
 
 

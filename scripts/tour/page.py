@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, REWARD, render
+from worldmodel.report.figures import render
+from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW, REWARD
 
 TRUTH, BOUND, RATE, GAP, SMC, IWAE, FAINT = "#222222", RAW, OPTIMISED, "#b5403c", REWARD, "#7a5195", BASELINE
 WRONG = "#d1479b"

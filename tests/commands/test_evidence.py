@@ -15,7 +15,7 @@ from worldmodel.build import build_law
 from worldmodel.cli import main
 from worldmodel.evaluation.evidence_report import EvidenceReport
 from worldmodel.oracles.worlds import exact_evidence
-from worldmodel.report.tables import with_error
+from worldmodel.report.formats import with_error
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import train
 from worldmodel.training.progress import RunProgress

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from run_folder import ROWS, Page, add_everything, write_run
+from run_folder import ROWS, Page, add_everything, add_squared_error, write_run
 from worldmodel.config import Config
-from worldmodel.report import panels
+from worldmodel.report import charts
 from worldmodel.report.comparison import comparison, doubts, labels, summary
 from worldmodel.report.groups import mean_curve
 from worldmodel.report.record import Curve, read_record
@@ -50,23 +50,38 @@ def test_the_page_has_the_tables_the_curves_and_the_scores(records):
     assert scores[1] == ["obs: CRPS", "the model", "one", "0.110", "0.120", "0.140"]
     drawn = {svg["aria-label"] for svg in page.all("svg")}
     assert {"ELBO", "ELBO by env steps", "ELBO by seconds", "KL", "KL by env steps", "log p(obs)"} <= drawn
-    assert {"Over training", "By steps since the reset", "Open-loop error: obs", "obs: CRPS"} <= drawn
+    assert {"KL per step over training", "KL by steps since the reset", "Open-loop error: obs", "obs: CRPS"} <= drawn
     assert not page.all("img")
 
 
 def test_curves_over_other_axes_lie_where_that_many_steps_or_seconds_had_passed(records, monkeypatch):
     seen = {}
-    panel = panels.panel
+    draw = charts.draw_curves
 
-    def spy(curves, x_label, *rest, **options):
+    def spy(axis, curves, x_label, *rest, **options):
         seen.setdefault(x_label, []).append([(curve.x.tolist(), curve.y.tolist()) for curve in curves])
-        return panel(curves, x_label, *rest, **options)
+        draw(axis, curves, x_label, *rest, **options)
 
-    monkeypatch.setattr(panels, "panel", spy)
+    monkeypatch.setattr(charts, "draw_curves", spy)
     comparison(records[1:])
     assert seen["updates"][0] == [([50, 100], [-1.75, 0.5625])]
     assert seen["env steps"][0] == [([6000, 7000], [-1.75, 0.5625])]
     assert seen["seconds"][0] == [([10, 25], [-1.75, 0.5625])]
+
+
+def test_open_loop_errors_are_compared_only_where_not_every_run_has_scores(records, tmp_path):
+    scored = [add_squared_error(add_everything(write_run(tmp_path / name))) for name in ("a", "b")]
+    both = [read_record(folder) for folder in scored]
+    text = comparison(both)
+    assert "Open-loop error" not in text and "held-out variance" not in text
+    assert "obs: squared error" in {svg["aria-label"] for svg in Page(text).all("svg")}
+    header, rows = summary(both)
+    assert "open-loop error, obs" not in header
+    assert [row[header.index("squared error, obs")] for row in rows] == ["0.250"] * 2
+    some = [both[0], records[0]]
+    assert "Open-loop error: obs" in {svg["aria-label"] for svg in Page(comparison(some)).all("svg")}
+    header, rows = summary(some)
+    assert [row[header.index("open-loop error, obs")] for row in rows] == ["0.062"] * 2
 
 
 def test_runs_of_different_environments_are_said_not_to_be_comparable(records, tmp_path):
@@ -144,18 +159,18 @@ def test_seeds_of_the_same_settings_share_a_row_with_their_mean_and_standard_dev
 
 def test_the_curves_of_seeds_are_thin_under_their_mean_and_its_band(seeds, monkeypatch):
     drawn = []
-    panel = panels.panel
+    draw = charts.draw_curves
 
-    def spy(curves, *rest, **options):
+    def spy(axis, curves, *rest, **options):
         drawn.append(curves)
-        return panel(curves, *rest, **options)
+        draw(axis, curves, *rest, **options)
 
-    monkeypatch.setattr(panels, "panel", spy)
+    monkeypatch.setattr(charts, "draw_curves", spy)
     comparison(seeds)
     *thin, mean, other = drawn[0]
     assert [curve.y.tolist() for curve in thin] == [[-3.5, elbo] for elbo in SEEDS]
-    assert {curve.colour for curve in (*thin, mean)} == {mean.colour} != {other.colour}
-    assert all(curve.width < mean.width and curve.between is None for curve in thin)
+    assert {curve.look.colour for curve in (*thin, mean)} == {mean.look.colour} != {other.look.colour}
+    assert all(curve.look.width < mean.look.width and curve.between is None for curve in thin)
     assert (mean.x.tolist(), mean.y.tolist()) == ([50, 100], [-3.5, 1.125])
     assert [edge.tolist() for edge in mean.between] == [[-3.5, 0.625], [-3.5, 1.625]]
     assert other.between is None and other.y.tolist() == [-3.5, 1.125]

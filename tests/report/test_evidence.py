@@ -38,7 +38,7 @@ def test_a_gap_in_doubt_is_an_open_circle():
 
 def test_curves_along_the_episode_are_those_of_the_steps():
     steps = make_report().steps
-    drawn = curves(drawing.draw_rows, steps)
+    drawn = curves(drawing.draw_rows, make_report())
     np.testing.assert_allclose(drawn["evidence, SMC"], steps.evidence)
     np.testing.assert_allclose(drawn["bound, their sum"], drawn["reconstruction"] + drawn["$-$KL"])
     so_far = curves(drawing.draw_gap_so_far, make_report())

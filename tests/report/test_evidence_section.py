@@ -77,4 +77,4 @@ def test_a_damaged_measurement_is_noted_and_left_out(text, tmp_path):
     (folder / "evidence" / "evidence.json").write_text(text)
     record = read_record(folder)
     assert record.notes == ("evidence/evidence.json is damaged and was left out",)
-    assert evidence(record) is None
+    assert evidence(record) == []

@@ -5,7 +5,14 @@ import io
 import numpy as np
 from PIL import Image
 
+from run_folder import add_everything, write_run
+from worldmodel.evaluation.scores import Scores
+from worldmodel.evaluation.scoring_rules import Curve
+from worldmodel.report import charts
 from worldmodel.report import figures as report
+from worldmodel.report.imagination import score_chart
+from worldmodel.report.page import page
+from worldmodel.report.record import read_record
 
 
 def lines(axis):
@@ -61,7 +68,30 @@ def test_many_leaves_make_a_grid_that_can_still_be_rendered():
     names = [f"leaf {i}" for i in range(23)]
     table = {"update": [1, 2], **{name: [float(i), i + 1.0] for i, name in enumerate(names)}}
     figure = report.bound_curves(table, {"update": [2], **{name: [0.0] for name in names}})
-    assert [axis.get_title() for axis in figure.axes] == names
+    assert [axis.get_title() for axis in figure.axes] == [f"log p({name})" for name in names]
     width, height = figure.get_size_inches()
     assert width < 20 and height > 10
     assert Image.open(io.BytesIO(report.render(figure))).size[0] > 1000
+
+
+def test_a_picture_and_the_page_draw_their_charts_with_the_same_functions(tmp_path, monkeypatch):
+    names = {name for name in vars(charts) if name.startswith("draw_")}
+    called = set()
+
+    def spy(name, draw):
+        def spied(*arguments, **options):
+            called.add(name)
+            draw(*arguments, **options)
+
+        return spied
+
+    for name in names:
+        monkeypatch.setattr(charts, name, spy(name, getattr(charts, name)))
+    page(read_record(add_everything(write_run(tmp_path / "run"))))
+    assert called == names
+    called.clear()
+    overview(1.0)
+    report.bound_curves({"update": [1], "elbo": [0.0]}, {})
+    report.open_loop_figure({"obs": [np.ones(2)] * 3})
+    score_chart(Scores(1, 2, 2, 1, 1, {"obs": {"crps": {"model": Curve(*[np.ones(2)] * 3)}}}))
+    assert called == names

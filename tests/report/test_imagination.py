@@ -172,7 +172,7 @@ def test_scores_are_drawn_with_their_intervals_and_what_is_not_defined_is_left_o
     axes = {axis.get_title(): axis for axis in figure.axes}
     assert axes.keys() == {"obs: negative log-likelihood", "obs: coverage", "reward: negative log-likelihood"}
     drawn = lines(axes["obs: negative log-likelihood"])
-    np.testing.assert_allclose(drawn["imagined"], np.stack([np.arange(1, HORIZON + 1), curve(1.0).mean], -1))
+    np.testing.assert_allclose(drawn["the model"], np.stack([np.arange(1, HORIZON + 1), curve(1.0).mean], -1))
     np.testing.assert_allclose(drawn["marginal of the training rows"][:, 1], curve(2.0).mean)
     band = axes["obs: negative log-likelihood"].collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((0.9, 2.1))

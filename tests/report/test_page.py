@@ -3,14 +3,12 @@
 import dataclasses
 import re
 
-import numpy as np
 import pytest
 
-from run_folder import ROWS, Page, add_everything, write_run
+from run_folder import ROWS, Page, add_everything, add_squared_error, write_run
 from worldmodel.config import Config
 from worldmodel.report.page import page
-from worldmodel.report.record import Band, read_record
-from worldmodel.report.sections import score_scale
+from worldmodel.report.record import read_record
 
 DEFAULTS = dataclasses.asdict(Config())
 
@@ -66,8 +64,8 @@ def test_the_kl_is_summarised_and_drawn_from_every_side(full):
     assert rows["active units"] == ["3", "–"]
     drawn = {svg["aria-label"] for svg in full.all("svg")}
     assert {
-        *("KL per step over training", "By place in the training sequence", "By steps since the reset"),
-        *("KL by latent group and place in the sequence", "KL and reward along an episode"),
+        *("KL per step over training", "KL by place in the sequence", "KL by steps since the reset"),
+        *("KL by latent group", "Surprise along one held-out episode"),
     } <= drawn
 
 
@@ -84,10 +82,19 @@ def test_imagination_has_its_scores_at_a_few_horizons_and_its_pictures(full):
     assert shown == ["Futures of obs", "Film of obs", "Something else"]  # the others are drawn anew
 
 
-def test_a_forecast_without_any_error_stays_on_the_axis_of_its_score():
-    some, none = (Band(*[np.array(values)] * 3) for values in ([0.1, 0.2], [0.0, 0.2]))
-    assert [score_scale("squared_error", bands) for bands in ([some], [some, none])] == ["log", "linear"]
-    assert score_scale("coverage", [some]) == "linear" and score_scale("nll", [none]) == "symlog"
+def test_a_page_shows_one_squared_error_of_imagination_the_scored_one_where_there_is_one(tmp_path):
+    folder = add_everything(write_run(tmp_path / "run"))
+    for scored in (False, True):
+        if scored:
+            add_squared_error(folder)
+        shown = read(folder)
+        drawn = {svg["aria-label"] for svg in shown.all("svg")}
+        assert ("Open-loop error: obs" in drawn) is ("open-loop error, obs0.062" in shown.text) is not scored
+        assert ("obs: squared error" in drawn) is ("squared error, obs0.250" in shown.text) is scored
+        assert ("error² / held-out variance" in shown.text) is not scored
+        assert ("in units of the variance of the held-out rows themselves" in shown.text) is not scored
+        assert ("in units of the training rows' variance" in shown.text) is scored
+        assert "Open loop" not in [image["alt"] for image in shown.all("img")]
 
 
 def test_time_versions_and_settings_are_tables(full):

@@ -77,6 +77,7 @@ def read_particles(text: str) -> list[int]:
 def _show(console: "Console", opened: "Run", found: "EvidenceReport") -> None:
     from worldmodel.commands.console import show_table
     from worldmodel.report import tables
+    from worldmodel.report.formats import with_error
 
     simulated = f"sandwich on {found.simulated} episodes that the model simulated"
     console.print(
@@ -86,7 +87,7 @@ def _show(console: "Console", opened: "Run", found: "EvidenceReport") -> None:
     caption = "nats per step; standard errors over episodes, paired for differences"
     show_table(console, tables.estimates(found).transposed(), caption=caption)
     if found.exact is not None:
-        title = f"exact evidence {tables.with_error(found.exact)} nats per step"
+        title = f"exact evidence {with_error(found.exact)} nats per step"
         show_table(console, tables.distances_from_exact(found).transposed(), title=title)
     show_table(console, tables.terms(found), caption=f"nats per step, with {found.best.particles} particles")
     for name, floor in opened.model.resolution().items():

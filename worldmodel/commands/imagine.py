@@ -10,13 +10,8 @@ if TYPE_CHECKING:
 
     from worldmodel.runs.run import Run
 
+NUMBER = 8  # letters of a number, at most, which are never folded; headings of several words are
 CELLS = (("model", "mean"), ("model", "low"), ("model", "high"), ("repeat_last", "mean"), ("marginal", "mean"))
-UNITS = {
-    "nll": "NLL / nats",
-    "squared_error": "error^2 / variance",
-    "crps": "CRPS / std",
-    "coverage": "90 % coverage",
-}
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -68,18 +63,24 @@ def _table(opened: "Run", leaf: str, metrics: dict[str, Any], horizon: int) -> "
     from rich.box import SIMPLE
     from rich.table import Table
 
+    from worldmodel.report import vocabulary as say
+
     floor = opened.model.resolution().get(leaf)
     unit = " (symlog)" if leaf in opened.model.decoder.symlog else ""
     caption = None if floor is None else f"floor of the std{unit}: " + " ".join(f"{x:.3g}" for x in floor[:8].tolist())
     table = Table(caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
-    for heading in (leaf, "ahead", "imagined", "90 % interval", "repeat last", "marginal"):
-        table.add_column(heading, no_wrap=True)
+    model, *baselines = (say.METHODS[name].name for name in ("model", "repeat_last", "marginal"))
+    table.add_column(leaf)
+    table.add_column("ahead", no_wrap=True)
+    for heading in (model, "90 % interval", *baselines):
+        table.add_column(heading, min_width=NUMBER, no_wrap=heading == "90 % interval")
     for metric, methods in metrics.items():
+        lines = []
         for h in sorted({0, horizon // 4 - 1, horizon // 2 - 1, horizon - 1} - {-1}):
             mean, low, high, repeat, marginal = (_number(methods, *where, h) for where in CELLS)
-            table.add_row(
-                UNITS[metric] if h == 0 else "", str(h + 1), mean, f"{low} to {high}" if low else "", repeat, marginal
-            )
+            lines.append((str(h + 1), mean, f"{low} to {high}" if low else "", repeat, marginal))
+        # One row of several lines, beside which the score's name may be folded.
+        table.add_row(say.score(metric).unit, *("\n".join(column) for column in zip(*lines, strict=True)))
         table.add_section()
     return table
 

@@ -6,25 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.report import panels
+from worldmodel.report import charts, sections
+from worldmodel.report import vocabulary as say
+from worldmodel.report.charts import Drawn
+from worldmodel.report.document import Block, Chart, Fold, Panels, Rows, Section, Text, chart, document
+from worldmodel.report.formats import count, duration, number, with_error
 from worldmodel.report.groups import Group, each, grouped, mean_curve, over_seeds
-from worldmodel.report.markup import Html, count, duration, figure, join, number, table, tag
-from worldmodel.report.page import Section, document, setting_text
-from worldmodel.report.panels import Drawn
 from worldmodel.report.record import Curve, Record, settings
-from worldmodel.report.sections import (
-    METRICS,
-    PER_STEP,
-    departure_name,
-    legend,
-    score_scale,
-    scores_table,
-    svg,
-    swatch,
-    term_caption,
-)
-from worldmodel.report.svg import RUNS, style
-from worldmodel.report.tables import IN_DOUBT, Table, term_name, with_error
+from worldmodel.report.sections import setting_text
+from worldmodel.report.tables import Table
+from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP, RUNS, UPDATES, Look, Said
 
 DASHES = ("-", "--", ":")
 # Settings of the environment that change how rows are collected, not what is in them.
@@ -47,20 +38,17 @@ def comparison(records: Sequence[Record]) -> str:
     """
     names = labels(records)
     groups = grouped(records, names)
-    with style():
-        parts: list[Section] = [
-            ("numbers", "Numbers", _numbers(records, names, groups)),
-            ("curves", "The bound", _curves(records, groups)),
-            ("kl", "The KL", _kl(groups)),
-            ("imagination", "Imagination", _imagination(records, names, groups)),
-            ("ledger", "The ledger", _ledger(records, groups)),
-            ("settings", "Settings that differ", _settings(records, groups)),
-        ]
-    warnings = [tag("p", warning, class_="warning") for warning in doubts(records)]
-    kinds = dict.fromkeys(str(record.source) for record in records)
-    kicker = tag("p", ", ".join(kinds), class_="kicker")
-    head = join([kicker, tag("h1", f"{len(records)} runs compared"), *warnings])
-    return document("Comparison of runs", head, parts)
+    parts = [
+        Section("numbers", "Numbers", _numbers(records, names, groups)),
+        Section("curves", "The bound", _curves(records, groups)),
+        Section("kl", "The KL", _kl(groups)),
+        Section("imagination", "Imagination", _imagination(records, names, groups)),
+        Section("ledger", "The ledger", _ledger(records, groups)),
+        Section("settings", "Settings that differ", _settings(records, groups)),
+    ]
+    sources = dict.fromkeys(str(record.source) for record in records)
+    about = {"sources": list(sources), "count": len(records), "doubts": doubts(records)}
+    return document("comparison.html", "Comparison of runs", parts, **about)
 
 
 def labels(records: Sequence[Record]) -> list[str]:
@@ -119,23 +107,24 @@ def summary(records: Sequence[Record]) -> Table:
 
 def _columns(records: Sequence[Record]) -> dict[str, Callable[[Group], str]]:
     """Headers, and what a group has to say under each."""
-    errors = [name for name in _names(records, "open_loop/") if name.endswith("/model")]
+    leaves = [name.removesuffix("/model") for name in _names(records, "open_loop/") if name.endswith("/model")]
     columns: dict[str, Callable[[Group], str]] = {
         "updates": lambda group: each([_done(record) for record in group.records]),
         "best ELBO": lambda group: over_seeds(group, lambda record: (record.best or {}).get("heldout/elbo"), number),
         "at update": lambda group: each([count((record.best or {}).get("update")) for record in group.records]),
     }
-    columns |= {term_name(term): _last(f"heldout/{term}") for term in _names(records, "heldout/")}
+    columns |= {say.term(term).name: _last(f"heldout/{term}") for term in _names(records, "heldout/")}
     for image in _names(records, "heldout_bits_per_dimension/"):
-        columns[f"{image}, bits per dimension"] = _last(f"heldout_bits_per_dimension/{image}")
+        columns[say.bits(image)] = _last(f"heldout_bits_per_dimension/{image}")
     columns["active groups"] = lambda group: over_seeds(
         group, lambda record: record.last("heldout_kl/active_units"), count if len(group.records) == 1 else number
     )
     if _names(records, "heldout_evidence/"):
         columns["rough gap"] = _last("heldout_evidence/gap")
     if any(record.evidence for record in records):
-        columns |= {"evidence, SMC": _evidence, "gap": _gap}
-    columns |= {f"open-loop error, {name.removesuffix('/model')}": _last(f"open_loop/{name}") for name in errors}
+        columns |= {"evidence, SMC": partial(_measured, "smc"), "gap": partial(_measured, "gap")}
+    errors = dict(sections.imagination_error(leaf, records) for leaf in leaves)
+    columns |= {name: partial(over_seeds, value=error, shown=number) for name, error in errors.items()}
     columns["time"] = lambda group: over_seeds(group, _time, lambda x: "–" if x is None else duration(x))
     return columns
 
@@ -153,125 +142,93 @@ def _time(record: Record) -> float | None:
     return float(seconds[-1]) if len(seconds) else None
 
 
-def _evidence(group: Group) -> str:
-    """The evidence with the most particles: of one run with its error over episodes."""
+def _measured(name: str, group: Group) -> str:
+    """The evidence or the gap with the most particles, of one run with its error over episodes; no gap in doubt."""
     best = [record.evidence.best for record in group.records if record.evidence]
-    if len(group.records) == 1:
-        return with_error(best[0].smc) if best else "–"
-    return over_seeds(group, lambda record: record.evidence.best.smc.mean if record.evidence else None, _fine)
-
-
-def _gap(group: Group) -> str:
-    """The gap of those particles, unless it is in doubt."""
-    best = [record.evidence.best for record in group.records if record.evidence]
-    if any(one.doubts for one in best):
+    if name == "gap" and any(one.doubts for one in best):
         return IN_DOUBT
     if len(group.records) == 1:
-        return with_error(best[0].gap) if best else "–"
-    return over_seeds(group, lambda record: record.evidence.best.gap.mean if record.evidence else None, _fine)
-
-
-def _fine(value: float | None) -> str:
-    return number(value, 4)
+        return with_error(getattr(best[0], name)) if best else "–"
+    fine = partial(number, digits=4)
+    return over_seeds(group, lambda record: getattr(record.evidence.best, name).mean if record.evidence else None, fine)
 
 
 def _unfinished(record: Record) -> bool:
     return record.planned is not None and record.updates < record.planned
 
 
-def _numbers(records: Sequence[Record], names: list[str], groups: Sequence[Group]) -> Html:
-    header, rows = summary(records)
-    keyed = [(join([swatch(*_look(i)), name]), *rest) for i, (name, *rest) in enumerate(rows)]
+def _numbers(records: Sequence[Record], names: list[str], groups: Sequence[Group]) -> list[Block]:
     said = ["Held-out numbers in nats per step at the last evaluation of each run, and its best bound."]
     called = {record.folder: name for record, name in zip(records, names, strict=True)}
     for group in groups:
         if len(group.records) > 1:
             runs = ", ".join(f"{called[record.folder]} (seed {record.setting('seed')})" for record in group.records)
             said.append(f"{group.name}: mean ± standard deviation over the seeds of {runs}.")
-    return join([*(tag("p", sentence) for sentence in said), table(header, keyed)])
+    return [*map(Text, said), Rows(summary(records), looks=_looks(groups))]
 
 
-def _look(group: int) -> tuple[str, str]:
-    """A group's colour and dash; the dash changes when the colours are used up."""
-    return RUNS[group % len(RUNS)], DASHES[group // len(RUNS) % len(DASHES)]
+def _looks(groups: Sequence[Group]) -> list[Look]:
+    """A colour and a dash a group; the dash changes when the colours are used up."""
+    return [
+        Look(group.name, RUNS[i % len(RUNS)], DASHES[i // len(RUNS) % len(DASHES)]) for i, group in enumerate(groups)
+    ]
 
 
-def _curves(records: Sequence[Record], groups: Sequence[Group]) -> Html | None:
-    terms = _names(records, "heldout/")
-    if not terms:
-        return None
-    parts: list[Html] = []
-    for term in terms:
-        for x_label, over in ABSCISSAE.items() if term in ("elbo", "kl") else [("updates", _updates)]:
-            curves = _of_each(groups, partial(_held_out, f"heldout/{term}", over))
-            title = term_name(term) if x_label == "updates" else f"{term_name(term)} by {x_label}"
-            caption = term_caption(term).split(" Training")[0] if x_label == "updates" else ""
-            parts += _overlay(curves, title, x_label, PER_STEP, caption, marker="o", focus=term != "kl")
-    return _panels(parts, groups)
+def _curves(records: Sequence[Record], groups: Sequence[Group]) -> list[Block]:
+    drawn: list[Chart] = []
+    for term in _names(records, "heldout/"):
+        said, curve = say.term(term), partial(Record.column, name=f"heldout/{term}")
+        drawn += _overlay(said, UPDATES, curve, groups, marker="o", focus=term != "kl")
+        for x_label, clock in CLOCKS.items() if term in say.TERMS else ():
+            over = said._replace(name=f"{said.name} by {x_label}", caption="")
+            drawn += _overlay(over, x_label, partial(_over, clock, curve), groups, marker="o", focus=term != "kl")
+    return _panels(drawn, groups)
 
 
-def _held_out(name: str, over: Callable[[Record, Curve], Curve], record: Record) -> Curve:
-    return over(record, record.column(name))
+def _over(clock: Callable[[Record], Curve], curve: Callable[[Record], Curve], record: Record) -> Curve:
+    """A curve over updates as one over what a clock says of those updates."""
+    (x, y), time = curve(record), clock(record)
+    return Curve(np.interp(x, time.x, time.y), y) if len(time.x) else NOTHING
 
 
-def _of_each(groups: Sequence[Group], curve: Callable[[Record], Curve]) -> list[list[Curve]]:
-    """A curve a run, by group."""
-    return [[curve(record) for record in group.records] for group in groups]
-
-
-def _panels(parts: Sequence[Html], groups: Sequence[Group]) -> Html:
-    """Panels under the key to their colours."""
-    key = legend((*_look(i), group.name) for i, group in enumerate(groups))
-    said = [tag("p", BANDS)] if any(len(group.records) > 1 for group in groups) else []
-    return join([key, *said, tag("div", *parts, class_="panels")])
-
-
-def _updates(record: Record, curve: Curve) -> Curve:
-    return curve
-
-
-def _env_steps(record: Record, curve: Curve) -> Curve:
-    return _over(record.column("env_steps"), curve)
-
-
-def _seconds(record: Record, curve: Curve) -> Curve:
-    return _over(record.elapsed(), curve)
-
-
-def _over(clock: Curve, curve: Curve) -> Curve:
-    """A curve over updates as one over what another column says of those updates."""
-    return Curve(np.interp(curve.x, clock.x, clock.y), curve.y) if len(clock.x) else NOTHING
-
-
-ABSCISSAE: dict[str, Callable[[Record, Curve], Curve]] = {
-    "updates": _updates,
-    "env steps": _env_steps,
-    "seconds": _seconds,
+CLOCKS: dict[str, Callable[[Record], Curve]] = {
+    "env steps": partial(Record.column, name="env_steps"),
+    "seconds": Record.elapsed,
 }
 
 
+def _panels(drawn: Sequence[Chart], groups: Sequence[Group]) -> list[Block]:
+    """Charts under the key to their colours."""
+    note = BANDS if any(len(group.records) > 1 for group in groups) else ""
+    return [Panels(drawn, _looks(groups), note)] if drawn else []
+
+
 def _overlay(
-    curves: Sequence[Sequence[Curve]], title: str, x_label: str, y_label: str, caption: str, **options: Any
-) -> Iterable[Html]:
-    """One panel with the curves of every group; nothing where no run has one."""
-    marker = options.pop("marker", None)
+    said: Said,
+    x_label: str,
+    curve: Callable[[Record], Curve],
+    groups: Sequence[Group],
+    marker: str | None = None,
+    **options: Any,
+) -> Iterable[Chart]:
+    """One chart with the curves of every group; nothing where no run has one."""
     drawn = [
         line
-        for i, of_group in enumerate(curves)
-        for line in _lines([curve for curve in of_group if len(curve.x)], *_look(i), marker)
+        for look, group in zip(_looks(groups), groups, strict=True)
+        for line in _lines([found for found in map(curve, group.records) if len(found.x)], look._replace(marker=marker))
     ]
     if drawn:
-        panel = panels.panel(drawn, x_label, y_label, legend=False, **options)
-        yield figure(svg(panel, title, title), title, caption)
+        given = {"y_label": said.unit, "legend": False, **options}
+        yield chart(said, lambda axis: charts.draw_curves(axis, drawn, x_label, **given))
 
 
-def _lines(curves: Sequence[Curve], colour: str, dash: str, marker: str | None) -> list[Drawn]:
+def _lines(curves: Sequence[Curve], look: Look) -> list[Drawn]:
     """One run's curve; or those of several, thin, under their mean and its band, where they have places in common."""
     if len(curves) < 2:
-        return [Drawn("", *curve, colour, dash, marker=marker) for curve in curves]
+        return [Drawn(look, *curve) for curve in curves]
     mean, band = mean_curve(curves)
-    thin = [Drawn("", *curve, colour, dash, width=0.5) for curve in curves]
-    return [*thin, Drawn("", *mean, colour, dash, marker=marker, between=band)] if len(mean.x) else thin
+    thin = [Drawn(look._replace(width=0.5, marker=None), *curve) for curve in curves]
+    return [*thin, Drawn(look, *mean, between=band)] if len(mean.x) else thin
 
 
 def _line(name: str, column: str, record: Record) -> Curve:
@@ -281,37 +238,32 @@ def _line(name: str, column: str, record: Record) -> Curve:
     return Curve(next(iter(columns.values())), columns[column])
 
 
-def _kl(groups: Sequence[Group]) -> Html | None:
-    history = _of_each(groups, lambda record: record.column("kl/mean"))
-    position = _of_each(groups, partial(_line, "kl_by_position", "raw"))
-    step = _of_each(groups, partial(_line, "kl_by_episode_step", "raw"))
-    parts = [
-        *_overlay(history, "Over training", "updates", "nats", "The raw KL of training batches.", scale="log"),
-        *_overlay(position, "By place in the training sequence", "row of the sequence", "nats", "", scale="log"),
-        *_overlay(step, "By steps since the reset", "steps since the reset", "nats", "Held-out episodes.", scale="log"),
+def _kl(groups: Sequence[Group]) -> list[Block]:
+    history = say.KL_HISTORY._replace(caption="The raw KL of training batches.")
+    position = say.KL_BY_POSITION._replace(caption="")
+    drawn = [
+        *_overlay(history, UPDATES, lambda record: record.column("kl/mean"), groups, scale="log"),
+        *_overlay(position, say.PLACE, partial(_line, "kl_by_position", "raw"), groups, scale="log"),
+        *_overlay(
+            say.KL_BY_EPISODE_STEP, say.SINCE_RESET, partial(_line, "kl_by_episode_step", "raw"), groups, scale="log"
+        ),
     ]
-    return _panels(parts, groups) if parts else None
+    return _panels(drawn, groups)
 
 
-def _imagination(records: Sequence[Record], names: list[str], groups: Sequence[Group]) -> Html | None:
-    parts: list[Html] = []
-    for name in dict.fromkeys(line for record in records for line in record.lines if line.startswith("open_loop_")):
-        curves = _of_each(groups, partial(_line, name, "model"))
-        title = f"Open-loop error: {name.removeprefix('open_loop_')}"
-        parts += _overlay(curves, title, "steps ahead", "squared error / variance", "", scale="log")
+def _imagination(records: Sequence[Record], names: list[str], groups: Sequence[Group]) -> list[Block]:
+    drawn: list[Chart] = []
+    for name in sections.open_loop_lines(records):
+        said = sections.open_loop_of(name)
+        drawn += _overlay(said, say.AHEAD, partial(_line, name, "model"), groups, scale="log")
     scored = {name: record.scores for name, record in zip(names, records, strict=True) if record.scores}
     for leaf, metric in dict.fromkeys(key[:2] for scores in scored.values() for key in scores.bands):
-        bands = [
-            scores.bands[leaf, metric, "model"] for scores in scored.values() if (leaf, metric, "model") in scores.bands
-        ]
-        curves = _of_each(groups, partial(_score, leaf, metric))
-        title, unit, caption = METRICS.get(metric, (metric, metric, ""))
-        scale = score_scale(metric, bands)
-        parts += _overlay(curves, f"{leaf}: {title}", "steps ahead", unit, caption, scale=scale)
-    if not parts and not scored:
-        return None
-    numbers = tag("details", tag("summary", "Scores as numbers, with the baselines"), table(*scores_table(scored)))
-    return join([_panels(parts, groups), *([numbers] if scored else [])])
+        key = (leaf, metric, "model")
+        scale = charts.score_scale(metric, [scores.bands[key] for scores in scored.values() if key in scores.bands])
+        said = sections.score_of(leaf, metric)
+        drawn += _overlay(said, say.AHEAD, partial(_score, leaf, metric), groups, scale=scale)
+    table = Fold("Scores as numbers, with the baselines", sections.scores_table(scored))
+    return [*_panels(drawn, groups), *([table] if scored else [])]
 
 
 def _score(leaf: str, metric: str, record: Record) -> Curve:
@@ -320,30 +272,22 @@ def _score(leaf: str, metric: str, record: Record) -> Curve:
     return Curve(np.arange(1, len(band.mean) + 1), band.mean) if band else NOTHING
 
 
-def _ledger(records: Sequence[Record], groups: Sequence[Group]) -> Html | None:
+def _ledger(records: Sequence[Record], groups: Sequence[Group]) -> list[Block]:
     entries = _names(records, "ledger/")
-    rows = [(departure_name(entry), *map(_last(f"ledger/{entry}"), groups)) for entry in entries]
+    rows = [(say.departure(entry).name, *map(_last(f"ledger/{entry}"), groups)) for entry in entries]
     said = "What every departure of the loss from the bound costs on training batches, where last written."
-    return join([tag("p", said), table(("nats per step", *(group.name for group in groups)), rows)]) if rows else None
+    return [Text(said), Rows(Table((PER_STEP, *(group.name for group in groups)), rows))] if rows else []
 
 
-def _settings(records: Sequence[Record], groups: Sequence[Group]) -> Html:
+def _settings(records: Sequence[Record], groups: Sequence[Group]) -> list[Block]:
     flat = [[settings(record.config) for record in group.records] for group in groups]
     rows = [
-        (key, *(_listed([setting_text(one[key]) if key in one else "–" for one in of_group]) for of_group in flat))
+        (key, *(each([setting_text(one[key]) if key in one else "–" for one in of_group]) for of_group in flat))
         for key in _differing(records)
         if key not in ABOUT_THE_FOLDER
     ]
-    return (
-        table(("setting", *(group.name for group in groups)), rows)
-        if rows
-        else tag("p", "The runs have the same settings.")
-    )
-
-
-def _listed(values: Sequence[str]) -> Html:
-    """What a setting is in the runs of a group."""
-    return join([part for value in dict.fromkeys(values) for part in (", ", value)][1:])
+    same = Text("The runs have the same settings.")
+    return [Rows(Table(("setting", *(group.name for group in groups)), rows)) if rows else same]
 
 
 def _differing(records: Sequence[Record]) -> list[str]:

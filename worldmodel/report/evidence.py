@@ -1,18 +1,16 @@
 """The evidence as a figure: estimates by particles, the gap and its certificate, curves along the episode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport, Steps
-from worldmodel.evidence.estimate import Estimate
-from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, REWARD
+from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport
+from worldmodel.report import vocabulary as say
+from worldmodel.report.charts import name_axes
+from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW, REWARD, TRUTH, Look
 
-TRUTH = "#000000"
-NAMES = {"elbo": "ELBO", "iwae": "IWAE", "smc": "SMC"}
-COLOURS = {"elbo": OPTIMISED, "iwae": REWARD, "smc": RAW}
 CROWDED = 15  # times as wide as the gap, from where on a linear axis does not show the gap
 QUIET = 0.02  # share of the rows at either end that may leave the picture
 
@@ -21,19 +19,9 @@ def evidence_figure(report: EvidenceReport) -> Figure:
     """Everything that was measured, on one page."""
     figure = Figure(figsize=(12, 10), layout="constrained")
     axes = figure.subplot_mosaic([["estimates", "gap"], ["rows", "rows"], ["gap so far", "ess"]])
-    draw_estimates(axes["estimates"], report)
-    draw_gap(axes["gap"], report)
-    draw_rows(axes["rows"], report.steps)
-    draw_gap_so_far(axes["gap so far"], report)
-    draw_ess(axes["ess"], report)
-    for name, title in {
-        "estimates": "Bound and estimates of the evidence",
-        "gap": "Gap, and width of the sandwich",
-        "rows": "Evidence of every row, and what the bound makes of it",
-        "gap so far": "Gap of the rows so far",
-        "ess": "Effective particles",
-    }.items():
-        axes[name].set_title(title, loc="left")
+    for name, draw in CHARTS.items():
+        draw(axes[name], report)
+        axes[name].set_title(say.EVIDENCE[name].title, loc="left")
     figure.suptitle(
         f"Evidence of {report.episodes} held-out episodes ({report.rows:,} rows); particles from {report.proposal}"
     )
@@ -48,12 +36,12 @@ def draw_estimates(axis: Axes, report: EvidenceReport) -> None:
     particles = [one.particles for one in report.estimates]
     for name in ESTIMATORS:
         means = [getattr(one, name).mean for one in report.estimates]
-        errors = np.nan_to_num([one.run_error[name] for one in report.estimates])
-        axis.errorbar(particles, means, errors, fmt="o-", ms=4, capsize=3, color=COLOURS[name], label=NAMES[name])
+        errors = [one.run_error[name] for one in report.estimates]
+        _errorbars(axis, particles, list(zip(means, errors, strict=True)), say.ESTIMATORS[name])
     if report.exact is not None:
         axis.axhline(report.exact.mean, color=TRUTH, ls=":", lw=1.2, label="exact")
-    _by_particles(axis, particles, "nats per step")
-    axis.legend(framealpha=0.85, edgecolor="none", fontsize=8)  # the exact line can run behind it
+    _by_particles(axis, particles, "estimates")
+    axis.legend(framealpha=0.85, edgecolor="none", fontsize="small")  # the exact line can run behind it
 
 
 def draw_gap(axis: Axes, report: EvidenceReport) -> None:
@@ -62,21 +50,22 @@ def draw_gap(axis: Axes, report: EvidenceReport) -> None:
     A gap that is in doubt is an open circle.
     """
     particles = [one.particles for one in report.estimates]
-    _errorbars(axis, particles, [one.gap for one in report.estimates], RAW, "gap, SMC $-$ ELBO")
+    _errorbars(axis, particles, [one.gap for one in report.estimates], say.GAP)
     for one in report.estimates:
         if one.doubts:
             axis.plot(one.particles, one.gap.mean, "o", color=RAW, mfc="white", ms=6, zorder=5)
-    _errorbars(axis, particles, [one.width for one in report.estimates], OPTIMISED, "width of the sandwich")
+    _errorbars(axis, particles, [one.width for one in report.estimates], say.WIDTH)
     if report.best.below_exact:
         missing = [one.below_exact["smc"] for one in report.estimates]
-        _errorbars(axis, particles, missing, TRUTH, "exact $-$ SMC")
-    _by_particles(axis, particles, "nats per step")
+        _errorbars(axis, particles, missing, say.MISSING)
+    _by_particles(axis, particles, "gap")
     _zero_and_scale(axis, [abs(one.gap.mean) for one in report.estimates], [one.width.mean for one in report.estimates])
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize="small")
 
 
-def draw_rows(axis: Axes, steps: Steps) -> None:
+def draw_rows(axis: Axes, report: EvidenceReport) -> None:
     """log p^(x_t | x_<t) beside the bound's contribution, reconstruction and -KL; a band of two standard errors."""
+    steps = report.steps
     t = np.arange(len(steps.evidence))
     low, high = steps.evidence - 2 * steps.evidence_error, steps.evidence + 2 * steps.evidence_error
     axis.fill_between(t, low, high, color=RAW, alpha=0.15, lw=0)
@@ -87,19 +76,19 @@ def draw_rows(axis: Axes, steps: Steps) -> None:
     if steps.exact is not None:
         axis.plot(t, steps.exact, color=TRUTH, ls=":", lw=1.2, label="evidence, exact")
     axis.set_ylim(*_without_outliers([steps.evidence, steps.reconstruction, -steps.kl, steps.bound]))
-    _along(axis, "nats per step")
-    axis.legend(frameon=False, fontsize=8, ncols=5, loc="lower right", bbox_to_anchor=(1, 0.99), borderaxespad=0)
+    _along(axis, "rows")
+    axis.legend(frameon=False, fontsize="small", ncols=5, loc="lower right", bbox_to_anchor=(1, 0.99), borderaxespad=0)
 
 
 def draw_gap_so_far(axis: Axes, report: EvidenceReport) -> None:
     """The gap of the first t rows, in nats, beside the width of the sandwich and the distance to the exact evidence."""
     steps = report.steps
-    axis.plot(steps.gap_so_far, color=RAW, label="gap, SMC $-$ ELBO")
-    axis.plot(steps.width_so_far, color=OPTIMISED, label="width of the sandwich, simulated episodes")
+    axis.plot(steps.gap_so_far, color=say.GAP.colour, label=say.GAP.name)
+    axis.plot(steps.width_so_far, color=say.WIDTH.colour, label=f"{say.WIDTH.name}, simulated episodes")
     if steps.exact is not None:
-        axis.plot(np.cumsum(steps.exact - steps.evidence), color=TRUTH, ls=":", label="exact $-$ SMC")
-    axis.legend(frameon=False, fontsize=8)
-    _along(axis, "nats, summed")
+        axis.plot(np.cumsum(steps.exact - steps.evidence), color=say.MISSING.colour, ls=":", label=say.MISSING.name)
+    axis.legend(frameon=False, fontsize="small")
+    _along(axis, "gap so far")
     _zero_and_scale(axis, steps.gap_so_far, steps.width_so_far)
 
 
@@ -108,13 +97,23 @@ def draw_ess(axis: Axes, report: EvidenceReport) -> None:
     axis.plot(report.steps.ess, color=RAW, label=f"of {report.best.particles} particles, mean over episodes")
     axis.axhline(report.threshold, color=BASELINE, ls="--", lw=0.8, label="drawn anew below this")
     axis.set_ylim(0, 1.02)
-    _along(axis, "share of all particles")
-    axis.legend(frameon=False, fontsize=8)
+    _along(axis, "ess")
+    axis.legend(frameon=False, fontsize="small")
 
 
-def _errorbars(axis: Axes, particles: list[int], estimates: Sequence[Estimate], colour: str, label: str) -> None:
+CHARTS: dict[str, Callable[[Axes, EvidenceReport], None]] = {  # by name, as `vocabulary.EVIDENCE` has them
+    "estimates": draw_estimates,
+    "gap": draw_gap,
+    "gap so far": draw_gap_so_far,
+    "ess": draw_ess,
+    "rows": draw_rows,
+}
+
+
+def _errorbars(axis: Axes, particles: list[int], estimates: Sequence[tuple[float, float]], look: Look) -> None:
     means, errors = np.array(estimates, np.float64).T
-    axis.errorbar(particles, means, np.nan_to_num(errors), fmt="o-", ms=4, capsize=3, color=colour, label=label)
+    errors = np.nan_to_num(errors)
+    axis.errorbar(particles, means, errors, fmt="o-", ms=4, capsize=3, color=look.colour, label=look.name)
 
 
 def _zero_and_scale(axis: Axes, gap: Sequence[float] | np.ndarray, width: Sequence[float] | np.ndarray) -> None:
@@ -128,24 +127,17 @@ def _zero_and_scale(axis: Axes, gap: Sequence[float] | np.ndarray, width: Sequen
         axis.yaxis.set_major_formatter("{x:g}")
 
 
-def _by_particles(axis: Axes, particles: list[int], y_label: str) -> None:
+def _by_particles(axis: Axes, particles: list[int], chart: str) -> None:
     axis.set_xscale("log")
     axis.set_xticks(particles, [str(count) for count in particles])
     axis.minorticks_off()
     axis.margins(x=0.12)
-    _finish(axis, "particles", y_label)
+    name_axes(axis, "particles", say.EVIDENCE[chart].unit)
 
 
-def _along(axis: Axes, y_label: str) -> None:
+def _along(axis: Axes, chart: str) -> None:
     axis.margins(x=0.01)
-    _finish(axis, "steps since the reset", y_label)
-
-
-def _finish(axis: Axes, x_label: str, y_label: str) -> None:
-    axis.set_xlabel(x_label)
-    axis.set_ylabel(y_label)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    name_axes(axis, say.SINCE_RESET, say.EVIDENCE[chart].unit)
 
 
 def _without_outliers(curves: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -5,10 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from worldmodel.evaluation.scenes import Scene
-from worldmodel.report.figures import RAW
+from worldmodel.report.vocabulary import RAW, TRUTH
 from worldmodel.system.names import label
 
-TRUTH = "#222222"
 WIDTH, HEIGHT = 4.2, 2.2  # of a panel, inches
 MOST = 8  # dimensions or variables drawn, at most
 PATHS = 16  # sample paths drawn, at most

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from worldmodel.evaluation.scenes import Scene
-from worldmodel.report.fans import TRUTH
-from worldmodel.report.figures import RAW
+from worldmodel.report.vocabulary import RAW, TRUTH
 from worldmodel.system.names import label
 
 SEEN, AHEAD = 2, 8  # columns of a strip: the last steps of the context, and steps imagined

@@ -1,36 +1,20 @@
 """Imagination as files: fans, films, heat maps of classes, the map of latents, and the scores. Writes nothing."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from worldmodel.evaluation.scenes import LatentMap, Scene, Scenes
 from worldmodel.evaluation.scores import METRICS, Scores
-from worldmodel.evaluation.scoring_rules import COVERAGE, Curve
-from worldmodel.report.fans import TRUTH, class_chart, fan_chart
-from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, render
+from worldmodel.report import charts
+from worldmodel.report import vocabulary as say
+from worldmodel.report.fans import class_chart, fan_chart
+from worldmodel.report.figures import render
 from worldmodel.report.films import film_gif, film_strip
+from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW, TRUTH
 from worldmodel.system.names import file_name, label
-
-TITLES = {
-    "nll": "negative log-likelihood",
-    "squared_error": "squared error",
-    "crps": "CRPS",
-    "coverage": "coverage",
-}
-UNITS = {
-    "nll": "nats per step",
-    "squared_error": "squared error / variance",
-    "crps": "CRPS / std",
-    "coverage": "share inside the 90 % interval",
-}
-LINES = {"model": (RAW, "-"), "repeat_last": (OPTIMISED, "-"), "marginal": (BASELINE, "--")}
-SAID = {"model": "imagined", "repeat_last": "last row repeated", "marginal": "marginal of the training rows"}
-CROWDED = 20  # times as large as the lowest, from where on a linear axis of nats shows nothing
-FINEST = 1e-6  # a squared error or a CRPS below this is nothing
 
 
 def imagination_files(scenes: Scenes, scores: Scores | None) -> dict[str, bytes]:
@@ -68,8 +52,8 @@ def score_chart(scores: Scores) -> Figure:
     for line, (leaf, metrics) in zip(axes, scores.scores.items(), strict=True):
         for axis, metric in zip(line, METRICS, strict=True):
             if metric in metrics:
-                draw_score(axis, metric, metrics[metric])
-                axis.set_title(f"{label(leaf)}: {TITLES[metric]}", fontsize=11)
+                charts.draw_score(axis, metric, metrics[metric])
+                axis.set_title(f"{label(leaf)}: {say.score(metric).name}", fontsize=11)
             else:
                 axis.remove()
     handles = {
@@ -81,28 +65,6 @@ def score_chart(scores: Scores) -> Figure:
         f" ({scores.context} rows seen, {scores.samples} samples; bands: 90 % bootstrap over episodes)"
     )
     return figure
-
-
-def draw_score(axis: Axes, metric: str, curves: Mapping[str, Curve]) -> None:
-    """One metric of one leaf, every method a line."""
-    for method, curve in curves.items():
-        colour, style = LINES[method]
-        steps = np.arange(1, len(curve.mean) + 1)
-        axis.plot(steps, curve.mean, color=colour, ls=style, label=SAID[method])
-        axis.fill_between(steps, curve.low, curve.high, color=colour, alpha=0.2, lw=0)
-    if metric == "coverage":
-        axis.axhline(COVERAGE, color=TRUTH, lw=0.8, ls=":", label="nominal coverage")
-        axis.set_ylim(-0.03, 1.03)
-    elif metric == "nll":
-        highest, lowest = (pick(pick(curve.mean) for curve in curves.values()) for pick in (max, min))
-        if highest > CROWDED * max(1.0, lowest):  # a few confident mistakes would flatten all the rest
-            axis.set_yscale("symlog", linthresh=10)
-    elif min(curve.mean.min() for curve in curves.values()) > FINEST:
-        axis.set_yscale("log", nonpositive="clip")
-    axis.set_xlabel("steps ahead")
-    axis.set_ylabel(UNITS[metric])
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def latent_map(latents: LatentMap, context: int) -> Figure:
@@ -127,9 +89,7 @@ def latent_map(latents: LatentMap, context: int) -> Figure:
         axis.plot(*latents.filtered[b].T, color=TRUTH, lw=1.2, label="what happened, filtered")
         axis.plot(*start, "o", color=OPTIMISED, ms=7, mec="white", zorder=5, label="last row seen")
         axis.set_title(f"held-out episode {b + 1}", fontsize=10)
-        axis.set_xlabel(f"first principal component ({latents.explained[0]:.0%} of the variance)")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        charts.name_axes(axis, f"first principal component ({latents.explained[0]:.0%} of the variance)", "")
     axes[0].set_ylabel(f"second ({latents.explained[1]:.0%})")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, markerscale=1.5)

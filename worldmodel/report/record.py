@@ -14,6 +14,7 @@ import numpy as np
 
 from worldmodel.data.suites import current_id
 from worldmodel.evaluation.evidence_report import EvidenceReport
+from worldmodel.evaluation.scoring_rules import Curve as Band
 from worldmodel.system.plain_yaml import read_mapping
 
 PICTURES = (".png", ".gif")
@@ -25,14 +26,6 @@ class Curve(NamedTuple):
 
     x: np.ndarray
     y: np.ndarray
-
-
-class Band(NamedTuple):
-    """A score at every horizon, with the interval around it, [H] each."""
-
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 @dataclass(frozen=True)

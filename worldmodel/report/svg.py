@@ -5,27 +5,20 @@ import re
 from contextlib import AbstractContextManager
 from typing import Any
 
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from worldmodel.report.figures import BASELINE, OPTIMISED, RAW, REWARD
-from worldmodel.report.markup import plain
+from worldmodel.report.formats import readable
+from worldmodel.report.vocabulary import COLOURS, TRUTH
 
-INK = "#000000"
-# One colour a run, in order. The page's style sheet gives each variable a light and a dark value.
-RUNS = (RAW, OPTIMISED, REWARD, "#a8456b", "#6f5aa0", "#2f8f9d", "#8a6d2f", BASELINE)
-_VARIABLES = {
-    **dict(zip(RUNS, ("raw", "optimised", "reward", "run-4", "run-5", "run-6", "run-7", "baseline"), strict=True)),
-    INK: "ink",
-    "#262626": "ink",
-    "#b0b0b0": "grid",
-}
+# The page's style sheet gives each variable a light and a dark value.
+_VARIABLES = {light: name for name, (light, _) in COLOURS.items()} | {TRUTH: "ink", "#262626": "ink", "#b0b0b0": "grid"}
 _RC: Any = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "font.size": 9.5,
     "axes.edgecolor": "#b0b0b0",
     "axes.linewidth": 0.8,
-    "legend.fontsize": 8.5,
     "xtick.color": "#b0b0b0",
     "ytick.color": "#b0b0b0",
     "xtick.labelcolor": "#000000",
@@ -44,7 +37,7 @@ def css_colour(colour: str) -> str:
     return f"var(--{_VARIABLES[colour]})" if colour in _VARIABLES else colour
 
 
-def inline_svg(figure: Figure, name: str, description: str) -> str:
+def inline_svg(figure: Figure, name: str, description: str) -> Markup:
     """A figure as an <svg> element to stand inside a page.
 
     Args:
@@ -69,7 +62,8 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     ):
         inside = re.sub(pattern, instead, inside, flags=re.DOTALL)
     inside = re.sub(r' (?:d|x|y|style|transform)="[^"]*"', lambda found: _attribute(found[0]), inside)
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{plain(description)}">{inside}</svg>'
+    start = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, readable(description))
+    return start + Markup(inside) + Markup("</svg>")
 
 
 def _attribute(text: str) -> str:

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport
-from worldmodel.evidence.estimate import Estimate
 from worldmodel.evidence.gap import GapDecomposition
 from worldmodel.evidence.rate import Rate
-from worldmodel.report.markup import number
-
-IN_DOUBT = "in doubt"
-TERM_NAMES = {"elbo": "ELBO", "kl": "KL"}  # every other term of the bound is a log-likelihood
+from worldmodel.report import vocabulary as say
+from worldmodel.report.formats import number, with_error
+from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP
 
 
 class Table(NamedTuple):
@@ -28,16 +26,6 @@ class Table(NamedTuple):
         return Table(header, rows)
 
 
-def with_error(estimate: Estimate) -> str:
-    """A mean with its standard error: 0.1410 ± 0.0040."""
-    return f"{number(estimate.mean, 4)} ± {number(estimate.error, 4)}"
-
-
-def term_name(term: str) -> str:
-    """A term of the bound in words: `elbo` and `kl` are what they say, everything else is a log-likelihood."""
-    return TERM_NAMES.get(term, f"log p({term})")
-
-
 def estimates(report: EvidenceReport) -> Table:
     """Bound, estimates, gap and certificate by number of particles."""
     rows = []
@@ -47,8 +35,8 @@ def estimates(report: EvidenceReport) -> Table:
         over_runs = (f"± {number(one.run_error['smc'], 4)}",) if report.runs > 1 else ()
         width, degenerate = with_error(one.width), f"{one.degenerate_rows:.1%}"
         rows.append((str(one.particles), *values, *over_runs, gap, width, degenerate))
-    names = (*map(str.upper, ESTIMATORS), *(("SMC over runs",) if report.runs > 1 else ()))
-    header = ("particles", *names, "gap", "width of the sandwich", "degenerate steps")
+    names = (*(say.ESTIMATORS[name].name for name in ESTIMATORS), *(("SMC over runs",) if report.runs > 1 else ()))
+    header = ("particles", *names, "gap", say.WIDTH.name, "degenerate steps")
     return Table(header, rows)
 
 
@@ -57,20 +45,20 @@ def distances_from_exact(report: EvidenceReport) -> Table:
     rows = [
         (str(one.particles), *(with_error(one.below_exact[name]) for name in ESTIMATORS)) for one in report.estimates
     ]
-    return Table(("particles", *(f"exact − {name.upper()}" for name in ESTIMATORS)), rows)
+    return Table(("particles", *(f"exact − {say.ESTIMATORS[name].name}" for name in ESTIMATORS)), rows)
 
 
 def terms(report: EvidenceReport) -> Table:
     """The terms of the bound and of SMC with the most particles, and how much of SMC's is due to each variable."""
     rows = [
-        (term_name(name), number(term.bound), number(term.filtered), str(term.variables), number(each))
+        (say.term(name).name, number(term.bound), number(term.filtered), str(term.variables), number(each))
         for name, term in report.terms.items()
         for each in [term.filtered / term.variables]
     ]
     rows.append(("− KL", number(-report.kl), number(-report.information), "", ""))
     elbo, smc = report.best.elbo.mean, report.best.smc.mean
     rows.append(("sum", number(elbo), number(smc), str(report.variables), number(smc / report.variables)))
-    return Table(("nats per step", "bound", "SMC", "variables", "SMC, per variable"), rows)
+    return Table((PER_STEP, "bound", "SMC", "variables", "SMC, per variable"), rows)
 
 
 def gap(found: GapDecomposition) -> Table:
@@ -89,7 +77,7 @@ def gap(found: GapDecomposition) -> Table:
     }
     doubtful = {"family: what no such q has", "gap"} if found.doubts else set()
     rows = [(title, IN_DOUBT if title in doubtful else with_error(value)) for title, value in titles.items()]
-    return Table(("", "nats per step"), rows)
+    return Table(("", PER_STEP), rows)
 
 
 def rate(found: Rate) -> Table:
@@ -100,4 +88,4 @@ def rate(found: Rate) -> Table:
         ("information that q keeps", part["information_low"], part["information_high"]),
         ("misfit of the prior", part["misfit_low"], part["misfit_high"]),
     ]
-    return Table(("nats per step", "from below", "from above"), rows)
+    return Table((PER_STEP, "from below", "from above"), rows)

@@ -5,20 +5,34 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from worldmodel.report import panels
-from worldmodel.report.figures import RAW
-from worldmodel.report.panels import Drawn
-from worldmodel.report.svg import RUNS, css_colour, inline_svg, style
+from worldmodel.report import charts
+from worldmodel.report.charts import Drawn, score_scale
+from worldmodel.report.record import Band
+from worldmodel.report.svg import css_colour, inline_svg, style
+from worldmodel.report.vocabulary import RAW, RUNS, Look
 
 
-def drawn(count=5, **options):
-    return Drawn("model <b>", np.arange(count), np.linspace(1, 2, count), **options)
+def drawn(count=5, colour=RAW, **options):
+    return Drawn(Look("model <b>", colour), np.arange(count), np.linspace(1, 2, count), **options)
+
+
+def plain(*y, x=None):
+    """A curve of these numbers."""
+    return Drawn(Look("", RAW), np.arange(len(y)) if x is None else x, np.array(y))
+
+
+def panel(curves, *labels, **options):
+    """A figure with the curves on its only axis."""
+    figure = Figure()
+    charts.draw_curves(figure.subplots(), curves, *labels, **options)
+    return figure
 
 
 def test_a_panel_draws_its_curves_and_the_bands_around_them():
     curve = drawn(between=(np.zeros(5), np.full(5, 3.0)))
-    (axis,) = panels.panel([curve, drawn(colour="#888888")], "updates", "nats").axes
+    (axis,) = panel([curve, drawn(colour="#888888")], "updates", "nats").axes
     np.testing.assert_array_equal(axis.get_lines()[0].get_xydata(), np.stack([curve.x, curve.y], -1))
     assert axis.collections[0].get_datalim(axis.transData).extents[[1, 3]].tolist() == [0, 3]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("updates", "nats")
@@ -26,20 +40,20 @@ def test_a_panel_draws_its_curves_and_the_bands_around_them():
 
 
 def test_a_logarithmic_axis_is_drawn_where_there_is_something_above_zero():
-    (axis,) = panels.panel([drawn()], "x", "y", scale="log").axes
+    (axis,) = panel([drawn()], "x", "y", scale="log").axes
     assert axis.get_yscale() == "log"
-    (axis,) = panels.panel([Drawn("", np.arange(2), np.array([0.0, np.nan]))], "x", "y", scale="log").axes
+    (axis,) = panel([plain(0.0, np.nan)], "x", "y", scale="log").axes
     assert axis.get_yscale() == "linear"
 
 
 @pytest.mark.parametrize(("top", "scale"), [(50.0, "linear"), (5000.0, "symlog")])
 def test_nats_that_lie_far_apart_are_drawn_on_a_symmetric_logarithm(top, scale):
-    (axis,) = panels.panel([Drawn("", np.arange(4), np.array([-9.0, 0.0, 4.0, top]))], "x", "y", scale="symlog").axes
+    (axis,) = panel([plain(-9.0, 0.0, 4.0, top)], "x", "y", scale="symlog").axes
     assert axis.get_yscale() == scale
 
 
 def test_a_logarithm_shows_six_decades_at_most():
-    (axis,) = panels.panel([Drawn("", np.arange(2), np.array([1e-12, 1.0]))], "x", "y", scale="log").axes
+    (axis,) = panel([plain(1e-12, 1.0)], "x", "y", scale="log").axes
     low, high = axis.get_ylim()
     assert high > 1.0 and low == pytest.approx(1e-6 * high)
 
@@ -48,31 +62,40 @@ def test_a_logarithm_shows_six_decades_at_most():
 def test_focus_hides_the_lowest_twentieth_and_nothing_of_a_few_points(count, hidden):
     y = np.arange(count, dtype=float)
     y[: max(1, hidden)] = -1000.0
-    (axis,) = panels.panel([Drawn("", np.arange(count), y)], "x", "y", focus=True).axes
+    (axis,) = panel([plain(*y)], "x", "y", focus=True).axes
     assert (y < axis.get_ylim()[0]).sum() == hidden
     assert axis.get_ylim()[1] > y[-1]
 
 
 def test_long_curves_are_thinned_to_means_of_neighbours():
     x = np.arange(1501.0)
-    few_x, few_y = panels.thinned(x, 2 * x)
-    assert len(few_x) <= panels.MOST_POINTS
+    few_x, few_y = charts.thinned(x, 2 * x)
+    assert len(few_x) <= charts.MOST_POINTS
     assert few_x[:2].tolist() == [1.0, 4.0]  # means of 0 1 2 and 3 4 5
     assert few_x[-1] == 1500.0  # the last group has one point
     np.testing.assert_array_equal(few_y, 2 * few_x)
-    np.testing.assert_array_equal(panels.thinned(x[:9], x[:9])[0], x[:9])
+    np.testing.assert_array_equal(charts.thinned(x[:9], x[:9])[0], x[:9])
 
 
 def test_the_heat_map_and_the_surprise_hold_what_they_are_given():
     values = np.arange(6.0).reshape(2, 3)
-    np.testing.assert_array_equal(panels.heat_map(values).axes[0].get_images()[0].get_array(), values)
-    axes = panels.surprise(np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([-1.0, -3.0])).axes
-    np.testing.assert_array_equal([axis.get_lines()[0].get_ydata() for axis in axes], [[1, 2], [-1, -3]])
+    axis = Figure().subplots()
+    charts.draw_heat_map(axis, values)
+    np.testing.assert_array_equal(axis.get_images()[0].get_array(), values)
+    figure = Figure()
+    charts.draw_surprise(figure.subplots(), np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([-1.0, -3.0]))
+    np.testing.assert_array_equal([axis.get_lines()[0].get_ydata() for axis in figure.axes], [[1, 2], [-1, -3]])
+
+
+def test_a_forecast_without_any_error_stays_on_the_axis_of_its_score():
+    some, none = (Band(*[np.array(values)] * 3) for values in ([0.1, 0.2], [0.0, 0.2]))
+    assert [score_scale("squared_error", bands) for bands in ([some], [some, none])] == ["log", "linear"]
+    assert score_scale("coverage", [some]) == "linear" and score_scale("nll", [none]) == "symlog"
 
 
 def svg(name="name", **options):
     with style():
-        return inline_svg(panels.panel([drawn(**options), drawn()], "updates & more", "nats"), name, 'a "curve"')
+        return inline_svg(panel([drawn(**options), drawn()], "updates & more", "nats"), name, 'a "curve"')
 
 
 def test_vector_graphics_have_the_pages_colours_and_font_and_no_address():
@@ -89,7 +112,7 @@ def test_vector_graphics_have_the_pages_colours_and_font_and_no_address():
 def test_numbers_of_an_axis_keep_their_decimals():
     y = np.array([0.0001, 0.0006])
     with style():
-        text = inline_svg(panels.panel([Drawn("", y, y)], "x", "y"), "small", "")
+        text = inline_svg(panel([plain(*y, x=y)], "x", "y"), "small", "")
     said = {"".join(element.itertext()) for element in ElementTree.fromstring(text).iter("text")}
     assert {"0.0002", "0.0004"} <= said
 

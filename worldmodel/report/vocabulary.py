@@ -1,0 +1,213 @@
+"""What numbers are called: the name, unit, caption and colour of each, for pages, pictures and the terminal alike.
+
+Which scores, methods and estimators there are is said where they are computed; this file only puts them into words.
+"""
+
+from typing import NamedTuple
+
+COLOURS = {  # of curves, by name: in pictures and on a light page, on a dark page
+    "raw": ("#20558a", "#6fabe6"),
+    "optimised": ("#d9822b", "#eda35a"),
+    "reward": ("#5b9a5b", "#84c184"),
+    "run-4": ("#a8456b", "#e07fa3"),
+    "run-5": ("#6f5aa0", "#ab98dd"),
+    "run-6": ("#2f8f9d", "#62c3d0"),
+    "run-7": ("#8a6d2f", "#c9a961"),
+    "baseline": ("#888888", "#9aa5b0"),
+}
+RUNS = tuple(light for light, _ in COLOURS.values())  # one colour a run, in order
+RAW, OPTIMISED, REWARD, *_, BASELINE = RUNS
+TRUTH = "#000000"  # what really happened, and what is known exactly; on a page, the colour of its text
+
+PER_STEP = "nats per step"
+IN_DOUBT = "in doubt"
+UPDATES, AHEAD = "updates", "steps ahead"
+PLACE, SINCE_RESET = "row of the training sequence", "steps since the reset"
+
+
+class Said(NamedTuple):
+    """A number or a chart in words."""
+
+    name: str
+    unit: str  # on the axis of a chart, or before the numbers of a table
+    caption: str  # what to look for
+    full: str = ""  # the name where no heading says what it is about
+
+    @property
+    def title(self) -> str:
+        """The name that needs no heading above it."""
+        return self.full or self.name
+
+
+class Look(NamedTuple):
+    """What a curve is called and looks like."""
+
+    name: str
+    colour: str
+    dash: str = "-"
+    width: float = 1.3
+    marker: str | None = None
+
+
+SPLITS = {"train": Look("training", RAW, width=1.0), "heldout": Look("held-out", OPTIMISED, width=1.4, marker="o")}
+TERMS = {  # every other term of the bound is a log-likelihood
+    "elbo": Said("ELBO", PER_STEP, "Higher is better: the bound on the evidence."),
+    "kl": Said("KL", PER_STEP, "What the observation told the model beyond its own prediction."),
+}
+COLD_START = "Training sequences start cold, so the two need not agree."
+DEPARTURES = {  # of the loss from the bound, as the ledger calls them
+    "negative_elbo": Said("negative bound", PER_STEP, "the negative bound, where the loss begins"),
+    "free_nats": Said("+ free nats", PER_STEP, "KL that the free nats fill up (or, if negative, let go)"),
+    "balancing": Said("+ balancing", PER_STEP, "two stop-gradient halves of the KL that do not weigh one together"),
+    "beta": Said("+ beta", PER_STEP, "the factor of the KL"),
+}
+SCORES = {  # of imagined futures: evaluation.scores.METRICS
+    "nll": Said(
+        "negative log-likelihood",
+        "NLL, nats per step",
+        "Lower is better. It shoots up where confident futures went wrong.",
+    ),
+    "squared_error": Said(
+        "squared error",
+        "squared error / variance",
+        "Lower is better; of the mean over futures, in units of the training rows' variance.",
+    ),
+    "crps": Said("CRPS", "CRPS / std", "Lower is better; it scores the whole predicted distribution."),
+    "coverage": Said(
+        "coverage", "share inside 90 %", "What happened, inside the central 90 % of predictions: ideally 0.9."
+    ),
+}
+METHODS = {  # evaluation.scores.METHODS
+    "model": Look("the model", RAW),
+    "repeat_last": Look("last row repeated", OPTIMISED),
+    "marginal": Look("marginal of the training rows", BASELINE, "--"),
+}
+OPEN_LOOP = Said(
+    "open-loop error",
+    "error² / held-out variance",
+    "Under the recorded actions, in units of the variance of the held-out rows themselves.",
+)
+BELOW_BASELINES = "The model should stay below both baselines at every horizon."
+OPEN_LOOP_METHODS = {  # by the columns of lines/open_loop_*.json
+    "model": Look("imagined, mean of samples", RAW),
+    "repeat last": METHODS["repeat_last"],
+    "data mean": Look("mean of the data", BASELINE, "--"),
+}
+KL_HISTORY = Said(
+    "Over training",
+    "nats",
+    "The median should lie well under the mean: most steps hold little news.",
+    "KL per step over training",
+)
+KL_STATISTICS = {
+    "mean": Look("mean", RAW),
+    "median": Look("median", RAW, ":"),
+    "q95": Look("95 % quantile", RAW, width=0.6),
+}
+KL_OPTIMISED = Look("mean, as optimised", OPTIMISED)
+KL_BY_POSITION = Said(
+    "By place in the training sequence",
+    "nats",
+    "Most sequences start cold, inside an episode: high at first, then low but never zero.",
+    "KL by place in the sequence",
+)
+KL_BY_EPISODE_STEP = Said(
+    "By steps since the reset",
+    "nats",
+    "Held-out episodes, filtered from their first row.",
+    "KL by steps since the reset",
+)
+KL_BY_GROUP = Said(
+    "By latent group",
+    "nats (log scale)",
+    "Rows that stay dark carry nothing: a healthy code uses several groups. A thousandth of a nat and less is black.",
+    "KL by latent group",
+)
+SURPRISE = Said(
+    "Surprise along one held-out episode",
+    "nats",
+    "Spikes should stand where the world is hard to foresee (contacts, resets, rewards), not everywhere.",
+)
+OPTIMISATION = {  # by the prefix of the metrics
+    "grad_norm/": Said(
+        "Gradient norm", "norm", "Before clipping. A climb without end, or a jump, comes before trouble."
+    ),
+    "optimizer/": Said("Optimiser", "norm", ""),
+}
+ESTIMATORS = {  # evaluation.evidence_report.ESTIMATORS
+    "elbo": Look("ELBO", OPTIMISED),
+    "iwae": Look("IWAE", REWARD),
+    "smc": Look("SMC", RAW),
+}
+GAP = Look("gap, SMC $-$ ELBO", RAW)
+WIDTH = Look("width of the sandwich", OPTIMISED)
+MISSING = Look("exact $-$ SMC", TRUTH)
+_GAP = "Evidence minus bound is how far the posterior is from the exact one."
+EVIDENCE = {  # the charts of a measurement, by their place in its figure
+    "estimates": Said(
+        "By particles",
+        PER_STEP,
+        "The bound does not move. The other two rise to the evidence; bars are standard errors over runs.",
+        "Bound and estimates of the evidence",
+    ),
+    "gap": Said(
+        "Gap and certificate",
+        PER_STEP,
+        f"{_GAP} It counts for little unless the sandwich is much narrower; open circles are in doubt.",
+        "Gap, and width of the sandwich",
+    ),
+    "gap so far": Said(
+        "Gap of the rows so far", "nats, summed", "Where in an episode the gap opens, and where the sandwich does."
+    ),
+    "ess": Said(
+        "Effective particles",
+        "share of all particles",
+        "Near zero, a single particle stands for all: the estimate is too low there.",
+    ),
+    "rows": Said(
+        "Along the episode",
+        PER_STEP,
+        "Means over held-out episodes; the band is two standard errors. Dips are rows that nobody foresaw.",
+        "Evidence of every row, and what the bound makes of it",
+    ),
+}
+ROUGH = {  # the evidence by few particles, over training
+    "gap": Said("Rough gap over training", PER_STEP, f"{_GAP} With few particles it comes out too small."),
+    "ess": Said("Effective particles over training", EVIDENCE["ess"].unit, "Of the rough estimate."),
+}
+PICTURES = {  # in RUN/imagination, by how their names begin
+    "fan": Said("Futures of", "", "Single futures should surround what happened, and spread as they go on."),
+    "film": Said("Film of", "", "From the end of the context on, the model sees nothing but actions."),
+    "classes": Said("Classes of", "", "The predicted probability of each class, beside the class that came."),
+    "latents": Said(
+        "Map of the latents", "", "Imagined states should stay among those that filtering real episodes leads to."
+    ),
+}
+
+
+def term(name: str) -> Said:
+    """A term of the bound: `elbo` and `kl` are what they say, everything else is a log-likelihood."""
+    density = "Higher is better; a density's logarithm may exceed zero."
+    return TERMS.get(name, Said(f"log p({name})", PER_STEP, density))
+
+
+def departure(name: str) -> Said:
+    """An entry of the ledger: scale_obs -> + scale of obs."""
+    named, scaled = name.removeprefix("scale_"), name.startswith("scale_")
+    said = "+ " + name.replace("scale_", "scale of ").replace("_", " ")
+    return DEPARTURES.get(name, Said(said, PER_STEP, f"the factor of log p({named})" if scaled else ""))
+
+
+def score(metric: str) -> Said:
+    """A score of imagined futures; one that this version does not know is called what its file calls it."""
+    return SCORES.get(metric, Said(metric, metric, ""))
+
+
+def method(name: str) -> Look:
+    """What was scored; what this version does not know is called what its file calls it."""
+    return METHODS.get(name, Look(name, BASELINE, ":"))
+
+
+def bits(leaf: str) -> str:
+    """The log-likelihood of an image in another unit."""
+    return f"{leaf}, bits per dimension"
