@@ -4,10 +4,11 @@ The sections are frozen dataclasses that check themselves when they are built, s
 work starts. Nothing below `build.py` sees them: that file unpacks a section into arguments.
 """
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from worldmodel.train_ratio import fewest_env_steps, updates_paid
 
 # What was done before there was a setting for it, where the setting's default is something else: a run's folder that
 # names no such setting was made like this.
@@ -389,12 +390,12 @@ class Config:
         streams, length = self.env.num_envs, self.replay.sequence_length
         enough = self.training.prefill >= length
         _require(enough, "training.prefill", f"at least replay.sequence_length = {length}", self.training.prefill)
-        after, ratio = self.training.env_steps - self.training.prefill, self.training.train_ratio
-        needed = self.training.prefill + math.ceil(self.replay.batch_size * length / ratio)
+        pay: dict[str, Any] = {"prefill": self.training.prefill, "train_ratio": self.training.train_ratio}
+        pay |= {"batch_size": self.replay.batch_size, "sequence_length": length}
         _require(
-            after * ratio >= self.replay.batch_size * length,
+            updates_paid(self.training.env_steps, **pay) >= 1,
             "training.env_steps",
-            f"rows enough for one update: at least {needed}",
+            f"enough steps for one update: at least {fewest_env_steps(**pay)}",
             self.training.env_steps,
         )
         share = self.replay.capacity // streams

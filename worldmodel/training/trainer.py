@@ -19,6 +19,7 @@ from worldmodel.evaluation.evidence import rough_evidence
 from worldmodel.evaluation.held_out import Evaluation, evaluate, training_kl
 from worldmodel.models.decoder import MOST_REWARDS
 from worldmodel.models.world_model import WorldModel
+from worldmodel.train_ratio import updates_paid
 from worldmodel.training.checkpoint import load_training_state, save_checkpoint
 from worldmodel.training.divergence import diverged, has_diverged, not_finite
 from worldmodel.training.history import History
@@ -58,8 +59,14 @@ class Schedule:
         return self.updates_paid(self.env_steps) if self.updates is None else self.updates
 
     def updates_paid(self, env_steps: int) -> int:
-        """Updates that the rows collected after the prefill pay for."""
-        return int((env_steps - self.prefill) * self.train_ratio / (self.batch_size * self.sequence_length))
+        """Updates that so many steps pay for, the prefill included."""
+        return updates_paid(
+            env_steps,
+            prefill=self.prefill,
+            train_ratio=self.train_ratio,
+            batch_size=self.batch_size,
+            sequence_length=self.sequence_length,
+        )
 
 
 class Trainer:
