@@ -1,4 +1,4 @@
-"""The gap of a trained world model taken apart, with the posteriors that this takes trained on the way.
+"""The gap of a trained world model decomposed, with the posteriors that this takes trained on the way.
 
 The generative model is frozen. Two posteriors are trained against it on the plain bound, equally long and from where
 the run's own is: one that filters and one that smooths. So what more training would do for q alone is in neither part,
@@ -36,7 +36,7 @@ def measure_gap(
     steps: int,
     generator: torch.Generator,
 ) -> GapDecomposition:
-    """Take the gap of whole episodes apart.
+    """Decompose the gap of whole episodes.
 
     Args:
         model: as it was trained.

@@ -18,10 +18,10 @@ from typing import Literal
 
 from worldmodel import build
 from worldmodel.behaviour.imagination import Dream, dream
-from worldmodel.checks import require_positive
+from worldmodel.checks import require_positive, require_several
 from worldmodel.config import Config
 from worldmodel.config_io import read_run_config
-from worldmodel.data.batches import NUMBERS_AT_ONCE, fitting_rows, long_enough, longest_episode, pad_episodes, select
+from worldmodel.data.batches import at_once, fitting_rows, long_enough, longest_episode, pad_episodes, select
 from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, read_episodes
@@ -122,7 +122,7 @@ class Run:
         choice = make_generator(seed, stream=Stream.SAMPLING)
         with Replay.open(stored_data(self.config, self.folder)[0], read_only=True) as replay:
             length = min(len(replay), 2 * (horizon + 1))
-            rows = min(len(replay), BASELINE_ROWS, NUMBERS_AT_ONCE // self.model.spec.width)
+            rows = min(len(replay), BASELINE_ROWS, at_once(self.model.spec.width))
             batch = replay.sample(max(1, rows // length), length, choice)
         return fit_baselines(self.model, batch.to(self.model.device), horizon)
 
@@ -148,9 +148,9 @@ class Run:
         """
         whole = self.heldout()
         context, horizon = self._fitting(whole, context, horizon)
-        require_positive(context=context, horizon=horizon, samples=samples)
-        if episodes is not None and episodes < 1:
-            raise ValueError(f"episodes: expected at least 1, got {episodes}")
+        require_positive(
+            context=context, horizon=horizon, samples=samples, episodes=1 if episodes is None else episodes
+        )
         heldout = long_enough(whole, context + horizon)
         return score_imagination(
             self.model,
@@ -205,8 +205,7 @@ class Run:
         Raises:
             ValueError: for less than two.
         """
-        if episodes is not None and episodes < 2:
-            raise ValueError(f"episodes: expected at least 2, which errors are taken over, got {episodes}")
+        require_several(episodes=2 if episodes is None else episodes)
         heldout = self.heldout()
         if episodes is None:
             rows = heldout.valid.sum(1).cumsum(0)
