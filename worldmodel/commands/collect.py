@@ -66,7 +66,7 @@ def collect(config: Config, folder: Path, rows: int) -> None:
     with (
         watch.phase("making the environments"),
         build.build_environments(config) as environments,
-        build.build_environments(config, heldout=True) as apart,
+        build.build_environments(config, heldout=True) as heldout_environments,
         written_whole(folder) as partial,
     ):
         write_config(config, partial / "config.yaml")
@@ -74,7 +74,7 @@ def collect(config: Config, folder: Path, rows: int) -> None:
         if environments.left_out:
             print(without_text(environments.left_out))
         with watch.phase("held-out episodes"):
-            collect_heldout(config, apart, partial / HELDOUT, watch.at)
+            collect_heldout(config, heldout_environments, partial / HELDOUT, watch.at)
         scored = tally(partial / HELDOUT)
         policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))
         with watch.phase("collecting"):

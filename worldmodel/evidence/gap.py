@@ -1,4 +1,4 @@
-"""The gap taken apart: what the bound lacks, and why.
+"""The gap decomposed: what the bound lacks, and why.
 
     log p(x) - ELBO(q filtering) =   ELBO(q smoothing) - ELBO(q filtering)     filtering: not to have seen the future
                                    + ELBO(q refined)   - ELBO(q smoothing)     amortisation: one network for all

@@ -1,4 +1,4 @@
-"""A run's evidence looked into: its gap taken apart, and its rate.
+"""Decompose the evidence of a run: its gap, and its rate.
 
 run = open_run("runs/pendulum-20260101-120000")
 gap = gap_decomposition(run)

@@ -136,13 +136,13 @@ def _world(
     device = build.build_device(config.device)
     build.tracking_mode(config)
     with ExitStack() as stack:
-        environments = apart = None
+        environments = heldout_environments = None
         with interruptions.abandoning(*SIGNALS):  # there is nothing yet to save
             if config.offline is None:
                 environments = stack.enter_context(build.build_environments(config))
-                apart = stack.enter_context(build.build_environments(config, heldout=True))
+                heldout_environments = stack.enter_context(build.build_environments(config, heldout=True))
             model = build.build_model(config, _spec(config, environments, folder)).to(device)
-        yield model, environments, apart
+        yield model, environments, heldout_environments
 
 
 def _spec(config: Config, environments: Environments | None, folder: Path | None) -> EnvSpec:
@@ -171,7 +171,7 @@ def _run(
     folder: Path,
     model: WorldModel,
     environments: Environments | None,
-    apart: Environments | None,
+    heldout_environments: Environments | None,
     progress: RunProgress,
     checkpoint: Path | None,
     interruptions: Interruptions,
@@ -189,12 +189,12 @@ def _run(
         stages = Stages()
         try:
             with interruptions.abandoning(*SIGNALS), stages("held_out"), progress.phase("held-out episodes"):
-                replay, heldout = _data(config, folder, environments, apart, progress)
+                replay, heldout = _data(config, folder, environments, heldout_environments, progress)
         except AbandonedError:
             progress.log(f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
             return replace(run, model=model.eval(), ended_by=interruptions.signal)
-        if apart is not None:
-            apart.close()
+        if heldout_environments is not None:
+            heldout_environments.close()
         stack.enter_context(replay)
         given = {"stages": stages, "history": history, "interruptions": interruptions}
         trainer = _trainer(config, folder, model, environments, replay, heldout, tracker, progress, **given)
@@ -301,11 +301,11 @@ def _data(
     config: Config,
     folder: Path,
     environments: Environments | None,
-    apart: Environments | None,
+    heldout_environments: Environments | None,
     progress: RunProgress,
 ) -> tuple[Replay, Batch]:
     """What the run learns from, and the held-out episodes: made now, or found where an earlier session left them."""
-    if environments is None or apart is None:
+    if environments is None or heldout_environments is None:
         if not (folder / REPLAY).exists():  # of a division that was cut short: the replay comes last
             shutil.rmtree(folder / HELDOUT, ignore_errors=True)
         replay_folder, heldout_folder = stored_data(config, folder)
@@ -318,7 +318,7 @@ def _data(
         heldout_folder = folder / HELDOUT
         if not heldout_folder.exists():
             with written_whole(heldout_folder) as partial:
-                collect_heldout(config, apart, partial, progress.at)
+                collect_heldout(config, heldout_environments, partial, progress.at)
         if (folder / REPLAY / HEADER).exists():
             replay = _own_replay(config, folder / REPLAY, environments)
         else:
