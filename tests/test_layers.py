@@ -16,20 +16,8 @@ ENV_FILES = sorted((PACKAGE.parent / "envs").rglob("*.py"))
 # A module imports its own layer and those to the right of it.
 LAYERS = [
     *("__main__", "cli", "commands", "runs", "build", "config_io", "training", "report", "evaluation", "behaviour"),
-    *(
-        "evidence",
-        "objectives",
-        "oracles",
-        "models",
-        "data",
-        "kernels",
-        "config",
-        "checks",
-        "train_ratio",
-        "seeding",
-        "types",
-    ),
-    *("system",),
+    *("evidence", "objectives", "oracles", "models", "data", "kernels", "config", "checks", "train_ratio"),
+    *("seeding", "types", "system"),
 ]
 SETTINGS = {"config", "config_io"}
 MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "runs", "build", "config_io"}

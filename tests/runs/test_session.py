@@ -30,7 +30,7 @@ from worldmodel.evaluation.held_out import evaluate
 from worldmodel.runs.folder import locked
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import finish_run, resume, train
-from worldmodel.training import trainer
+from worldmodel.training import checkpoint, trainer
 from worldmodel.training.checkpoint import CheckpointError, read_counters
 from worldmodel.training.divergence import NonFiniteLossError
 from worldmodel.training.learner import Learner
@@ -159,8 +159,8 @@ def test_a_resumed_run_keeps_rows_and_checkpoint_and_goes_on_with_new_episodes(t
     with Replay.open(folder / "replay", read_only=True) as replay:
         before = replay.rows_written
         rows = replay._streams[0].read(0, len(replay._streams[0]))
-    checkpoint = read_counters(folder / "checkpoints" / "last.safetensors")
-    assert checkpoint["updates"] == 6 and checkpoint["env_steps"] < before
+    saved = read_counters(folder / "checkpoints" / "last.safetensors")
+    assert saved["updates"] == 6 and saved["env_steps"] < before
     progress = Progress()
     run = resume(folder, progress=progress)
     assert f"going on after update 6, with {before} rows" in progress.said
@@ -178,6 +178,34 @@ def test_a_resumed_run_keeps_rows_and_checkpoint_and_goes_on_with_new_episodes(t
     sessions = json.loads((folder / "versions.json").read_text())["sessions"]
     assert [session["update"] for session in sessions] == [0, 6]
     assert run.folder == folder
+
+
+def test_a_resume_reads_its_checkpoint_once(tmp_path, monkeypatch):
+    folder, read = crash(tmp_path, after=7), []
+    safe_open = checkpoint.safe_open
+
+    def counted(path, framework):
+        read.append(path.name)
+        return safe_open(path, framework)
+
+    monkeypatch.setattr(checkpoint, "safe_open", counted)
+    resume(folder, progress=Progress())
+    assert read.count("last.safetensors") == 1
+
+
+def test_a_resume_takes_the_checkpoint_that_another_process_wrote_while_environments_were_made(tmp_path, monkeypatch):
+    folder = crash(tmp_path, after=7)
+    newer, build_environments = folder / "checkpoints" / "last.safetensors", build.build_environments
+    newer.rename(folder / "newer")
+
+    def meanwhile(*arguments, **settings):
+        if (folder / "newer").exists():
+            (folder / "newer").rename(newer)
+        return build_environments(*arguments, **settings)
+
+    monkeypatch.setattr(build, "build_environments", meanwhile)
+    resume(folder, progress=(progress := Progress()))
+    assert any(text.startswith("going on after update 6") for text in progress.said)
 
 
 def test_metrics_after_the_checkpoint_are_set_aside(tmp_path):
@@ -447,6 +475,17 @@ def test_a_division_that_was_cut_short_before_its_last_step_is_done_again(data, 
     assert same_weights(resumed, whole)
     shutil.rmtree(folder / "replay")  # to save room
     assert resumed.heldout().reward.shape == whole.heldout().reward.shape
+
+
+def test_a_run_from_a_dataset_that_is_gone_goes_on_with_the_rows_it_was_divided_into(data, tmp_path, monkeypatch):
+    pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    main(["export", str(data), "runs/pendulum-v0"])
+    stored = {"offline": "minari:runs/pendulum-v0", "training.updates": 9, "evaluation.episodes": 2}
+    whole, _ = start(tmp_path, **stored)
+    folder = crash(tmp_path, 5, **stored)
+    shutil.rmtree(tmp_path / "minari")
+    assert same_weights(whole, resume(folder, progress=Progress()))
 
 
 def test_rows_that_went_missing_are_an_error_and_torn_ones_a_warning(tmp_path):

@@ -148,9 +148,9 @@ class Run:
         """
         whole = self.heldout()
         context, horizon = self._fitting(whole, context, horizon)
-        require_positive(
-            context=context, horizon=horizon, samples=samples, episodes=1 if episodes is None else episodes
-        )
+        require_positive(context=context, horizon=horizon, samples=samples)
+        if episodes is not None:
+            require_positive(episodes=episodes)
         heldout = long_enough(whole, context + horizon)
         return score_imagination(
             self.model,
@@ -205,7 +205,8 @@ class Run:
         Raises:
             ValueError: for less than two.
         """
-        require_several(episodes=2 if episodes is None else episodes)
+        if episodes is not None:
+            require_several(episodes=episodes)
         heldout = self.heldout()
         if episodes is None:
             rows = heldout.valid.sum(1).cumsum(0)
@@ -358,15 +359,15 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
     config = read_settings(folder)
     names = ("best", "last", "previous") if checkpoint is None else (checkpoint,)
     paths = [folder / "checkpoints" / f"{name}.safetensors" for name in names]
-    path, complaints = newest_sound(paths)
-    if path is None:
+    found, complaints = newest_sound(paths)
+    if found is None:
         raise CheckpointError(complaints[0] if complaints else f"{paths[0]}: expected a checkpoint, found no file")
     for complaint in complaints:
-        warnings.warn(f"{complaint}; using {path} instead", stacklevel=2)
-    require_settings(path, build.lasting_settings(config), build.unnamed_settings())
+        warnings.warn(f"{complaint}; using {found.path} instead", stacklevel=2)
+    require_settings(found, build.lasting_settings(config), build.unnamed_settings())
     with Replay.open(stored_data(config, folder)[1], read_only=True) as heldout:
         model = build.build_model(config, heldout.spec)
-    load_model(path, model)
+    load_model(found, model)
     return Run(folder, config, model.to(build.build_device(device)).eval())
 
 

@@ -39,7 +39,7 @@ from worldmodel.runs.folder import (
 from worldmodel.runs.messages import announce, conclude
 from worldmodel.runs.run import Run, open_run, read_settings, stored_data, write_report
 from worldmodel.seeding import Stream, make_generator
-from worldmodel.training.checkpoint import CheckpointError, newest_sound, read_counters, require_settings
+from worldmodel.training.checkpoint import Checkpoint, CheckpointError, newest_sound, require_settings
 from worldmodel.training.divergence import ADVICE, NonFiniteLossError
 from worldmodel.training.history import History, rewind_metrics
 from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
@@ -106,6 +106,7 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     folder = Path(folder)
     config = read_settings(folder)
     progress = progress or _progress(config)
+    seen = _stamps(folder)
     checkpoint = _checkpoint(config, folder, progress)
     if config.offline is None:
         progress.log(build.making_words(config))
@@ -115,6 +116,8 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
         _world(config, interruptions, folder) as world,
         locked(folder),  # after the workers were made, which do not keep the lock then
     ):
+        if _stamps(folder) != seen:  # another process went on with the run meanwhile
+            checkpoint = _checkpoint(config, folder, progress)
         return _run(config, folder, *world, progress, checkpoint, interruptions)
 
 
@@ -149,17 +152,21 @@ def _spec(config: Config, environments: Environments | None, folder: Path | None
     if environments is not None:
         return environments.spec
     assert config.offline is not None
-    divided = folder is not None and (folder / REPLAY).exists()  # into the run's own folder, by an earlier session
-    source = str(folder) if divided else config.offline
+    source = str(folder) if folder is not None and _is_divided(folder) else config.offline
     env = config.env
     return source_spec(source, image_size=env.image_size, drop_text=env.drop_text, integers=env.integers)
 
 
-def _left_out(config: Config, environments: Environments | None) -> tuple[str, ...]:
+def _is_divided(folder: Path) -> bool:
+    """Whether an earlier session divided the stored rows into the run's own folder: their source may be gone."""
+    return (folder / REPLAY).exists()
+
+
+def _left_out(config: Config, environments: Environments | None, folder: Path) -> tuple[str, ...]:
     """The paths of the text leaves that the rows go without, where that can be known: stored rows have none."""
     if environments is not None:
         return environments.left_out
-    if config.offline is None or not config.offline.startswith(PREFIX):
+    if config.offline is None or not config.offline.startswith(PREFIX) or _is_divided(folder):
         return ()
     env = config.env
     source = open_minari(config.offline, image_size=env.image_size, drop_text=env.drop_text, integers=env.integers)
@@ -173,10 +180,10 @@ def _run(
     environments: Environments | None,
     heldout_environments: Environments | None,
     progress: RunProgress,
-    checkpoint: Path | None,
+    checkpoint: Checkpoint | None,
     interruptions: Interruptions,
 ) -> Run:
-    update = 0 if checkpoint is None else read_counters(checkpoint)["updates"]
+    update = 0 if checkpoint is None else checkpoint.counters["updates"]
     run = Run(folder, config, model)
     with ExitStack() as stack:
         history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log))
@@ -185,7 +192,7 @@ def _run(
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
         stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
         stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error))
-        announce(progress.log, config, model, folder, wandb_at, _left_out(config, environments))
+        announce(progress.log, config, model, folder, wandb_at, _left_out(config, environments, folder))
         stages = Stages()
         try:
             with interruptions.abandoning(*SIGNALS), stages("held_out"), progress.phase("held-out episodes"):
@@ -200,10 +207,12 @@ def _run(
         trainer = _trainer(config, folder, model, environments, replay, heldout, tracker, progress, **given)
         if checkpoint is not None:
             trainer.restore(checkpoint)
+            checkpoint.tensors.clear()  # or they would stay in memory for as long as the training
         if resumed:
             progress.log(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} rows")
         if earlier is not None:
-            progress.log(f"this run diverged before ({earlier}); it goes on from {checkpoint}; {ADVICE}")
+            source = checkpoint.path if checkpoint else "its rows"
+            progress.log(f"this run diverged before ({earlier}); it goes on from {source}; {ADVICE}")
         with progress:
             finished = trainer.run()
         run = replace(run, model=model.eval())
@@ -284,16 +293,27 @@ def finish_run(run: Run, trainer: Trainer) -> None:
         write_report(run.folder)
 
 
-def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Path | None:
+def _checkpoints(folder: Path) -> list[Path]:
+    """Where a run can have gone on from, the newest first."""
+    return [folder / "checkpoints" / f"{name}.safetensors" for name in ("last", "previous", "best")]
+
+
+def _stamps(folder: Path) -> list[tuple[int, int]]:
+    """What changes when a checkpoint is written."""
+    about = [path.stat() for path in _checkpoints(folder) if path.is_file()]
+    return [(one.st_size, one.st_mtime_ns) for one in about]
+
+
+def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Checkpoint | None:
     """The newest sound checkpoint, if there is one; says which newer ones are not. It must be of these settings."""
-    paths = [folder / "checkpoints" / f"{name}.safetensors" for name in ("last", "previous", "best")]
-    found, complaints = newest_sound(paths)
-    if complaints and found is None:
-        raise CheckpointError(f"{complaints[0]}; restore it from a copy, or begin a new run")
+    found, complaints = newest_sound(_checkpoints(folder))
+    if found is None:
+        if complaints:
+            raise CheckpointError(f"{complaints[0]}; restore it from a copy, or begin a new run")
+        return None
     for complaint in complaints:
-        progress.log(f"{complaint}; going on from {found} instead")
-    if found is not None:
-        require_settings(found, build.lasting_settings(config), build.unnamed_settings())
+        progress.log(f"{complaint}; going on from {found.path} instead")
+    require_settings(found, build.lasting_settings(config), build.unnamed_settings())
     return found
 
 
@@ -306,7 +326,7 @@ def _data(
 ) -> tuple[Replay, Batch]:
     """What the run learns from, and the held-out episodes: made now, or found where an earlier session left them."""
     if environments is None or heldout_environments is None:
-        if not (folder / REPLAY).exists():  # of a division that was cut short: the replay comes last
+        if not _is_divided(folder):  # of a division that was cut short: the replay comes last
             shutil.rmtree(folder / HELDOUT, ignore_errors=True)
         replay_folder, heldout_folder = stored_data(config, folder)
         replay = Replay.open(replay_folder, read_only=True)
