@@ -117,6 +117,10 @@ def test_triton_is_imported_by_kernel_files_alone_and_nobody_imports_those_when_
     [
         ("import worldmodel", HEAVY),
         ("from worldmodel.cli import main; main(['train', '--print_config'])", HEAVY),
+        ("from worldmodel.cli import main; main(['--help'])", HEAVY),
+        ("from worldmodel.cli import main; main(['import', '--help'])", HEAVY),
+        ("from worldmodel.cli import main\ntry: main(['train', '--rssm.dete=9'])\nexcept SystemExit: pass", HEAVY),
+        ("from worldmodel.cli import main\ntry: main(['fly'])\nexcept SystemExit: pass", HEAVY),
         ("import worldmodel.runs.run", ("wandb", "matplotlib", "worldmodel.kernels.kl_triton")),
     ],
 )

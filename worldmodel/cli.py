@@ -67,18 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subcommands = parser.add_subcommands(dest="command")
     modules = {name: import_module(f"worldmodel.commands.{module}") for name, module in COMMANDS.items()}
     parsers = {name: _Parser(allow_abbrev=False, description=module.__doc__) for name, module in modules.items()}
+    given = spelt_out(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((one for one in given if not one.startswith("-")), None)
     for name, module in modules.items():
-        module.add_options(parsers[name])
+        if name == chosen:  # alone: its options may be in the signatures of functions that take seconds to load
+            module.add_options(parsers[name])
         subcommands.add_subcommand(name, parsers[name], help=module.__doc__)
         parsers[name].prog = f"{parser.prog} {name}"  # without the options of `worldmodel` itself
-    options = parser.parse_args(spelt_out(sys.argv[1:] if arguments is None else arguments))
-    given = options[options.command]
+    options = parser.parse_args(given)
+    settings = options[options.command]
     try:
-        if "print_config" in given:
-            print(settings_text(config_from_options(given)), end="")
+        if "print_config" in settings:
+            print(settings_text(config_from_options(settings)), end="")
             sys.exit(0)
         with _current_folder_importable() if options.command in MAKE_ENVIRONMENTS else nullcontext():
-            modules[options.command].run(parsers[options.command], given)
+            modules[options.command].run(parsers[options.command], settings)
     except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:
         print(f"worldmodel: {error}", file=sys.stderr)
         sys.exit(2)

@@ -285,9 +285,8 @@ def finish_run(run: Run, trainer: Trainer) -> None:
     Context and horizon are shortened where no held-out episode is long enough for them, down to a row each.
     """
     if trainer.imagines:
-        settings = run.config.evaluation
         with trainer.stages("imagine"), trainer.progress.phase("imagining"):
-            run.write_imagination(samples=settings.samples, seed=settings.seed)
+            run.write_imagination(seed=run.config.evaluation.seed)
         trainer.report_times()
     with trainer.progress.phase("writing the report"):
         write_report(run.folder)
