@@ -41,7 +41,7 @@ COMMANDS = {  # what is typed, and the module of `commands` that does it
     "export": "export",
     "presets": "presets",
 }
-MAKE_ENVIRONMENTS = {"train", "collect"}  # by the user's own wish, and so from modules in the current folder too
+MAKE_ENVIRONMENTS = {"train", "collect"}  # the user names them, so modules in the current folder may hold them
 
 
 class _Parser(ArgumentParser):
@@ -100,9 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _current_folder_importable() -> Iterator[None]:
-    """Find modules in the current folder first, as `python -m worldmodel` does: the installed script would not.
+    """Let imports find modules in the current folder first, as they do with `python -m worldmodel`.
 
-    Not where Python was told to keep it out (`python -P`, PYTHONSAFEPATH).
+    The installed script would not. Nothing changes where Python was told to leave that folder out (`python -P`,
+    PYTHONSAFEPATH).
     """
     folder = os.getcwd()
     if sys.flags.safe_path or folder in sys.path or "" in sys.path:
@@ -122,6 +123,6 @@ def _version() -> str:
 
 
 def _of_memory(error: Exception) -> bool:
-    """Whether an allocation failed; torch says so in words alone."""
+    """Whether an allocation failed; torch says so in the text of its error only."""
     words = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
     return isinstance(error, MemoryError) or any(one in str(error) for one in words)

@@ -163,7 +163,7 @@ def test_a_resumed_run_keeps_rows_and_checkpoint_and_goes_on_with_new_episodes(t
     assert saved["updates"] == 6 and saved["env_steps"] < before
     progress = Progress()
     run = resume(folder, progress=progress)
-    assert f"going on after update 6, with {before} rows" in progress.said
+    assert f"going on after update 6, with {before} steps" in progress.said
     with Replay.open(folder / "replay", read_only=True) as replay:
         stream = replay._streams[0]
         kept = stream.read(0, len(stream))
@@ -783,7 +783,7 @@ def test_however_short_its_episodes_a_run_imagines(tmp_path, tally, env_id, monk
     scores = json.loads((run.folder / "imagination" / "scores.json").read_text())
     assert scores["context"] == max(1, longest // 4) and scores["context"] + scores["horizon"] == longest < 64
     (told,) = [text for text in progress.said if text.startswith("imagined ") and "no held-out" in text]
-    assert f"{scores['horizon']} rows after {scores['context']}" in told
+    assert f"{scores['horizon']} steps after {scores['context']}" in told
     assert any(name.startswith("open_loop/") for row in metrics(run.folder) for name in row)
     assert set(run.evaluate().open_loop) == set(run.model.spec.observations)
     assert run.imagine(samples=2).states.deter.shape[2] == scores["horizon"]
@@ -801,7 +801,7 @@ def test_the_last_words_name_only_what_is_there(tmp_path, tally):
 def test_text_is_left_out_and_said_once(tmp_path):
     pytest.importorskip("minigrid")
     run, progress = start(tmp_path, **{"env.id": "minigrid:MiniGrid-Empty-5x5-v0", "training.env_steps": 100})
-    assert [text for text in progress.said if "mission" in text] == ["left out, being text: mission (env.drop_text)"]
+    assert [text for text in progress.said if "mission" in text] == ["text is left out: mission (env.drop_text)"]
     assert {path: leaf.kind for path, leaf in run.model.spec.observations.items()} == {
         "direction": "categorical",
         "image": "integer",

@@ -25,9 +25,8 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Collect; what there is stays in OUTPUT.partial where it is ended.
-
-    By an environment that fails: with status 1; by Ctrl-C or SIGTERM: with 130 or 143.
+    """Collect. An environment that fails ends it with status 1, Ctrl-C with 130, SIGTERM with 143; what was collected
+    by then stays in OUTPUT.partial.
     """
     config, folder = config_from_options(options), options.output
     require_positive(rows=options.rows)
@@ -43,7 +42,9 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         print(f"worldmodel: collecting stopped: {error}", file=sys.stderr)
         sys.exit(1)
     except AbandonedError as error:
-        print(f"worldmodel: collecting stopped by {error}; what there is stays in {folder}.partial", file=sys.stderr)
+        print(
+            f"worldmodel: collecting stopped by {error}; what was collected stays in {folder}.partial", file=sys.stderr
+        )
         sys.exit(128 + error.signal)
 
 
@@ -53,7 +54,7 @@ def collect(config: Config, *, output: Path, rows: int, policy: Literal["random"
     Args:
         config: the settings.
         output: the folder to make; must not exist.
-        rows: how many to write, over all environments; a few more where they cannot all write as many.
+        rows: how many to write, over all environments; a few more where these cannot all write as many.
         policy: who chooses the actions.
     """
     from worldmodel import build

@@ -35,7 +35,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     console = Console()
     console.print(table)
     if evaluation.open_loop:
-        errors = Table("squared error / variance", "steps ahead", "imagined", "last row repeated", "mean of the data")
+        errors = Table("squared error / variance", "steps ahead", "imagined", "last step repeated", "mean of the data")
         for name, (model, repeat, mean) in evaluation.open_loop.items():
             for h in sorted({0, len(model) // 4 - 1, len(model) // 2 - 1, len(model) - 1} - {-1}):
                 errors.add_row(name, str(h + 1), f"{model[h]:.4f}", f"{repeat[h]:.4f}", f"{mean[h]:.4f}")

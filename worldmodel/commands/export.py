@@ -15,7 +15,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Export, and say how much went out and how much stayed behind."""
+    """Export, and say how much was written and how much was not."""
     from worldmodel.data.minari import export_minari
     from worldmodel.data.offline import open_data
     from worldmodel.data.replay import Replay
@@ -24,4 +24,4 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         done = export_minari(replay, **arguments_of(options, export_minari))
     print(f"{options.dataset_id}: {done.episodes} whole episodes, {done.rows} rows")
     if done.left_behind:
-        print(f"{done.left_behind} rows of episodes without a beginning or an end stayed behind")
+        print(f"{done.left_behind} rows of episodes without a beginning or an end were left out")

@@ -73,5 +73,5 @@ def _show_rate(console: "Console", rate: "Rate", heading: str) -> None:
     console.print(f"rate of {heading}")
     show_table(console, tables.rate(rate))
     if rate.saturated:
-        most = "log of the alternatives and one"
-        console.print(f"information from below is near the {most}, the most it can be: more of them show more")
+        ceiling = "the logarithm of the number of alternatives plus one"
+        console.print(f"the lower bound on the information is near its ceiling, {ceiling}: more alternatives raise it")

@@ -43,9 +43,9 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     if options.policy == "recorded":
         scores = json.loads((folder / "scores.json").read_text())
         console.print(
-            f"{scores['futures']} futures of {scores['episodes']} held-out episodes: {scores['context']} rows seen,"
+            f"{scores['futures']} futures of {scores['episodes']} held-out episodes: {scores['context']} steps seen,"
             f" {scores['horizon']} imagined, {scores['samples']} samples, one draw of the likelihood from each;"
-            " 90 % intervals from drawing episodes again"
+            " 90 % intervals by bootstrap over episodes"
         )
         for leaf, metrics in scores["scores"].items():
             console.print(_table(opened, leaf, metrics, scores["horizon"]))

@@ -1,4 +1,4 @@
-"""A training from beginning to end, or from where it stopped: make everything, train, say what came of it.
+"""Train a run from its beginning, or resume it: make everything that it needs, train, and write what it leaves.
 
 run = train("pendulum", {"seed": 1})
 run = resume("runs/pendulum-20260101-120000")
@@ -56,17 +56,17 @@ def train(
     *,
     progress: RunProgress | None = None,
 ) -> Run:
-    """Train a world model on rollouts of a random policy, or on stored rows where `offline` names some.
+    """Train a world model on rollouts of a random policy, or on stored data where `offline` names some.
 
     Args:
-        config: settings; or the YAML files they are in, by path or as presets' names; the defaults if left out.
+        config: settings; or YAML files of settings, by path or by a preset's name; the defaults if left out.
         overrides: single settings by dotted key, such as {"rssm.deter": 256}; only with a file or the defaults.
         progress: shows how it goes; standard error by default.
     Returns:
         The finished (or interrupted, see `Run.ended_by`) run, with the last weights; `open_run` takes the best.
     Raises:
-        ValueError: for impossible settings, environments or data, before anything is written; for too few stored rows
-            or episodes, once there is a folder.
+        ValueError: for impossible settings, environments or data, before anything is written; for too few stored steps
+            or episodes, after the folder was made.
         EnvironmentFailureError, NonFiniteLossError, OSError: the run stopped; `resume` goes on from its last
             checkpoint.
     """
@@ -86,10 +86,11 @@ def train(
 
 
 def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
-    """Go on with a run from its newest sound checkpoint, or from its rows where it has none yet.
+    """Go on with a run from its newest sound checkpoint, or from its replay where it has none yet.
 
-    Weights, optimiser, counters, random states and the replay are as they were; rows collected since the checkpoint are
-    kept, and their updates made up for. Environments begin new episodes; interrupted ones count as truncated.
+    Weights, optimiser, counters, random states and the replay are as they were. Steps collected since the checkpoint
+    are kept, and the updates that they pay for are made. Environments begin new episodes; interrupted ones count as
+    truncated.
 
     Making its environments imports the modules that its settings name, which is said before: open a stranger's run with
     `open_run`, which imports none.
@@ -100,8 +101,8 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     Raises:
         FileNotFoundError: if the folder is not a run's.
         CheckpointError: if a checkpoint was written under other settings than config.yaml now has, or all are damaged.
-        DamagedReplayError: if stored rows were altered or are missing.
-        ValueError: if another process is working on it, or its rows are of other environments than config.yaml's.
+        DamagedReplayError: if stored steps were altered or are missing.
+        ValueError: if another process is working on it, or its steps are of other environments than config.yaml's.
     """
     folder = Path(folder)
     config = read_settings(folder)
@@ -122,7 +123,7 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
 
 
 def _beginning(progress: RunProgress, config: Config) -> AbstractContextManager[None]:
-    """The phase around a whole session, and a first sign of life: environments and libraries may take long to load."""
+    """Say at once what is being made, since environments and libraries may take long to load: -> the phase of that."""
     making = f"making {config.env.num_envs} environments of {config.env.id}"
     progress.log(making if config.offline is None else f"reading {config.offline}")
     return progress.phase("setting up")
@@ -158,12 +159,12 @@ def _spec(config: Config, environments: Environments | None, folder: Path | None
 
 
 def _is_divided(folder: Path) -> bool:
-    """Whether an earlier session divided the stored rows into the run's own folder: their source may be gone."""
+    """Whether an earlier session divided the stored data into the run's own folder: its source may be gone by now."""
     return (folder / REPLAY).exists()
 
 
 def _left_out(config: Config, environments: Environments | None, folder: Path) -> tuple[str, ...]:
-    """The paths of the text leaves that the rows go without, where that can be known: stored rows have none."""
+    """The paths of text observations that are left out, where that can be known: stored steps no longer have any."""
     if environments is not None:
         return environments.left_out
     if config.offline is None or not config.offline.startswith(PREFIX) or _is_divided(folder):
@@ -209,9 +210,9 @@ def _run(
             trainer.restore(checkpoint)
             checkpoint.tensors.clear()  # or they would stay in memory for as long as the training
         if resumed:
-            progress.log(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} rows")
+            progress.log(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} steps")
         if earlier is not None:
-            source = checkpoint.path if checkpoint else "its rows"
+            source = checkpoint.path if checkpoint else "its replay"
             progress.log(f"this run diverged before ({earlier}); it goes on from {source}; {ADVICE}")
         with progress:
             finished = trainer.run()
@@ -260,7 +261,7 @@ def _trainer(
 def _leave(
     progress: RunProgress, tracker: Tracker, folder: Path, interruptions: Interruptions, *, failed: bool
 ) -> None:
-    """End the record: without copies of the run's files where there are only seconds left."""
+    """Finish tracking; after a SIGTERM, which leaves only seconds, without copies of the run's files."""
     if interruptions.terminated:
         tracker.finish([], failed=failed)
         return
@@ -272,7 +273,7 @@ def _leave(
 def _advise(
     log: Callable[[str], None], folder: Path, kind: type[BaseException] | None, error: BaseException | None
 ) -> None:
-    """What to do after an end that is no fault of the run itself; and a note of one that is."""
+    """Say how to go on after an end that is not the run's own fault; note a divergence, which is."""
     if kind is not None and issubclass(kind, KeyboardInterrupt | EnvironmentFailureError | OSError):
         log(f"everything that was stored is kept; `worldmodel train --resume {folder}` goes on")
     if isinstance(error, NonFiniteLossError):
@@ -280,9 +281,9 @@ def _advise(
 
 
 def finish_run(run: Run, trainer: Trainer) -> None:
-    """Write what a training leaves for people to look at, from its best weights: imagination/ and report.html.
+    """Write imagination/ and report.html, from the best weights.
 
-    Context and horizon are shortened where no held-out episode is long enough for them, down to a row each.
+    Context and horizon are shortened where no held-out episode is long enough for them, down to a step each.
     """
     if trainer.imagines:
         with trainer.stages("imagine"), trainer.progress.phase("imagining"):
@@ -293,7 +294,7 @@ def finish_run(run: Run, trainer: Trainer) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Where a run can have gone on from, the newest first."""
+    """The checkpoints that a run can be resumed from, the newest first."""
     return [folder / "checkpoints" / f"{name}.safetensors" for name in ("last", "previous", "best")]
 
 
@@ -304,7 +305,11 @@ def _stamps(folder: Path) -> list[tuple[int, int]]:
 
 
 def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Checkpoint | None:
-    """The newest sound checkpoint, if there is one; says which newer ones are not. It must be of these settings."""
+    """The newest sound checkpoint, if there is one; says which newer ones are damaged.
+
+    Raises:
+        CheckpointError: if all are damaged, or it was written under other settings.
+    """
     found, complaints = newest_sound(_checkpoints(folder))
     if found is None:
         if complaints:
@@ -323,7 +328,7 @@ def _data(
     heldout_environments: Environments | None,
     progress: RunProgress,
 ) -> tuple[Replay, Batch]:
-    """What the run learns from, and the held-out episodes: made now, or found where an earlier session left them."""
+    """The replay, and the held-out episodes: made now, or those of an earlier session."""
     if environments is None or heldout_environments is None:
         if not _is_divided(folder):  # of a division that was cut short: the replay comes last
             shutil.rmtree(folder / HELDOUT, ignore_errors=True)
@@ -346,8 +351,12 @@ def _data(
 
 
 def _own_replay(config: Config, folder: Path, environments: Environments) -> Replay:
-    """The replay of an earlier session, to go on with; a run without a checkpoint yet has no other record of what it
-    was begun with."""
+    """The replay of an earlier session, if it fits the settings; where there is no checkpoint yet, nothing else tells
+    which settings the run was begun with.
+
+    Raises:
+        ValueError: if it does not.
+    """
     replay = Replay.open(folder)
     have = {"env": replay.spec, "env.num_envs": replay.streams, "replay.capacity": replay.capacity}
     now = (environments.spec, environments.count, config.replay.capacity)
@@ -380,7 +389,7 @@ def _progress(config: Config) -> RunProgress:
 def collect_heldout(
     config: Config, environments: Environments, folder: Path, at: Callable[[str], None] = lambda words: None
 ) -> None:
-    """Write whole episodes of the same random policy, which `evaluation.seed` decides; `at` is told how far it is."""
+    """Write whole episodes of a random policy. `evaluation.seed` decides which; `at` is told how far it is."""
     settings = config.evaluation
     random = make_generator(settings.seed, stream=Stream.HELDOUT)
     seed = int(torch.randint(2**31, (1,), generator=random))
