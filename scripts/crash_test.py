@@ -171,7 +171,7 @@ def verify(folder: Path, told: Told) -> int:
             assert len(stream) >= min(len(rows), stream.capacity // 2), f"{stream.path}: the stream was cut"
     checkpoints = folder / "checkpoints"
     found, _ = newest_sound([checkpoints / "last.safetensors", checkpoints / "previous.safetensors"])
-    updates = read_counters(found)["updates"] if found else -1
+    updates = found.counters["updates"] if found else -1
     assert updates >= told.updates, f"acknowledged checkpoint of update {told.updates}, found {updates}"
     assert not told.best or newest_sound([checkpoints / "best.safetensors"])[0], "the best checkpoint is gone"
     return sum(int(str(w.message).split("dropped ")[1].split()[0]) for w in caught)

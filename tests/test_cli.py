@@ -70,7 +70,7 @@ def test_a_mistake_ends_with_status_2_and_names_the_key_before_a_run_folder_is_m
     [
         ([], "train,evaluate,imagine"),
         (["fly"], "fly"),
-        (["evaluate"], "run"),
+        (["evaluate"], "folder"),
         (["evaluate", "EMPTY"], "EMPTY: expected a run's folder"),
         (["evaluate", "nowhere"], "nowhere: expected a run's folder"),
     ],

@@ -117,8 +117,8 @@ def live(settings, environments, folder):
     for name, (mean, std) in statistics.items():
         model.standardiser(name).set(mean.float(), std.float())
     assert_update(settings, model, batch)
-    with build.build_environments(settings, heldout=True) as apart:
-        collect_heldout(settings, apart, folder / "heldout")
+    with build.build_environments(settings, heldout=True) as heldout_environments:
+        collect_heldout(settings, heldout_environments, folder / "heldout")
     heldout = read_episodes(folder / "heldout", settings.evaluation.max_length)
     assert_dream(settings, model, heldout)
     assert_evaluation(settings, model, heldout, batch)

@@ -16,8 +16,8 @@ ENV_FILES = sorted((PACKAGE.parent / "envs").rglob("*.py"))
 # A module imports its own layer and those to the right of it.
 LAYERS = [
     *("__main__", "cli", "commands", "runs", "build", "config_io", "training", "report", "evaluation", "behaviour"),
-    *("evidence", "objectives", "oracles", "models", "data", "kernels", "config", "checks", "seeding", "types"),
-    *("system",),
+    *("evidence", "objectives", "oracles", "models", "data", "kernels", "config", "checks", "train_ratio"),
+    *("seeding", "types", "system"),
 ]
 SETTINGS = {"config", "config_io"}
 MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "runs", "build", "config_io"}
@@ -117,6 +117,10 @@ def test_triton_is_imported_by_kernel_files_alone_and_nobody_imports_those_when_
     [
         ("import worldmodel", HEAVY),
         ("from worldmodel.cli import main; main(['train', '--print_config'])", HEAVY),
+        ("from worldmodel.cli import main; main(['--help'])", HEAVY),
+        ("from worldmodel.cli import main; main(['import', '--help'])", HEAVY),
+        ("from worldmodel.cli import main\ntry: main(['train', '--rssm.dete=9'])\nexcept SystemExit: pass", HEAVY),
+        ("from worldmodel.cli import main\ntry: main(['fly'])\nexcept SystemExit: pass", HEAVY),
         ("import worldmodel.runs.run", ("wandb", "matplotlib", "worldmodel.kernels.kl_triton")),
     ],
 )

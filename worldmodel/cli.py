@@ -41,7 +41,7 @@ COMMANDS = {  # what is typed, and the module of `commands` that does it
     "export": "export",
     "presets": "presets",
 }
-MAKE_ENVIRONMENTS = {"train", "collect"}  # by the user's own wish, and so from modules in the current folder too
+MAKE_ENVIRONMENTS = {"train", "collect"}  # the user names them, so modules in the current folder may hold them
 
 
 class _Parser(ArgumentParser):
@@ -67,18 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subcommands = parser.add_subcommands(dest="command")
     modules = {name: import_module(f"worldmodel.commands.{module}") for name, module in COMMANDS.items()}
     parsers = {name: _Parser(allow_abbrev=False, description=module.__doc__) for name, module in modules.items()}
+    given = spelt_out(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((one for one in given if not one.startswith("-")), None)
     for name, module in modules.items():
-        module.add_options(parsers[name])
+        if name == chosen:  # alone: its options may be in the signatures of functions that take seconds to load
+            module.add_options(parsers[name])
         subcommands.add_subcommand(name, parsers[name], help=module.__doc__)
         parsers[name].prog = f"{parser.prog} {name}"  # without the options of `worldmodel` itself
-    options = parser.parse_args(spelt_out(sys.argv[1:] if arguments is None else arguments))
-    given = options[options.command]
+    options = parser.parse_args(given)
+    settings = options[options.command]
     try:
-        if "print_config" in given:
-            print(settings_text(config_from_options(given)), end="")
+        if "print_config" in settings:
+            print(settings_text(config_from_options(settings)), end="")
             sys.exit(0)
         with _current_folder_importable() if options.command in MAKE_ENVIRONMENTS else nullcontext():
-            modules[options.command].run(parsers[options.command], given)
+            modules[options.command].run(parsers[options.command], settings)
     except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:
         print(f"worldmodel: {error}", file=sys.stderr)
         sys.exit(2)
@@ -97,9 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _current_folder_importable() -> Iterator[None]:
-    """Find modules in the current folder first, as `python -m worldmodel` does: the installed script would not.
+    """Let imports find modules in the current folder first, as they do with `python -m worldmodel`.
 
-    Not where Python was told to keep it out (`python -P`, PYTHONSAFEPATH).
+    The installed script would not. Nothing changes where Python was told to leave that folder out (`python -P`,
+    PYTHONSAFEPATH).
     """
     folder = os.getcwd()
     if sys.flags.safe_path or folder in sys.path or "" in sys.path:
@@ -119,6 +123,6 @@ def _version() -> str:
 
 
 def _of_memory(error: Exception) -> bool:
-    """Whether an allocation failed; torch says so in words alone."""
+    """Whether an allocation failed; torch says so in the text of its error only."""
     words = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
     return isinstance(error, MemoryError) or any(one in str(error) for one in words)

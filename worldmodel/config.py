@@ -2,12 +2,16 @@
 
 The sections are frozen dataclasses that check themselves when they are built, so an impossible setting fails before any
 work starts. Nothing below `build.py` sees them: that file unpacks a section into arguments.
+
+A step is one stored row: an observation with the action and the reward that led to it. A reset is one, and so is an
+action that is held (`env.action_repeat`).
 """
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from worldmodel.train_ratio import fewest_env_steps, updates_paid
 
 # What was done before there was a setting for it, where the setting's default is something else: a run's folder that
 # names no such setting was made like this.
@@ -46,11 +50,12 @@ class EnvConfig:
     asynchronous: bool = False
     """A process for each environment, so that none can end or block the run. Faster if steps take over 100 us."""
     step_timeout: float = 60.0
-    """Seconds that a step of an environment may take, else it failed. Making one: the same, at least 60; closing: 2."""
+    """Seconds that a step of an environment may take before it counts as failed. Making one may take as long, but at
+    least 60; closing one 2."""
     restarts: int = 0
-    """Failures of an environment after which a new one takes its place; one more saves and stops the run."""
+    """How many failed environments are replaced by new ones; the next failure saves and stops the run."""
     action_repeat: int = 1
-    """Environment steps for which an action is held; their rewards are summed into one row."""
+    """Environment steps for which an action is held; their rewards are summed, and they are stored as one step."""
     time_limit: int | None = None
     """Environment steps (before action repeat) after which an episode is truncated; null keeps the registered limit."""
     pixels: Literal["off", "only", "add"] = "off"
@@ -58,12 +63,13 @@ class EnvConfig:
     image_size: int = 64
     """Height and width in pixels that every image is resized to; a power of two, at least 16."""
     drop_text: bool = True
-    """Leave text observations out, which is said, instead of refusing the environment."""
+    """Leave text observations out, and say so; otherwise an environment that has them is refused."""
     integers: Literal["mass", "density"] = "mass"
-    """Boxes of whole numbers that are no images: bits, classes or integers, which have a mass; or real numbers, whose
-    density is unbounded where the world is certain. `density` also takes values beyond the bounds of a space."""
+    """What Boxes of whole numbers that are no images have: a mass, as bits, classes or integers; or a density, as real
+    numbers, which has no upper bound where the world is deterministic. `density` also takes values beyond the bounds of
+    a space."""
     hide: dict[str, list[int]] = field(default_factory=dict)
-    """Entries to leave out of leaves that are no images, by the leaf's path (obs where there is one): {obs: [1, 3]}."""
+    """Entries to leave out of observations that are no images, by path (obs where there is one): {obs: [1, 3]}."""
 
     def __post_init__(self) -> None:
         _require(bool(self.id), "env.id", "the id of a Gymnasium environment", self.id)
@@ -84,19 +90,19 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """The rows on disk and how batches are drawn from them."""
+    """The steps on disk, and how batches are drawn from them."""
 
     capacity: int = 1_000_000
-    """Rows kept, over all environments; the oldest episodes go first."""
+    """Steps kept, over all environments; the oldest episodes are overwritten first."""
     batch_size: int = 16
     """Sequences per batch (B)."""
     sequence_length: int = 64
-    """Rows per sequence (T)."""
+    """Steps per sequence (T)."""
     burn_in: int = 4
-    """Rows at the start of a sequence that starts inside an episode which only warm the state up."""
+    """Steps at the start of a sequence that begins inside an episode: they warm the state up and count in no loss."""
     restart: bool = False
-    """Take a sequence that starts inside an episode for an episode that begins there; exact in a world whose every row
-    is distributed as the one after a reset, where no state need be warmed up."""
+    """Treat a sequence that begins inside an episode as an episode of its own. Exact where every step is distributed as
+    one after a reset, so that no state need be warmed up."""
 
     def __post_init__(self) -> None:
         _positive(self, "replay", "capacity", "batch_size", "sequence_length")
@@ -111,17 +117,18 @@ class EncoderConfig:
     """Observation x_t -> embedding [E]."""
 
     inputs: Literal["standardise", "symlog", "raw"] = "standardise"
-    """The prefill's mean and std taken out, sign(x) log(1 + |x|), or nothing; images standardised or in [-1/2, 1/2]."""
+    """Numbers are standardised by the prefill's mean and std, go through sign(x) log(1 + |x|), or stay as they are.
+    Images are standardised too, or otherwise scaled to [-1/2, 1/2]."""
     layers: int = 2
     """Hidden layers of the perceptron that reads everything but images."""
     units: int = 128
-    """Their width; also the width of the perceptron's part of the embedding."""
+    """Width of these layers, and of the perceptron's part of the embedding."""
     depth: int = 16
     """Channels of the first convolution; they double each time the image halves."""
     reward: bool = False
-    """Whether the posterior sees the reward that came with a row, which is an observation like any other."""
+    """Whether the posterior sees the reward of a step as one more observation."""
     skip: bool = False
-    """Join what the perceptron reads to the embedding, as it is."""
+    """Append the perceptron's inputs, unchanged, to the embedding."""
 
     def __post_init__(self) -> None:
         _positive(self, "encoder", "layers", "units", "depth")
@@ -148,8 +155,9 @@ class RSSMConfig:
     unimix: float = 0.01
     """Share of the uniform distribution mixed into categorical posteriors and priors alike."""
     gradient: Literal["straight_through", "reinmax", "marginal"] = "straight_through"
-    """Of a categorical latent's samples. `marginal` sums the likelihoods over the classes of each group, exactly, at
-    the cost of decoding stoch * classes states a row: for small observations. Gaussian latents have no use for it."""
+    """Gradient through the samples of a categorical latent. `marginal` sums the likelihoods over the classes of each
+    group exactly, which decodes stoch * classes states a step: for small observations. Gaussian latents are
+    reparameterised and need straight_through here."""
     min_std: float = 0.01
     """Smallest standard deviation of a Gaussian latent."""
     posterior_layers: int = 1
@@ -157,8 +165,8 @@ class RSSMConfig:
     prior_layers: int = 1
     """Hidden layers between h_t and the prior's parameters."""
     posterior: Literal["filtering", "smoothing"] = "filtering"
-    """q(z_t | h_t, x_t), or q(z_t | h_t, x_t:T) by a recurrent network over what follows, `hidden` wide. Acting and
-    imagining filter in any case, as where nothing follows."""
+    """q(z_t | h_t, x_t); or q(z_t | h_t, x_t:T), by a backward recurrent network over what follows, `hidden` wide.
+    Acting and imagining always filter: nothing follows there."""
     skip: bool = False
     """Add linear maps of (h_t, embedding) to the posterior's parameters, and of h_t to the prior's."""
 
@@ -182,19 +190,20 @@ class DecoderConfig:
     layers: int = 2
     """Hidden layers of each perceptron: observation trunk, reward head, continue head."""
     units: int = 128
-    """Their width."""
+    """Width of these layers."""
     depth: int = 16
     """Channels of the last transposed convolution's input."""
     vector: Literal["gaussian", "symlog"] = "gaussian"
     """Density of vector observations: a diagonal Gaussian, or one on sign(x) log(1 + |x|) with its Jacobian."""
     reward: Literal["gaussian", "symlog", "twohot", "categorical"] = "gaussian"
-    """Density of the reward; two-hot is a mixture of hat functions on symexp-spaced bins. `categorical` is a mass on
-    the rewards of the prefill, at most 32 different ones, and with a small weight a density everywhere else."""
+    """Density of the reward; two-hot is a mixture of hat functions on symexp-spaced bins. `categorical` puts a mass on
+    each reward of the prefill (at most 32 different ones), and a density with a small weight on all others."""
     standardise: bool = True
-    """Predict Gaussian targets in units of the prefill's mean and std, images from its mean image (densities stay in
-    the data's own units)."""
+    """Predict Gaussian targets in units of the prefill's std around its mean, and images around its mean image.
+    Densities are in the data's own units in any case."""
     std: Literal["learned", "fixed"] = "learned"
-    """Std of the Gaussian and symlog densities: a function of the state, or `fixed_std`. Images always learn theirs."""
+    """Std of the Gaussian and symlog densities: a learned function of the state, or `fixed_std`. That of images is
+    always learned."""
     fixed_std: float = 1.0
     """The fixed standard deviation, in the units the head predicts in."""
     resolution: float = 0.01
@@ -223,7 +232,7 @@ class LossConfig:
     beta: float = 1.0
     """Factor of the KL."""
     kl_warmup: int = 0
-    """Updates over which that factor rises linearly from zero: z_t is filled before the prior weighs on it."""
+    """Updates over which beta rises linearly from zero, so that z_t carries something before the KL is punished."""
     dyn: float | None = None
     """Factor of KL(sg(q) || p), the prior's side; together with `rep`, replaces the KL by two stop-gradient halves."""
     rep: float | None = None
@@ -264,11 +273,11 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     """Peak learning rate."""
     warmup: int = 100
-    """Updates over which it rises linearly from zero."""
+    """Updates over which the learning rate rises linearly from zero."""
     decay: Literal["cosine", "none"] = "cosine"
-    """How it falls afterwards."""
+    """How the learning rate falls afterwards."""
     final_fraction: float = 0.05
-    """What is left of it after the last update, as a share of the peak."""
+    """The learning rate after the last update, as a share of the peak."""
     clip_norm: float = 100.0
     """Largest global norm of the gradient; longer ones are scaled down to it."""
     weight_decay: float = 0.0
@@ -287,15 +296,15 @@ class TrainingConfig:
     """How long, how often, on what."""
 
     env_steps: int = 20_000
-    """Rows to collect in all, the prefill included."""
+    """Steps to collect in all, over all environments, the prefill included."""
     prefill: int = 5_000
-    """Rows to collect before the first update."""
+    """Steps to collect before the first update."""
     train_ratio: float = 128.0
-    """Rows replayed into updates per row collected after the prefill."""
+    """Steps replayed into updates per step collected after the prefill."""
     updates: int | None = None
-    """Updates of a run that learns from stored rows (`offline`); null: as many as env_steps would pay for."""
+    """Updates of a run that learns from stored data (`offline`); null: as many as env_steps would pay for."""
     log_every: int = 50
-    """Updates between two rows of metrics."""
+    """Updates between two lines of metrics."""
     evaluate_every: int = 500
     """Updates between two evaluations on the held-out episodes."""
     save_every: int = 500
@@ -315,24 +324,26 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Held-out episodes: collected once, never trained on, always scored whole from their reset."""
+    """Held-out episodes: collected once, never trained on, always scored from their reset on."""
 
     seed: int = 0
-    """Decides which they are, and the noise in scoring: runs that differ in `seed` are scored on the same rows."""
+    """Decides which episodes are held out, and the noise in scoring: runs that differ in `seed` alone are scored on the
+    same episodes."""
     episodes: int = 16
     """Held-out episodes."""
     max_length: int = 1_000
-    """Rows of an episode after which the rest is not scored."""
+    """Steps of an episode that are scored, at most."""
     context: int = 16
-    """Rows that are filtered before the model predicts without looking."""
+    """Steps that are filtered before the model predicts without looking."""
     horizon: int = 48
-    """Rows that it then predicts, under the recorded actions."""
+    """Steps that it then predicts, under the recorded actions."""
     samples: int = 32
-    """Imagined futures per context; their mean is the prediction."""
+    """Imagined futures per context; the prediction is their mean."""
     particles: int = 32
-    """Particles of the rough evidence at every evaluation, from which the gap is read; zero leaves it out."""
+    """Particles of the rough estimate of evidence and gap at every evaluation; zero leaves it out."""
     particle_episodes: int = 8
-    """Held-out episodes that it looks at, the first context + horizon rows of each; fewer where rows are large."""
+    """Held-out episodes of this rough estimate, the first context + horizon steps of each; fewer where observations are
+    large."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, "evaluation.seed", "zero or more, below 2^63", self.seed)
@@ -369,9 +380,9 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     offline: str | None = None
-    """Learn from stored rows, without an environment: a data folder, a run's, a replay's, or minari:ID."""
+    """Stored data to learn from, without an environment: a data folder, a run's, a replay's, or minari:ID."""
     tracking: Literal["auto", "offline", "online", "none"] = "auto"
-    """Weights & Biases: online if a key is configured, else offline (auto); always either; or not at all."""
+    """Weights & Biases: online if a key is configured, otherwise offline (auto); always offline or online; or none."""
     name: str = "run"
     """First part of the run's folder name; the time it started is added."""
     runs: str = "runs"
@@ -385,16 +396,16 @@ class Config:
         _require(bool(self.name) and "/" not in self.name, "name", "a file name", self.name)
         _require(0 <= self.seed < 2**63, "seed", "zero or more, below 2^63", self.seed)
         alone = self.training.updates is None or self.offline is not None
-        _require(alone, "training.updates", "null unless offline names stored rows", self.training.updates)
+        _require(alone, "training.updates", "null unless offline names stored data", self.training.updates)
         streams, length = self.env.num_envs, self.replay.sequence_length
         enough = self.training.prefill >= length
         _require(enough, "training.prefill", f"at least replay.sequence_length = {length}", self.training.prefill)
-        after, ratio = self.training.env_steps - self.training.prefill, self.training.train_ratio
-        needed = self.training.prefill + math.ceil(self.replay.batch_size * length / ratio)
+        pay: dict[str, Any] = {"prefill": self.training.prefill, "train_ratio": self.training.train_ratio}
+        pay |= {"batch_size": self.replay.batch_size, "sequence_length": length}
         _require(
-            after * ratio >= self.replay.batch_size * length,
+            updates_paid(self.training.env_steps, **pay) >= 1,
             "training.env_steps",
-            f"rows enough for one update: at least {needed}",
+            f"enough steps for one update: at least {fewest_env_steps(**pay)}",
             self.training.env_steps,
         )
         share = self.replay.capacity // streams

@@ -1,7 +1,7 @@
 """Configuration files and command-line options -> Config, and back.
 
 One reader serves run folders, presets, the command line and Python, so all refuse the same mistakes in the same words.
-It checks plain data against the types of the settings and makes nothing of what the data names.
+It checks plain data against the types of the settings, and imports or makes nothing that the data names.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from worldmodel.system.presets import find_preset
 from worldmodel.system.typed import choices, described, shown, typed
 
 FILE = "config"  # the option that names a file of settings
-ENTRY = "entry"  # the option that `--env.kwargs.NAME VALUE` is spelt as, since its name cannot be known before
+ENTRY = "entry"  # the hidden option that `--env.kwargs.NAME VALUE` becomes, since NAME is not known beforehand
 
 
 def add_config_options(parser: ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def add_config_options(parser: ArgumentParser) -> None:
 
 
 def spelt_out(arguments: Iterable[str]) -> list[str]:
-    """A command line in which `--env.kwargs.NAME VALUE` is `--entry=env.kwargs.NAME=VALUE`, and `=VALUE` likewise."""
+    """Rewrite `--env.kwargs.NAME VALUE` and `--env.kwargs.NAME=VALUE` as `--entry=env.kwargs.NAME=VALUE`."""
     mappings = [re.escape(key) for key, hint in _settings().items() if get_origin(hint) is dict]
     entry = re.compile(rf"--(?P<key>(?:{'|'.join(mappings)})\.[^=]+)(?P<value>=.*)?", re.DOTALL)
     found, waiting = list[str](), iter(arguments)
@@ -99,15 +99,15 @@ def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mappin
 def read_run_config(path: Path) -> Config:
     """Read the settings that a run's folder holds, as `read_config` reads a file.
 
-    The file names every setting that there was when the run began; what has become a setting since is as it was then:
-    the held-out episodes were decided by the run's own seed.
+    The file names every setting that existed when the run began. A newer setting has the value that stands for what
+    was done before it existed: held-out episodes, for one, were decided by the run's own seed.
     """
     seed = _read_file(path).get("seed", Config().seed)
     return _config([*BEFORE.items(), ("evaluation.seed", seed), (FILE, path)])
 
 
 def explain(message: str) -> str:
-    """A parser's complaint, with what was probably meant where it is about an option that does not exist."""
+    """A parser's error message; for an option that does not exist, with the setting that was probably meant."""
     unknown = re.search(r"arguments: --([\w.]+)", message)
     return f"{message}: {_unknown(unknown[1])}" if unknown else message
 
@@ -118,7 +118,7 @@ def settings_text(config: Config) -> str:
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write every setting as YAML, readable by `read_config`. A part of a file would read as defaults: all or none."""
+    """Write every setting as YAML for `read_config`: the whole file or none, since what is missing means defaults."""
     write_whole(path, settings_text(config))
 
 

@@ -132,7 +132,7 @@ def test_a_signal_ends_it_with_its_status_and_no_data_folder(tmp_path, capsys, m
     with pytest.raises(SystemExit) as end:
         collect("--rows", "40", "--output", "data")
     assert end.value.code == status
-    assert f"collecting stopped by {signal.Signals(number).name}; what there is stays in data.partial" in (
+    assert f"collecting stopped by {signal.Signals(number).name}; what was collected stays in data.partial" in (
         capsys.readouterr().err
     )
     assert [path.name for path in tmp_path.iterdir()] == ["data.partial"]

@@ -81,7 +81,7 @@ def test_a_random_policy_has_pictures_of_its_own_and_no_scores(folder, capsys):
     ("options", "words"),
     [
         (["--horizon", "40"], "context + horizon: expected at most 40, the longest episode; got 41"),
-        (["--horizon", "0"], "expected at least 1 each, got (4, 0, 3)"),
+        (["--horizon", "0"], "horizon: expected at least 1, got 0"),
         (["--policy", "random", "--context", "41"], "expected at most 40, the longest episode; got 41"),
         (["--policy", "perfect"], "policy"),
         (["--episodes", "0"], "episodes: expected at least 1, got 0"),

@@ -43,7 +43,7 @@ def test_what_is_exported_can_be_imported_and_every_episode_is_in_one_part(world
     main(["export", source, "bytes/random-v0", "--author", "A. Author"])
     said = capsys.readouterr().out
     assert "bytes/random-v0: 8 whole episodes, 48 rows" in said
-    assert "6 rows of episodes without a beginning or an end stayed behind" in said
+    assert "6 rows of episodes without a beginning or an end were left out" in said
     main(["import", "minari:bytes/random-v0", "--output", "back", "--heldout", "3", "--image_size", "32"])
     said = capsys.readouterr().out
     assert "back/replay: 30 rows, 5 whole episodes of 6.0 rows on average" in said

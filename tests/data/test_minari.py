@@ -78,9 +78,9 @@ def test_what_is_exported_is_read_back_row_for_row_and_bit_for_bit(tmp_path, spe
         for found, expected in zip(source.episodes(), made, strict=True):
             assert_same(found, expected)
     divide(source, tmp_path / "data", heldout=1, generator=torch.Generator().manual_seed(0))
-    with Replay.open(tmp_path / "data" / "replay") as again, Replay.open(tmp_path / "data" / "heldout") as apart:
-        assert again.spec == apart.spec == spec
-        assert len(again) + len(apart) == 12
+    with Replay.open(tmp_path / "data" / "replay") as again, Replay.open(tmp_path / "data" / "heldout") as held_out:
+        assert again.spec == held_out.spec == spec
+        assert len(again) + len(held_out) == 12
 
 
 @pytest.mark.parametrize("name", ["Counting-v0", "Bytes-v0"])

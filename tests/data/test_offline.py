@@ -63,12 +63,12 @@ def _shape(episode):
 def test_every_episode_goes_to_one_side_whole_and_in_order(tmp_path, heldout):
     source = Stored()
     learnt, scored = divide(source, tmp_path / "data", heldout=heldout, generator=generator())
-    replay, apart = (places(read(tmp_path / "data" / name), source.made) for name in ("replay", "heldout"))
+    replay, held_out = (places(read(tmp_path / "data" / name), source.made) for name in ("replay", "heldout"))
     assert replay == sorted(replay)
-    assert apart == sorted(apart)
-    assert len(apart) == heldout
-    assert sorted(replay + apart) == list(range(10))
-    for tally, part in ((learnt, replay), (scored, apart)):
+    assert held_out == sorted(held_out)
+    assert len(held_out) == heldout
+    assert sorted(replay + held_out) == list(range(10))
+    for tally, part in ((learnt, replay), (scored, held_out)):
         rows = sum(LENGTHS[i] for i in part)
         assert tally == Tally(rows, len(part), rows)
 

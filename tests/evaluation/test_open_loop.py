@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from worldmodel.behaviour.imagination import filter_samples, recorded
-from worldmodel.evaluation.open_loop import open_loop_errors, relative_error
+from worldmodel.data import batches
+from worldmodel.evaluation import open_loop
+from worldmodel.evaluation.open_loop import futures, open_loop_errors, relative_error, spread
+from worldmodel.models.world_model import Standardiser
 from worldmodel.types import ObservationSpec, State
 from worlds import make_batch, make_model
 
@@ -72,3 +75,33 @@ def test_a_large_constant_is_not_said_to_vary():
 
 def test_episodes_too_short_to_score_give_no_errors():
     assert open_loop_errors(make_model(), make_batch(first=()), context=4, horizon=5, samples=1) == {}
+
+
+def test_episodes_are_filtered_as_many_at_a_time_as_the_memory_budget_has_room_for(monkeypatch):
+    model, batch, taken = make_model(), make_batch(batch=3, length=12, first=()), []
+
+    def noticed(model, part, samples, generator):
+        taken.append(len(part.valid))
+        return filter_samples(model, part, samples, generator)
+
+    monkeypatch.setattr(open_loop, "filter_samples", noticed)
+    monkeypatch.setattr(open_loop, "FEWEST_A_ROW", 1)
+    for numbers, parts in ((3 * model.carried_numbers, [2, 1]), (model.spec.width, [1, 1, 1])):
+        monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 2 * 12 * numbers)
+        taken.clear()
+        list(futures(model, batch, context=2, horizon=4, samples=3))
+        assert taken == parts
+
+
+def test_small_models_are_filtered_two_to_the_fifteenth_rows_at_a_time():
+    assert batches.at_once(batches.FEWEST_A_ROW) == 2**15
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-8, 1e-3])
+def test_what_varies_is_what_the_model_standardises(noise):
+    """A constant that was stored with rounding does not vary, and a small change does."""
+    x = (5000 * (1 + noise * torch.linspace(-1, 1, 12)))[None, :, None].double()
+    _, std = spread(ObservationSpec("vector", (1,)), x, torch.ones(1, 12, dtype=torch.bool))
+    scaler = Standardiser(1).double()
+    scaler.set(x[0].mean(0), x[0].std(0))
+    assert (std > 0).item() == (scaler.scale != 1).item() == (noise == 1e-3)

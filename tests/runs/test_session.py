@@ -30,7 +30,7 @@ from worldmodel.evaluation.held_out import evaluate
 from worldmodel.runs.folder import locked
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import finish_run, resume, train
-from worldmodel.training import trainer
+from worldmodel.training import checkpoint, trainer
 from worldmodel.training.checkpoint import CheckpointError, read_counters
 from worldmodel.training.divergence import NonFiniteLossError
 from worldmodel.training.learner import Learner
@@ -159,11 +159,11 @@ def test_a_resumed_run_keeps_rows_and_checkpoint_and_goes_on_with_new_episodes(t
     with Replay.open(folder / "replay", read_only=True) as replay:
         before = replay.rows_written
         rows = replay._streams[0].read(0, len(replay._streams[0]))
-    checkpoint = read_counters(folder / "checkpoints" / "last.safetensors")
-    assert checkpoint["updates"] == 6 and checkpoint["env_steps"] < before
+    saved = read_counters(folder / "checkpoints" / "last.safetensors")
+    assert saved["updates"] == 6 and saved["env_steps"] < before
     progress = Progress()
     run = resume(folder, progress=progress)
-    assert f"going on after update 6, with {before} rows" in progress.said
+    assert f"going on after update 6, with {before} steps" in progress.said
     with Replay.open(folder / "replay", read_only=True) as replay:
         stream = replay._streams[0]
         kept = stream.read(0, len(stream))
@@ -178,6 +178,34 @@ def test_a_resumed_run_keeps_rows_and_checkpoint_and_goes_on_with_new_episodes(t
     sessions = json.loads((folder / "versions.json").read_text())["sessions"]
     assert [session["update"] for session in sessions] == [0, 6]
     assert run.folder == folder
+
+
+def test_a_resume_reads_its_checkpoint_once(tmp_path, monkeypatch):
+    folder, read = crash(tmp_path, after=7), []
+    safe_open = checkpoint.safe_open
+
+    def counted(path, framework):
+        read.append(path.name)
+        return safe_open(path, framework)
+
+    monkeypatch.setattr(checkpoint, "safe_open", counted)
+    resume(folder, progress=Progress())
+    assert read.count("last.safetensors") == 1
+
+
+def test_a_resume_takes_the_checkpoint_that_another_process_wrote_while_environments_were_made(tmp_path, monkeypatch):
+    folder = crash(tmp_path, after=7)
+    newer, build_environments = folder / "checkpoints" / "last.safetensors", build.build_environments
+    newer.rename(folder / "newer")
+
+    def meanwhile(*arguments, **settings):
+        if (folder / "newer").exists():
+            (folder / "newer").rename(newer)
+        return build_environments(*arguments, **settings)
+
+    monkeypatch.setattr(build, "build_environments", meanwhile)
+    resume(folder, progress=(progress := Progress()))
+    assert any(text.startswith("going on after update 6") for text in progress.said)
 
 
 def test_metrics_after_the_checkpoint_are_set_aside(tmp_path):
@@ -447,6 +475,17 @@ def test_a_division_that_was_cut_short_before_its_last_step_is_done_again(data, 
     assert same_weights(resumed, whole)
     shutil.rmtree(folder / "replay")  # to save room
     assert resumed.heldout().reward.shape == whole.heldout().reward.shape
+
+
+def test_a_run_from_a_dataset_that_is_gone_goes_on_with_the_rows_it_was_divided_into(data, tmp_path, monkeypatch):
+    pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    main(["export", str(data), "runs/pendulum-v0"])
+    stored = {"offline": "minari:runs/pendulum-v0", "training.updates": 9, "evaluation.episodes": 2}
+    whole, _ = start(tmp_path, **stored)
+    folder = crash(tmp_path, 5, **stored)
+    shutil.rmtree(tmp_path / "minari")
+    assert same_weights(whole, resume(folder, progress=Progress()))
 
 
 def test_rows_that_went_missing_are_an_error_and_torn_ones_a_warning(tmp_path):
@@ -746,7 +785,7 @@ def test_however_short_its_episodes_a_run_imagines(tmp_path, tally, env_id, monk
     scores = json.loads((run.folder / "imagination" / "scores.json").read_text())
     assert scores["context"] == max(1, longest // 4) and scores["context"] + scores["horizon"] == longest < 64
     (told,) = [text for text in progress.said if text.startswith("imagined ") and "no held-out" in text]
-    assert f"{scores['horizon']} rows after {scores['context']}" in told
+    assert f"{scores['horizon']} steps after {scores['context']}" in told
     assert any(name.startswith("open_loop/") for row in metrics(run.folder) for name in row)
     assert set(run.evaluate().open_loop) == set(run.model.spec.observations)
     assert run.imagine(samples=2).states.deter.shape[2] == scores["horizon"]
@@ -764,7 +803,7 @@ def test_the_last_words_name_only_what_is_there(tmp_path, tally):
 def test_text_is_left_out_and_said_once(tmp_path):
     pytest.importorskip("minigrid")
     run, progress = start(tmp_path, **{"env.id": "minigrid:MiniGrid-Empty-5x5-v0", "training.env_steps": 100})
-    assert [text for text in progress.said if "mission" in text] == ["left out, being text: mission (env.drop_text)"]
+    assert [text for text in progress.said if "mission" in text] == ["text is left out: mission (env.drop_text)"]
     assert {path: leaf.kind for path, leaf in run.model.spec.observations.items()} == {
         "direction": "categorical",
         "image": "integer",

@@ -9,7 +9,7 @@ from worldmodel.data.minari import MissingExtraError, open_minari
 from worldmodel.kernels import backend
 from worldmodel.system import installation
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = "pip install -e '.[{}]' -c constraints.txt"
 WHEEL = "pip install 'worldmodel[{}]'"
 

@@ -9,7 +9,7 @@ from worldmodel.cli import main
 from worldmodel.config_io import read_config
 from worldmodel.system.presets import find_preset, presets
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.fixture(autouse=True)

@@ -126,12 +126,14 @@ def test_the_newest_sound_checkpoint_is_found_and_what_is_wrong_with_newer_ones_
     previous = path.with_name("previous.safetensors")
     paths = [path, previous, path.with_name("best.safetensors")]
     assert (read_counters(path)["updates"], read_counters(previous)["updates"]) == (3, 2)
-    assert newest_sound(paths) == (path, [])
+    found, complaints = newest_sound(paths)
+    assert (found.path, found.counters["updates"], complaints) == (path, 3, [])
     path.write_bytes(path.read_bytes()[:-1])
     found, complaints = newest_sound(paths)
-    assert found == previous and len(complaints) == 1 and str(path) in complaints[0]
+    assert found.path == previous and len(complaints) == 1 and str(path) in complaints[0]
     path.unlink()  # killed between the two renames
-    assert newest_sound(paths) == (previous, [])
+    found, complaints = newest_sound(paths)
+    assert (found.path, complaints) == (previous, [])
     previous.write_bytes(b"")
     assert newest_sound(paths)[0] is None
     assert newest_sound([tmp_path / "nothing"]) == (None, [])

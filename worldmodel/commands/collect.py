@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from worldmodel.checks import require_positive
+from worldmodel.commands.options import add_options_of, arguments_of
 from worldmodel.config import Config
 from worldmodel.config_io import add_config_options, config_from_options, write_config
 from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
@@ -19,19 +21,15 @@ if TYPE_CHECKING:
 def add_options(parser: ArgumentParser) -> None:
     """Every setting, and files of them; how much to collect, and where to."""
     add_config_options(parser)
-    parser.add_argument("--rows", type=int, required=True, help="rows to write, over all environments")
-    parser.add_argument("--output", type=str, required=True, help="the folder to make; must not exist")
-    parser.add_argument("--policy", type=Literal["random"], default="random", help="who chooses the actions")
+    add_options_of(parser, collect, skip={"config"})
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Collect; what there is stays in OUTPUT.partial where it is ended.
-
-    By an environment that fails: with status 1; by Ctrl-C or SIGTERM: with 130 or 143.
+    """Collect. An environment that fails ends it with status 1, Ctrl-C with 130, SIGTERM with 143; what was collected
+    by then stays in OUTPUT.partial.
     """
-    config, folder = config_from_options(options), Path(options.output)
-    if options.rows < 1:
-        raise ValueError(f"rows: expected at least 1, got {options.rows}")
+    config, folder = config_from_options(options), options.output
+    require_positive(rows=options.rows)
     if folder.exists():
         raise FileExistsError(f"output: expected a folder that does not exist yet, got {folder}")
     # Heavy, and not needed to refuse a setting.
@@ -39,19 +37,25 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
     try:
         with Interruptions() as interruptions, interruptions.abandoning(*SIGNALS):
-            collect(config, folder, options.rows)
+            collect(config, **arguments_of(options, collect))
     except EnvironmentFailureError as error:
         print(f"worldmodel: collecting stopped: {error}", file=sys.stderr)
         sys.exit(1)
     except AbandonedError as error:
-        print(f"worldmodel: collecting stopped by {error}; what there is stays in {folder}.partial", file=sys.stderr)
+        print(
+            f"worldmodel: collecting stopped by {error}; what was collected stays in {folder}.partial", file=sys.stderr
+        )
         sys.exit(128 + error.signal)
 
 
-def collect(config: Config, folder: Path, rows: int) -> None:
+def collect(config: Config, *, output: Path, rows: int, policy: Literal["random"] = "random") -> None:
     """Write config.yaml, heldout/ and replay/: the rows that a training with these settings would begin with.
 
-    Every environment writes as many rows, so that there may be a few more than were asked for.
+    Args:
+        config: the settings.
+        output: the folder to make; must not exist.
+        rows: how many to write, over all environments; a few more where these cannot all write as many.
+        policy: who chooses the actions.
     """
     from worldmodel import build
     from worldmodel.data.offline import HELDOUT, REPLAY, tally, written_whole
@@ -66,21 +70,21 @@ def collect(config: Config, folder: Path, rows: int) -> None:
     with (
         watch.phase("making the environments"),
         build.build_environments(config) as environments,
-        build.build_environments(config, heldout=True) as apart,
-        written_whole(folder) as partial,
+        build.build_environments(config, heldout=True) as heldout_environments,
+        written_whole(output) as partial,
     ):
         write_config(config, partial / "config.yaml")
         print(f"collecting {config.evaluation.episodes} held-out episodes of {config.env.id}, then {rows} rows")
         if environments.left_out:
             print(without_text(environments.left_out))
         with watch.phase("held-out episodes"):
-            collect_heldout(config, apart, partial / HELDOUT, watch.at)
+            collect_heldout(config, heldout_environments, partial / HELDOUT, watch.at)
         scored = tally(partial / HELDOUT)
-        policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))
+        actor = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))
         with watch.phase("collecting"):
-            learnt = _fill(partial / REPLAY, Rollout(environments, policy, config.seed), rows, watch)
-    print(f"{folder / REPLAY}: {learnt}")
-    print(f"{folder / HELDOUT}: {scored}")
+            learnt = _fill(partial / REPLAY, Rollout(environments, actor, config.seed), rows, watch)
+    print(f"{output / REPLAY}: {learnt}")
+    print(f"{output / HELDOUT}: {scored}")
 
 
 def _fill(folder: Path, rollout: "Rollout", rows: int, watch: "Watch") -> "Tally":

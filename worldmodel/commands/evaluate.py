@@ -2,12 +2,14 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
+from worldmodel.commands.options import add_options_of, arguments_of
+
 
 def add_options(parser: ArgumentParser) -> None:
     """Which run, which weights, where."""
-    parser.add_argument("run", type=str, help="the run's folder")
-    parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
-    parser.add_argument("--device", type=str, default="cpu", help="a torch device, or auto")
+    from worldmodel.runs.run import open_run
+
+    add_options_of(parser, open_run)
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
@@ -19,7 +21,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from worldmodel.runs.run import open_run
     from worldmodel.training.progress import Watch
 
-    opened = open_run(options.run, options.checkpoint, options.device)
+    opened = open_run(**arguments_of(options, open_run))
     with Watch().phase("scoring the held-out episodes"):
         evaluation = opened.evaluate()
     table = Table("held-out", say.PER_STEP)

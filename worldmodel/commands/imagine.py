@@ -1,9 +1,11 @@
 """Imagine on from a run's held-out episodes, beside what really happened: pictures, films and scores."""
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
+
+from worldmodel.commands.options import add_options_of, arguments_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,43 +18,29 @@ CELLS = (("model", "mean"), ("model", "low"), ("model", "high"), ("repeat_last",
 
 def add_options(parser: ArgumentParser) -> None:
     """Which run, from where, how far, under whose actions."""
-    parser.add_argument("run", type=str, help="the run's folder")
-    parser.add_argument("--context", type=int | None, default=None, help="rows seen; by default as when it trained")
-    parser.add_argument("--horizon", type=int | None, default=None, help="rows imagined; by default likewise")
-    parser.add_argument("--samples", type=int | None, default=None, help="futures of each start; by default likewise")
-    parser.add_argument("--episodes", type=int | None, default=None, help="held-out episodes to score; by default all")
-    policies = Literal["recorded", "random"]
-    parser.add_argument("--policy", type=policies, default="recorded", help="whose actions; random ones have no truth")
-    parser.add_argument("--checkpoint", type=str, default=None, help="best (the default) or last")
-    parser.add_argument("--device", type=str, default="cpu", help="a torch device, or auto")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    from worldmodel.runs.run import Run, open_run
+
+    add_options_of(parser, open_run)
+    add_options_of(parser, Run.write_imagination)
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Write RUN/imagination/ and print the scores as tables."""
     from rich.console import Console
 
-    from worldmodel.runs.run import open_run
+    from worldmodel.runs.run import Run, open_run
     from worldmodel.training.progress import Watch
 
-    opened = open_run(options.run, options.checkpoint, options.device)
-    usual = opened.config.evaluation
+    opened = open_run(**arguments_of(options, open_run))
     with Watch().phase("imagining"):
-        folder = opened.write_imagination(
-            context=options.context,
-            horizon=options.horizon,
-            samples=usual.samples if options.samples is None else options.samples,
-            seed=options.seed,
-            episodes=options.episodes,
-            policy=options.policy,
-        )
+        folder = opened.write_imagination(**arguments_of(options, Run.write_imagination))
     console = Console()
     if options.policy == "recorded":
         scores = json.loads((folder / "scores.json").read_text())
         console.print(
-            f"{scores['futures']} futures of {scores['episodes']} held-out episodes: {scores['context']} rows seen,"
+            f"{scores['futures']} futures of {scores['episodes']} held-out episodes: {scores['context']} steps seen,"
             f" {scores['horizon']} imagined, {scores['samples']} samples, one draw of the likelihood from each;"
-            " 90 % intervals from drawing episodes again"
+            " 90 % intervals by bootstrap over episodes"
         )
         for leaf, metrics in scores["scores"].items():
             console.print(_table(opened, leaf, metrics, scores["horizon"]))

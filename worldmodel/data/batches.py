@@ -14,7 +14,7 @@ from worldmodel.types import Batch
 # The memory budget: float32 numbers of states, observations and embeddings that one pass without gradients handles.
 # What a pass allocates in between, such as an image's likelihood, is about ten times that: some hundred MiB in all.
 NUMBERS_AT_ONCE = 2**24
-SAMPLED_ROWS_AT_ONCE = 2**15  # sampled rows that are filtered in one pass
+FEWEST_A_ROW = 2**9  # numbers that a sampled row counts as at least: the layers around a small state are wider than it
 
 
 def at_once(numbers_each: int, *, gradients: bool = False) -> int:

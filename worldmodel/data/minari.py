@@ -158,7 +158,11 @@ def export_minari(
         replay: open; read one episode at a time.
         dataset_id: such as "pendulum/random-v0"; must be new.
         environment: what Minari's `recover_environment` makes; its spaces need not be those that are stored.
-        author, author_email, algorithm_name, code_permalink, description: filed with the dataset where given.
+        author: filed with the dataset where given.
+        author_email: likewise.
+        algorithm_name: likewise; who chose the actions.
+        code_permalink: likewise; the code that wrote the episodes.
+        description: likewise.
     Raises:
         MissingExtraError: if Minari is not installed.
         ValueError: if the id is malformed or taken, a leaf's path is impossible in Minari, or no episode is whole.

@@ -1,4 +1,4 @@
-"""Stored episodes as data to learn from: which folders hold them, and how held-out ones are set apart.
+"""Stored episodes as data to learn from: which folders hold them, and how episodes are held out.
 
 A data folder holds replay/ (to learn from) and heldout/ (to be scored on). A run's folder holds the same two, so either
 will do; a replay alone, or episodes from elsewhere, are divided first.
@@ -157,7 +157,7 @@ def divide(source: EpisodeSource, folder: Path, *, heldout: int, generator: torc
     Args:
         source: where the episodes come from.
         folder: made, with its parents, or a folder with neither replay/ nor heldout/ in it, such as a new run's.
-        heldout: episodes to set apart.
+        heldout: episodes to hold out.
         generator: decides which.
     Returns:
         What went into the replay, and into the held-out set.
@@ -182,8 +182,8 @@ def divide(source: EpisodeSource, folder: Path, *, heldout: int, generator: torc
             name: stack.enter_context(Replay(partial / name, source.spec, capacity=rows, streams=1))
             for name, rows in room.items()
         }
-        for apart, episode in zip(chosen.tolist(), source.episodes(), strict=True):
-            name = HELDOUT if apart else REPLAY
+        for is_held_out, episode in zip(chosen.tolist(), source.episodes(), strict=True):
+            name = HELDOUT if is_held_out else REPLAY
             tallies[name].add_episode(episode)
             for rows in episode_rows(episode):
                 replays[name].append(rows)

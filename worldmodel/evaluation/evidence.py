@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodel.checks import require_positive, require_several
 from worldmodel.data.batches import at_once, in_parts, select, trimmed
 from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport, Measured, Steps, Term, over_episodes
 from worldmodel.evidence.estimate import Evidence, doubts, evidence, join, per_step
@@ -126,6 +127,7 @@ def rough_evidence(
         seed: of all draws, so that two looks at one model agree.
     """
     generator = make_generator(seed, stream=Stream.EVIDENCE, device=model.device)
+    # Counted as if all rows were decoded together, which a rough estimate in the midst of training must never cost.
     room = at_once((particles + ROUGH_DRAWS) * rows * model.spec.width)
     few = trimmed(select(episodes, slice(min(sequences, room)), slice(rows)))
     given = model.given(few)
@@ -249,9 +251,7 @@ def _steps(found: Evidence, width_so_far: Float[Tensor, " T"], exact: Float[Tens
 
 
 def _require(episodes: Batch, particles: Sequence[int], runs: int) -> None:
-    if len(episodes.valid) < 2:
-        raise ValueError(f"episodes: expected at least 2, which errors are taken over, got {len(episodes.valid)}")
+    require_several(episodes=len(episodes.valid))
     if not particles or min(particles) < 2:
         raise ValueError(f"particles: expected numbers of at least 2, got {list(particles)}")
-    if runs < 1:
-        raise ValueError(f"runs: expected at least 1, got {runs}")
+    require_positive(runs=runs)

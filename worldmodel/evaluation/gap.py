@@ -1,4 +1,4 @@
-"""The gap of a trained world model taken apart, with the posteriors that this takes trained on the way.
+"""The gap of a trained world model decomposed, with the posteriors that this takes trained on the way.
 
 The generative model is frozen. Two posteriors are trained against it on the plain bound, equally long and from where
 the run's own is: one that filters and one that smooths. So what more training would do for q alone is in neither part,
@@ -15,6 +15,7 @@ from worldmodel.data.batches import at_once, in_parts, select, trimmed
 from worldmodel.evidence.estimate import LEAST_ESS, doubts, per_step
 from worldmodel.evidence.gap import DRAWS, GapDecomposition, decompose_gap, join_gaps
 from worldmodel.evidence.iwae import mean_elbo
+from worldmodel.evidence.refinement import SAMPLES
 from worldmodel.evidence.sandwich import sandwich
 from worldmodel.evidence.smc import smc
 from worldmodel.models.simulation import simulate
@@ -22,7 +23,6 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch
 
 SIMULATED = 8  # episodes of the sandwich, at most
-REFINEMENT_DRAWS = 4
 
 
 def measure_gap(
@@ -36,7 +36,7 @@ def measure_gap(
     steps: int,
     generator: torch.Generator,
 ) -> GapDecomposition:
-    """Take the gap of whole episodes apart.
+    """Decompose the gap of whole episodes.
 
     Args:
         model: as it was trained.
@@ -52,7 +52,7 @@ def measure_gap(
     """
     require_positive(particles=particles, runs=runs, steps=steps)
     found, few = [], 0.0
-    for part in _parts(model, episodes, max(REFINEMENT_DRAWS, particles // episodes.valid.shape[1])):
+    for part in _parts(model, episodes, max(SAMPLES, particles // episodes.valid.shape[1])):
         given = filtering.given(part)
         estimates = [smc(given, particles, generator=generator) for _ in range(runs)]
         few += sum(float(((run.ess < LEAST_ESS) & part.valid).sum()) for run in estimates) / runs
@@ -62,7 +62,6 @@ def measure_gap(
             smoothing.given(part),
             log_evidence,
             steps=steps,
-            samples=REFINEMENT_DRAWS,
             generator=generator,
         )
         found.append(replace(taken, trained=mean_elbo(model.given(part), DRAWS, generator=generator)))

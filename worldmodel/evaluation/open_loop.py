@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel.behaviour.imagination import filter_samples, imagine, means, recorded
-from worldmodel.data.batches import SAMPLED_ROWS_AT_ONCE, select
+from worldmodel.data.batches import FEWEST_A_ROW, at_once, select
 from worldmodel.models.encoder import as_numbers
-from worldmodel.models.world_model import WorldModel
+from worldmodel.models.world_model import WorldModel, varies
 from worldmodel.types import Batch, ObservationSpec, State
 
 STARTS = 8  # in one episode, at most
@@ -35,7 +35,6 @@ def futures(
     horizon: int,
     samples: int,
     generator: torch.Generator | None = None,
-    rows_at_once: int = SAMPLED_ROWS_AT_ONCE,
 ) -> Iterator[Futures]:
     """Every recorded future that is scored, a few episodes at a time, so that memory does not grow with their number.
 
@@ -49,10 +48,9 @@ def futures(
         horizon: rows of a future (H).
         samples: filtered states a start (N).
         generator: source of the noise.
-        rows_at_once: sampled rows that are filtered in one pass.
     """
     B, T = episodes.is_first.shape
-    size = max(1, rows_at_once // (samples * T))
+    size = at_once(T * max(samples * max(FEWEST_A_ROW, model.carried_numbers), model.spec.width))
     for first in range(0, B, size):
         part = select(episodes, slice(first, first + size))
         filtered = filter_samples(model, part, samples, generator)
@@ -116,8 +114,7 @@ def spread(leaf: ObservationSpec, x: Tensor, valid: Bool[Tensor, "B T"]) -> tupl
     mean = sum((rows.sum(0) for rows in sequences()), torch.zeros(())) / count
     squares = sum(((rows - mean).square().sum(0) for rows in sequences()), torch.zeros(()))
     std = (squares / (count - 1).clamp(min=1)).sqrt()
-    varies = std > 1e-6 * (1 + mean.abs())  # as `Standardiser` has it
-    return mean.float(), torch.where(varies, std, 0.0).float()
+    return mean.float(), torch.where(varies(mean, std), std, 0.0).float()
 
 
 def or_one(std: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The rate of a trained world model taken apart on whole episodes: see `evidence.rate`."""
+"""The rate of a trained world model decomposed on whole episodes: see `evidence.rate`."""
 
 from collections.abc import Callable
 

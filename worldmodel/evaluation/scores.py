@@ -27,7 +27,7 @@ from torch import Tensor
 
 from worldmodel.behaviour.imagination import imagine, recorded
 from worldmodel.checks import require_positive
-from worldmodel.data.batches import SAMPLED_ROWS_AT_ONCE, long_enough
+from worldmodel.data.batches import long_enough
 from worldmodel.evaluation import scoring_rules as rules
 from worldmodel.evaluation.baselines import Baseline, ByMetric, baseline_scores
 from worldmodel.evaluation.open_loop import Futures, futures
@@ -86,7 +86,6 @@ def score_imagination(
     samples: int,
     generator: torch.Generator,
     resampling: torch.Generator,
-    rows_at_once: int = SAMPLED_ROWS_AT_ONCE,
 ) -> Scores:
     """Score imagined futures of held-out episodes under the recorded actions.
 
@@ -97,7 +96,6 @@ def score_imagination(
         context, horizon, samples: which futures, as in `evaluation.open_loop.futures`.
         generator: source of the noise, on the model's device.
         resampling: source of the bootstrap's draws, on the CPU.
-        rows_at_once: sampled rows that are filtered in one pass.
     Raises:
         ValueError: if no episode has context + horizon rows, or a number is not positive.
     """
@@ -106,15 +104,7 @@ def score_imagination(
     B = episodes.is_first.shape[0]
     sums: dict[tuple[str, str, str], Tensor] = defaultdict(lambda: torch.zeros(B, horizon, dtype=torch.float64))
     count = torch.zeros(B, dtype=torch.long)
-    for future in futures(
-        model,
-        episodes,
-        context=context,
-        horizon=horizon,
-        samples=samples,
-        generator=generator,
-        rows_at_once=rows_at_once,
-    ):
+    for future in futures(model, episodes, context=context, horizon=horizon, samples=samples, generator=generator):
         episode = future.episode.cpu()
         count.index_add_(0, episode, torch.ones_like(episode))
         for key, values in _score_futures(model, future, baselines, generator):

@@ -1,4 +1,4 @@
-"""The gap taken apart: what the bound lacks, and why.
+"""The gap decomposed: what the bound lacks, and why.
 
     log p(x) - ELBO(q filtering) =   ELBO(q smoothing) - ELBO(q filtering)     filtering: not to have seen the future
                                    + ELBO(q refined)   - ELBO(q smoothing)     amortisation: one network for all
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worldmodel.evidence.estimate import Estimate, per_step
 from worldmodel.evidence.iwae import mean_elbo
-from worldmodel.evidence.refinement import refine
+from worldmodel.evidence.refinement import LEARNING_RATE, SAMPLES, STEPS, refine
 from worldmodel.types import LatentSequence
 
 DRAWS = 32  # of the latents, for each bound
@@ -68,9 +68,9 @@ def decompose_gap(
     smoothing: LatentSequence,
     log_evidence: Float[Tensor, " B"],
     *,
-    steps: int = 200,
-    samples: int = 4,
-    learning_rate: float = 0.03,
+    steps: int = STEPS,
+    samples: int = SAMPLES,
+    learning_rate: float = LEARNING_RATE,
     draws: int = DRAWS,
     generator: torch.Generator | None = None,
 ) -> GapDecomposition:

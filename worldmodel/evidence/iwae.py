@@ -19,6 +19,7 @@ from worldmodel.checks import require_positive
 from worldmodel.evidence.smc import move
 from worldmodel.types import LatentSequence
 
+# Paths, not a memory budget: a path keeps its state alone from row to row, and decoding a row keeps to `at_once`.
 SAMPLES_AT_ONCE = 64
 DRAWS_AT_ONCE = 8  # of the bound
 

@@ -1,4 +1,4 @@
-"""The rate taken apart: what q keeps about x, and what the prior pays for not being the aggregate posterior.
+"""The rate decomposed: what q keeps about x, and what the prior pays for not being the aggregate posterior.
 
 For one row with the past held fixed, so that h_t is a constant and x_t is drawn from its law given the past,
 

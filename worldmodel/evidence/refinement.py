@@ -25,6 +25,9 @@ from worldmodel.checks import require_positive
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.types import Carry, Latent, LatentSequence, State
 
+STEPS = 200  # of gradient ascent on the bound of an episode
+SAMPLES = 4  # draws of the latents for each step
+LEARNING_RATE = 0.03  # in units of the raw parameters
 NEGLIGIBLE = 1e-3  # nats per unit: gradients below this are rounding, which Adam would follow at full speed otherwise
 
 
@@ -84,9 +87,9 @@ class RefinedSequence:
 def refine(
     sequence: LatentSequence,
     *,
-    steps: int = 200,
-    samples: int = 4,
-    learning_rate: float = 0.03,
+    steps: int = STEPS,
+    samples: int = SAMPLES,
+    learning_rate: float = LEARNING_RATE,
     check: int = 32,
     generator: torch.Generator | None = None,
 ) -> RefinedSequence:

@@ -29,6 +29,11 @@ class Output(NamedTuple):
     likelihoods: dict[str, Likelihood]
 
 
+def varies(mean: Float[Tensor, "*shape"], std: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+    """Whether a quantity of this mean and std varies, beyond what is rounding: the one rule for it."""
+    return std > 1e-6 * (1 + mean.abs())
+
+
 class Standardiser(nn.Module):
     """The location and scale of one quantity, measured once on the prefill; given ones (0 and 1) until then."""
 
@@ -42,9 +47,8 @@ class Standardiser(nn.Module):
 
     def set(self, mean: Float[Tensor, "*shape"], std: Float[Tensor, "*shape"]) -> None:
         """Take over measured statistics. A quantity that does not vary keeps scale 1."""
-        varies = std > 1e-6 * (1 + mean.abs())
         self.location.copy_(mean)
-        self.scale.copy_(torch.where(varies, std, torch.ones_like(std)))
+        self.scale.copy_(torch.where(varies(mean, std), std, torch.ones_like(std)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(x - location) / scale, for x [*batch, *shape] of any dtype."""

@@ -16,6 +16,7 @@ from worldmodel.data.suites import current_id
 from worldmodel.evaluation.evidence_report import EvidenceReport
 from worldmodel.evaluation.scoring_rules import Curve as Band
 from worldmodel.system.plain_yaml import read_mapping
+from worldmodel.train_ratio import updates_paid
 
 PICTURES = (".png", ".gif")
 Columns = Mapping[str, np.ndarray]
@@ -97,8 +98,10 @@ class Record:
             training, replay = self.config["training"], self.config["replay"]
             if self.config.get("offline") is not None and training.get("updates") is not None:
                 return int(training["updates"])
-            rows = (training["env_steps"] - training["prefill"]) * training["train_ratio"]
-            return int(rows / (replay["batch_size"] * replay["sequence_length"]))
+            sizes = {name: replay[name] for name in ("batch_size", "sequence_length")}
+            return updates_paid(
+                training["env_steps"], prefill=training["prefill"], train_ratio=training["train_ratio"], **sizes
+            )
         except (KeyError, TypeError, ZeroDivisionError):
             return None
 

@@ -1,4 +1,4 @@
-"""A run's evidence looked into: its gap taken apart, and its rate.
+"""Decompose the evidence of a run: its gap, and its rate.
 
 run = open_run("runs/pendulum-20260101-120000")
 gap = gap_decomposition(run)
@@ -15,6 +15,7 @@ from worldmodel.evaluation.gap import measure_gap
 from worldmodel.evaluation.rate import every_row, first_rows
 from worldmodel.evidence.gap import GapDecomposition
 from worldmodel.evidence.rate import Rate
+from worldmodel.evidence.refinement import STEPS
 from worldmodel.models.posteriors import Kind
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.resampling import can_resample, resample_rows
@@ -36,7 +37,7 @@ def gap_decomposition(
     run: Run,
     *,
     updates: int = 1000,
-    steps: int = 200,
+    steps: int = STEPS,
     particles: int = 128,
     runs: int = 2,
     episodes: int | None = None,
@@ -49,11 +50,13 @@ def gap_decomposition(
     Args:
         run: the run.
         updates: gradient steps for each of two posteriors, on batches such as the run was trained on.
-        steps: of the refinement of single episodes.
-        particles, runs: of the estimate of the evidence.
-        episodes: held-out episodes; by default as many as evidence is measured on.
+        steps: gradient steps that refine the posterior of an episode.
+        particles: of the estimate of the evidence.
+        runs: independent repetitions of that estimate.
+        episodes: held-out episodes; by default as many as have 4,000 rows together (400 of images), two at least.
         seed: of all draws.
-        say, at: told what is being done, and how far it is.
+        log: told what is being done.
+        at: told how far it is.
     Raises:
         ValueError: if a number is out of range, or there is a single held-out episode.
         FileNotFoundError: if the run's folder has no replay (any more).
@@ -99,9 +102,11 @@ def rate_decomposition(
     Args:
         run: the run.
         alternatives: draws of each row given the rows before it.
-        episodes, seed, log: as for the gap.
-        allow_env: as for `Run.evidence`; without it, rows of an environment that is not one of this project's are drawn
-            from the model's own prediction.
+        episodes: as for the gap.
+        seed: likewise.
+        allow_env: for its exact law, make an environment that is not one of this project's too, which imports the
+            modules that the run's settings name; without it, rows are drawn from the model's own prediction.
+        log: told what is being done.
     Raises:
         ValueError: if a number is out of range, or there is a single held-out episode.
     """

@@ -43,10 +43,10 @@ def make_folder(config: Config) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The right to write in a run's folder, which goes with the process that has it, however that ends.
+    """Hold the lock of a run's folder, in which one process at a time may write. It ends with the process in any case.
 
     Raises:
-        ValueError: if another process has it, or nobody may.
+        ValueError: if another process holds it, or the folder cannot be written in.
     """
     refuse_link(folder / ".lock")  # which would be emptied
     lock = FileLock(folder / ".lock")
@@ -103,14 +103,14 @@ def _write_sessions(path: Path, record: dict[str, Any]) -> None:
 
 
 def note_finish(folder: Path, update: int) -> None:
-    """Add to versions.json that everything there is to make after this update, the last one so far, is made."""
+    """Note in versions.json that pictures and report were written after this update, the last one so far."""
     record = _read_sessions(folder / "versions.json")
     record["sessions"][-1]["finished"] = update
-    write_whole(folder / "versions.json", json.dumps(record, indent=1))
+    _write_sessions(folder / "versions.json", record)
 
 
 def is_finished(folder: Path, update: int) -> bool:
-    """Whether `note_finish` was told of this update."""
+    """Whether pictures and report were written after this update."""
     return any(session.get("finished") == update for session in _read_sessions(folder / "versions.json")["sessions"])
 
 
@@ -125,6 +125,6 @@ def _read_sessions(path: Path) -> dict[str, Any]:
 
 
 def products(folder: Path) -> list[Path]:
-    """The files of a run that are worth keeping with its record elsewhere."""
+    """The files of a run that a tracker should keep a copy of."""
     names = ("config.yaml", "checkpoints/best.safetensors", "checkpoints/last.safetensors", "report.html")
     return [folder / name for name in names if (folder / name).is_file()]

@@ -1,4 +1,4 @@
-"""What a run says at its start and at its end."""
+"""What a run says when it starts and when it ends."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ from worldmodel.training.trainer import Trainer
 
 
 def without_text(left_out: Sequence[str]) -> str:
-    """That text leaves of these paths are left out."""
-    return f"left out, being text: {', '.join(left_out)} (env.drop_text)"
+    """Says which observations are left out because they are text."""
+    return f"text is left out: {', '.join(left_out)} (env.drop_text)"
 
 
 def announce(
@@ -25,7 +25,7 @@ def announce(
     wandb_at: str | None,
     left_out: Sequence[str] = (),
 ) -> None:
-    """What is about to be learned, by how large a model, from what without which leaves, and where it will lie."""
+    """Say what is learned from, which observations are left out, how large the model is, and where the run is kept."""
     spec = model.spec
     leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
     sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in model.parts.items())
@@ -36,13 +36,13 @@ def announce(
     log(f"{parameter_count(model):,} parameters ({sizes}) on {model.device}")
     log(f"run folder {folder}; W&B {wandb_at or 'off'}")
     if config.offline is None:
-        log(f"{config.evaluation.episodes} held-out episodes, then {config.training.prefill} rows of prefill")
+        log(f"{config.evaluation.episodes} held-out episodes, then {config.training.prefill} steps of prefill")
     else:
         log(f"learning from {config.offline}, without an environment")
 
 
 def conclude(log: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool) -> None:
-    """How the run ended: the held-out numbers with the floors of their densities, and where to look."""
+    """Say how the run ended: its held-out numbers, the floors of their densities, and where its files are."""
     if trainer.interruptions.terminated:
         log(
             f"stopped by SIGTERM after update {trainer.learner.updates}; everything is saved: `worldmodel train "
@@ -64,7 +64,7 @@ def conclude(log: Callable[[str], None], trainer: Trainer, folder: Path, wandb_a
         log("no imagination, and no open-loop errors: no held-out episode has more than one row")
     elif (trainer.context, trainer.horizon) != (trainer.schedule.context, trainer.schedule.horizon):
         log(
-            f"imagined {trainer.horizon} rows after {trainer.context}: no held-out episode has the "
+            f"imagined {trainer.horizon} steps after {trainer.context}: no held-out episode has the "
             f"{trainer.schedule.context} + {trainer.schedule.horizon} of evaluation.context and evaluation.horizon"
         )
     floors = trainer.learner.model.resolution()

@@ -18,10 +18,10 @@ from typing import Literal
 
 from worldmodel import build
 from worldmodel.behaviour.imagination import Dream, dream
-from worldmodel.checks import require_positive
+from worldmodel.checks import require_positive, require_several
 from worldmodel.config import Config
 from worldmodel.config_io import read_run_config
-from worldmodel.data.batches import NUMBERS_AT_ONCE, fitting_rows, long_enough, longest_episode, pad_episodes, select
+from worldmodel.data.batches import at_once, fitting_rows, long_enough, longest_episode, pad_episodes, select
 from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, read_episodes
@@ -68,22 +68,26 @@ class Run:
         usual = self.config.evaluation.context, self.config.evaluation.horizon
         return fitting_rows(longest_episode(episodes), usual, context, horizon)
 
+    def _samples(self, samples: int | None) -> int:
+        return self.config.evaluation.samples if samples is None else samples
+
     def imagine(
         self,
         batch: Batch | None = None,
         *,
         context: int | None = None,
         horizon: int | None = None,
-        samples: int = 16,
+        samples: int | None = None,
         seed: int = 0,
     ) -> Dream:
         """Filter `context` rows, then imagine `horizon` more under the recorded actions.
 
         Args:
             batch: rows to start from; by default the held-out episodes that are long enough.
-            context, horizon: rows seen and rows imagined; by default those of the evaluation, or as many as there are
-                where no episode is that long (see `data.batches.fitting_rows`).
-            samples: futures of each sequence.
+            context: rows seen; by default as in the run's evaluations, or as many as there are where no episode is that
+                long (see `data.batches.fitting_rows`).
+            horizon: rows imagined; by default likewise.
+            samples: futures of each sequence; by default as in the run's evaluations.
             seed: of the samples.
         Returns:
             [samples, B, horizon, ...] states, and predictions by name in the units of the data.
@@ -91,7 +95,7 @@ class Run:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
         """
         noise = make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device)
-        episodes = self.heldout() if batch is None else batch
+        episodes, samples = self.heldout() if batch is None else batch, self._samples(samples)
         context, horizon = self._fitting(episodes, context, horizon)
         batch = long_enough(episodes, context + horizon) if batch is None else batch
         return dream(self.model, batch, context=context, horizon=horizon, samples=samples, generator=noise)
@@ -122,7 +126,7 @@ class Run:
         choice = make_generator(seed, stream=Stream.SAMPLING)
         with Replay.open(stored_data(self.config, self.folder)[0], read_only=True) as replay:
             length = min(len(replay), 2 * (horizon + 1))
-            rows = min(len(replay), BASELINE_ROWS, NUMBERS_AT_ONCE // self.model.spec.width)
+            rows = min(len(replay), BASELINE_ROWS, at_once(self.model.spec.width))
             batch = replay.sample(max(1, rows // length), length, choice)
         return fit_baselines(self.model, batch.to(self.model.device), horizon)
 
@@ -131,7 +135,7 @@ class Run:
         *,
         context: int | None = None,
         horizon: int | None = None,
-        samples: int = 16,
+        samples: int | None = None,
         seed: int = 0,
         episodes: int | None = None,
     ) -> Scores:
@@ -139,18 +143,18 @@ class Run:
 
         Args:
             context, horizon: as in `imagine`.
-            samples: futures of each start.
+            samples: futures of each start; by default as in the run's evaluations.
             seed: of everything random.
             episodes: how many held-out episodes to score; by default all that are long enough.
         Raises:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
             FileNotFoundError: as `baselines`.
         """
-        whole = self.heldout()
+        whole, samples = self.heldout(), self._samples(samples)
         context, horizon = self._fitting(whole, context, horizon)
         require_positive(context=context, horizon=horizon, samples=samples)
-        if episodes is not None and episodes < 1:
-            raise ValueError(f"episodes: expected at least 1, got {episodes}")
+        if episodes is not None:
+            require_positive(episodes=episodes)
         heldout = long_enough(whole, context + horizon)
         return score_imagination(
             self.model,
@@ -176,13 +180,7 @@ class Run:
         """Measure the evidence of the held-out episodes, and how far the bound is from it: see `evaluation.evidence`.
 
         Args:
-            particles: numbers of particles to measure with; by default 16, 64 and 256, of images 2, 8 and 32.
-            runs: independent repetitions of every estimate.
-            episodes: held-out episodes; by default as many as have 4,000 rows together (400 of images), two at least.
-            seed: of all draws.
-            allow_env: for the exact evidence, make an environment that is not one of this project's too, which imports
-                the modules that the run's settings name.
-            log: told what is being done.
+            particles, runs, episodes, seed, allow_env, log: as in `write_evidence`.
         Raises:
             ValueError: if a number is out of range, or there is a single held-out episode.
         """
@@ -205,8 +203,8 @@ class Run:
         Raises:
             ValueError: for less than two.
         """
-        if episodes is not None and episodes < 2:
-            raise ValueError(f"episodes: expected at least 2, which errors are taken over, got {episodes}")
+        if episodes is not None:
+            require_several(episodes=episodes)
         heldout = self.heldout()
         if episodes is None:
             rows = heldout.valid.sum(1).cumsum(0)
@@ -236,7 +234,17 @@ class Run:
         allow_env: bool = False,
         log: Callable[[str], None] = lambda words: None,
     ) -> EvidenceReport:
-        """Measure the evidence as `evidence` does, and write it to RUN/evidence: evidence.json and evidence.png."""
+        """Measure the evidence as `evidence` does, and write it to RUN/evidence: evidence.json and evidence.png.
+
+        Args:
+            particles: numbers of particles to measure with; by default 16, 64 and 256, of images 2, 8 and 32.
+            runs: independent repetitions of every estimate.
+            episodes: held-out episodes; by default as many as have 4,000 rows together (400 of images), two at least.
+            seed: of all draws.
+            allow_env: for the exact evidence, make an environment that is not one of this project's too, which imports
+                the modules that the run's settings name.
+            log: told what is being done.
+        """
         from worldmodel.report.evidence import evidence_figure  # and so matplotlib, which opening a run does not need
         from worldmodel.report.figures import render
 
@@ -253,12 +261,12 @@ class Run:
         *,
         context: int | None = None,
         horizon: int | None = None,
-        samples: int = 16,
+        samples: int | None = None,
         seed: int = 0,
         policy: Literal["recorded", "random"] = "recorded",
     ) -> Scenes:
         """A few held-out episodes imagined in full, for pictures. Arguments as in `write_imagination`."""
-        heldout = self.heldout()
+        heldout, samples = self.heldout(), self._samples(samples)
         if policy == "random" and horizon is None:
             horizon = self.config.evaluation.horizon  # no episode need be so long: nothing is compared with one
         context, horizon = self._fitting(heldout, context, horizon)
@@ -283,7 +291,7 @@ class Run:
         *,
         context: int | None = None,
         horizon: int | None = None,
-        samples: int = 16,
+        samples: int | None = None,
         seed: int = 0,
         episodes: int | None = None,
         policy: Literal["recorded", "random"] = "recorded",
@@ -291,8 +299,9 @@ class Run:
         """Imagine on from held-out episodes, score it, draw it, and write it all into the run's folder.
 
         Args:
-            context, horizon: as in `imagine`.
-            samples: futures of each start.
+            context: rows seen; by default as in the run's evaluations, or fewer where no episode is that long.
+            horizon: rows imagined; by default likewise.
+            samples: futures of each start; by default as in the run's evaluations.
             seed: of everything random.
             episodes: how many held-out episodes to score; by default all that are long enough.
             policy: imagine under the recorded actions; or under random ones, after which nothing really happened:
@@ -324,7 +333,7 @@ def write_report(folder: Path, output: Path | None = None) -> tuple[str, ...]:
     """Write a run's page from what is in its folder: -> what was damaged there and left out.
 
     Args:
-        folder: the run's, finished or not.
+        folder: the run's folder, finished or not.
         output: the page, or a link or a device that it is written through; RUN/report.html by default.
     Raises:
         FileNotFoundError, ValueError: if the folder is not a run's, or has no metrics.
@@ -345,10 +354,10 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
     """Open a run's folder.
 
     Args:
-        folder: as `train` made it.
-        checkpoint: "best", "last" or "previous"; by default the best, or the newest of the others where that is
-            missing or, with a warning, damaged.
-        device: where the model goes.
+        folder: the run's folder, as `train` made it.
+        checkpoint: best, last or previous; by default the best, or the newest of the others where that is missing or,
+            with a warning, damaged.
+        device: a torch device for the model, or auto.
     Raises:
         FileNotFoundError: if the folder is not a run's.
         CheckpointError: if there is no checkpoint, the one asked for is damaged, or it was written under other settings
@@ -359,15 +368,15 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
     config = read_settings(folder)
     names = ("best", "last", "previous") if checkpoint is None else (checkpoint,)
     paths = [folder / "checkpoints" / f"{name}.safetensors" for name in names]
-    path, complaints = newest_sound(paths)
-    if path is None:
+    found, complaints = newest_sound(paths)
+    if found is None:
         raise CheckpointError(complaints[0] if complaints else f"{paths[0]}: expected a checkpoint, found no file")
     for complaint in complaints:
-        warnings.warn(f"{complaint}; using {path} instead", stacklevel=2)
-    require_settings(path, build.lasting_settings(config), build.unnamed_settings())
+        warnings.warn(f"{complaint}; using {found.path} instead", stacklevel=2)
+    require_settings(found, build.lasting_settings(config), build.unnamed_settings())
     with Replay.open(stored_data(config, folder)[1], read_only=True) as heldout:
         model = build.build_model(config, heldout.spec)
-    load_model(path, model)
+    load_model(found, model)
     return Run(folder, config, model.to(build.build_device(device)).eval())
 
 

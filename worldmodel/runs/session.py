@@ -1,4 +1,4 @@
-"""A training from beginning to end, or from where it stopped: make everything, train, say what came of it.
+"""Train a run from its beginning, or resume it: make everything that it needs, train, and write what it leaves.
 
 run = train("pendulum", {"seed": 1})
 run = resume("runs/pendulum-20260101-120000")
@@ -39,7 +39,7 @@ from worldmodel.runs.folder import (
 from worldmodel.runs.messages import announce, conclude
 from worldmodel.runs.run import Run, open_run, read_settings, stored_data, write_report
 from worldmodel.seeding import Stream, make_generator
-from worldmodel.training.checkpoint import CheckpointError, newest_sound, read_counters, require_settings
+from worldmodel.training.checkpoint import Checkpoint, CheckpointError, newest_sound, require_settings
 from worldmodel.training.divergence import ADVICE, NonFiniteLossError
 from worldmodel.training.history import History, rewind_metrics
 from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
@@ -56,17 +56,17 @@ def train(
     *,
     progress: RunProgress | None = None,
 ) -> Run:
-    """Train a world model on rollouts of a random policy, or on stored rows where `offline` names some.
+    """Train a world model on rollouts of a random policy, or on stored data where `offline` names some.
 
     Args:
-        config: settings; or the YAML files they are in, by path or as presets' names; the defaults if left out.
+        config: settings; or YAML files of settings, by path or by a preset's name; the defaults if left out.
         overrides: single settings by dotted key, such as {"rssm.deter": 256}; only with a file or the defaults.
         progress: shows how it goes; standard error by default.
     Returns:
         The finished (or interrupted, see `Run.ended_by`) run, with the last weights; `open_run` takes the best.
     Raises:
-        ValueError: for impossible settings, environments or data, before anything is written; for too few stored rows
-            or episodes, once there is a folder.
+        ValueError: for impossible settings, environments or data, before anything is written; for too few stored steps
+            or episodes, after the folder was made.
         EnvironmentFailureError, NonFiniteLossError, OSError: the run stopped; `resume` goes on from its last
             checkpoint.
     """
@@ -87,10 +87,11 @@ def train(
 
 
 def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
-    """Go on with a run from its newest sound checkpoint, or from its rows where it has none yet.
+    """Go on with a run from its newest sound checkpoint, or from its replay where it has none yet.
 
-    Weights, optimiser, counters, random states and the replay are as they were; rows collected since the checkpoint are
-    kept, and their updates made up for. Environments begin new episodes; interrupted ones count as truncated.
+    Weights, optimiser, counters, random states and the replay are as they were. Steps collected since the checkpoint
+    are kept, and the updates that they pay for are made. Environments begin new episodes; interrupted ones count as
+    truncated.
 
     Making its environments imports the modules that its settings name, which is said before: open a stranger's run with
     `open_run`, which imports none.
@@ -101,12 +102,13 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     Raises:
         FileNotFoundError: if the folder is not a run's.
         CheckpointError: if a checkpoint was written under other settings than config.yaml now has, or all are damaged.
-        DamagedReplayError: if stored rows were altered or are missing.
-        ValueError: if another process is working on it, or its rows are of other environments than config.yaml's.
+        DamagedReplayError: if stored steps were altered or are missing.
+        ValueError: if another process is working on it, or its steps are of other environments than config.yaml's.
     """
     folder = Path(folder)
     config = read_settings(folder)
     progress = progress or _progress(config)
+    seen = _stamps(folder)
     checkpoint = _checkpoint(config, folder, progress)
     with (
         Interruptions() as interruptions,
@@ -114,11 +116,13 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
         _world(config, interruptions, folder) as world,
         locked(folder),  # after the workers were made, which do not keep the lock then
     ):
+        if _stamps(folder) != seen:  # another process went on with the run meanwhile
+            checkpoint = _checkpoint(config, folder, progress)
         return _run(config, folder, *world, progress, checkpoint, interruptions)
 
 
 def _beginning(progress: RunProgress, config: Config, making: str) -> AbstractContextManager[None]:
-    """The phase around a whole session, and a first sign of life: environments and libraries may take long to load."""
+    """Say at once what is being made, since environments and libraries may take long to load: -> the phase of that."""
     progress.log(making if config.offline is None else f"reading {config.offline}")
     return progress.phase("setting up")
 
@@ -134,30 +138,34 @@ def _world(
     device = build.build_device(config.device)
     build.tracking_mode(config)
     with ExitStack() as stack:
-        environments = apart = None
+        environments = heldout_environments = None
         with interruptions.abandoning(*SIGNALS):  # there is nothing yet to save
             if config.offline is None:
                 environments = stack.enter_context(build.build_environments(config))
-                apart = stack.enter_context(build.build_environments(config, heldout=True))
+                heldout_environments = stack.enter_context(build.build_environments(config, heldout=True))
             model = build.build_model(config, _spec(config, environments, folder)).to(device)
-        yield model, environments, apart
+        yield model, environments, heldout_environments
 
 
 def _spec(config: Config, environments: Environments | None, folder: Path | None) -> EnvSpec:
     if environments is not None:
         return environments.spec
     assert config.offline is not None
-    divided = folder is not None and (folder / REPLAY).exists()  # into the run's own folder, by an earlier session
-    source = str(folder) if divided else config.offline
+    source = str(folder) if folder is not None and _is_divided(folder) else config.offline
     env = config.env
     return source_spec(source, image_size=env.image_size, drop_text=env.drop_text, integers=env.integers)
 
 
-def _left_out(config: Config, environments: Environments | None) -> tuple[str, ...]:
-    """The paths of the text leaves that the rows go without, where that can be known: stored rows have none."""
+def _is_divided(folder: Path) -> bool:
+    """Whether an earlier session divided the stored data into the run's own folder: its source may be gone by now."""
+    return (folder / REPLAY).exists()
+
+
+def _left_out(config: Config, environments: Environments | None, folder: Path) -> tuple[str, ...]:
+    """The paths of text observations that are left out, where that can be known: stored steps no longer have any."""
     if environments is not None:
         return environments.left_out
-    if config.offline is None or not config.offline.startswith(PREFIX):
+    if config.offline is None or not config.offline.startswith(PREFIX) or _is_divided(folder):
         return ()
     env = config.env
     source = open_minari(config.offline, image_size=env.image_size, drop_text=env.drop_text, integers=env.integers)
@@ -169,12 +177,12 @@ def _run(
     folder: Path,
     model: WorldModel,
     environments: Environments | None,
-    apart: Environments | None,
+    heldout_environments: Environments | None,
     progress: RunProgress,
-    checkpoint: Path | None,
+    checkpoint: Checkpoint | None,
     interruptions: Interruptions,
 ) -> Run:
-    update = 0 if checkpoint is None else read_counters(checkpoint)["updates"]
+    update = 0 if checkpoint is None else checkpoint.counters["updates"]
     run = Run(folder, config, model)
     with ExitStack() as stack:
         history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log))
@@ -183,25 +191,27 @@ def _run(
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
         stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
         stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error))
-        announce(progress.log, config, model, folder, wandb_at, _left_out(config, environments))
+        announce(progress.log, config, model, folder, wandb_at, _left_out(config, environments, folder))
         stages = Stages()
         try:
             with interruptions.abandoning(*SIGNALS), stages("held_out"), progress.phase("held-out episodes"):
-                replay, heldout = _data(config, folder, environments, apart, progress)
+                replay, heldout = _data(config, folder, environments, heldout_environments, progress)
         except AbandonedError:
             progress.log(f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
             return replace(run, model=model.eval(), ended_by=interruptions.signal)
-        if apart is not None:
-            apart.close()
+        if heldout_environments is not None:
+            heldout_environments.close()
         stack.enter_context(replay)
         given = {"stages": stages, "history": history, "interruptions": interruptions}
         trainer = _trainer(config, folder, model, environments, replay, heldout, tracker, progress, **given)
         if checkpoint is not None:
             trainer.restore(checkpoint)
+            checkpoint.tensors.clear()  # or they would stay in memory for as long as the training
         if resumed:
-            progress.log(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} rows")
+            progress.log(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} steps")
         if earlier is not None:
-            progress.log(f"this run diverged before ({earlier}); it goes on from {checkpoint}; {ADVICE}")
+            source = checkpoint.path if checkpoint else "its replay"
+            progress.log(f"this run diverged before ({earlier}); it goes on from {source}; {ADVICE}")
         with progress:
             finished = trainer.run()
         run = replace(run, model=model.eval())
@@ -249,7 +259,7 @@ def _trainer(
 def _leave(
     progress: RunProgress, tracker: Tracker, folder: Path, interruptions: Interruptions, *, failed: bool
 ) -> None:
-    """End the record: without copies of the run's files where there are only seconds left."""
+    """Finish tracking; after a SIGTERM, which leaves only seconds, without copies of the run's files."""
     if interruptions.terminated:
         tracker.finish([], failed=failed)
         return
@@ -261,7 +271,7 @@ def _leave(
 def _advise(
     log: Callable[[str], None], folder: Path, kind: type[BaseException] | None, error: BaseException | None
 ) -> None:
-    """What to do after an end that is no fault of the run itself; and a note of one that is."""
+    """Say how to go on after an end that is not the run's own fault; note a divergence, which is."""
     if kind is not None and issubclass(kind, KeyboardInterrupt | EnvironmentFailureError | OSError):
         log(f"everything that was stored is kept; `worldmodel train --resume {folder}` goes on")
     if isinstance(error, NonFiniteLossError):
@@ -269,29 +279,43 @@ def _advise(
 
 
 def finish_run(run: Run, trainer: Trainer) -> None:
-    """Write what a training leaves for people to look at, from its best weights: imagination/ and report.html.
+    """Write imagination/ and report.html, from the best weights.
 
-    Context and horizon are shortened where no held-out episode is long enough for them, down to a row each.
+    Context and horizon are shortened where no held-out episode is long enough for them, down to a step each.
     """
     if trainer.imagines:
-        settings = run.config.evaluation
         with trainer.stages("imagine"), trainer.progress.phase("imagining"):
-            run.write_imagination(samples=settings.samples, seed=settings.seed)
+            run.write_imagination(seed=run.config.evaluation.seed)
         trainer.report_times()
     with trainer.progress.phase("writing the report"):
         write_report(run.folder)
 
 
-def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Path | None:
-    """The newest sound checkpoint, if there is one; says which newer ones are not. It must be of these settings."""
-    paths = [folder / "checkpoints" / f"{name}.safetensors" for name in ("last", "previous", "best")]
-    found, complaints = newest_sound(paths)
-    if complaints and found is None:
-        raise CheckpointError(f"{complaints[0]}; restore it from a copy, or begin a new run")
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that a run can be resumed from, the newest first."""
+    return [folder / "checkpoints" / f"{name}.safetensors" for name in ("last", "previous", "best")]
+
+
+def _stamps(folder: Path) -> list[tuple[int, int]]:
+    """What changes when a checkpoint is written."""
+    about = [path.stat() for path in _checkpoints(folder) if path.is_file()]
+    return [(one.st_size, one.st_mtime_ns) for one in about]
+
+
+def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Checkpoint | None:
+    """The newest sound checkpoint, if there is one; says which newer ones are damaged.
+
+    Raises:
+        CheckpointError: if all are damaged, or it was written under other settings.
+    """
+    found, complaints = newest_sound(_checkpoints(folder))
+    if found is None:
+        if complaints:
+            raise CheckpointError(f"{complaints[0]}; restore it from a copy, or begin a new run")
+        return None
     for complaint in complaints:
-        progress.log(f"{complaint}; going on from {found} instead")
-    if found is not None:
-        require_settings(found, build.lasting_settings(config), build.unnamed_settings())
+        progress.log(f"{complaint}; going on from {found.path} instead")
+    require_settings(found, build.lasting_settings(config), build.unnamed_settings())
     return found
 
 
@@ -299,12 +323,12 @@ def _data(
     config: Config,
     folder: Path,
     environments: Environments | None,
-    apart: Environments | None,
+    heldout_environments: Environments | None,
     progress: RunProgress,
 ) -> tuple[Replay, Batch]:
-    """What the run learns from, and the held-out episodes: made now, or found where an earlier session left them."""
-    if environments is None or apart is None:
-        if not (folder / REPLAY).exists():  # of a division that was cut short: the replay comes last
+    """The replay, and the held-out episodes: made now, or those of an earlier session."""
+    if environments is None or heldout_environments is None:
+        if not _is_divided(folder):  # of a division that was cut short: the replay comes last
             shutil.rmtree(folder / HELDOUT, ignore_errors=True)
         replay_folder, heldout_folder = stored_data(config, folder)
         replay = Replay.open(replay_folder, read_only=True)
@@ -316,7 +340,7 @@ def _data(
         heldout_folder = folder / HELDOUT
         if not heldout_folder.exists():
             with written_whole(heldout_folder) as partial:
-                collect_heldout(config, apart, partial, progress.at)
+                collect_heldout(config, heldout_environments, partial, progress.at)
         if (folder / REPLAY / HEADER).exists():
             replay = _own_replay(config, folder / REPLAY, environments)
         else:
@@ -325,8 +349,12 @@ def _data(
 
 
 def _own_replay(config: Config, folder: Path, environments: Environments) -> Replay:
-    """The replay of an earlier session, to go on with; a run without a checkpoint yet has no other record of what it
-    was begun with."""
+    """The replay of an earlier session, if it fits the settings; where there is no checkpoint yet, nothing else tells
+    which settings the run was begun with.
+
+    Raises:
+        ValueError: if it does not.
+    """
     replay = Replay.open(folder)
     have = {"env": replay.spec, "env.num_envs": replay.streams, "replay.capacity": replay.capacity}
     now = (environments.spec, environments.count, config.replay.capacity)
@@ -359,7 +387,7 @@ def _progress(config: Config) -> RunProgress:
 def collect_heldout(
     config: Config, environments: Environments, folder: Path, at: Callable[[str], None] = lambda words: None
 ) -> None:
-    """Write whole episodes of the same random policy, which `evaluation.seed` decides; `at` is told how far it is."""
+    """Write whole episodes of a random policy. `evaluation.seed` decides which; `at` is told how far it is."""
     settings = config.evaluation
     random = make_generator(settings.seed, stream=Stream.HELDOUT)
     seed = int(torch.randint(2**31, (1,), generator=random))

@@ -1,1 +1,1 @@
-"""What the library asks of the machine around it: files, plain data in them, presets, the installation."""
+"""What the library needs of the machine: files, plain data in them, presets, how the package was installed."""

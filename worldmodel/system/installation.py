@@ -12,7 +12,7 @@ PACKAGES = ("worldmodel", "torch", "gymnasium", "numpy", "wandb")  # whose versi
 def checkout() -> Path | None:
     """The top folder of the repository that this package is imported from; None where it was installed from a wheel.
 
-    What is around the package tells nothing, since `pip install --target` puts it beside anything.
+    The files beside the package cannot tell: `pip install --target` puts it beside anything.
     """
     return None if PRESETS.is_dir() else PACKAGE.parent
 

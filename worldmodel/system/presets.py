@@ -1,6 +1,6 @@
 """The YAML files of settings that come with this package, found by name: tasks, sizes and recipes.
 
-They lie in `configs/` at the top of the repository, and beside this file where the package was installed from a wheel.
+They lie in `configs/`: at the top of the repository, or inside the package where it was installed from a wheel.
 """
 
 import difflib

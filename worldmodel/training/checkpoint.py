@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,15 @@ ENV_ID = "env.id"  # the one setting whose values may be renamed and mean the sa
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or written, or belongs to another model; the message says what to do."""
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint in memory, its checksum found right."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    counters: dict[str, Any]
+    settings: dict[str, Any]
 
 
 def save_checkpoint(
@@ -65,47 +74,71 @@ def save_checkpoint(
         raise OSError(f"{path}: the checkpoint could not be written ({error}); make room, then resume") from error
 
 
-def load_model(path: Path, model: nn.Module) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint whole, and check it. Whoever needs several things of it reads it once and hands it on.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected a checkpoint, found no file")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get("worldmodel", "{}"))
+            form, checksum = header.get("format"), header.get("checksum")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
+    if form != FORMAT:
+        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {form!r}")
+    if checksum != _checksum(header, tensors):
+        raise CheckpointError(f"{path}: damaged: its contents are not what was written")
+    _check_header(path, header)
+    return Checkpoint(path, tensors, header["counters"], header["settings"])
+
+
+def load_model(source: Path | Checkpoint, model: nn.Module) -> dict[str, Any]:
     """Put a checkpoint's weights into a model of the same shape: -> the counters.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or from a model of another shape.
     """
-    tensors, header = _read(path)
-    _put(path, model, _part(tensors, "model/"))
-    return header["counters"]
+    checkpoint = _in_memory(source)
+    _put(checkpoint.path, model, _part(checkpoint.tensors, "model/"))
+    return checkpoint.counters
 
 
 def load_training_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    source: Path | Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Put a whole checkpoint into a model and its optimiser: -> random states by name, and the counters.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or from a model of another shape.
     """
-    tensors, header = _read(path)
-    _put(path, model, _part(tensors, "model/"))
+    checkpoint = _in_memory(source)
+    load_model(checkpoint, model)
     slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in _part(tensors, "optimizer/").items():
+    for name, value in _part(checkpoint.tensors, "optimizer/").items():
         index, slot = name.split("/")
         slots.setdefault(int(index), {})[slot] = value
     state = optimizer.state_dict()
     optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
-    return _part(tensors, "random/"), header["counters"]
+    return _part(checkpoint.tensors, "random/"), checkpoint.counters
 
 
-def require_settings(path: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def require_settings(source: Path | Checkpoint, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """See that a checkpoint was written under these settings.
 
     Args:
-        path: the file.
+        source: the file, or what was read from it.
         settings: as config.yaml has them, by section or by name.
         defaults: likewise; of settings that the checkpoint does not name, being older than they are.
     Raises:
         CheckpointError: if it was written under others, all of which the message names; or cannot be read.
     """
-    now, then = _flat(settings), _flat(defaults) | _flat(_read(path)[1]["settings"])
+    checkpoint = _in_memory(source)
+    now, then = _flat(settings), _flat(defaults) | _flat(checkpoint.settings)
     differing = [f"{key} = {then[key]!r}, which is no setting any more" for key in then if key not in now]
     differing += [
         f"{key} = {then.get(key)!r}, and config.yaml has {now[key]!r}"
@@ -114,27 +147,25 @@ def require_settings(path: Path, settings: Mapping[str, Any], defaults: Mapping[
     ]
     if differing:
         raise CheckpointError(
-            f"{path}: was written with {'; with '.join(differing)}; restore config.yaml, or begin a new run"
+            f"{checkpoint.path}: was written with {'; with '.join(differing)}; restore config.yaml, or begin a new run"
         )
 
 
 def read_counters(path: Path) -> dict[str, Any]:
     """The counters of a checkpoint; raises CheckpointError."""
-    return _read(path)[1]["counters"]
+    return read_checkpoint(path).counters
 
 
-def newest_sound(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:
+def newest_sound(paths: Iterable[Path]) -> tuple[Checkpoint | None, list[str]]:
     """The first of these checkpoints that is there and whole, and what is wrong with those before it."""
-    complaints = []
+    complaints: list[str] = []
     for path in paths:
         if not path.is_file():
             continue
         try:
-            _read(path)
+            return read_checkpoint(path), complaints
         except CheckpointError as error:
             complaints.append(str(error))
-        else:
-            return path, complaints
     return None, complaints
 
 
@@ -160,22 +191,8 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected a checkpoint, found no file")
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("worldmodel", "{}"))
-            form, checksum = header.get("format"), header.get("checksum")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
-    if form != FORMAT:
-        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {form!r}")
-    if checksum != _checksum(header, tensors):
-        raise CheckpointError(f"{path}: damaged: its contents are not what was written")
-    _check_header(path, header)
-    return tensors, header
+def _in_memory(source: Path | Checkpoint) -> Checkpoint:
+    return source if isinstance(source, Checkpoint) else read_checkpoint(source)
 
 
 def _check_header(path: Path, header: Mapping[str, Any]) -> None:

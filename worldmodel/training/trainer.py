@@ -19,7 +19,8 @@ from worldmodel.evaluation.evidence import rough_evidence
 from worldmodel.evaluation.held_out import Evaluation, evaluate, training_kl
 from worldmodel.models.decoder import MOST_REWARDS
 from worldmodel.models.world_model import WorldModel
-from worldmodel.training.checkpoint import load_training_state, save_checkpoint
+from worldmodel.train_ratio import updates_paid
+from worldmodel.training.checkpoint import Checkpoint, load_training_state, save_checkpoint
 from worldmodel.training.divergence import diverged, has_diverged, not_finite
 from worldmodel.training.history import History
 from worldmodel.training.interruptions import AbandonedError, Interruptions
@@ -58,8 +59,14 @@ class Schedule:
         return self.updates_paid(self.env_steps) if self.updates is None else self.updates
 
     def updates_paid(self, env_steps: int) -> int:
-        """Updates that the rows collected after the prefill pay for."""
-        return int((env_steps - self.prefill) * self.train_ratio / (self.batch_size * self.sequence_length))
+        """Updates that so many steps pay for, the prefill included."""
+        return updates_paid(
+            env_steps,
+            prefill=self.prefill,
+            train_ratio=self.train_ratio,
+            batch_size=self.batch_size,
+            sequence_length=self.sequence_length,
+        )
 
 
 class Trainer:
@@ -126,20 +133,20 @@ class Trainer:
         """Whether a held-out episode goes on after its first row, so that something can be imagined."""
         return longest_episode(self.heldout) >= self.context + self.horizon
 
-    def restore(self, path: Path) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of this run; call it before `run`.
 
         Everything is as it was, but for random draws on a device of another kind: these begin anew, which is said.
 
         Raises:
-            CheckpointError: if it is damaged, or of a model of another shape.
+            CheckpointError: if it is of a model of another shape.
             DamagedReplayError: if the replay holds fewer rows than when it was written.
         """
-        random, counters = load_training_state(path, self.learner.model, self.learner.optimizer)
+        random, counters = load_training_state(checkpoint, self.learner.model, self.learner.optimizer)
         if self.env_steps < counters["env_steps"]:
             raise DamagedReplayError(
-                f"{self.replay.folder}: expected at least the {counters['env_steps']} rows that {path} was made after, "
-                f"found {self.env_steps}: {counters['env_steps'] - self.env_steps} are missing; {RESTORE}"
+                f"{self.replay.folder}: expected at least the {counters['env_steps']} rows that {checkpoint.path} was "
+                f"made after, found {self.env_steps}: {counters['env_steps'] - self.env_steps} are missing; {RESTORE}"
             )
         for name, generator in self.randomness.items():
             self._restore_generator(name, generator, random[name])
