@@ -1,6 +1,7 @@
 import pytest
 
-from worldmodel.runs.folder import note_session
+from worldmodel.runs.folder import locked, note_session
+from worldmodel.training.processes import Processes
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"sessions": []}'])
@@ -8,3 +9,11 @@ def test_a_damaged_note_of_the_starts_is_named(tmp_path, content):
     (tmp_path / "versions.json").write_text(content)
     with pytest.raises(ValueError, match=r"versions.json: expected the run's starts .*restore it, or remove it"):
         note_session(tmp_path, 0, "cpu")
+
+
+def test_of_several_processes_the_first_alone_takes_the_lock(tmp_path):
+    first, second = (Processes(rank, 2) for rank in range(2))
+    with locked(tmp_path, second):
+        assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path, first), locked(tmp_path, second):  # the second does not ask for what the first has
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]

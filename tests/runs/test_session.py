@@ -406,13 +406,14 @@ def test_rows_of_other_settings_are_refused_where_there_is_no_checkpoint_yet(tmp
 
 def test_a_run_of_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
     folder = crash(tmp_path, after=4)
-    load = trainer.load_training_state
+    load = trainer.load_checkpoint
 
-    def of_a_gpu(*arguments):
-        random, counters = load(*arguments)
-        return {**random, "latents": torch.zeros(16, dtype=torch.uint8)}, counters  # CUDA's: a seed and an offset
+    def of_a_gpu(path):
+        found = load(path)
+        latents = torch.zeros(16, dtype=torch.uint8)  # CUDA's: a seed and an offset
+        return found._replace(parts={**found.parts, "random": {**found.parts["random"], "latents": latents}})
 
-    monkeypatch.setattr(trainer, "load_training_state", of_a_gpu)
+    monkeypatch.setattr(trainer, "load_checkpoint", of_a_gpu)
     progress = Progress()
     resume(folder, progress=progress)
     assert any("the random state of latents is another kind of device's" in text for text in progress.said)
@@ -569,8 +570,8 @@ def strike_at(monkeypatch, stage, number):
                 strike()
         return step(self)
 
-    def in_update(self, batch):
-        done = update(self, batch)
+    def in_update(self, batch, before):
+        done = update(self, batch, before)
         if self.updates == 4:
             signal.raise_signal(number)
         return done

@@ -1,6 +1,9 @@
 """Checkpoints: what is saved comes back bit for bit, whole or not at all, and only where it belongs."""
 
+import functools
+import json
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -12,8 +15,8 @@ from torch.testing import assert_close
 from worldmodel.objectives.loss import Objective
 from worldmodel.training.checkpoint import (
     CheckpointError,
+    load_checkpoint,
     load_model,
-    load_training_state,
     newest_sound,
     read_counters,
     require_settings,
@@ -32,8 +35,16 @@ def make_learner(seed=0, latent=CATEGORICAL):
 
 
 def save(path, learner, counters=COUNTERS, settings=CONFIG, **options):
-    random = {"learner": learner.generator.get_state()}
-    save_checkpoint(path, learner.model, learner.optimizer, random, counters, settings, **options)
+    parts = {"world": learner.state(), "random": {"learner": learner.generator.get_state()}}
+    save_checkpoint(path, parts, counters, settings, **options)
+
+
+def load(path, learner):
+    """Put a checkpoint back into a learner: -> what it holds."""
+    found = load_checkpoint(path)
+    learner.restore(found.part("world"), found.counters["updates"])
+    learner.generator.set_state(found.part("random")["learner"])
+    return found
 
 
 def exact(actual, expected):
@@ -54,9 +65,8 @@ def trained(tmp_path):
 def test_weights_optimiser_random_states_and_counters_come_back_bit_for_bit(trained):
     learner, path = trained
     other = make_learner(seed=1)
-    random, counters = load_training_state(path, other.model, other.optimizer)
-    assert counters == COUNTERS
-    exact(random["learner"], learner.generator.get_state())
+    assert load(path, other).counters == COUNTERS
+    exact(other.generator.get_state(), learner.generator.get_state())
     exact(other.model.state_dict(), learner.model.state_dict())
     exact(other.optimizer.state_dict()["state"], learner.optimizer.state_dict()["state"])
     assert float(other.model.standardiser("reward").scale) == 2.0
@@ -65,9 +75,7 @@ def test_weights_optimiser_random_states_and_counters_come_back_bit_for_bit(trai
 def test_training_that_goes_on_from_a_checkpoint_goes_on_identically(trained):
     learner, path = trained
     other = make_learner(seed=1)
-    random, counters = load_training_state(path, other.model, other.optimizer)
-    other.generator.set_state(random["learner"])
-    other.updates = counters["updates"]
+    load(path, other)
     for seed in (7, 8):
         expected, got = learner.update(make_batch(seed=seed)), other.update(make_batch(seed=seed))
         exact(got.scalars(), expected.scalars())
@@ -85,9 +93,9 @@ def test_a_checkpoint_holds_tensors_that_safetensors_alone_can_read(trained):
     learner, path = trained
     with safe_open(path, "pt") as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    assert {name.split("/")[0] for name in stored} == {"model", "optimizer", "random"}
+    assert {"/".join(name.split("/")[:2]) for name in stored} == {"world/model", "world/optimizer", "random/learner"}
     for name, value in learner.model.state_dict().items():
-        exact(stored[f"model/{name}"], value)
+        exact(stored[f"world/model/{name}"], value)
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
@@ -117,7 +125,7 @@ def test_every_byte_counts(trained):
     for at in np.random.default_rng(0).integers(8, len(whole), 60):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(CheckpointError, match=path.name):
-            load_training_state(path, make_model(latent=CATEGORICAL), make_learner().optimizer)
+            load_checkpoint(path)
 
 
 def test_the_newest_sound_checkpoint_is_found_and_what_is_wrong_with_newer_ones_said(trained, tmp_path):
@@ -170,9 +178,9 @@ def test_an_environment_s_older_id_is_the_same_setting(trained):
     old, new = ({"env": {"id": env_id}} for env_id in ("envs:LinearGaussian-v0", "worldmodel/LinearGaussian-v0"))
     for written, now in ((old, new), (new, old), (old, old)):
         save(path, learner, settings={**CONFIG, **written})
-        load_training_state(path, learner.model, learner.optimizer, {**CONFIG, **now})
+        require_settings(path, {**CONFIG, **now}, CONFIG)
     with pytest.raises(CheckpointError, match=r"was written with env.id = 'worldmodel/LinearGaussian-v0'"):
-        load_training_state(path, learner.model, learner.optimizer, {**CONFIG, "env": {"id": "Pendulum-v1"}})
+        require_settings(path, {**CONFIG, "env": {"id": "Pendulum-v1"}}, CONFIG)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "another program's"])
@@ -210,6 +218,62 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_a_tensor_and_both
     assert want != have
     assert message == f"{name} of shape {want}, got {have}; it was written with another configuration"
     exact(dict(model.state_dict()), before)
+
+
+def in_format_2(path):
+    """Write a checkpoint as the version before did: one model, one optimiser, and the names of that time."""
+    with safe_open(path, "pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        header = json.loads(file.metadata()["worldmodel"])
+    before = {"dynamics": "rssm", "backward_network": "hindsight"}
+    older = {}
+    for name, value in stored.items():
+        part, _, rest = name.removeprefix("world/").partition(".")
+        kind, _, module = part.partition("/")
+        older[f"{kind}/{before.get(module, module)}" + (f".{rest}" if rest else "")] = value
+    if "policy/generator" in older:
+        older["random/policy"] = older.pop("policy/generator")
+    header["checksum"] = zlib.crc32(json.dumps({key: header[key] for key in ("counters", "settings")}).encode())
+    for name in sorted(older):
+        header["checksum"] = zlib.crc32(name.encode(), header["checksum"])
+        header["checksum"] = zlib.crc32(older[name].reshape(-1).view(torch.uint8).numpy().data, header["checksum"])
+    save_file(older, path, metadata={"worldmodel": json.dumps({**header, "format": 2})})
+    return set(older)
+
+
+def test_a_checkpoint_of_format_2_with_its_older_names_is_read_whole(tmp_path):
+    make = functools.partial(make_model, latent=CATEGORICAL, smoothing=True)
+    learner = Learner(make(), Objective(), torch.Generator().manual_seed(0), **SETTINGS)
+    learner.update(make_batch())
+    path, generator = tmp_path / "last.safetensors", learner.generator.get_state()
+    parts = {"world": learner.state(), "random": {"sampling": generator}, "policy": {"generator": generator.clone()}}
+    save_checkpoint(path, parts, COUNTERS, CONFIG)
+    names = in_format_2(path)
+    assert {"model/hindsight.nothing", "optimizer/0/exp_avg", "random/policy"} <= names
+    assert any(name.startswith("model/rssm.") for name in names)
+    assert {name.split("/")[0] for name in names} == {"model", "optimizer", "random"}
+    model = make(seed=1)
+    assert load_model(path, model) == COUNTERS
+    exact(model.state_dict(), learner.model.state_dict())
+    found = load_checkpoint(path)
+    exact(found.parts, {name: dict(part) for name, part in parts.items()})
+    require_settings(path, CONFIG, CONFIG)
+
+
+def test_a_format_that_is_not_known_is_refused(trained):
+    _, path = trained
+    with safe_open(path, "pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        header = json.loads(file.metadata()["worldmodel"])
+    save_file(stored, path, metadata={"worldmodel": json.dumps({**header, "format": 9})})
+    with pytest.raises(CheckpointError, match="expected checkpoint format 2 or 3, got 9"):
+        load_checkpoint(path)
+
+
+def test_a_part_that_is_missing_is_named(trained):
+    _, path = trained
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: expected a part actor, got only random, world"):
+        load_checkpoint(path).part("actor")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from worldmodel.config import Config
 from worldmodel.config_io import write_config
 from worldmodel.system.files import refuse_link, write_whole
 from worldmodel.system.installation import versions
+from worldmodel.training.processes import ALONE, Processes
 
 
 def make_folder(config: Config) -> Path:
@@ -42,12 +43,17 @@ def make_folder(config: Config) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, processes: Processes = ALONE) -> Iterator[None]:
     """The right to write in a run's folder, which goes with the process that has it, however that ends.
+
+    Of several processes that share the training, only the one that writes takes it.
 
     Raises:
         ValueError: if another process has it, or nobody may.
     """
+    if not processes.writes:
+        yield
+        return
     refuse_link(folder / ".lock")  # which would be emptied
     lock = FileLock(folder / ".lock")
     try:

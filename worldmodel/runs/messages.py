@@ -45,13 +45,13 @@ def conclude(log: Callable[[str], None], trainer: Trainer, folder: Path, wandb_a
     """How the run ended: the held-out numbers with the floors of their densities, and where to look."""
     if trainer.interruptions.terminated:
         log(
-            f"stopped by SIGTERM after update {trainer.learner.updates}; everything is saved: `worldmodel train "
+            f"stopped by SIGTERM after update {trainer.updates}; everything is saved: `worldmodel train "
             f"--resume {folder}` goes on, `worldmodel report {folder}` draws what there is"
         )
         return
     log("finished" if finished else f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
     if trainer.evaluation is None:
-        log("nothing was left to do" if trainer.learner.updates else "no update was made")
+        log("nothing was left to do" if trainer.updates else "no update was made")
         return
     per_step, kl = trainer.evaluation.per_step, trainer.evaluation.kl.summary
     terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))

@@ -201,13 +201,13 @@ def _run(
         if checkpoint is not None:
             trainer.restore(checkpoint)
         if resumed:
-            progress.log(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} rows")
+            progress.log(f"going on after update {trainer.updates}, with {trainer.env_steps} rows")
         if earlier is not None:
             progress.log(f"this run diverged before ({earlier}); it goes on from {checkpoint}; {ADVICE}")
         with progress:
             finished = trainer.run()
         run = replace(run, model=model.eval())
-        updates = trainer.learner.updates
+        updates = trainer.updates
         if updates and not interruptions.terminated and not is_finished(folder, updates):
             with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
                 finish_run(open_run(folder, device=str(model.device)), trainer)
@@ -230,11 +230,10 @@ def _trainer(
     randomness = {
         "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
         "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device),
-        "policy": make_generator(config.seed, stream=Stream.POLICY),
     }
     return Trainer(
         build.build_learner(config, model, randomness["latents"]),
-        _rollout(config, environments, replay, randomness["policy"]),
+        _rollout(config, environments, replay),
         replay,
         heldout.to(model.device),
         tracker,
@@ -342,14 +341,13 @@ def _own_replay(config: Config, folder: Path, environments: Environments) -> Rep
     return replay
 
 
-def _rollout(
-    config: Config, environments: Environments | None, replay: Replay, random: torch.Generator
-) -> Rollout | None:
+def _rollout(config: Config, environments: Environments | None, replay: Replay) -> Rollout | None:
     if environments is None:
         return None
     rows = replay.rows_written  # a resumed run goes on with other episodes than those it began with
     seed = config.seed if rows == 0 else int(np.random.SeedSequence([config.seed, rows]).generate_state(1)[0])
-    return Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
+    policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))
+    return Rollout(environments, policy, seed)
 
 
 def _progress(config: Config) -> RunProgress:

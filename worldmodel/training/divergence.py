@@ -9,6 +9,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from worldmodel.training.checkpoint import CheckpointError, read_counters
 
 FACTOR = 1e6
@@ -33,11 +36,26 @@ def has_diverged(loss: float, first: float) -> bool:
 def not_finite(update: int, scalars: Mapping[str, float], places: Mapping[str, int]) -> str:
     """What went wrong in an update: in which terms of the bound, at which first row of each (-1: nowhere)."""
     where = ", ".join(f"{name} at row {place} of the sequence" for name, place in places.items() if place >= 0)
-    norms = ", ".join(f"{n.split('/')[1]} {x:.3g}" for n, x in scalars.items() if n.startswith("grad_norm/"))
+    norms = ", ".join(f"{n.replace('grad_norm/', '')} {x:.3g}" for n, x in scalars.items() if "grad_norm/" in n)
+    losses = ", ".join(f"{n.replace('loss/value', 'loss')} is {x:.4g}" for n, x in scalars.items() if "loss/value" in n)
     return (
-        f"update {update}: the loss is {scalars['loss/value']:.4g}; "
+        f"update {update}: the {losses}; "
         f"not finite: {where or 'no term of the bound, so a gradient'}; gradient norms: {norms}"
     )
+
+
+def require_finite_weights(weights: Mapping[str, Tensor], update: int, checkpoints: Path) -> None:
+    """Raise NonFiniteLossError if a weight is not finite after this update; names them all."""
+    bad = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+    if bad:
+        raise diverged(f"after update {update}: not finite: the weights {', '.join(bad)}", checkpoints)
+
+
+def require_sound_loss(loss: float, first: float, update: int, checkpoints: Path) -> None:
+    """Raise NonFiniteLossError if the weights after this update, of this loss, have diverged; see `has_diverged`."""
+    if has_diverged(loss, first):
+        words = f"after update {update}: the loss of a batch is {loss:.4g}, and was {first:.4g} at the beginning"
+        raise diverged(words, checkpoints)
 
 
 def diverged(words: str, checkpoints: Path) -> NonFiniteLossError:

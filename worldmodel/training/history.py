@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.evaluation.held_out import Reconstruction
 from worldmodel.report.record import read_row
 from worldmodel.system.files import open_to_append, write_whole
 
@@ -32,6 +33,11 @@ class History:
             own = {name.split("/", 1)[1]: x for name, x in values.items() if name.startswith(f"{table}/")}
             for name, value in {"update": update, **own}.items() if own else ():
                 columns.setdefault(name, []).append(value)
+
+    def add_frames(self, update: int, images: Mapping[str, Reconstruction]) -> None:
+        """Keep how the model saw each image at an update."""
+        for name, seen in images.items():
+            self.frames.setdefault(name, {})[update] = seen.filtered
 
 
 def rewind_metrics(path: Path, update: int, log: Callable[[str], None]) -> list[dict[str, float]]:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -50,6 +50,17 @@ class Interruptions:
     def still_to_come(self) -> tuple[signal.Signals, ...]:
         """The signals that end what comes after the training at once: SIGTERM, and a Ctrl-C if it is the first."""
         return (signal.SIGTERM,) if self.requested else SIGNALS
+
+    def agreed(self, greatest: Callable[[int], int]) -> bool:
+        """Whether to stop, the same in all processes: a signal that came to any of them counts in each.
+
+        Args:
+            greatest: the largest of the numbers of all processes; every process must call this at the same places.
+        """
+        number = greatest(self.signal or 0)  # SIGTERM before SIGINT
+        if number > (self.signal or 0):
+            self.signal = signal.Signals(number)
+        return number > 0
 
     def __enter__(self) -> "Interruptions":
         self._depth += 1
