@@ -11,6 +11,7 @@ is a `LatentSequence`, as a loop that reads like the equation.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -105,6 +106,14 @@ def log_likelihoods(
         raise ValueError(f"targets: expected the names {sorted(likelihoods)}, got {sorted(targets)}")
     terms = {name: likelihoods[name].log_prob(target) for name, target in targets.items()}
     return terms | {name: torch.where(mask, terms[name], 0.0) for name, mask in (observed or {}).items()}
+
+
+def explained(likelihoods: Mapping[str, Likelihood]) -> dict[str, dict[str, Any]]:
+    """Which data a bound with these likelihoods explains, for JSON: the measure of each term, and whether it is exact.
+
+    Bounds may be compared where they explain the same terms in the same measures.
+    """
+    return {name: {"measure": one.measure, "exact": one.exact} for name, one in likelihoods.items()}
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
 from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.elbo import explained
 from worldmodel.runs.folder import (
     is_finished,
     locked,
@@ -181,7 +182,7 @@ def _run(
     with ExitStack() as stack:
         history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log))
         earlier = noted_divergence(folder)
-        wandb_id, resumed = note_session(folder, update, str(model.device))
+        wandb_id, resumed = note_session(folder, update, str(model.device), explained(model.likelihoods()))
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
         stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
         stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error))
