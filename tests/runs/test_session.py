@@ -18,6 +18,7 @@ import torch
 import yaml
 from rich.console import Console
 
+import older_checkpoints
 import worldmodel
 from worldmodel import build
 from worldmodel.cli import main
@@ -418,6 +419,19 @@ def test_a_run_of_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
     resume(folder, progress=progress)
     assert any("the random state of latents is another kind of device's" in text for text in progress.said)
     assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
+
+
+def test_a_run_whose_checkpoint_is_of_format_2_goes_on_as_one_of_today(tmp_path):
+    today = crash(tmp_path, after=4, **{"rssm.posterior": "smoothing"})
+    older = shutil.copytree(today, tmp_path / "older")
+    for path in (older / "checkpoints").iterdir():
+        names = older_checkpoints.in_format_2(path)
+        assert {"random/policy", "model/hindsight.nothing"} <= names
+    runs = [resume(folder, progress=Progress()) for folder in (today, older)]
+    assert same_weights(*runs) and metrics(today) == metrics(older)
+    stored = [older_checkpoints.read(folder / "checkpoints" / "last.safetensors")[0] for folder in (today, older)]
+    assert stored[0].keys() == stored[1].keys() and "policy/generator" in stored[0]
+    assert all(torch.equal(stored[0][name], stored[1][name]) for name in stored[0])
 
 
 def test_too_few_stored_rows_are_refused_by_key(data, tmp_path):

@@ -3,15 +3,14 @@
 import functools
 import json
 import os
-import zlib
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
+import older_checkpoints
 from worldmodel.objectives.loss import Objective
 from worldmodel.training.checkpoint import (
     CheckpointError,
@@ -91,8 +90,7 @@ def test_loading_weights_alone_returns_the_counters(trained):
 
 def test_a_checkpoint_holds_tensors_that_safetensors_alone_can_read(trained):
     learner, path = trained
-    with safe_open(path, "pt") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    stored, _ = older_checkpoints.read(path)
     assert {"/".join(name.split("/")[:2]) for name in stored} == {"world/model", "world/optimizer", "random/learner"}
     for name, value in learner.model.state_dict().items():
         exact(stored[f"world/model/{name}"], value)
@@ -220,27 +218,6 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_a_tensor_and_both
     exact(dict(model.state_dict()), before)
 
 
-def in_format_2(path):
-    """Write a checkpoint as the version before did: one model, one optimiser, and the names of that time."""
-    with safe_open(path, "pt") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        header = json.loads(file.metadata()["worldmodel"])
-    before = {"dynamics": "rssm", "backward_network": "hindsight"}
-    older = {}
-    for name, value in stored.items():
-        part, _, rest = name.removeprefix("world/").partition(".")
-        kind, _, module = part.partition("/")
-        older[f"{kind}/{before.get(module, module)}" + (f".{rest}" if rest else "")] = value
-    if "policy/generator" in older:
-        older["random/policy"] = older.pop("policy/generator")
-    header["checksum"] = zlib.crc32(json.dumps({key: header[key] for key in ("counters", "settings")}).encode())
-    for name in sorted(older):
-        header["checksum"] = zlib.crc32(name.encode(), header["checksum"])
-        header["checksum"] = zlib.crc32(older[name].reshape(-1).view(torch.uint8).numpy().data, header["checksum"])
-    save_file(older, path, metadata={"worldmodel": json.dumps({**header, "format": 2})})
-    return set(older)
-
-
 def test_a_checkpoint_of_format_2_with_its_older_names_is_read_whole(tmp_path):
     make = functools.partial(make_model, latent=CATEGORICAL, smoothing=True)
     learner = Learner(make(), Objective(), torch.Generator().manual_seed(0), **SETTINGS)
@@ -248,7 +225,7 @@ def test_a_checkpoint_of_format_2_with_its_older_names_is_read_whole(tmp_path):
     path, generator = tmp_path / "last.safetensors", learner.generator.get_state()
     parts = {"world": learner.state(), "random": {"sampling": generator}, "policy": {"generator": generator.clone()}}
     save_checkpoint(path, parts, COUNTERS, CONFIG)
-    names = in_format_2(path)
+    names = older_checkpoints.in_format_2(path)
     assert {"model/hindsight.nothing", "optimizer/0/exp_avg", "random/policy"} <= names
     assert any(name.startswith("model/rssm.") for name in names)
     assert {name.split("/")[0] for name in names} == {"model", "optimizer", "random"}
@@ -262,10 +239,8 @@ def test_a_checkpoint_of_format_2_with_its_older_names_is_read_whole(tmp_path):
 
 def test_a_format_that_is_not_known_is_refused(trained):
     _, path = trained
-    with safe_open(path, "pt") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        header = json.loads(file.metadata()["worldmodel"])
-    save_file(stored, path, metadata={"worldmodel": json.dumps({**header, "format": 9})})
+    tensors, header = older_checkpoints.read(path)
+    save_file(tensors, path, metadata={"worldmodel": json.dumps({**header, "format": 9})})
     with pytest.raises(CheckpointError, match="expected checkpoint format 2 or 3, got 9"):
         load_checkpoint(path)
 
