@@ -1,8 +1,9 @@
-"""When a run has diverged: the rule, and what is said about it.
+"""When a run has diverged: the rule, and the message.
 
-The loss of the weights is taken on a batch before they are saved. It may exceed that of the first checkpoint's weights,
-whose size is at least one nat, by a million times that size. Beyond that, or where it is not finite, the weights are
-not saved and the run stops: so every checkpoint there is has a sound loss, and the newest is the one to go on from.
+Before weights are saved, their loss is computed on a batch. The run has diverged if this loss is not finite, or if it
+exceeds the loss of the first checkpoint's weights by more than a million times the size of that first loss (or than a
+million nats, where the size is less than one nat). Diverged weights are not saved, and the run stops. So every
+checkpoint has a sound loss, and a resumed run goes on from the newest one.
 """
 
 import math
@@ -34,7 +35,13 @@ def has_diverged(loss: float, first: float) -> bool:
 
 
 def not_finite(update: int, scalars: Mapping[str, float], places: Mapping[str, int]) -> str:
-    """What went wrong in an update: in which terms of the bound, at which first row of each (-1: nowhere)."""
+    """Describe an update that is not finite.
+
+    Args:
+        update: its number.
+        scalars: its losses and gradient norms, among others.
+        places: by term of the loss, the first row that is not finite, or -1.
+    """
     where = ", ".join(f"{name} at row {place} of the sequence" for name, place in places.items() if place >= 0)
     norms = ", ".join(f"{n.replace('grad_norm/', '')} {x:.3g}" for n, x in scalars.items() if "grad_norm/" in n)
     losses = ", ".join(f"{n.replace('loss/value', 'loss')} is {x:.4g}" for n, x in scalars.items() if "loss/value" in n)
@@ -59,7 +66,7 @@ def require_sound_loss(loss: float, first: float, update: int, checkpoints: Path
 
 
 def diverged(words: str, checkpoints: Path) -> NonFiniteLossError:
-    """The error for a run whose checkpoints lie in this folder."""
+    """The error to raise: what happened, the newest checkpoint in this folder, and what to change."""
     path = checkpoints / "last.safetensors"
     try:
         kept = f"the newest checkpoint whose loss was sound is {path}, of update {read_counters(path)['updates']}"

@@ -1,4 +1,4 @@
-"""The metrics of a run so far: what its curves are drawn from, and its record on disk when it goes on."""
+"""The metrics of a run so far, from which its curves are drawn; and cutting metrics.jsonl back to a checkpoint."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -41,10 +41,10 @@ class History:
 
 
 def rewind_metrics(path: Path, update: int, log: Callable[[str], None]) -> list[dict[str, float]]:
-    """Cut a run's metrics.jsonl to the updates that its checkpoint has seen: -> the rows that stay.
+    """Cut a run's metrics.jsonl back to the updates that its checkpoint has seen: -> the rows that stay.
 
-    Later rows, which will be made again, are moved to metrics-discarded.jsonl. A line that is no row is dropped, and
-    that is said, unless it is the beginning of the last one, which is what a killed process leaves.
+    Later rows are moved to metrics-discarded.jsonl: the resumed run makes them again. A damaged line is dropped with a
+    message; an unfinished last line, which a killed process leaves, is dropped without one.
     """
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""An evaluation -> the curves and pictures that trackers keep."""
+"""The curves and pictures of an evaluation, handed to a tracker."""
 
 import numpy as np
 

@@ -91,14 +91,15 @@ class Trainer:
         processes: Processes = ALONE,
     ) -> None:
         """Args:
-        learner, rollout, replay: the three that do the work. Without a rollout the replay is learned from as it is.
+        learner: of the world model.
+        rollout, replay: where rows come from and where they are kept. Without a rollout no rows are collected.
         heldout: whole episodes, padded, on the learner's device.
         tracker, progress: where numbers go.
         folder: the run's folder; checkpoints are made in it.
         schedule: when things happen.
         randomness: every generator whose state belongs to the run, but for the policy's, which a `SavedPolicy` keeps;
             `sampling` decides which sequences are drawn.
-        settings: what a checkpoint belongs to, for JSON.
+        settings: stored in every checkpoint; it can be resumed under the same ones only.
         seed: of the noise in evaluations.
         stages: adds up how long things take.
         history: of earlier sessions.
@@ -153,7 +154,8 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Go back to a checkpoint of this run; call it before `run`.
 
-        Everything is as it was, but for random draws on a device of another kind: these begin anew, which is said.
+        Everything is restored. Only a random generator whose state is of another kind of device starts anew from the
+        seed, with a message.
 
         Raises:
             CheckpointError: if it is damaged, or of a model of another shape.
@@ -187,11 +189,13 @@ class Trainer:
         generator.set_state(state)
 
     def run(self) -> bool:
-        """Train until the last update, Ctrl-C or SIGTERM, after which it is only saved: -> whether it went to the end.
+        """Train until the last update, or until Ctrl-C or SIGTERM: -> whether nobody asked it to stop.
+
+        After Ctrl-C the run is saved and evaluated; after SIGTERM it is saved and nothing else is done.
 
         Raises:
-            NonFiniteLossError: the last checkpoint is from before it happened.
-            EnvironmentFailureError: after a checkpoint.
+            NonFiniteLossError: if the run has diverged; the newest checkpoint is from before.
+            EnvironmentFailureError: if an environment fails; a checkpoint is written first.
         """
         with self.progress.training(), self.interruptions:
             try:
@@ -246,7 +250,7 @@ class Trainer:
         return rows and self.updates >= self.schedule.total_updates
 
     def _updates_paid(self) -> int:
-        """Updates that may have been made by now: all of them, where the rows are given."""
+        """How many updates the rows so far pay for; all of them where no rows are collected."""
         total = self.schedule.total_updates
         return total if self.rollout is None else min(total, self.schedule.updates_paid(self.env_steps))
 
@@ -262,7 +266,7 @@ class Trainer:
         self._save("last")
 
     def _count_rewards(self) -> None:
-        """Tell a decoder that takes rewards for a handful of values which ones there are."""
+        """Tell a decoder of categorical rewards which values the reward takes."""
         atoms = self.learner.model.decoder.atoms
         if atoms is None:
             return
@@ -358,7 +362,7 @@ class Trainer:
         show(tracker, updates, self.history, evaluation, kl)
 
     def _look_at_the_gap(self) -> None:
-        """Report a rough estimate of the evidence, and so of the gap. It draws from a stream of its own."""
+        """Report a rough estimate of the evidence and the gap. Its random draws change no others."""
         schedule = self.schedule
         rough = rough_evidence(
             self.learner.model,
@@ -409,7 +413,7 @@ class Trainer:
         return parts
 
     def _check_weights(self) -> None:
-        """Raise if the run has diverged; see `divergence`. The batch and its noise come from a stream of their own."""
+        """Raise if the run has diverged; see `divergence`. Drawing the batch and its noise changes no other draws."""
         learners = self.learners.items()
         weights = {metric_name(name, key): p for name, one in learners for key, p in one.model.named_parameters()}
         require_finite_weights(weights, self.updates, self._checkpoints)
