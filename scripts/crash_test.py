@@ -89,8 +89,8 @@ def child(folder: str, runs: str) -> None:
         else:
             tell("heldout")
 
-    def told_save(path, model, optimizer, random, counters, *arguments, **options):
-        save(path, model, optimizer, random, counters, *arguments, **options)
+    def told_save(path, parts, counters, *arguments, **options):
+        save(path, parts, counters, *arguments, **options)
         tell("checkpoint", path.stem, counters["updates"])
 
     def told_score(*arguments, **options):

@@ -21,6 +21,7 @@ from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
 from worldmodel.training.learner import Learner
+from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.tracking import FolderTracker, Tracker, Trackers, WandbTracker, wandb_mode
 from worldmodel.training.trainer import Schedule
 from worldmodel.types import EnvSpec
@@ -208,7 +209,9 @@ def build_schedule(config: Config) -> Schedule:
     )
 
 
-def build_learner(config: Config, model: WorldModel, generator: torch.Generator) -> Learner[WorldModel]:
+def build_learner(
+    config: Config, model: WorldModel, generator: torch.Generator, processes: Processes = ALONE
+) -> Learner[WorldModel]:
     """The optimiser around a model."""
     optimizer = config.optimizer
     if config.training.compile:
@@ -226,6 +229,7 @@ def build_learner(config: Config, model: WorldModel, generator: torch.Generator)
         weight_decay=optimizer.weight_decay,
         eps=optimizer.eps,
         autocast=config.training.autocast,
+        processes=processes,
     )
 
 
@@ -246,8 +250,12 @@ def tracking_mode(config: Config) -> Literal["online", "offline"] | None:
     return None if mode == "disabled" else mode
 
 
-def build_tracker(config: Config, folder: Path, run_id: str, *, resumed: bool) -> tuple[Tracker, str | None]:
-    """The run's trackers, and where W&B keeps the run if it does."""
+def build_tracker(
+    config: Config, folder: Path, run_id: str, *, resumed: bool, processes: Processes = ALONE
+) -> tuple[Tracker, str | None]:
+    """The run's trackers, and where W&B keeps the run if it does. Processes that do not write have no trackers."""
+    if not processes.writes:
+        return Trackers([]), None
     mode = tracking_mode(config)
     if mode is None:
         return FolderTracker(folder), None

@@ -17,13 +17,18 @@ class Stream(IntEnum):
     EVIDENCE = 5
 
 
-def make_generator(seed: int, *, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
+def make_generator(seed: int, *, stream: int, device: torch.device | str = "cpu", rank: int = 0) -> torch.Generator:
     """A generator of its own for each consumer of randomness: streams of one seed are independent of each other.
 
+    Args:
+        seed: of the run.
+        stream: who draws.
+        device: where.
+        rank: of the process, where several draw different numbers from the same stream.
     Raises:
         ValueError: if the seed is negative.
     """
     if seed < 0:
         raise ValueError(f"seed: expected zero or more, got {seed}")
-    word = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+    word = np.random.SeedSequence([seed, stream, rank] if rank else [seed, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(word >> np.uint64(1)))

@@ -162,6 +162,16 @@ class Likelihood(Protocol):
     """A normalised density or mass p(x | .) for every batch entry, its event dimensions summed."""
 
     @property
+    def measure(self) -> Literal["density", "mass", "mixed"]:
+        """What `log_prob` is the logarithm of: nats of different measures cannot be compared."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether `log_prob` is log p(x) itself, not a lower bound on it."""
+        ...
+
+    @property
     def mean(self) -> Tensor:
         """E[x] with the event's shape, in the units of x (for categories: the class probabilities)."""
         ...

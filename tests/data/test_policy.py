@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from worldmodel.data.policy import RandomPolicy, ScriptedPolicy
-from worldmodel.types import ActionSpec, Rows
+from worldmodel.types import ActionSpec, Rows, SavedPolicy
 
 STANDARD_ERRORS = 4.5  # two-sided: a false alarm in 150,000 comparisons; seeds are fixed
 
@@ -53,6 +53,15 @@ def test_random_actions_depend_on_the_generator_alone():
     torch.manual_seed(1)
     np.testing.assert_array_equal(first, draw(spec, n=5, seed=7))
     assert not np.array_equal(first, draw(spec, n=5, seed=8))
+
+
+def test_a_random_policy_goes_on_from_a_state_it_gave():
+    spec, step = ActionSpec("continuous", 2), rows(np.zeros(5, np.int32))
+    policy, other = (RandomPolicy(spec, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert isinstance(policy, SavedPolicy) and not isinstance(ScriptedPolicy(np.float32([[1]])), SavedPolicy)
+    policy(step)
+    other.restore(policy.state())
+    np.testing.assert_array_equal(other(step), policy(step))
 
 
 def test_a_script_begins_anew_with_each_episode_and_holds_its_last_row():

@@ -150,6 +150,12 @@ def test_generators_repeat_for_the_same_seed_and_stream_and_differ_for_any_other
     assert len(set(values)) == len(values)  # (seed, stream) and (stream, seed) among them
 
 
+def test_a_generator_of_another_rank_draws_other_numbers_and_that_of_rank_0_the_same_as_without_ranks():
+    draws = [torch.rand(4, generator=make_generator(2, stream=1, rank=rank)).tolist() for rank in range(3)]
+    assert draws[0] == torch.rand(4, generator=make_generator(2, stream=1)).tolist()
+    assert len({x for draw in draws for x in draw}) == 12
+
+
 def test_a_replaced_environment_begins_an_episode_whose_first_row_has_no_action_and_no_reward():
     with make_environments("Faulty-v0", count=1, restarts=1, kwargs={"fault": "raise"}) as environments:
         policy = RandomPolicy(environments.spec.action, make_generator(0, stream=0))

@@ -9,6 +9,7 @@ from scipy import integrate
 from torch.distributions import Bernoulli, Categorical, Normal
 
 from worldmodel.models import likelihoods as lk
+from worldmodel.types import Likelihood
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -41,6 +42,18 @@ def test_densities_integrate_to_one(name):
     points = kinks[1:-1] if name == "two-hot" else (*kinks, distribution.mean.item())
     total, _ = integrate.quad(lambda x: density(distribution, x), low, high, points=points, limit=200)
     assert total == pytest.approx(1, abs=1e-8)
+
+
+def test_every_likelihood_says_what_it_is_the_measure_of_and_that_it_is_exact():
+    found = {name: one for name, one in vars(lk).items() if hasattr(one, "log_prob")}
+    measures = {name: one.measure for name, one in found.items()}
+    assert {name for name, measure in measures.items() if measure == "density"} == {
+        *("Normal", "Affine", "SymlogNormal", "TwoHot")
+    }
+    assert {name for name, measure in measures.items() if measure == "mixed"} == {"Atoms"}
+    assert set(measures.values()) == {"density", "mass", "mixed"}
+    assert all(one.exact for one in found.values())
+    assert all(isinstance(distribution, Likelihood) for distribution, _ in densities().values())
 
 
 @pytest.mark.parametrize("name", ["normal", "affine", "two-hot"])

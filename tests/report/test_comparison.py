@@ -1,11 +1,12 @@
 """Runs side by side: the numbers of each, what differs, and what may not be compared."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from run_folder import ROWS, Page, add_everything, add_squared_error, write_run
+from run_folder import ROWS, SESSIONS, Page, add_everything, add_squared_error, write_run
 from worldmodel.config import Config
 from worldmodel.report import charts
 from worldmodel.report.comparison import comparison, doubts, labels, summary
@@ -121,6 +122,41 @@ def test_runs_that_learn_from_different_stored_rows_are_named_by_them(records, t
 def test_what_makes_numbers_doubtful_is_said(sections, named, records, tmp_path):
     (said,) = doubts([records[0], read_record(write_run(tmp_path / "other", **sections))])
     assert named in said
+
+
+def explaining(folder, **terms):
+    """A run that noted which data its bound explains: the measure of each term, "at least" for a lower bound."""
+    write_run(folder)
+    noted = {
+        name: {"measure": measure.removeprefix("at least "), "exact": not measure.startswith("at least ")}
+        for name, measure in terms.items()
+    }
+    (folder / "versions.json").write_text(json.dumps({**SESSIONS, "explains": noted}))
+    return read_record(folder)
+
+
+@pytest.mark.parametrize("put_side_by_side", [comparison, summary])
+def test_runs_whose_bounds_explain_different_data_are_not_put_side_by_side(put_side_by_side, records, tmp_path):
+    density = explaining(tmp_path / "density", obs="density", reward="density")
+    mass = explaining(tmp_path / "mass", obs="mass", reward="density")
+    less = explaining(tmp_path / "less", obs="density")
+    with pytest.raises(ValueError) as refusal:
+        put_side_by_side([density, mass])
+    assert str(refusal.value).startswith(
+        "density and mass explain different data, so their nats cannot be put side by side (obs: density and mass); "
+    )
+    with pytest.raises(ValueError, match=r"density and less explain .* \(reward: density and nothing\)"):
+        put_side_by_side([records[0], density, less])
+    put_side_by_side([records[0], density])  # the first is of a version that noted nothing
+    put_side_by_side([density, explaining(tmp_path / "same", reward="density", obs="density")])
+
+
+def test_a_log_likelihood_that_is_a_lower_bound_in_one_run_alone_is_said(tmp_path):
+    exact = explaining(tmp_path / "exact", obs="density", reward="density")
+    bounded = explaining(tmp_path / "bounded", obs="at least density", reward="density")
+    (said,) = doubts([exact, bounded])
+    assert said.startswith("The log-likelihood of obs is a lower bound in some of the runs and exact in others")
+    comparison([exact, bounded])
 
 
 SEEDS = (1.125, 0.625, 1.625)  # the last held-out ELBO of three seeds: mean 1.125, standard deviation 0.5

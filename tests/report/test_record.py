@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from run_folder import ROWS, add_everything, write_run
-from worldmodel.report.record import read_record, settings
+from run_folder import ROWS, SESSIONS, add_everything, write_run
+from worldmodel.report.record import Term, read_record, settings
 
 UNEQUAL = json.dumps(
     {
@@ -84,6 +84,18 @@ def test_optional_parts_are_read_where_they_are(tmp_path):
     assert record.stages == {"evaluate": 120.0, "update": 60.0, "collect": 20.0}
     assert {"figures/bound.png", "imagination/film_obs.gif"} <= set(record.pictures)
     assert record.pictures["imagination/film_obs.gif"].startswith(b"GIF")
+
+
+def test_which_data_the_bound_explains_is_read_where_it_was_noted(tmp_path):
+    folder = add_everything(write_run(tmp_path / "run"))
+    assert read_record(folder).explains is None
+    noted = {**SESSIONS, "explains": {"obs": {"measure": "density", "exact": True}}}
+    (folder / "versions.json").write_text(json.dumps(noted))
+    record = read_record(folder)
+    assert record.explains == {"obs": Term("density", True)} and len(record.sessions) == 2
+    (folder / "versions.json").write_text(json.dumps({**SESSIONS, "explains": {"obs": "density"}}))
+    record = read_record(folder)
+    assert record.explains is None and "versions.json is damaged and was left out" in record.notes[0]
 
 
 def test_time_is_the_sum_of_the_stages_or_what_the_rate_amounts_to(tmp_path):

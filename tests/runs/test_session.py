@@ -18,6 +18,7 @@ import torch
 import yaml
 from rich.console import Console
 
+import older_checkpoints
 import worldmodel
 from worldmodel import build
 from worldmodel.cli import main
@@ -30,8 +31,8 @@ from worldmodel.evaluation.held_out import evaluate
 from worldmodel.runs.folder import locked
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import finish_run, resume, train
-from worldmodel.training import checkpoint, trainer
-from worldmodel.training.checkpoint import CheckpointError, read_counters
+from worldmodel.training import checkpoint
+from worldmodel.training.checkpoint import CheckpointError, load_checkpoint, read_counters
 from worldmodel.training.divergence import NonFiniteLossError
 from worldmodel.training.learner import Learner
 from worldmodel.training.progress import RunProgress
@@ -434,17 +435,30 @@ def test_rows_of_other_settings_are_refused_where_there_is_no_checkpoint_yet(tmp
 
 def test_a_run_of_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
     folder = crash(tmp_path, after=4)
-    load = trainer.load_training_state
 
-    def of_a_gpu(*arguments):
-        random, counters = load(*arguments)
-        return {**random, "latents": torch.zeros(16, dtype=torch.uint8)}, counters  # CUDA's: a seed and an offset
+    def of_a_gpu(path):
+        found = load_checkpoint(path)
+        latents = torch.zeros(16, dtype=torch.uint8)  # CUDA's: a seed and an offset
+        return found._replace(parts={**found.parts, "random": {**found.parts["random"], "latents": latents}})
 
-    monkeypatch.setattr(trainer, "load_training_state", of_a_gpu)
+    monkeypatch.setattr(checkpoint, "load_checkpoint", of_a_gpu)
     progress = Progress()
     resume(folder, progress=progress)
     assert any("the random state of latents is another kind of device's" in text for text in progress.said)
     assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
+
+
+def test_a_run_whose_checkpoint_is_of_format_2_goes_on_as_one_of_today(tmp_path):
+    today = crash(tmp_path, after=4, **{"rssm.posterior": "smoothing"})
+    older = shutil.copytree(today, tmp_path / "older")
+    for path in (older / "checkpoints").iterdir():
+        names = older_checkpoints.in_format_2(path)
+        assert {"random/policy", "model/hindsight.nothing"} <= names
+    runs = [resume(folder, progress=Progress()) for folder in (today, older)]
+    assert same_weights(*runs) and metrics(today) == metrics(older)
+    stored = [older_checkpoints.read(folder / "checkpoints" / "last.safetensors")[0] for folder in (today, older)]
+    assert stored[0].keys() == stored[1].keys() and "policy/generator" in stored[0]
+    assert all(torch.equal(stored[0][name], stored[1][name]) for name in stored[0])
 
 
 def test_too_few_stored_rows_are_refused_by_key(data, tmp_path):
@@ -608,8 +622,8 @@ def strike_at(monkeypatch, stage, number):
                 strike()
         return step(self)
 
-    def in_update(self, batch):
-        done = update(self, batch)
+    def in_update(self, batch, before):
+        done = update(self, batch, before)
         if self.updates == 4:
             signal.raise_signal(number)
         return done

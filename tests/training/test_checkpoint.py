@@ -1,19 +1,21 @@
 """Checkpoints: what is saved comes back bit for bit, whole or not at all, and only where it belongs."""
 
+import functools
+import json
 import os
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
+import older_checkpoints
 from worldmodel.objectives.loss import Objective
 from worldmodel.training.checkpoint import (
     CheckpointError,
+    load_checkpoint,
     load_model,
-    load_training_state,
     newest_sound,
     read_counters,
     require_settings,
@@ -32,8 +34,16 @@ def make_learner(seed=0, latent=CATEGORICAL):
 
 
 def save(path, learner, counters=COUNTERS, settings=CONFIG, **options):
-    random = {"learner": learner.generator.get_state()}
-    save_checkpoint(path, learner.model, learner.optimizer, random, counters, settings, **options)
+    parts = {"world": learner.state(), "random": {"learner": learner.generator.get_state()}}
+    save_checkpoint(path, parts, counters, settings, **options)
+
+
+def load(path, learner):
+    """Put a checkpoint back into a learner: -> what it holds."""
+    found = load_checkpoint(path)
+    learner.restore(found.part("world"), found.counters["updates"])
+    learner.generator.set_state(found.part("random")["learner"])
+    return found
 
 
 def exact(actual, expected):
@@ -54,9 +64,8 @@ def trained(tmp_path):
 def test_weights_optimiser_random_states_and_counters_come_back_bit_for_bit(trained):
     learner, path = trained
     other = make_learner(seed=1)
-    random, counters = load_training_state(path, other.model, other.optimizer)
-    assert counters == COUNTERS
-    exact(random["learner"], learner.generator.get_state())
+    assert load(path, other).counters == COUNTERS
+    exact(other.generator.get_state(), learner.generator.get_state())
     exact(other.model.state_dict(), learner.model.state_dict())
     exact(other.optimizer.state_dict()["state"], learner.optimizer.state_dict()["state"])
     assert float(other.model.standardiser("reward").scale) == 2.0
@@ -65,9 +74,7 @@ def test_weights_optimiser_random_states_and_counters_come_back_bit_for_bit(trai
 def test_training_that_goes_on_from_a_checkpoint_goes_on_identically(trained):
     learner, path = trained
     other = make_learner(seed=1)
-    random, counters = load_training_state(path, other.model, other.optimizer)
-    other.generator.set_state(random["learner"])
-    other.updates = counters["updates"]
+    load(path, other)
     for seed in (7, 8):
         expected, got = learner.update(make_batch(seed=seed)), other.update(make_batch(seed=seed))
         exact(got.scalars(), expected.scalars())
@@ -83,11 +90,10 @@ def test_loading_weights_alone_returns_the_counters(trained):
 
 def test_a_checkpoint_holds_tensors_that_safetensors_alone_can_read(trained):
     learner, path = trained
-    with safe_open(path, "pt") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    assert {name.split("/")[0] for name in stored} == {"model", "optimizer", "random"}
+    stored, _ = older_checkpoints.read(path)
+    assert {"/".join(name.split("/")[:2]) for name in stored} == {"world/model", "world/optimizer", "random/learner"}
     for name, value in learner.model.state_dict().items():
-        exact(stored[f"model/{name}"], value)
+        exact(stored[f"world/model/{name}"], value)
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
@@ -117,7 +123,7 @@ def test_every_byte_counts(trained):
     for at in np.random.default_rng(0).integers(8, len(whole), 60):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(CheckpointError, match=path.name):
-            load_training_state(path, make_model(latent=CATEGORICAL), make_learner().optimizer)
+            load_checkpoint(path)
 
 
 def test_the_newest_sound_checkpoint_is_found_and_what_is_wrong_with_newer_ones_said(trained, tmp_path):
@@ -212,6 +218,39 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_a_tensor_and_both
     assert want != have
     assert message == f"{name} of shape {want}, got {have}; it was written with another configuration"
     exact(dict(model.state_dict()), before)
+
+
+def test_a_checkpoint_of_format_2_with_its_older_names_is_read_whole(tmp_path):
+    make = functools.partial(make_model, latent=CATEGORICAL, smoothing=True)
+    learner = Learner(make(), Objective(), torch.Generator().manual_seed(0), **SETTINGS)
+    learner.update(make_batch())
+    path, generator = tmp_path / "last.safetensors", learner.generator.get_state()
+    parts = {"world": learner.state(), "random": {"sampling": generator}, "policy": {"generator": generator.clone()}}
+    save_checkpoint(path, parts, COUNTERS, CONFIG)
+    names = older_checkpoints.in_format_2(path)
+    assert {"model/hindsight.nothing", "optimizer/0/exp_avg", "random/policy"} <= names
+    assert any(name.startswith("model/rssm.") for name in names)
+    assert {name.split("/")[0] for name in names} == {"model", "optimizer", "random"}
+    model = make(seed=1)
+    assert load_model(path, model) == COUNTERS
+    exact(model.state_dict(), learner.model.state_dict())
+    found = load_checkpoint(path)
+    exact(found.parts, {name: dict(part) for name, part in parts.items()})
+    require_settings(path, CONFIG, CONFIG)
+
+
+def test_a_format_that_is_not_known_is_refused(trained):
+    _, path = trained
+    tensors, header = older_checkpoints.read(path)
+    save_file(tensors, path, metadata={"worldmodel": json.dumps({**header, "format": 9})})
+    with pytest.raises(CheckpointError, match="expected checkpoint format 2 or 3, got 9"):
+        load_checkpoint(path)
+
+
+def test_a_part_that_is_missing_is_named(trained):
+    _, path = trained
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: expected a part actor, got only random, world"):
+        load_checkpoint(path).part("actor")
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,16 @@ def test_sixty_updates_on_one_batch_raise_its_bound_by_a_nat_per_step(latent):
     assert sum(losses[30:]) < sum(losses[:30])
 
 
+def test_an_update_hands_out_the_posterior_states_that_its_bound_was_computed_at():
+    learner, batch = make_learner(), make_batch()
+    noise = learner.model.noise(*batch.reward.shape, learner.generator.clone_state())
+    with torch.no_grad():
+        expected = make_model()(batch, noise).trajectory.states
+    states = learner.update(batch).states
+    assert_close(states, expected, rtol=0, atol=0)
+    assert not states.deter.requires_grad and not states.stoch.requires_grad
+
+
 def test_what_is_reported_is_the_bound_and_loss_of_the_weights_before_the_step():
     learner, batch = make_learner(objective=Objective(free_nats=1.0, beta=2.0)), make_batch()
     bound, loss = bound_and_loss(make_model(), batch, learner.objective, torch.Generator().manual_seed(0))

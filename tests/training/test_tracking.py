@@ -16,7 +16,10 @@ from PIL import Image
 
 import wandb_reader
 import worldmodel
+from worldmodel.build import build_tracker
+from worldmodel.config import Config
 from worldmodel.report.figures import render
+from worldmodel.training.processes import Processes
 from worldmodel.training.tracking import FolderTracker, Trackers, WandbTracker, wandb_mode
 
 KEY = {"WANDB_API_KEY": "0" * 40}
@@ -164,6 +167,13 @@ def test_automatic_tracking_without_a_key_asks_nobody_anything_in_a_terminal_and
     done = subprocess.run(command, cwd=root, stdin=theirs, stdout=theirs, stderr=theirs, timeout=120)
     os.close(theirs)
     assert (done.returncode, read_all(ours)) == (0, b"")
+
+
+def test_a_process_that_does_not_write_tracks_nothing(tmp_path):
+    tracker, at = build_tracker(Config(), tmp_path, "abcd1234", resumed=False, processes=Processes(1, 2))
+    tracker.scalars(1, {"a": 1.0})
+    tracker.finish([])
+    assert at is None and list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_does_not_answer_where_it_must_is_an_error_of_the_outside_world(tmp_path, monkeypatch):

@@ -19,9 +19,11 @@ from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.evidence import rough_evidence
 from worldmodel.evaluation.held_out import evaluate
 from worldmodel.seeding import make_generator
-from worldmodel.training.checkpoint import load_model
+from worldmodel.training.checkpoint import CheckpointError, load_checkpoint, load_model
 from worldmodel.training.divergence import NonFiniteLossError
+from worldmodel.training.learner import AnyLearner
 from worldmodel.training.progress import RunProgress
+from worldmodel.training.states import learner_state, restore_learner
 from worldmodel.training.trainer import Schedule, Trainer
 from worlds import make_batch
 
@@ -59,16 +61,16 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
     opened = []
 
-    def make(**training) -> Trainer:
+    def make(policy=RandomPolicy, others=None, **training) -> Trainer:
         config = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **training))
         environments = build.build_environments(config)
         spec = environments.spec
         replay = Replay(tmp_path / "replay", spec, capacity=config.replay.capacity, streams=environments.count)
         opened.extend([environments, replay])
-        random = {name: make_generator(0, stream=i) for i, name in enumerate(("latents", "policy", "sampling"))}
+        random = {name: make_generator(0, stream=i) for i, name in enumerate(("latents", "sampling"))}
         return Trainer(
             build.build_learner(config, build.build_model(config, spec), random["latents"]),
-            Rollout(environments, RandomPolicy(spec.action, random["policy"]), seed=0),
+            Rollout(environments, policy(spec.action, make_generator(0, stream=2)), seed=0),
             replay,
             make_batch(spec, batch=2, length=20, first=()),
             Recorder(),
@@ -78,6 +80,7 @@ def start(tmp_path, monkeypatch):
             randomness=random,
             settings=build.lasting_settings(config),
             seed=0,
+            others=others,
         )
 
     yield make
@@ -89,10 +92,10 @@ def before_update(trainer: Trainer, number: int, act) -> None:
     """Do something just before an update is made."""
     update = trainer.learner.update
 
-    def acting(batch):
-        if trainer.learner.updates + 1 == number:
+    def acting(*arguments):
+        if trainer.updates + 1 == number:
             act()
-        return update(batch)
+        return update(*arguments)
 
     trainer.learner.update = acting
 
@@ -112,7 +115,7 @@ def kept(trainer: Trainer, name: str = "last") -> dict:
 def test_updates_are_made_as_rows_pay_for_them_and_logged_when_due(start):
     trainer = start()
     assert trainer.run() is True
-    assert trainer.learner.updates == trainer.schedule.total_updates == 7
+    assert trainer.updates == trainer.schedule.total_updates == 7
     assert len(trainer.replay) == 260
     logged = [(row["update"], row["env_steps"]) for row in train_rows(trainer)]
     assert logged == [(2, 216), (4, 232), (6, 248), (7, 260)]
@@ -144,8 +147,8 @@ def test_a_row_of_metrics_is_the_mean_over_the_updates_since_the_last(start):
     trainer = start(log_every=3)
     losses, update = [], trainer.learner.update
 
-    def listening(batch):
-        losses.append(update(batch))
+    def listening(*arguments):
+        losses.append(update(*arguments))
         return losses[-1]
 
     trainer.learner.update = listening
@@ -161,7 +164,7 @@ def test_a_row_of_metrics_is_the_mean_over_the_updates_since_the_last(start):
 def test_a_batch_in_which_every_row_warms_the_state_up_has_no_kl_and_stops_nothing(start):
     trainer = start()
     update = trainer.learner.update
-    trainer.learner.update = lambda batch: update(batch._replace(valid=torch.zeros_like(batch.valid)))
+    trainer.learner.update = lambda batch, before: update(batch._replace(valid=torch.zeros_like(batch.valid)), before)
     assert trainer.run() is True
     row = train_rows(trainer)[-1]
     assert row["loss/value"] == 0
@@ -245,7 +248,7 @@ def test_weights_that_are_not_finite_are_never_saved(start):
 
     def overflowing():
         step()
-        if trainer.learner.updates == 5:
+        if trainer.updates == 5:
             parameter.data.fill_(float("inf"))
 
     trainer.learner.optimizer.step = overflowing
@@ -260,7 +263,7 @@ def test_the_first_signal_ends_the_run_after_the_update_and_saves_everything(sta
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     before_update(trainer, 3, lambda: signal.raise_signal(number))
     assert trainer.run() is False
-    assert kept(trainer)["updates"] == trainer.learner.updates == 3
+    assert kept(trainer)["updates"] == trainer.updates == 3
     assert [row["update"] for row in train_rows(trainer)] == [2, 3]
     assert (trainer.evaluation is None) == (number == signal.SIGTERM)  # there are seconds left then, for saving
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -271,7 +274,7 @@ def test_the_second_signal_ends_the_run_at_once(start):
     before_update(trainer, 3, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    assert trainer.learner.updates == 2
+    assert trainer.updates == 2
 
 
 def test_a_signal_during_the_last_evaluation_finds_everything_saved(start, monkeypatch):
@@ -284,7 +287,7 @@ def test_a_signal_during_the_last_evaluation_finds_everything_saved(start, monke
     monkeypatch.setattr("worldmodel.training.trainer.evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    assert kept(trainer)["updates"] == trainer.learner.updates == 7
+    assert kept(trainer)["updates"] == trainer.updates == 7
 
 
 def test_a_sigterm_during_an_evaluation_gives_it_up_after_the_file_that_is_being_written(start, monkeypatch):
@@ -324,7 +327,7 @@ def test_weights_whose_loss_is_beyond_measure_are_not_saved_though_they_are_fini
 
     def leaping():
         step()
-        if trainer.learner.updates == 3:
+        if trainer.updates == 3:
             for weight in trainer.learner.model.decoder.parameters():
                 weight.data.mul_(1e4)
 
@@ -359,7 +362,7 @@ def test_a_signal_during_the_prefill_ends_the_run_without_an_update(start):
 
     trainer.rollout.step = interrupted
     assert trainer.run() is False
-    assert (trainer.env_steps, trainer.learner.updates, trainer.evaluation) == (12, 0, None)
+    assert (trainer.env_steps, trainer.updates, trainer.evaluation) == (12, 0, None)
 
 
 def test_an_environment_that_fails_ends_the_run_after_a_checkpoint(start):
@@ -372,6 +375,134 @@ def test_an_environment_that_fails_ends_the_run_after_a_checkpoint(start):
     with pytest.raises(EnvironmentFailureError, match="the pole is on fire"):
         trainer.run()
     assert kept(trainer)["updates"] == 4
+
+
+class Counting(RandomPolicy):
+    """A policy with memory of its own: how many rows of actions it has chosen."""
+
+    def __init__(self, spec, generator):
+        super().__init__(spec, generator)
+        self.chosen = 0
+
+    def __call__(self, rows):
+        self.chosen += 1
+        return super().__call__(rows)
+
+    def state(self):
+        return {**super().state(), "chosen": torch.tensor(self.chosen)}
+
+    def restore(self, state):
+        super().restore(state)
+        self.chosen = int(state["chosen"])
+
+
+class Forgetful:
+    """A policy without a state."""
+
+    def __init__(self, spec, generator):
+        self.width = spec.width
+
+    def __call__(self, rows):
+        return np.zeros((len(rows.is_first), self.width), np.float32)
+
+
+def test_a_policy_that_keeps_memory_goes_on_with_it(start):
+    trainer = start(policy=Counting)
+    trainer.run()
+    path = trainer.folder / "checkpoints" / "last.safetensors"
+    policy = trainer.rollout.policy
+    assert policy.chosen == 260 / 2 - 1  # the first rows are of the reset
+    trainer.rollout.policy = Counting(trainer.replay.spec.action, make_generator(1, stream=2))
+    trainer.restore(load_checkpoint(path))
+    assert trainer.rollout.policy.chosen == policy.chosen
+    assert torch.equal(trainer.rollout.policy.generator.get_state(), policy.generator.get_state())
+
+
+def test_a_policy_without_a_state_needs_no_part_and_one_with_a_state_needs_its_own(start):
+    trainer = start(policy=Forgetful)
+    trainer.run()
+    path = trainer.folder / "checkpoints" / "last.safetensors"
+    assert set(load_checkpoint(path).parts) == {"world", "random"}
+    trainer.restore(load_checkpoint(path))
+    trainer.rollout.policy = RandomPolicy(trainer.replay.spec.action, make_generator(0, stream=2))
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: expected a part policy, got only random, world"):
+        trainer.restore(load_checkpoint(path))
+
+
+@dataclasses.dataclass
+class CriticUpdate:
+    """What the learner below reports."""
+
+    value: torch.Tensor
+    learning_rate: float = 0.1
+
+    def scalars(self):
+        return {"loss/value": self.value, "grad_norm/total": self.value}
+
+    def first_non_finite(self):
+        return {"value": torch.where(torch.isfinite(self.value), -1, 0)}
+
+
+class Critic:
+    """A learner beside the world model's: it fits a number to the mean of h_t, which the world model's update found."""
+
+    def __init__(self):
+        self.model, self.updates, self.seen = torch.nn.Linear(1, 1, bias=False), 0, []
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.1)
+
+    def update(self, batch, before):
+        states = before["world"].states
+        assert states.deter.shape[:2] == batch.reward.shape and not states.deter.requires_grad
+        loss = (self.model.weight.squeeze() - states.deter.mean()).square()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.updates += 1
+        self.seen.append(float(loss.detach()))
+        return CriticUpdate(loss.detach())
+
+    def state(self):
+        return learner_state(self.model, self.optimizer)
+
+    def restore(self, state, updates):
+        restore_learner(self.model, self.optimizer, state)
+        self.updates = updates
+
+
+def test_a_trainer_drives_several_learners_and_logs_and_saves_each_under_its_name(start):
+    alone = start()
+    alone.run()
+    alone.replay.close()
+    shutil.rmtree(alone.replay.folder)
+    critic = Critic()
+    assert isinstance(critic, AnyLearner) and isinstance(alone.learner, AnyLearner)
+    trainer = start(others={"critic": critic})
+    trainer.run()
+    rows = train_rows(trainer)
+    assert [row["loss/value"] for row in rows] == [row["loss/value"] for row in train_rows(alone)]
+    assert rows[0]["critic/loss/value"] == pytest.approx(sum(critic.seen[:2]) / 2)
+    assert rows[0]["critic/optimizer/learning_rate"] == 0.1
+    path = trainer.folder / "checkpoints" / "last.safetensors"
+    assert set(load_checkpoint(path).parts) == {"world", "critic", "policy", "random"}
+    weight, slots = critic.model.weight.clone(), critic.optimizer.state_dict()["state"]
+    other = Critic()
+    trainer.learners["critic"] = other
+    trainer.restore(load_checkpoint(path))
+    assert torch.equal(other.model.weight, weight) and other.updates == 7
+    torch.testing.assert_close(other.optimizer.state_dict()["state"], slots, rtol=0, atol=0)
+
+
+def test_another_learner_s_loss_that_is_not_a_number_stops_the_run_under_its_name(start):
+    critic = Critic()
+    trainer = start(others={"critic": critic})
+    before_update(trainer, 3, lambda: critic.model.weight.data.fill_(float("nan")))
+    with pytest.raises(NonFiniteLossError, match=r"^update 3: .*critic/loss is nan; not finite: critic/value at row 0"):
+        trainer.run()
+
+
+def test_a_learner_may_not_take_the_name_of_another_part(start):
+    with pytest.raises(ValueError, match="others: expected names of learners that no other part has, got policy"):
+        start(others={"policy": Critic()})
 
 
 @pytest.mark.parametrize(

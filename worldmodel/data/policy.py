@@ -1,5 +1,7 @@
 """Policies that need no model: uniformly random, and scripted. Any callable with the signature of `Policy` will do."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -10,7 +12,7 @@ from worldmodel.types import ActionSpec, Rows
 
 
 class RandomPolicy:
-    """Uniform over the action space, drawn from the generator it is given."""
+    """Uniform over the action space, drawn from the generator it is given. A `SavedPolicy`: the generator's state."""
 
     def __init__(self, spec: ActionSpec, generator: torch.Generator) -> None:
         self.spec, self.generator = spec, generator
@@ -18,6 +20,14 @@ class RandomPolicy:
     def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
         """One action for each of N environments."""
         return random_actions(self.spec, (len(rows.is_first),), self.generator).numpy()
+
+    def state(self) -> dict[str, Tensor]:
+        """The generator's state."""
+        return {"generator": self.generator.get_state()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on drawing from where `state` was asked for."""
+        self.generator.set_state(state["generator"])
 
 
 def random_actions(spec: ActionSpec, lead: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*lead A"]:

@@ -259,7 +259,7 @@ class Decoder(nn.Module):
         initial_std: where a learned standard deviation starts, above its floor; None leaves it near 0.7.
         """
         super().__init__()
-        self.specs = dict(observations)
+        self.specs, self.widths = dict(observations), (deter, stoch)
         self.symlog = {key for key, spec in self.specs.items() if spec.kind == "vector" and vector == "symlog"}
         widths = [deter + stoch] + [units] * layers
         flat = {key: spec for key, spec in self.specs.items() if spec.kind != "image"}

@@ -6,12 +6,14 @@ sum to one; `tests/models/test_likelihoods.py` integrates every one of them.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, logsigmoid, softplus
 
+Measure = Literal["density", "mass", "mixed"]
 LEVELS = 256  # of an 8-bit image
 NEAR = 4  # whole numbers to each side of a logistic's location whose masses are summed one by one
 
@@ -30,6 +32,8 @@ def symexp(x: Tensor) -> Tensor:
 class Normal:
     """Diagonal Gaussian over [..., n]: sum_i -1/2 ((x_i - m_i) / s_i)^2 - log s_i - 1/2 log 2 pi."""
 
+    measure: ClassVar[Measure] = "density"
+    exact: ClassVar[bool] = True
     mean: Float[Tensor, "*batch n"]
     std: Float[Tensor, "*batch n"]
 
@@ -47,6 +51,8 @@ class Normal:
 class Affine:
     """The density of x = location + scale y, y ~ base: log p(x) = log base((x - location) / scale) - sum log scale."""
 
+    measure: ClassVar[Measure] = "density"
+    exact: ClassVar[bool] = True
     base: Normal
     location: Float[Tensor, " n"]
     scale: Float[Tensor, " n"]
@@ -74,6 +80,8 @@ class Affine:
 class SymlogNormal:
     """symlog(x) is Gaussian: log p(x) = log N(symlog x; m, s^2) - sum log(1 + |x|), the last term its Jacobian."""
 
+    measure: ClassVar[Measure] = "density"
+    exact: ClassVar[bool] = True
     base: Normal
 
     @property
@@ -99,6 +107,8 @@ class DiscretisedLogistic:
     `location` and `scale` are in levels. Source: Salimans et al. 2017 (PixelCNN++), arXiv 1701.05517, equation 2.
     """
 
+    measure: ClassVar[Measure] = "mass"
+    exact: ClassVar[bool] = True
     location: Float[Tensor, "*batch H W C"]
     scale: Float[Tensor, "*batch H W C"]
 
@@ -133,6 +143,8 @@ class IntegerMixture:
     Source: Salimans et al. 2017 (PixelCNN++), arXiv 1701.05517, equation 2.
     """
 
+    measure: ClassVar[Measure] = "mass"
+    exact: ClassVar[bool] = True
     log_weight: Float[Tensor, "*batch n K"]  # of the components, normalised
     location: Float[Tensor, "*batch n K"]
     scale: Float[Tensor, "*batch n K"]
@@ -179,6 +191,9 @@ def log_interval_mass(centred: Tensor, scale: Tensor, *, at_low: Tensor, at_high
 class Categoricals:
     """k independent categorical variables."""
 
+    measure: ClassVar[Measure] = "mass"
+    exact: ClassVar[bool] = True
+
     def __init__(self, logits: Float[Tensor, "*batch n"], classes: tuple[int, ...]) -> None:
         """Args:
         logits: of all variables side by side, n = sum(classes).
@@ -207,6 +222,8 @@ class Categoricals:
 class Bernoullis:
     """n independent zero-one variables."""
 
+    measure: ClassVar[Measure] = "mass"
+    exact: ClassVar[bool] = True
     logits: Float[Tensor, "*batch n"]
 
     @property
@@ -234,6 +251,8 @@ class TwoHot:
     Source: Hafner et al. 2023, arXiv 2301.04104, section "two-hot"; the areas are ours.
     """
 
+    measure: ClassVar[Measure] = "density"
+    exact: ClassVar[bool] = True
     logits: Float[Tensor, "*batch n"]
     bins: Float[Tensor, " n"]
 
@@ -276,6 +295,8 @@ class Atoms:
     are zero at most; those of the density depend on the unit of x, and no std of it is learned.
     """
 
+    measure: ClassVar[Measure] = "mixed"
+    exact: ClassVar[bool] = True
     logits: Float[Tensor, "*batch n"]  # minus infinity where there is no atom
     atoms: Float[Tensor, " n"]
     location: Float[Tensor, ""]  # of the density elsewhere

@@ -185,6 +185,12 @@ class WorldModel(nn.Module):
                 likelihoods[name] = Affine(base, scaler.location, scaler.scale)
         return likelihoods
 
+    @torch.no_grad()
+    def likelihoods(self) -> dict[str, Likelihood]:
+        """Examples of the likelihoods by name, at one state of zeros: what they are does not depend on the state."""
+        deter, stoch = (next(self.parameters()).new_zeros(1, width) for width in self.decoder.widths)
+        return self.decode(State(deter, stoch))
+
     def forward(self, batch: Batch, noise: Float[Tensor, "B T *noise"], carry: Carry | None = None) -> Output:
         """Explain sequences by the posterior and decode every state, for noise from `noise`."""
         trajectory = self.observe(batch, noise, carry)

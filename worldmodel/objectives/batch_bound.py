@@ -1,6 +1,7 @@
 """The bound and the loss of a training batch from one draw of its latents, with gradients."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from worldmodel.models.latents import OneHotCategorical
-from worldmodel.objectives.elbo import Bound, elbo, log_likelihoods
+from worldmodel.objectives.elbo import Bound, Total, elbo, log_likelihoods, own
 from worldmodel.objectives.loss import Loss, Objective, divergence, loss
 from worldmodel.objectives.marginal import with_marginal_gradient
 from worldmodel.types import KL, BalancedKL, Batch, Likelihood, State, Trajectory
@@ -53,8 +54,31 @@ def bound_and_loss(
     model: TrainedModel, batch: Batch, objective: Objective, generator: torch.Generator, *, autocast: bool = False
 ) -> tuple[Bound, Loss]:
     """The bound and the loss of a batch, for one draw of the latents; with gradients unless they are switched off."""
-    bound, each = _bound_and_divergence(model, batch, objective, generator, autocast)
-    return bound, loss(bound, each, objective)
+    return bound_loss_and_states(model, batch, objective, generator, autocast=autocast)[:2]
+
+
+def bound_loss_and_states(
+    model: TrainedModel,
+    batch: Batch,
+    objective: Objective,
+    generator: torch.Generator,
+    *,
+    autocast: bool = False,
+    total: Total = own,
+) -> tuple[Bound, Loss, State]:
+    """The same, and the states that the bound was computed at.
+
+    Args:
+        model: the model.
+        batch: rows [B, T].
+        objective: what the loss is.
+        generator: source of the draw.
+        autocast: run the networks in bfloat16.
+        total: sums over the rows of all processes, where the batch is only this process's share of them.
+    """
+    bound, each, states = _bound_and_divergence(model, batch, objective, generator, autocast)
+    bound = replace(bound, total=total)
+    return bound, loss(bound, each, objective), states
 
 
 def sampled_bound(model: TrainedModel, batch: Batch, generator: torch.Generator) -> Bound:
@@ -64,8 +88,8 @@ def sampled_bound(model: TrainedModel, batch: Batch, generator: torch.Generator)
 
 def _bound_and_divergence(
     model: TrainedModel, batch: Batch, objective: Objective, generator: torch.Generator, autocast: bool
-) -> tuple[Bound, KL | BalancedKL]:
-    """The bound, which no objective changes, and the divergence that it is made of, as the objective needs it."""
+) -> tuple[Bound, KL | BalancedKL, State]:
+    """The bound, which no objective changes, the divergence in it as the objective needs it, and the states."""
     B, T = batch.is_first.shape
     noise = model.noise(B, T, generator)
     targets, observed = model.targets(batch), model.observed(batch)
@@ -75,7 +99,7 @@ def _bound_and_divergence(
     each = divergence(posterior, prior, objective)
     bound = elbo(likelihoods, targets, posterior, prior, valid=batch.valid, observed=observed, kl_groups=each.kl)
     if not model.marginal_gradient or not torch.is_grad_enabled():
-        return bound, each
+        return bound, each, states
 
     def log_likelihood(stoch: Tensor) -> dict[str, Tensor]:
         count = len(stoch)
@@ -84,4 +108,4 @@ def _bound_and_divergence(
         return log_likelihoods(decoded, {name: x.expand(count, *x.shape) for name, x in targets.items()}, observed)
 
     assert isinstance(posterior, OneHotCategorical)
-    return with_marginal_gradient(bound, posterior, states.stoch.detach(), log_likelihood), each
+    return with_marginal_gradient(bound, posterior, states.stoch.detach(), log_likelihood), each, states

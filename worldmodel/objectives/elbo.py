@@ -9,8 +9,9 @@ or averaged here. One sample of z_1:T makes it an unbiased estimate of the bound
 is a `LatentSequence`, as a loop that reads like the equation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +19,13 @@ from torch import Tensor
 
 from worldmodel.checks import require_positive
 from worldmodel.types import Latent, LatentSequence, Likelihood, State
+
+Total = Callable[[Tensor], Tensor]  # a sum over this process's rows -> the sum over the rows of all processes
+
+
+def own(x: Tensor) -> Tensor:
+    """The total where one process has all rows: its own sum."""
+    return x
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Bound:
     log_likelihood: dict[str, Float[Tensor, "*batch T"]]  # by name; zero where there is no observation of that name
     kl_groups: Float[Tensor, "*batch T S"]  # raw KL(posterior || prior) of each latent group
     valid: Bool[Tensor, "*batch T"]  # the rows that count
+    total: Total = own
 
     @property
     def kl(self) -> Float[Tensor, "*batch T"]:
@@ -46,7 +55,11 @@ class Bound:
     def per_step(self) -> dict[str, Float[Tensor, ""]]:
         """Means over the rows that count, in nats per step: `elbo`, `kl`, and each log-likelihood by name."""
         terms = {"elbo": self.elbo, "kl": self.kl, **self.log_likelihood}
-        return {name: masked_mean(term, self.valid) for name, term in terms.items()}
+        return {name: self.mean(term) for name, term in terms.items()}
+
+    def mean(self, term: Float[Tensor, "*batch T"]) -> Float[Tensor, ""]:
+        """Mean of a term over the rows that count, those of other processes included."""
+        return masked_mean(term, self.valid, self.total)
 
 
 def elbo(
@@ -95,6 +108,14 @@ def log_likelihoods(
     return terms | {name: torch.where(mask, terms[name], 0.0) for name, mask in (observed or {}).items()}
 
 
+def explained(likelihoods: Mapping[str, Likelihood]) -> dict[str, dict[str, Any]]:
+    """Which data a bound with these likelihoods explains, for JSON: the measure of each term, and whether it is exact.
+
+    Bounds may be compared where they explain the same terms in the same measures.
+    """
+    return {name: {"measure": one.measure, "exact": one.exact} for name, one in likelihoods.items()}
+
+
 @torch.no_grad()
 def sequence_elbo(
     sequence: LatentSequence,
@@ -136,7 +157,13 @@ def sequence_elbo(
     )
 
 
-def masked_mean(x: Float[Tensor, "*batch T"], valid: Bool[Tensor, "*batch T"]) -> Float[Tensor, ""]:
-    """Mean of x over the rows that count. The one place where rows are reduced."""
+def masked_mean(x: Float[Tensor, "*batch T"], valid: Bool[Tensor, "*batch T"], total: Total = own) -> Float[Tensor, ""]:
+    """Mean of x over the rows that count. The one place where rows are reduced.
+
+    Args:
+        x: a number for each row.
+        valid: the rows that count.
+        total: makes sum and count those of all processes, where each has a share of the rows.
+    """
     assert x.shape == valid.shape, (x.shape, valid.shape)
-    return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
+    return total(torch.where(valid, x, 0.0).sum()) / total(valid.sum()).clamp(min=1)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.objectives.elbo import Bound, masked_mean
+from worldmodel.objectives.elbo import Bound, Total, masked_mean, own
 from worldmodel.types import KL, BalancedKL, BalancedLatent
 
 FreeNatsRule = Literal["step", "mean", "excess"]
@@ -80,16 +80,18 @@ def loss(bound: Bound, each: KL | BalancedKL, objective: Objective) -> Loss:
     Raises:
         ValueError: if the divergence is balanced and the objective does not balance, or the other way round.
     """
-    free, rule, valid = objective.free_nats, objective.free_nats_rule, bound.valid
+    free, rule = objective.free_nats, objective.free_nats_rule
     _check_balance(each, objective)
-    clipped = balanced = with_free_nats(bound.kl, valid, free, rule)
+    clipped = balanced = with_free_nats(bound.kl, bound.valid, free, rule, bound.total)
     if isinstance(each, BalancedKL) and objective.dyn_rep is not None:
         # The other rules clamp the sum of the halves instead: both are clamped at once, dyn and rep not being negative.
         total = sum(objective.dyn_rep) * free
-        balanced = each.balanced if rule == "step" else with_free_nats(each.balanced, valid, total, rule)
+        balanced = each.balanced
+        if rule != "step":
+            balanced = with_free_nats(balanced, bound.valid, total, rule, bound.total)
     weighted = objective.beta * balanced
     scaled = {name: objective.scales.get(name, 1.0) * term for name, term in bound.log_likelihood.items()}
-    value = masked_mean(weighted - torch.stack(list(scaled.values())).sum(0), valid)
+    value = bound.mean(weighted - torch.stack(list(scaled.values())).sum(0))
     with torch.no_grad():
         departures = {
             "free_nats": clipped - bound.kl,
@@ -97,12 +99,12 @@ def loss(bound: Bound, each: KL | BalancedKL, objective: Objective) -> Loss:
             "beta": weighted - balanced,
             **{f"scale_{name}": bound.log_likelihood[name] - scaled[name] for name in scaled},
         }
-        ledger = {"negative_elbo": -masked_mean(bound.elbo, valid)}
-        ledger |= {name: masked_mean(term, valid) for name, term in departures.items()}
+        ledger = {"negative_elbo": -bound.mean(bound.elbo)}
+        ledger |= {name: bound.mean(term) for name, term in departures.items()}
         latent = {
-            "posterior_entropy": masked_mean(each.posterior_entropy.sum(-1), valid),
-            "prior_entropy": masked_mean(each.prior_entropy.sum(-1), valid),
-            "under_free_nats": masked_mean((bound.kl < free).to(bound.kl.dtype), valid),
+            "posterior_entropy": bound.mean(each.posterior_entropy.sum(-1)),
+            "prior_entropy": bound.mean(each.prior_entropy.sum(-1)),
+            "under_free_nats": bound.mean((bound.kl < free).to(bound.kl.dtype)),
         }
     return Loss(value, weighted, ledger, latent)
 
@@ -114,7 +116,7 @@ def optimised_kl(kl: Float[Tensor, "B T"], valid: Tensor, objective: Objective) 
 
 
 def with_free_nats(
-    kl: Float[Tensor, "B T"], valid: Tensor, free_nats: float, rule: FreeNatsRule
+    kl: Float[Tensor, "B T"], valid: Tensor, free_nats: float, rule: FreeNatsRule, total: Total = own
 ) -> Float[Tensor, "B T"]:
     """The KL with its first `free_nats` not punished.
 
@@ -128,7 +130,7 @@ def with_free_nats(
         return kl.clamp(min=free_nats)
     if rule == "excess":
         return (kl - free_nats).clamp(min=0)
-    return masked_mean(kl, valid).clamp(min=free_nats).expand_as(kl)
+    return masked_mean(kl, valid, total).clamp(min=free_nats).expand_as(kl)
 
 
 def _check_balance(each: KL | BalancedKL, objective: Objective) -> None:

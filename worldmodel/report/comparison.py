@@ -1,6 +1,6 @@
 """Several runs on one page, and as a table for a terminal: their curves, numbers and the settings that differ."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from worldmodel.report.charts import Drawn
 from worldmodel.report.document import Block, Chart, Fold, Panels, Rows, Section, Text, chart, document
 from worldmodel.report.formats import count, duration, number, with_error
 from worldmodel.report.groups import Group, each, grouped, mean_curve, over_seeds
-from worldmodel.report.record import Curve, Record, settings
+from worldmodel.report.record import Curve, Record, Term, settings
 from worldmodel.report.sections import setting_text
 from worldmodel.report.tables import Table
 from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP, RUNS, UPDATES, Look, Said
@@ -35,7 +35,10 @@ def comparison(records: Sequence[Record]) -> str:
     Args:
         records: at least one run; their order is that of the tables and of the colours. Those that differ in nothing
             but their seed are shown together.
+    Raises:
+        ValueError: if their bounds explain different data.
     """
+    require_alike(records)
     names = labels(records)
     groups = grouped(records, names)
     parts = [
@@ -55,6 +58,27 @@ def labels(records: Sequence[Record]) -> list[str]:
     """What the runs are called: their folders' names, or the whole path where two have the same."""
     short = [record.folder.resolve().name for record in records]
     return short if len(set(short)) == len(short) else [str(record.folder) for record in records]
+
+
+def require_alike(records: Sequence[Record]) -> None:
+    """See that the bounds of all runs explain the same data, as far as the runs have recorded it.
+
+    Raises:
+        ValueError: if two do not; the message names them and the terms that differ.
+    """
+    known = [(name, record.explains) for name, record in zip(labels(records), records, strict=True) if record.explains]
+    for name, terms in known[1:]:
+        first, others = known[0]
+        if differing := [key for key in {**others, **terms} if _measure(others, key) != _measure(terms, key)]:
+            listed = "; ".join(f"{key}: {_measure(others, key)} and {_measure(terms, key)}" for key in differing)
+            raise ValueError(
+                f"{first} and {name} explain different data, so their nats cannot be put side by side ({listed}); "
+                "compare runs whose observations and likelihoods are of the same kinds"
+            )
+
+
+def _measure(terms: Mapping[str, Term], name: str) -> str:
+    return terms[name].measure if name in terms else "nothing"
 
 
 def doubts(records: Sequence[Record]) -> list[str]:
@@ -77,6 +101,11 @@ def doubts(records: Sequence[Record]) -> list[str]:
             f"The runs differ in {', '.join(changed)}: where that changes what is observed, their nats measure "
             "different data and cannot be compared."
         )
+    if bounded := _bounded_in_some(records):
+        said.append(
+            f"The log-likelihood of {', '.join(bounded)} is a lower bound in some of the runs and exact in others: "
+            "where it is a bound, the run may be better than its nats."
+        )
     if floors := sorted(differing & FLOORS):
         said.append(
             f"The runs differ in {', '.join(floors)}: their learned standard deviations have different floors, and a "
@@ -95,11 +124,22 @@ def doubts(records: Sequence[Record]) -> list[str]:
     return said
 
 
+def _bounded_in_some(records: Sequence[Record]) -> list[str]:
+    """The terms of the bound that are exact in some runs only."""
+    exact: dict[str, set[bool]] = {}
+    for record in records:
+        for name, term in (record.explains or {}).items():
+            exact.setdefault(name, set()).add(term.exact)
+    return [name for name, found in exact.items() if len(found) > 1]
+
+
 def summary(records: Sequence[Record]) -> Table:
     """The last and the best held-out numbers, a row a run, in nats per step unless the header says otherwise.
 
-    Runs that differ in nothing but their seed share a row: the mean ± the standard deviation over seeds.
+    Runs that differ in nothing but their seed share a row: the mean ± the standard deviation over seeds. Raises
+    ValueError as `comparison` does.
     """
+    require_alike(records)
     columns = _columns(records)
     found = grouped(records, labels(records))
     return Table(("run", *columns), [(group.name, *(cell(group) for cell in columns.values())) for group in found])

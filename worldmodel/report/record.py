@@ -46,6 +46,13 @@ class Session:
     about: dict[str, str]  # device, platform and versions by package
 
 
+class Term(NamedTuple):
+    """A term of the bound: which data it explains."""
+
+    measure: str  # density, mass or mixed
+    exact: bool  # or a lower bound
+
+
 @dataclass(frozen=True)
 class Record:
     """What a run's folder says."""
@@ -58,6 +65,7 @@ class Record:
     scores: Scores | None
     evidence: EvidenceReport | None
     sessions: tuple[Session, ...]
+    explains: dict[str, Term] | None  # the bound's terms by name; None of a run that did not record them
     notes: tuple[str, ...]
 
     def column(self, name: str) -> Curve:
@@ -164,7 +172,7 @@ def read_record(folder: Path) -> Record:
     if not rows:
         raise ValueError(f"{folder}: expected metrics, found no row in metrics.jsonl; the run made no update it logged")
     lines = {path.stem: _json(path, notes, _columns) for path in sorted((folder / "lines").glob("*.json"))}
-    sessions = _json(folder / "versions.json", notes, _sessions)
+    sessions, explains = _json(folder / "versions.json", notes, _versions) or ((), None)
     return Record(
         folder=folder,
         config=read_mapping(folder / "config.yaml"),
@@ -173,7 +181,8 @@ def read_record(folder: Path) -> Record:
         pictures=_pictures(folder),
         scores=_json(folder / "imagination" / "scores.json", notes, _scores),
         evidence=_json(folder / "evidence" / "evidence.json", notes, EvidenceReport.from_json),
-        sessions=sessions or (),
+        sessions=sessions,
+        explains=explains,
         notes=tuple(notes),
     )
 
@@ -237,6 +246,14 @@ def _scores(data: dict[str, Any]) -> Scores:
     if any(len({x.shape for x in band}) > 1 or band.mean.ndim != 1 for band in bands.values()):
         raise ValueError("expected mean, low and high of one length")
     return Scores(about, bands)
+
+
+def _versions(data: dict[str, Any]) -> tuple[tuple[Session, ...], dict[str, Term] | None]:
+    return _sessions(data), _explains(data["explains"]) if "explains" in data else None
+
+
+def _explains(data: dict[str, Any]) -> dict[str, Term]:
+    return {str(name): Term(str(term["measure"]), bool(term["exact"])) for name, term in data.items()}
 
 
 def _sessions(data: dict[str, Any]) -> tuple[Session, ...]:

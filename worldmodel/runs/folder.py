@@ -7,7 +7,7 @@ checkpoints/ (last, previous, best), replay/ (what it trains on) and heldout/ (w
 import json
 import platform
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from worldmodel.config import Config
 from worldmodel.config_io import write_config
 from worldmodel.system.files import refuse_link, write_whole
 from worldmodel.system.installation import versions
+from worldmodel.training.processes import ALONE, Processes
 
 
 def make_folder(config: Config) -> Path:
@@ -42,12 +43,17 @@ def make_folder(config: Config) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, processes: Processes = ALONE) -> Iterator[None]:
     """Hold the lock of a run's folder, in which one process at a time may write. It ends with the process in any case.
+
+    Of several processes that share the training, only the one that writes takes it.
 
     Raises:
         ValueError: if another process holds it, or the folder cannot be written in.
     """
+    if not processes.writes:
+        yield
+        return
     refuse_link(folder / ".lock")  # which would be emptied
     lock = FileLock(folder / ".lock")
     try:
@@ -62,9 +68,14 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def note_session(folder: Path, update: int, device: str) -> tuple[str, bool]:
+def note_session(folder: Path, update: int, device: str, explains: Mapping[str, Any]) -> tuple[str, bool]:
     """Add a start to versions.json: -> the run's id for W&B, and whether it had been started before.
 
+    Args:
+        folder: the run's.
+        update: the last update by then.
+        device: where the model is.
+        explains: which data the run's bound explains, as `objectives.elbo.explained` has it.
     Raises:
         ValueError: if the file is damaged.
     """
@@ -72,6 +83,7 @@ def note_session(folder: Path, update: int, device: str) -> tuple[str, bool]:
     record: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "sessions": []}
     if path.exists():
         record = _read_sessions(path)
+    record["explains"] = dict(explains)
     session = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "update": update,

@@ -45,7 +45,7 @@ def conclude(log: Callable[[str], None], trainer: Trainer, folder: Path, wandb_a
     """Say how the run ended: its held-out numbers, the floors of their densities, and where its files are."""
     if trainer.interruptions.terminated:
         log(
-            f"stopped by SIGTERM after update {trainer.learner.updates}; everything is saved: `worldmodel train "
+            f"stopped by SIGTERM after update {trainer.updates}; everything is saved: `worldmodel train "
             f"--resume {folder}` goes on, `worldmodel report {folder}` draws what there is"
         )
         return
@@ -54,7 +54,7 @@ def conclude(log: Callable[[str], None], trainer: Trainer, folder: Path, wandb_a
         return
     log("finished" if finished else f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
     if trainer.evaluation is None:
-        log("nothing was left to do" if trainer.learner.updates else "no update was made")
+        log("nothing was left to do" if trainer.updates else "no update was made")
         return
     per_step, kl = trainer.evaluation.per_step, trainer.evaluation.kl.summary
     terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))

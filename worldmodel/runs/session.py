@@ -26,6 +26,7 @@ from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
 from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.elbo import explained
 from worldmodel.runs.folder import (
     is_finished,
     locked,
@@ -187,7 +188,7 @@ def _run(
     with ExitStack() as stack:
         history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log))
         earlier = noted_divergence(folder)
-        wandb_id, resumed = note_session(folder, update, str(model.device))
+        wandb_id, resumed = note_session(folder, update, str(model.device), explained(model.likelihoods()))
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
         stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
         stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error))
@@ -206,16 +207,16 @@ def _run(
         trainer = _trainer(config, folder, model, environments, replay, heldout, tracker, progress, **given)
         if checkpoint is not None:
             trainer.restore(checkpoint)
-            checkpoint.tensors.clear()  # or they would stay in memory for as long as the training
+            checkpoint.parts.clear()  # or they would stay in memory for as long as the training
         if resumed:
-            progress.log(f"going on after update {trainer.learner.updates}, with {trainer.env_steps} steps")
+            progress.log(f"going on after update {trainer.updates}, with {trainer.env_steps} steps")
         if earlier is not None:
             source = checkpoint.path if checkpoint else "its replay"
             progress.log(f"this run diverged before ({earlier}); it goes on from {source}; {ADVICE}")
         with progress:
             finished = trainer.run()
         run = replace(run, model=model.eval())
-        updates = trainer.learner.updates
+        updates = trainer.updates
         if updates and not interruptions.terminated and not is_finished(folder, updates):
             with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
                 finish_run(open_run(folder, device=str(model.device)), trainer)
@@ -238,11 +239,10 @@ def _trainer(
     randomness = {
         "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
         "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device),
-        "policy": make_generator(config.seed, stream=Stream.POLICY),
     }
     return Trainer(
         build.build_learner(config, model, randomness["latents"]),
-        _rollout(config, environments, replay, randomness["policy"]),
+        _rollout(config, environments, replay),
         replay,
         heldout.to(model.device),
         tracker,
@@ -368,14 +368,13 @@ def _own_replay(config: Config, folder: Path, environments: Environments) -> Rep
     return replay
 
 
-def _rollout(
-    config: Config, environments: Environments | None, replay: Replay, random: torch.Generator
-) -> Rollout | None:
+def _rollout(config: Config, environments: Environments | None, replay: Replay) -> Rollout | None:
     if environments is None:
         return None
     rows = replay.rows_written  # a resumed run goes on with other episodes than those it began with
     seed = config.seed if rows == 0 else int(np.random.SeedSequence([config.seed, rows]).generate_state(1)[0])
-    return Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
+    policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))
+    return Rollout(environments, policy, seed)
 
 
 def _progress(config: Config) -> RunProgress:

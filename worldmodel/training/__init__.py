@@ -1,1 +1,1 @@
-"""Learner (one gradient step), trainer (the loop), evaluation, checkpoints, tracking and progress."""
+"""Learners (one optimiser, one objective), the trainer (the loop), checkpoints, metrics, tracking and progress."""

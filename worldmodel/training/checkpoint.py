@@ -1,13 +1,15 @@
 """A training state on disk: one safetensors file, written whole or not at all. Nothing that is loaded can run code.
 
-Tensors are named `model/...`, `optimizer/...` and `random/...`; the file's header holds a checksum of them and, as
-JSON, the counters and the run's settings. `last` is the newest state, `previous` the one before it, `best` the one with
-the highest held-out bound.
+The state has named parts: one for each learner, `policy` for a policy that keeps memory, `random` for the random
+generators. The tensors of a part are named `PART/...`: `world/model/...` are the world model's weights. The file's
+header holds, as JSON, a checksum of the tensors, the counters and the run's settings. `last` is the newest state,
+`previous` the one before it, `best` the one with the highest held-out bound.
 """
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +20,17 @@ from torch import Tensor, nn
 
 from worldmodel.data.suites import current_id
 from worldmodel.system.files import make_own_folder, write_whole
+from worldmodel.training.states import restore_model, under
 
-FORMAT = 2
+FORMAT = 3
+WORLD, POLICY, RANDOM = "world", "policy", "random"  # parts that every run may have
+RENAMED = {  # how names of tensors began in format 2, and how they begin now; the first that fits counts
+    "model/rssm.": f"{WORLD}/model/dynamics.",
+    "model/hindsight.": f"{WORLD}/model/backward_network.",
+    "model/": f"{WORLD}/model/",
+    "optimizer/": f"{WORLD}/optimizer/",
+    "random/policy": f"{POLICY}/generator",
+}
 PREVIOUS = "previous.safetensors"
 ENV_ID = "env.id"  # the one setting whose values may be renamed and mean the same
 
@@ -32,16 +43,20 @@ class Checkpoint(NamedTuple):
     """A checkpoint in memory, its checksum found right."""
 
     path: Path
-    tensors: dict[str, Tensor]
+    parts: dict[str, dict[str, Tensor]]  # by the part's name
     counters: dict[str, Any]
     settings: dict[str, Any]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a part; raises CheckpointError if the checkpoint has no such part."""
+        if name not in self.parts:
+            raise CheckpointError(f"{self.path}: expected a part {name}, got only {', '.join(sorted(self.parts))}")
+        return self.parts[name]
 
 
 def save_checkpoint(
     path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    random: Mapping[str, Tensor],
+    parts: Mapping[str, Mapping[str, Tensor]],
     counters: Mapping[str, Any],
     settings: Mapping[str, Any],
     *,
@@ -51,18 +66,14 @@ def save_checkpoint(
 
     Args:
         path: the file; its folder is made.
-        model, optimizer: their whole state is stored.
-        random: states of random generators by name, uint8 [n].
+        parts: the state of everything that has one, by name: learners, the policy, random generators.
         counters, settings: anything that JSON can hold.
         keep_previous: keep the file that was there as `previous`.
     Raises:
         OSError: if there is no room or no right to write. The old file is still there then.
         ValueError: if the folder is a link.
     """
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
-    tensors |= {f"random/{name}": state for name, state in random.items()}
+    tensors = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     header = {"format": FORMAT, "counters": dict(counters), "settings": dict(settings)}
     header["checksum"] = _checksum(header, stored)
@@ -74,7 +85,7 @@ def save_checkpoint(
         raise OSError(f"{path}: the checkpoint could not be written ({error}); make room, then resume") from error
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint whole, and check it. Whoever needs several things of it reads it once and hands it on.
 
     Raises:
@@ -89,42 +100,39 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
-    if form != FORMAT:
-        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {form!r}")
+    if form not in (2, FORMAT):
+        raise CheckpointError(f"{path}: expected checkpoint format 2 or {FORMAT}, got {form!r}")
     if checksum != _checksum(header, tensors):
         raise CheckpointError(f"{path}: damaged: its contents are not what was written")
     _check_header(path, header)
-    return Checkpoint(path, tensors, header["counters"], header["settings"])
+    if form == 2:
+        tensors = {_present_name(name): value for name, value in tensors.items()}
+    names = dict.fromkeys(name.partition("/")[0] for name in tensors)
+    parts = {name: under(f"{name}/", tensors) for name in names}
+    return Checkpoint(path, parts, header["counters"], header["settings"])
 
 
 def load_model(source: Path | Checkpoint, model: nn.Module) -> dict[str, Any]:
-    """Put a checkpoint's weights into a model of the same shape: -> the counters.
+    """Put a checkpoint's weights into a world model of the same shape: -> the counters.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or from a model of another shape.
     """
     checkpoint = _in_memory(source)
-    _put(checkpoint.path, model, _part(checkpoint.tensors, "model/"))
+    with said_of(checkpoint.path):
+        restore_model(model, checkpoint.part(WORLD))
     return checkpoint.counters
 
 
-def load_training_state(
-    source: Path | Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Put a whole checkpoint into a model and its optimiser: -> random states by name, and the counters.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, or from a model of another shape.
-    """
-    checkpoint = _in_memory(source)
-    load_model(checkpoint, model)
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in _part(checkpoint.tensors, "optimizer/").items():
-        index, slot = name.split("/")
-        slots.setdefault(int(index), {})[slot] = value
-    state = optimizer.state_dict()
-    optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
-    return _part(checkpoint.tensors, "random/"), checkpoint.counters
+@contextmanager
+def said_of(path: Path) -> Iterator[None]:
+    """A ValueError in the `with` block, in which a part is put back, becomes a CheckpointError that names the file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def require_settings(source: Path | Checkpoint, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -153,7 +161,7 @@ def require_settings(source: Path | Checkpoint, settings: Mapping[str, Any], def
 
 def read_counters(path: Path) -> dict[str, Any]:
     """The counters of a checkpoint; raises CheckpointError."""
-    return read_checkpoint(path).counters
+    return load_checkpoint(path).counters
 
 
 def newest_sound(paths: Iterable[Path]) -> tuple[Checkpoint | None, list[str]]:
@@ -163,22 +171,10 @@ def newest_sound(paths: Iterable[Path]) -> tuple[Checkpoint | None, list[str]]:
         if not path.is_file():
             continue
         try:
-            return read_checkpoint(path), complaints
+            return load_checkpoint(path), complaints
         except CheckpointError as error:
             complaints.append(str(error))
     return None, complaints
-
-
-def _put(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    expected = model.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        have = tuple(tensors[name].shape) if name in tensors else "nothing"
-        want = tuple(expected[name].shape) if name in expected else "nothing"
-        if have != want:
-            raise CheckpointError(
-                f"{path}: expected {name} of shape {want}, got {have}; it was written with another configuration"
-            )
-    model.load_state_dict(tensors)
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,7 +188,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_memory(source: Path | Checkpoint) -> Checkpoint:
-    return source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    return source if isinstance(source, Checkpoint) else load_checkpoint(source)
 
 
 def _check_header(path: Path, header: Mapping[str, Any]) -> None:
@@ -214,8 +210,12 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{path}: expected seconds by stage, got {seconds!r}")
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _present_name(name: str) -> str:
+    """What a tensor of format 2 is called now."""
+    for before, now in RENAMED.items():
+        if name.startswith(before):
+            return now + name.removeprefix(before)
+    return name
 
 
 def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:

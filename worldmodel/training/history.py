@@ -1,4 +1,4 @@
-"""The metrics of a run so far: what its curves are drawn from, and its record on disk when it goes on."""
+"""The metrics of a run so far, from which its curves are drawn; and cutting metrics.jsonl back to a checkpoint."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.evaluation.held_out import Reconstruction
 from worldmodel.report.record import read_row
 from worldmodel.system.files import open_to_append, write_whole
 
@@ -33,12 +34,17 @@ class History:
             for name, value in {"update": update, **own}.items() if own else ():
                 columns.setdefault(name, []).append(value)
 
+    def add_frames(self, update: int, images: Mapping[str, Reconstruction]) -> None:
+        """Keep how the model saw each image at an update."""
+        for name, seen in images.items():
+            self.frames.setdefault(name, {})[update] = seen.filtered
+
 
 def rewind_metrics(path: Path, update: int, log: Callable[[str], None]) -> list[dict[str, float]]:
-    """Cut a run's metrics.jsonl to the updates that its checkpoint has seen: -> the rows that stay.
+    """Cut a run's metrics.jsonl back to the updates that its checkpoint has seen: -> the rows that stay.
 
-    Later rows, which will be made again, are moved to metrics-discarded.jsonl. A line that is no row is dropped, and
-    that is said, unless it is the beginning of the last one, which is what a killed process leaves.
+    Later rows are moved to metrics-discarded.jsonl: the resumed run makes them again. A damaged line is dropped with a
+    message; an unfinished last line, which a killed process leaves, is dropped without one.
     """
     if not path.exists():
         return []

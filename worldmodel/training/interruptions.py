@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM as a request that a loop looks at, in place of an exception in the midst of its work."""
+"""Ctrl-C and SIGTERM as a request that a loop checks, instead of an exception in the middle of its work."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -19,7 +19,7 @@ class StoppedError(KeyboardInterrupt):
 
 
 class AbandonedError(StoppedError):
-    """The first request came while work was done that may be given up for it, as `Interruptions.abandoning` allows."""
+    """The first request ended work that may be given up: see `Interruptions.abandoning`."""
 
 
 class Interruptions:
@@ -43,13 +43,24 @@ class Interruptions:
 
     @property
     def terminated(self) -> bool:
-        """Whether to stop by SIGTERM, after which there are seconds left: for saving, and for nothing else."""
+        """Whether the request is SIGTERM: the process is killed within seconds, so there is only time to save."""
         return self.signal == signal.SIGTERM
 
     @property
     def still_to_come(self) -> tuple[signal.Signals, ...]:
-        """The signals that end what comes after the training at once: SIGTERM, and a Ctrl-C if it is the first."""
+        """The signals that give up the work after training: SIGTERM; and Ctrl-C, unless it ended the training."""
         return (signal.SIGTERM,) if self.requested else SIGNALS
+
+    def agreed(self, greatest: Callable[[int], int]) -> bool:
+        """Whether to stop, the same in all processes: a signal that came to any of them counts in each.
+
+        Args:
+            greatest: the largest of the numbers of all processes; every process must call this at the same places.
+        """
+        number = greatest(self.signal or 0)  # SIGTERM before SIGINT
+        if number > (self.signal or 0):
+            self.signal = signal.Signals(number)
+        return number > 0
 
     def __enter__(self) -> "Interruptions":
         self._depth += 1
@@ -66,7 +77,7 @@ class Interruptions:
 
     @contextmanager
     def abandoning(self, *signals: signal.Signals) -> Iterator[None]:
-        """Work that is given up, by an AbandonedError, when one of these signals comes or has come."""
+        """Work in the `with` block is given up, by an AbandonedError, if one of these signals comes or came before."""
         before, self._abandoning = self._abandoning, signals
         try:
             self._abandon_if_asked()
@@ -76,7 +87,7 @@ class Interruptions:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """A part of such work that is finished first, such as writing a file."""
+        """A part of such work, such as writing a file, that is finished before the work is given up."""
         self._holding = True
         try:
             yield

@@ -1,26 +1,73 @@
-"""One gradient step on one batch. Nothing is read back to the host: what an update reports stays on the device."""
+"""One optimiser over one objective. Nothing is read back to the host: what an update reports stays on the device."""
 
 import math
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from worldmodel.objectives.batch_bound import TrainedModel, bound_and_loss
+from worldmodel.objectives.batch_bound import TrainedModel, bound_loss_and_states
 from worldmodel.objectives.elbo import Bound
 from worldmodel.objectives.loss import Loss, Objective
-from worldmodel.types import Batch
+from worldmodel.training.processes import ALONE, Processes
+from worldmodel.training.states import learner_state, restore_learner
+from worldmodel.types import Batch, State
 
 Model = TypeVar("Model", bound=TrainedModel)
 
 
+@runtime_checkable
+class AnyUpdate(Protocol):
+    """What a step of any learner reports, detached, on the device."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that the step was taken with."""
+        ...
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Everything that is one number per update, [] each. `loss/value` and `grad_norm/...` must stay finite."""
+        ...
+
+    def first_non_finite(self) -> dict[str, Tensor]:
+        """By term of the loss, the first place in the sequence with a value that is not finite, or -1."""
+        ...
+
+
+@runtime_checkable
+class AnyLearner(Protocol):
+    """One optimiser over one objective, as the trainer drives it."""
+
+    updates: int
+    """Steps taken by now."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    def update(self, batch: Batch, before: Mapping[str, AnyUpdate]) -> AnyUpdate:
+        """Take one step on a batch of [B, T] rows; `before` has the updates that other learners just made on it."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and the optimiser's state, by name."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from a state that `state` gave after so many updates; raises ValueError for another model's."""
+        ...
+
+
 @dataclass(frozen=True)
 class Update:
-    """What one step reports, detached, on the device."""
+    """What one step on the bound reports, detached, on the device."""
 
     bound: Bound
     loss: Loss
+    states: State  # the posterior states that both were computed at, [B, T, ...]
     grad_norm: dict[str, Tensor]  # before clipping: of each part of the model, and `total`
     learning_rate: float
 
@@ -41,7 +88,7 @@ class Update:
 
 
 class Learner(Generic[Model]):
-    """Owns the optimiser. `update` is the whole algorithm."""
+    """Trains a model on the bound, or what is optimised in its place. `update` is the whole algorithm."""
 
     def __init__(
         self,
@@ -57,6 +104,7 @@ class Learner(Generic[Model]):
         weight_decay: float = 0.0,
         eps: float = 1e-8,
         autocast: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         """Args:
         model, objective: what is trained, but for parameters without gradients, and on what.
@@ -66,9 +114,10 @@ class Learner(Generic[Model]):
         clip_norm: largest global gradient norm.
         weight_decay, eps: AdamW's.
         autocast: run the networks in bfloat16.
+        processes: those that share each batch.
         """
         self.model, self.objective, self.generator = model, objective, generator
-        self.clip_norm, self.autocast = clip_norm, autocast
+        self.clip_norm, self.autocast, self.processes = clip_norm, autocast, processes
         self.parts: dict[str, list[nn.Parameter]] = {
             name: trained
             for name, part in model.parts.items()
@@ -81,25 +130,42 @@ class Learner(Generic[Model]):
         self.updates = 0
         self._schedule = (learning_rate, warmup, final_fraction, total_updates)
 
-    def update(self, batch: Batch) -> Update:
-        """Take one step on a batch of [B, T] rows."""
+    def update(self, batch: Batch, before: Mapping[str, AnyUpdate] | None = None) -> Update:
+        """Take one step on a batch of [B, T] rows. What other learners did before it makes no difference."""
         rate = learning_rate(self.updates, *self._schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        objective = self.objective.at(self.updates)
-        bound, optimised = bound_and_loss(self.model, batch, objective, self.generator, autocast=self.autocast)
+        bound, optimised, states = self._explain(batch, self.generator)
         self.optimizer.zero_grad()
         optimised.value.backward()
+        self.processes.mean_gradients(self.parameters)
         grad_norm = self._clip_gradients()
         self.optimizer.step()
         self.updates += 1
-        return Update(_detach_bound(bound), _detach_loss(optimised), grad_norm, rate)
+        detached = State(states.deter.detach(), states.stoch.detach())
+        return Update(_detach_bound(bound), _detach_loss(optimised), detached, grad_norm, rate)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and the optimiser's state, by name; see `states`. The generator's state is not among them."""
+        return learner_state(self._module(), self.optimizer)
+
+    def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from a state that `state` gave after so many updates; raises ValueError for another model's."""
+        restore_learner(self._module(), self.optimizer, state)
+        self.updates = updates
 
     @torch.no_grad()
     def loss(self, batch: Batch, generator: torch.Generator) -> float:
         """The loss of the present weights on a batch of [B, T] rows, with noise of its own."""
-        objective = self.objective.at(self.updates)
-        return float(bound_and_loss(self.model, batch, objective, generator, autocast=self.autocast)[1].value)
+        return float(self._explain(batch, generator)[1].value)
+
+    def _module(self) -> nn.Module:
+        assert isinstance(self.model, nn.Module)
+        return self.model
+
+    def _explain(self, batch: Batch, generator: torch.Generator) -> tuple[Bound, Loss, State]:
+        objective, total = self.objective.at(self.updates), self.processes.sum_over
+        return bound_loss_and_states(self.model, batch, objective, generator, autocast=self.autocast, total=total)
 
     def _clip_gradients(self) -> dict[str, Tensor]:
         norms = {
@@ -126,7 +192,7 @@ def _first_bad_place(term: Tensor, valid: Tensor) -> Tensor:
 
 def _detach_bound(bound: Bound) -> Bound:
     terms = {name: term.detach() for name, term in bound.log_likelihood.items()}
-    return Bound(terms, bound.kl_groups.detach(), bound.valid)
+    return replace(bound, log_likelihood=terms, kl_groups=bound.kl_groups.detach())
 
 
 def _detach_loss(objective: Loss) -> Loss:

@@ -1,4 +1,4 @@
-"""An evaluation -> the curves and pictures that trackers keep."""
+"""The curves and pictures of an evaluation, handed to a tracker."""
 
 import numpy as np
 
@@ -13,13 +13,14 @@ def show(tracker: Tracker, update: int, history: History, evaluation: Evaluation
     Args:
         tracker: takes them.
         update: the update they belong to.
-        history: the metrics so far, and the images reconstructed so far.
+        history: the metrics so far, and the images reconstructed so far; takes those of this evaluation too.
         evaluation: of the held-out episodes.
         training_kl: of training sequences.
     """
     from worldmodel.report import figures as report
     from worldmodel.report import films  # and so matplotlib, which opening a run does not need
 
+    history.add_frames(update, evaluation.reconstructions)
     _kl_lines(tracker, update, evaluation, training_kl)
     surprise = evaluation.surprise
     overview = report.kl_overview(

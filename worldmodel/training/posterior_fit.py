@@ -1,4 +1,4 @@
-"""Training another posterior for a frozen generative model, which prices what the model's own posterior lacks."""
+"""Training another posterior for a frozen generative model: how much higher the bound gets is what the old one lost."""
 
 from collections.abc import Callable
 
@@ -27,8 +27,8 @@ def fit_posterior(
     Args:
         model: left as it is.
         kind: of the posterior.
-        batches: gives the next batch of training rows.
-        updates: gradient steps; none leaves q where it begins, see `with_posterior`.
+        batches: called for every batch of training rows.
+        updates: gradient steps; with none, the posterior is the one that `with_posterior` makes.
         learning_rate: peak, with a warmup and a cosine to a twentieth of it.
         generator: of the latents' noise, on the model's device.
         seed: of the weights of a network that is new.

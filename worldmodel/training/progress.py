@@ -1,4 +1,4 @@
-"""What a person sees while something goes on: a live bar in a terminal, a line now and then anywhere else."""
+"""What a person sees while something goes on: a live bar in a terminal, elsewhere a line every ten seconds."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ class _Phase:
 class Watch:
     """Says what is being done whenever nothing else was said for almost ten seconds, in a terminal or not.
 
-    A thread of its own does it, from the beginning to the end of the outermost phase, whatever keeps the others busy.
+    A thread does this from the beginning to the end of the outermost phase, so that long computations do not delay it.
     """
 
     def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,7 +41,7 @@ class Watch:
 
     @contextmanager
     def phase(self, words: str) -> Iterator[None]:
-        """What is done in the `with` block; phases may lie in each other, and the innermost is told of."""
+        """Name what is done in the `with` block. Phases may be nested; the innermost one is shown."""
         self._phases.append(_Phase(words, self._clock()))
         try:
             if len(self._phases) > 1:
@@ -138,7 +138,7 @@ class RunProgress(Watch):
         self._rows = env_steps
 
     def updated(self, updates: int) -> None:
-        """So many updates were made, or are at work on a device."""
+        """So many updates were made, or are being made on a device."""
         if self._counting is None:
             self._counting = self._clock(), self._rows, updates - 1
         self._updates = updates
@@ -159,7 +159,7 @@ class RunProgress(Watch):
             super().beat()
 
     def line(self) -> str:
-        """Counts, rate, ELBO, KL and the time left; of another phase than training, what is being done."""
+        """Counts, rate, ELBO, KL and the time left during training; in any other phase, what is being done."""
         phases = self._phases[-1:]
         if not phases or phases[0].words != TRAINING:
             return super().line()
@@ -193,7 +193,7 @@ def _count(n: int) -> str:
 
 
 def _short(x: float, decimals: int = 3) -> str:
-    """Fewer decimals where a number is large, so that it takes six characters, and a sign or a point."""
+    """A number with as many decimals as fit in six characters and a sign."""
     if not abs(x) < 1e5:  # also where it is not a number
         return f"{x:.0e}"
     size = len(str(int(abs(x)))) - 1

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 
 
 class Stages:
-    """Seconds of wall clock by stage, added up over the run. On a GPU, work that is only queued counts where it is
-    waited for."""
+    """Seconds of wall clock by stage, added up over the run.
+
+    A GPU works in the background: its time counts in the stage that waits for the result.
+    """
 
     def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
         self.seconds = dict(seconds or {})

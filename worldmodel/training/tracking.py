@@ -1,7 +1,7 @@
 """Where numbers and pictures of a run go: its own folder always, Weights & Biases unless told otherwise.
 
-The only file that imports wandb, and only when a run wants it. The folder is the record: W&B's file loses what is in
-its buffer when a process is killed, `metrics.jsonl` loses nothing.
+This is the only file that imports wandb, and it does so only when a run uses W&B. The folder is the record: when a
+process is killed, W&B's file loses what is in its buffer, and `metrics.jsonl` loses nothing.
 """
 
 import io
@@ -40,7 +40,7 @@ class Tracker(Protocol):
         ...
 
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
-        """The run is over, or has failed; `files` are what it made (configuration, checkpoints), none in a hurry."""
+        """The run is over, or has failed. `files` are what it made: configuration, checkpoints. None to be quick."""
         ...
 
 
@@ -169,7 +169,7 @@ class WandbTracker:
 
 
 class WholeTracker:
-    """A tracker whose every call is made whole, whatever signal comes in the meantime."""
+    """A tracker whose calls are always completed: a signal that comes during one waits until it is over."""
 
     def __init__(self, tracker: Tracker, holding: Callable[[], AbstractContextManager[None]]) -> None:
         """Args:
@@ -229,7 +229,7 @@ class Trackers:
 def wandb_mode(
     setting: Literal["auto", "offline", "online"], environment: Mapping[str, str]
 ) -> Literal["online", "offline", "disabled"]:
-    """How W&B should run, found out without asking anyone.
+    """How W&B should run, decided without a question to the user or the network.
 
     Args:
         setting: `auto` is online if a key is configured (WANDB_API_KEY or ~/.netrc) and offline otherwise, and obeys

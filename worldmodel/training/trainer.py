@@ -20,16 +20,18 @@ from worldmodel.evaluation.held_out import Evaluation, evaluate, training_kl
 from worldmodel.models.decoder import MOST_REWARDS
 from worldmodel.models.world_model import WorldModel
 from worldmodel.train_ratio import updates_paid
-from worldmodel.training.checkpoint import Checkpoint, load_training_state, save_checkpoint
-from worldmodel.training.divergence import diverged, has_diverged, not_finite
+from worldmodel.training.checkpoint import POLICY, RANDOM, WORLD, Checkpoint, said_of, save_checkpoint
+from worldmodel.training.divergence import require_finite_weights, require_sound_loss
 from worldmodel.training.history import History
 from worldmodel.training.interruptions import AbandonedError, Interruptions
-from worldmodel.training.learner import Learner, Update
+from worldmodel.training.learner import AnyLearner, AnyUpdate, Learner, Update
+from worldmodel.training.metrics import RecentUpdates, evaluation_metrics, kl_summary, learning_rates, metric_name
 from worldmodel.training.pictures import show
+from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
 from worldmodel.training.tracking import Tracker, WholeTracker
-from worldmodel.types import Batch
+from worldmodel.types import Batch, SavedPolicy
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,10 @@ class Schedule:
 
 
 class Trainer:
-    """Runs a learner over rollouts. It owns the loop and the counters, and nothing else."""
+    """Runs learners over rollouts. It owns the loop and the counters, and nothing else.
+
+    Every learner takes one step on each batch: the world model's first, then the others in their order.
+    """
 
     def __init__(
         self,
@@ -89,37 +94,47 @@ class Trainer:
         stages: Stages | None = None,
         history: History | None = None,
         interruptions: Interruptions | None = None,
+        others: Mapping[str, AnyLearner] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """Args:
-        learner, rollout, replay: the three that do the work. Without a rollout the replay is learned from as it is.
+        learner: of the world model.
+        rollout, replay: where rows come from and where they are kept. Without a rollout no rows are collected.
         heldout: whole episodes, padded, on the learner's device.
         tracker, progress: where numbers go.
         folder: the run's folder; checkpoints are made in it.
         schedule: when things happen.
-        randomness: every generator whose state belongs to the run; `sampling` decides which sequences are drawn.
-        settings: what a checkpoint belongs to, for JSON.
+        randomness: every generator whose state belongs to the run, but for the policy's, which a `SavedPolicy` keeps;
+            `sampling` decides which sequences are drawn.
+        settings: stored in every checkpoint; it can be resumed under the same ones only.
         seed: of the noise in evaluations.
         stages: adds up how long things take.
         history: of earlier sessions.
         interruptions: signals that came before, and those that come while it runs.
+        others: learners beside the world model's, by the names of their parts of a checkpoint.
+        processes: those that share the training.
         """
+        if taken := sorted({WORLD, POLICY, RANDOM} & (others or {}).keys()):
+            raise ValueError(f"others: expected names of learners that no other part has, got {', '.join(taken)}")
         self.learner, self.rollout, self.replay, self.heldout = learner, rollout, replay, heldout
+        self.learners: dict[str, AnyLearner] = {WORLD: learner, **(others or {})}
         self.tracker, self.progress, self.folder, self.schedule = tracker, progress, folder, schedule
         self.randomness, self.settings, self.seed = randomness, settings, seed
         self.stages = stages or Stages()
         self.history = history or History()
         self.interruptions = interruptions or Interruptions()
+        self.processes = processes
         self.device = learner.model.device
         usual = schedule.context, schedule.horizon
         self.context, self.horizon = fitting_rows(longest_episode(heldout), usual)
+        self.updates = 0  # in all, those of earlier sessions included
         self.best_elbo = -np.inf
         self.first_loss: float | None = None  # of the weights of the run's first checkpoint
         self.evaluation: Evaluation | None = None
         self._evaluated: int | None = None  # the update of the newest evaluation, those of earlier sessions included
         self._ready = False  # whether the prefill is over, so that there is something to save
-        self._last: Update | None = None
-        self._recent: list[dict[str, torch.Tensor]] = []  # one entry an update since the last log
-        self._bad_places: list[dict[str, torch.Tensor]] = []
+        self._last: Mapping[str, AnyUpdate] = {}  # the newest update of every learner
+        self._recent = RecentUpdates()
         self._failures_told = 0
         self._since = (time.monotonic(), 0, 0)  # when this session began to train, its rows and its updates by then
 
@@ -129,6 +144,16 @@ class Trainer:
         return self.replay.rows_written
 
     @property
+    def _saved_policy(self) -> SavedPolicy | None:
+        """The rollout's policy, if it keeps memory."""
+        policy = None if self.rollout is None else self.rollout.policy
+        return policy if isinstance(policy, SavedPolicy) else None
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
     def imagines(self) -> bool:
         """Whether a held-out episode goes on after its first row, so that something can be imagined."""
         return longest_episode(self.heldout) >= self.context + self.horizon
@@ -136,21 +161,27 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of this run; call it before `run`.
 
-        Everything is as it was, but for random draws on a device of another kind: these begin anew, which is said.
+        Everything is restored. Only a random generator whose state is of another kind of device starts anew from the
+        seed, with a message.
 
         Raises:
             CheckpointError: if it is of a model of another shape.
             DamagedReplayError: if the replay holds fewer rows than when it was written.
         """
-        random, counters = load_training_state(checkpoint, self.learner.model, self.learner.optimizer)
+        counters = checkpoint.counters
         if self.env_steps < counters["env_steps"]:
             raise DamagedReplayError(
                 f"{self.replay.folder}: expected at least the {counters['env_steps']} rows that {checkpoint.path} was "
                 f"made after, found {self.env_steps}: {counters['env_steps'] - self.env_steps} are missing; {RESTORE}"
             )
+        with said_of(checkpoint.path):
+            for name, learner in self.learners.items():
+                learner.restore(checkpoint.part(name), counters["updates"])
+        if self._saved_policy is not None:
+            self._saved_policy.restore(checkpoint.part(POLICY))
         for name, generator in self.randomness.items():
-            self._restore_generator(name, generator, random[name])
-        self.learner.updates, self._ready = counters["updates"], True
+            self._restore_generator(name, generator, checkpoint.part(RANDOM)[name])
+        self.updates, self._ready = counters["updates"], True
         self.first_loss = counters.get("first_loss")  # checkpoints did not always have it
         self.best_elbo = -np.inf if counters["best_elbo"] is None else counters["best_elbo"]
         self._evaluated = counters.get("evaluated")
@@ -164,18 +195,20 @@ class Trainer:
         generator.set_state(state)
 
     def run(self) -> bool:
-        """Train until the last update, Ctrl-C or SIGTERM, after which it is only saved: -> whether it went to the end.
+        """Train until the last update, or until Ctrl-C or SIGTERM: -> whether nobody asked it to stop.
+
+        After Ctrl-C the run is saved and evaluated; after SIGTERM it is saved and nothing else is done.
 
         Raises:
-            NonFiniteLossError: the last checkpoint is from before it happened.
-            EnvironmentFailureError: after a checkpoint.
+            NonFiniteLossError: if the run has diverged; the newest checkpoint is from before.
+            EnvironmentFailureError: if an environment fails; a checkpoint is written first.
         """
         with self.progress.training(), self.interruptions:
             try:
                 if not self._ready:
                     self._prefill()
                 self._train()
-                if self.learner.updates and not self.interruptions.terminated:
+                if self.updates and not self.interruptions.terminated:
                     self._finish()
             except EnvironmentFailureError:
                 if self._ready:
@@ -190,17 +223,16 @@ class Trainer:
 
     def _train(self) -> None:
         schedule = self.schedule
-        self._since = (time.monotonic(), self.env_steps, self.learner.updates)
-        while not self._complete() and not self.interruptions.requested:
-            if self.learner.updates >= self._updates_paid():
+        self._since = (time.monotonic(), self.env_steps, self.updates)
+        while not self._complete() and not self._asked_to_stop():
+            if self.updates >= self._updates_paid():
                 self._collect()
                 continue
             with self.stages("sample"):
                 batch = self._sample()
             with self.stages("update"):
-                self._last = self.learner.update(batch)
-                self._remember(self._last)
-            self.progress.updated(self.learner.updates)
+                self._update(batch)
+            self.progress.updated(self.updates)
             if self._due(schedule.log_every):
                 self._log()
             if self._due(schedule.evaluate_every):
@@ -208,18 +240,29 @@ class Trainer:
             if self._due(schedule.save_every):
                 self._save("last")
 
+    def _update(self, batch: Batch) -> None:
+        made: dict[str, AnyUpdate] = {}
+        for name, learner in self.learners.items():
+            made[name] = learner.update(batch, made)
+        self.updates += 1
+        self._last = made
+        self._recent.add(made)
+
+    def _asked_to_stop(self) -> bool:
+        return self.interruptions.agreed(self.processes.greatest)
+
     def _complete(self) -> bool:
         rows = self.rollout is None or self.env_steps >= self.schedule.env_steps
-        return rows and self.learner.updates >= self.schedule.total_updates
+        return rows and self.updates >= self.schedule.total_updates
 
     def _updates_paid(self) -> int:
-        """Updates that may have been made by now: all of them, where the rows are given."""
+        """How many updates the rows so far pay for; all of them where no rows are collected."""
         total = self.schedule.total_updates
         return total if self.rollout is None else min(total, self.schedule.updates_paid(self.env_steps))
 
     def _prefill(self) -> None:
         while self.rollout is not None and self.env_steps < self.schedule.prefill:
-            if self.interruptions.requested:
+            if self._asked_to_stop():
                 return
             self._collect("prefill")
         for name, (mean, std) in self.replay.statistics().items():
@@ -229,7 +272,7 @@ class Trainer:
         self._save("last")
 
     def _count_rewards(self) -> None:
-        """Tell a decoder that takes rewards for a handful of values which ones there are."""
+        """Tell a decoder of categorical rewards which values the reward takes."""
         atoms = self.learner.model.decoder.atoms
         if atoms is None:
             return
@@ -263,47 +306,28 @@ class Trainer:
         return batch.to(self.device)
 
     def _due(self, every: int) -> bool:
-        return self.learner.updates % every == 0
-
-    def _remember(self, update: Update) -> None:
-        self._recent.append(update.scalars())
-        self._bad_places.append(update.first_non_finite())
+        return self.updates % every == 0
 
     def _log(self) -> None:
         """Read the metrics of all updates since the last log, check them, and pass on their means."""
-        assert self._last is not None
-        columns = self._check_recent()
+        columns = self._recent.read(self.updates, self._checkpoints)
         self._recent.clear()
-        self._bad_places.clear()
         values = {name: column.mean().item() for name, column in columns.items()}
-        values |= {f"kl/{name}": value for name, value in _last_kl(self._last).items()}
-        values |= {"optimizer/learning_rate": self._last.learning_rate, "env_steps": self.env_steps}
+        newest = self._last[WORLD]
+        assert isinstance(newest, Update)
+        values |= kl_summary(newest)
+        values |= {**learning_rates(self._last), "env_steps": self.env_steps}
         began, env_steps, updates = self._since
         seconds = max(time.monotonic() - began, 1e-9)
         values |= {
             "rate/env_steps_per_second": (self.env_steps - env_steps) / seconds,
-            "rate/updates_per_second": (self.learner.updates - updates) / seconds,
+            "rate/updates_per_second": (self.updates - updates) / seconds,
         }
         values |= self.stages.metrics()
         if self.rollout is not None:
             values["env_restarts"] = len(self.rollout.environments.failures)
         self._report(values)
-        self.progress.trained(self.env_steps, self.learner.updates, values["train/elbo"], values["train/kl"])
-
-    def _check_recent(self) -> dict[str, torch.Tensor]:
-        """The scalars of all updates since the last log, [updates] each, on the host; raises if one is not finite."""
-        if not self._recent:
-            return {}
-        columns = {name: torch.stack([row[name] for row in self._recent]).cpu() for name in self._recent[0]}
-        suspects = [name for name in columns if name == "loss/value" or name.startswith("grad_norm/")]
-        bad = ~torch.isfinite(torch.stack([columns[name] for name in suspects])).all(0)  # [updates]
-        if not bad.any():
-            return columns
-        first = int(bad.int().argmax())
-        number = self.learner.updates - len(bad) + first + 1
-        values = {name: float(column[first]) for name, column in columns.items()}
-        places = {name: int(place) for name, place in self._bad_places[first].items()}
-        raise diverged(not_finite(number, values, places), self.folder / "checkpoints")
+        self.progress.trained(self.env_steps, self.updates, values["train/elbo"], values["train/kl"])
 
     def _log_what_is_left(self) -> None:
         if self._recent:
@@ -321,11 +345,11 @@ class Trainer:
         if self.evaluation.per_step["elbo"] > self.best_elbo:
             self.best_elbo = self.evaluation.per_step["elbo"]
             self._save("best")
-        self._evaluated = self.learner.updates
+        self._evaluated = self.updates
 
     def _score(self) -> None:
         """Score the held-out episodes and draw the KL from every side."""
-        schedule, updates = self.schedule, self.learner.updates
+        schedule, updates = self.schedule, self.updates
         evaluation = evaluate(
             self.learner.model,
             self.learner.objective,
@@ -336,22 +360,15 @@ class Trainer:
             seed=self.seed,
         )
         self.evaluation = evaluation
-        values = {f"heldout/{name}": value for name, value in evaluation.per_step.items()}
-        values |= {f"heldout_kl/{name}": value for name, value in evaluation.kl.summary.items()}
-        values |= {f"heldout_bits_per_dimension/{name}": bits for name, bits in evaluation.bits_per_dimension.items()}
-        for name, errors in evaluation.open_loop.items():
-            values |= {f"open_loop/{name}/{kind}": x.mean().item() for kind, x in errors._asdict().items()}
-        self._report(values)
+        self._report(evaluation_metrics(evaluation))
         sequences = self._sample(4 * schedule.batch_size, torch.Generator().manual_seed(self.seed))
         kl = training_kl(self.learner.model, self.learner.objective, sequences, seed=self.seed)
         tracker = WholeTracker(self.tracker, self.interruptions.holding)
         tracker.scalars(updates, {f"training_kl/{name}": value for name, value in kl.summary.items()})
-        for name, seen in evaluation.reconstructions.items():
-            self.history.frames.setdefault(name, {})[updates] = seen.filtered
         show(tracker, updates, self.history, evaluation, kl)
 
     def _look_at_the_gap(self) -> None:
-        """Report a rough estimate of the evidence, and so of the gap. It draws from a stream of its own."""
+        """Report a rough estimate of the evidence and the gap. Its random draws change no others."""
         schedule = self.schedule
         rough = rough_evidence(
             self.learner.model,
@@ -365,7 +382,7 @@ class Trainer:
 
     def _finish(self) -> None:
         self._save("last")  # first: an evaluation takes long, and a second Ctrl-C stops it
-        if self._evaluated != self.learner.updates:
+        if self._evaluated != self.updates:
             self._evaluate()
             self._save("last")  # again, with the best bound so far in its counters
         if self.evaluation is not None:
@@ -376,10 +393,11 @@ class Trainer:
         self._report(self.stages.metrics())
 
     def _save(self, name: str) -> None:
-        self._check_recent()
+        """Write a checkpoint, unless the run has diverged."""
+        self._recent.read(self.updates, self._checkpoints)
         self._check_weights()
         counters = {
-            "updates": self.learner.updates,
+            "updates": self.updates,
             "env_steps": self.env_steps,
             "best_elbo": self.best_elbo if np.isfinite(self.best_elbo) else None,
             "evaluated": self._evaluated,
@@ -388,45 +406,30 @@ class Trainer:
         }
         with self.stages("save"), self.progress.phase("saving"):
             self.replay.flush()  # before the checkpoint that counts its rows
-            save_checkpoint(
-                self.folder / "checkpoints" / f"{name}.safetensors",
-                self.learner.model,
-                self.learner.optimizer,
-                {name: generator.get_state() for name, generator in self.randomness.items()},
-                counters,
-                self.settings,
-                keep_previous=name == "last",
-            )
+            if self.processes.writes:
+                path = self._checkpoints / f"{name}.safetensors"
+                save_checkpoint(path, self._parts(), counters, self.settings, keep_previous=name == "last")
+
+    def _parts(self) -> dict[str, Mapping[str, torch.Tensor]]:
+        """The state of everything that has one, by the name of its part of a checkpoint."""
+        parts: dict[str, Mapping[str, torch.Tensor]] = {name: one.state() for name, one in self.learners.items()}
+        parts[RANDOM] = {name: generator.get_state() for name, generator in self.randomness.items()}
+        if self._saved_policy is not None:
+            parts[POLICY] = self._saved_policy.state()
+        return parts
 
     def _check_weights(self) -> None:
         """Raise if the run has diverged; see `divergence`. The noise comes from a stream of its own."""
-        updates, checkpoints = self.learner.updates, self.folder / "checkpoints"
-        bad = [key for key, p in self.learner.model.named_parameters() if not torch.isfinite(p).all()]
-        if bad:
-            raise diverged(f"after update {updates}: not finite: the weights {', '.join(bad)}", checkpoints)
+        learners = self.learners.items()
+        weights = {metric_name(name, key): p for name, one in learners for key, p in one.model.named_parameters()}
+        require_finite_weights(weights, self.updates, self._checkpoints)
         batch = select(self.heldout, slice(self.schedule.batch_size), slice(self.schedule.sequence_length))
         loss = self.learner.loss(trimmed(batch), torch.Generator(self.device).manual_seed(self.seed))
         first = loss if self.first_loss is None else self.first_loss
-        if has_diverged(loss, first):
-            words = f"after update {updates}: the held-out loss is {loss:.4g}, and was {first:.4g} at the beginning"
-            raise diverged(words, checkpoints)
+        require_sound_loss(loss, first, self.updates, self._checkpoints)
         self.first_loss = first
 
     def _report(self, values: Mapping[str, float]) -> None:
         with self.interruptions.holding():
-            self.tracker.scalars(self.learner.updates, values)
-            self.history.add(self.learner.updates, values)
-
-
-def _last_kl(update: Update) -> dict[str, float]:
-    """Quantiles of the raw KL over the rows of the newest batch, and the mean of what the loss made of it.
-
-    NaN where no row counts: a long burn-in can take up every sequence of a small batch.
-    """
-    if not update.bound.valid.any():
-        return dict.fromkeys(("mean", "median", "q95", "optimised_mean"), np.nan)
-    rows = update.bound.kl[update.bound.valid]
-    optimised = update.loss.optimised_kl[update.bound.valid]
-    quantiles = torch.quantile(rows.float(), rows.new_tensor([0.5, 0.95], dtype=torch.float32))
-    numbers = torch.stack([rows.mean(), quantiles[0], quantiles[1], optimised.mean()]).tolist()
-    return dict(zip(("mean", "median", "q95", "optimised_mean"), numbers, strict=True))
+            self.tracker.scalars(self.updates, values)
+            self.history.add(self.updates, values)

@@ -1,0 +1,95 @@
+"""The names of a run's metrics, and the numbers of the updates that have not been reported yet."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.evaluation.held_out import Evaluation
+from worldmodel.training.checkpoint import WORLD
+from worldmodel.training.divergence import diverged, not_finite
+from worldmodel.training.learner import AnyUpdate, Update
+
+KL_SUMMARY = ("mean", "median", "q95", "optimised_mean")
+
+
+class RecentUpdates:
+    """What every update since the last log reported. It stays on the device until it is read."""
+
+    def __init__(self) -> None:
+        self._scalars: list[dict[str, Tensor]] = []  # one entry an update
+        self._places: list[dict[str, Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self._scalars)
+
+    def add(self, updates: Mapping[str, AnyUpdate]) -> None:
+        """Keep what an update of each learner, by the learner's name, reports."""
+        self._scalars.append(_of_all({name: update.scalars() for name, update in updates.items()}))
+        self._places.append(_of_all({name: update.first_non_finite() for name, update in updates.items()}))
+
+    def clear(self) -> None:
+        """Forget them, since they were reported."""
+        self._scalars.clear()
+        self._places.clear()
+
+    def read(self, newest: int, checkpoints: Path) -> dict[str, Tensor]:
+        """Every number, [updates] by name, on the host.
+
+        Args:
+            newest: the number of the newest update.
+            checkpoints: the folder of the run's checkpoints, for the message.
+        Raises:
+            NonFiniteLossError: if a loss or a gradient is not finite.
+        """
+        if not self._scalars:
+            return {}
+        columns = {name: torch.stack([row[name] for row in self._scalars]).cpu() for name in self._scalars[0]}
+        suspects = [name for name in columns if "loss/value" in name or "grad_norm/" in name]
+        bad = ~torch.isfinite(torch.stack([columns[name] for name in suspects])).all(0)  # [updates]
+        if not bad.any():
+            return columns
+        first = int(bad.int().argmax())
+        values = {name: float(column[first]) for name, column in columns.items()}
+        places = {name: int(place) for name, place in self._places[first].items()}
+        raise diverged(not_finite(newest - len(bad) + first + 1, values, places), checkpoints)
+
+
+def metric_name(learner: str, name: str) -> str:
+    """What a learner's number is called in the metrics: the world model's have no prefix."""
+    return name if learner == WORLD else f"{learner}/{name}"
+
+
+def learning_rates(updates: Mapping[str, AnyUpdate]) -> dict[str, float]:
+    """The learning rate of every learner."""
+    return {metric_name(name, "optimizer/learning_rate"): update.learning_rate for name, update in updates.items()}
+
+
+def kl_summary(update: Update) -> dict[str, float]:
+    """Quantiles of the raw KL over the rows of the newest batch, and the mean of what the loss made of it.
+
+    NaN where no row counts: a long burn-in can take up every sequence of a small batch.
+    """
+    if not update.bound.valid.any():
+        return {f"kl/{name}": np.nan for name in KL_SUMMARY}
+    rows = update.bound.kl[update.bound.valid]
+    optimised = update.loss.optimised_kl[update.bound.valid]
+    quantiles = torch.quantile(rows.float(), rows.new_tensor([0.5, 0.95], dtype=torch.float32))
+    numbers = torch.stack([rows.mean(), quantiles[0], quantiles[1], optimised.mean()]).tolist()
+    return {f"kl/{name}": number for name, number in zip(KL_SUMMARY, numbers, strict=True)}
+
+
+def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """An evaluation's single numbers."""
+    values = {f"heldout/{name}": value for name, value in evaluation.per_step.items()}
+    values |= {f"heldout_kl/{name}": value for name, value in evaluation.kl.summary.items()}
+    values |= {f"heldout_bits_per_dimension/{name}": bits for name, bits in evaluation.bits_per_dimension.items()}
+    for name, errors in evaluation.open_loop.items():
+        values |= {f"open_loop/{name}/{kind}": x.mean().item() for kind, x in errors._asdict().items()}
+    return values
+
+
+def _of_all(numbers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {metric_name(learner, name): x for learner, own in numbers.items() for name, x in own.items()}
