@@ -117,7 +117,7 @@ def formula_alone(q: Tensor, p: Tensor) -> Tensor:
         formula = partial(kl_reference.categorical_kl, unimix=UNIMIX)
     else:
         formula = partial(kl_reference.gaussian_kl, min_std=MIN_STD)
-    return kl_reference.balance(formula, q, p, DYN, REP, FREE)[0]
+    return kl_reference.balance(formula, q, p, DYN, REP, FREE)
 
 
 FORMULATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -226,7 +226,6 @@ class BalancedKL(NamedTuple):
     """The KL of each step as training optimises it, and the raw one beside it, in nats."""
 
     balanced: Float[Tensor, "*batch"]  # clamped and weighted
-    clamped: Bool[Tensor, "*batch"]  # where free nats hold it, and it has no gradient; the mean is their share
     kl: Float[Tensor, "*batch S"]
     posterior_entropy: Float[Tensor, "*batch S"]
     prior_entropy: Float[Tensor, "*batch S"]

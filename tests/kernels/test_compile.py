@@ -60,9 +60,9 @@ def test_a_tile_that_is_too_large_is_seen_to_spill(tmp_path):
     code = f"""
 import sys
 import compile_kernels
-from worldmodel.kernels import latent_triton
+from worldmodel.kernels import latent_triton, launch_triton
 compile_kernels.OPERATORS = [compile_kernels.latent_head]
-latent_triton.gaussian_tile = lambda rows, S, itemsize: {{"ROWS": 16, "BLOCK_S": 1024, "num_warps": 4}}
+latent_triton.gaussian_tile = lambda S, itemsize: launch_triton.Tile(rows=16, groups=1024, classes=1, num_warps=4)
 sys.argv[1:] = ["--json", {str(tmp_path / "figures.json")!r}, *"--targets sm_90 --dtypes float32 --widths 1024".split()]
 sys.exit(compile_kernels.main())
 """

@@ -87,7 +87,6 @@ def test_balancing_is_two_divergences_that_each_train_one_side(generator, free_n
     kl = gaussian_kl(q, p, min_std=MIN_STD).kl.sum(-1)
     under = kl < free_nats
     assert (under.any() and not under.all()) or free_nats == 0.0
-    assert torch.equal(result.clamped, under)
     torch.testing.assert_close(result.balanced, 0.9 * kl.clamp(min=free_nats), **F64)
     by_q, by_p = torch.autograd.grad(kl.sum(), (q, p), retain_graph=True)
     got_q, got_p = torch.autograd.grad(result.balanced.sum(), (q, p))

@@ -17,9 +17,9 @@ pytest.importorskip("triton")
 from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 
-from worldmodel.kernels import kl_autograd_triton, kl_reference
+from worldmodel.kernels import kl_reference, kl_triton, launch_triton
 from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
-from worldmodel.kernels.kl_triton import Tile, categorical_tile, gaussian_tile
+from worldmodel.kernels.launch_triton import Tile, categorical_tile, gaussian_tile
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Of the largest number in a row (a step's groups, a group's classes), for outputs: float32 arithmetic, whatever the
@@ -41,7 +41,7 @@ CATEGORICALS = [(1, 1), (3, 1), (1, 2), (7, 5), (4, 32), (2, 100)]
 class Gaussian:
     kl, balanced = staticmethod(gaussian_kl), staticmethod(balanced_gaussian_kl)
     formula, entropy = staticmethod(kl_reference.gaussian_kl), staticmethod(kl_reference.gaussian_entropy)
-    operator = staticmethod(kl_autograd_triton.gaussian_kl)
+    operator = staticmethod(kl_triton.gaussian_kl)
 
     def __init__(self, groups, min_std=0.1):
         self.width, self.settings = (2 * groups,), {"min_std": min_std}
@@ -50,7 +50,7 @@ class Gaussian:
 class Categorical:
     kl, balanced = staticmethod(categorical_kl), staticmethod(balanced_categorical_kl)
     formula, entropy = staticmethod(kl_reference.categorical_kl), staticmethod(kl_reference.categorical_entropy)
-    operator = staticmethod(kl_autograd_triton.categorical_kl)
+    operator = staticmethod(kl_triton.categorical_kl)
 
     def __init__(self, groups, classes, unimix=0.01):
         self.width, self.settings = (groups, classes), {"unimix": unimix}
@@ -80,11 +80,11 @@ def written_out(family, q, p, free_nats):
 @pytest.fixture
 def poisoned(monkeypatch):
     """New memory is full of NaN (of True, for booleans), so that what a kernel does not write is seen."""
-    empty = torch.empty
+    empty = torch.Tensor.new_empty
     fill = lambda *args, **kwargs: (lambda x: x.fill_(torch.nan if x.is_floating_point() else True))(  # noqa: E731
         empty(*args, **kwargs)
     )
-    monkeypatch.setattr(torch, "empty", fill)
+    monkeypatch.setattr(torch.Tensor, "new_empty", fill)
 
 
 def close(got, expected, stored=0.0):
@@ -100,7 +100,6 @@ def agree(family, q, p, generator, free_nats, used=(True, True, True, True)):
     q64, p64 = (x.detach().double().requires_grad_() for x in (q, p))
     expected = written_out(family, q64, p64, free_nats)
     outputs = (got.balanced, got.kl, got.posterior_entropy, got.prior_entropy)
-    assert torch.equal(got.clamped, expected[1].sum(-1) < free_nats)
     for a, b in zip(outputs, expected, strict=True):
         assert a.dtype == torch.float32
         close(a, b)
@@ -146,9 +145,9 @@ def test_each_output_has_its_own_gradient(poisoned, generator, family, used):
 @pytest.mark.parametrize("size", [(10,), (10, 6)], ids=str)
 @pytest.mark.parametrize("tile", [Tile(2, 4, 8, 1), Tile(1, 16, 8, 1)], ids=["blocks of groups", "one step a program"])
 def test_many_programs_and_blocks_of_groups_make_one_result(poisoned, generator, monkeypatch, size, tile):
-    monkeypatch.setattr(kl_autograd_triton, "interpreting", lambda: False)  # or the rows were as many as there are
-    monkeypatch.setattr(kl_autograd_triton, "gaussian_tile", lambda *_: tile)
-    monkeypatch.setattr(kl_autograd_triton, "categorical_tile", lambda *_: tile)
+    monkeypatch.setattr(launch_triton, "interpreted", lambda tile, rows: tile)  # or the rows were as many as there are
+    monkeypatch.setattr(kl_triton, "gaussian_tile", lambda *_: tile)
+    monkeypatch.setattr(kl_triton, "categorical_tile", lambda *_: tile)
     q, p = inputs(family(size), generator, 5)
     agree(family(size), q, p, generator, free_nats=median_kl(family(size), q, p))
 
@@ -173,7 +172,7 @@ def test_an_empty_batch_has_empty_results(generator, family):
 def test_of_no_groups_there_is_no_kl_and_all_steps_are_clamped(poisoned, generator, size):
     q, p = inputs(family(size), generator, 2)
     result = family(size).balanced(q, p, **family(size).settings, dyn=DYN, rep=REP, free_nats=1.0, backend="triton")
-    assert result.kl.shape == (2, 0) and result.clamped.all()
+    assert result.kl.shape == (2, 0)
     torch.testing.assert_close(result.balanced, torch.full_like(result.balanced, DYN + REP))
     result.balanced.sum().backward()
     assert q.grad.shape == q.shape
@@ -232,7 +231,7 @@ def test_identical_distributions_have_exactly_no_kl_and_no_gradient(generator, f
     q, _ = inputs(family, generator, 6, scale=20.0)
     p = q.detach().clone().requires_grad_()
     result = family.balanced(q, p, **family.settings, dyn=DYN, rep=REP, free_nats=0.0, backend="triton")
-    assert result.kl.eq(0).all() and result.balanced.eq(0).all() and not result.clamped.any()
+    assert result.kl.eq(0).all() and result.balanced.eq(0).all()
     (result.balanced.sum() + result.kl.sum()).backward()
     assert q.grad.eq(0).all() and p.grad.eq(0).all()
 
@@ -255,21 +254,20 @@ def test_clamped_steps_have_no_gradient_and_the_free_nats_as_value(generator, fa
     free = median_kl(family, q, p)
     result = family.balanced(q, p, **family.settings, dyn=DYN, rep=REP, free_nats=free, backend="triton")
     result.balanced.sum().backward()
-    assert 0 < result.clamped.float().mean() < 1
-    torch.testing.assert_close(
-        result.balanced[result.clamped], torch.full_like(result.balanced[result.clamped], 0.9 * free)
-    )
-    assert q.grad[result.clamped].eq(0).all() and p.grad[result.clamped].eq(0).all()
-    assert q.grad[~result.clamped].flatten(1).abs().sum(-1).gt(0).all()
+    under = result.kl.sum(-1) < free
+    assert 0 < under.float().mean() < 1
+    torch.testing.assert_close(result.balanced[under], torch.full_like(result.balanced[under], 0.9 * free))
+    assert q.grad[under].eq(0).all() and p.grad[under].eq(0).all()
+    assert q.grad[~under].flatten(1).abs().sum(-1).gt(0).all()
 
 
 @pytest.fixture
 def launches(monkeypatch):
     """The arguments of every launch."""
-    seen, launch = [], kl_autograd_triton.launch
+    seen, launch = [], kl_triton.launch
     monkeypatch.setattr(
-        kl_autograd_triton, "launch", lambda kernel, grid, arguments, **rest: (
-            seen.append(arguments), launch(kernel, grid, arguments, **rest)
+        kl_triton, "launch", lambda kernel, tile, extent, arguments: (
+            seen.append(arguments), launch(kernel, tile, extent, arguments)
         )
     )  # fmt: skip
     return seen
@@ -282,9 +280,9 @@ def test_one_launch_forward_one_backward_and_only_inputs_and_clamps_are_kept(gen
     kept = []
     with saved_tensors_hooks(lambda x: kept.append(x.data_ptr()) or x, lambda x: x):
         result = family.balanced(q, p, **family.settings, dyn=DYN, rep=REP, free_nats=free_nats, backend="triton")
-    clamped = [result.clamped.data_ptr()] if free_nats else []  # a byte a step
-    assert kept == [q.data_ptr(), p.data_ptr(), *clamped]
     assert len(launches) == 1
+    clamped = [launches[0]["clamped_ptr"].data_ptr()] if free_nats else []  # a byte a step
+    assert kept == [q.data_ptr(), p.data_ptr(), *clamped]
     torch.autograd.grad(result.balanced, (q, p), torch.ones_like(result.balanced))
     assert len(launches) == 2
 
@@ -297,7 +295,7 @@ def test_the_halves_of_one_tensor_are_read_where_they_lie(poisoned, generator, l
     agree(family, q, p, generator, free_nats=1.0)
     assert len(launches) == 2
     for arguments in launches:
-        assert [x.data_ptr() for x in arguments[:2]] == [q.data_ptr(), p.data_ptr()]
+        assert [arguments[name].data_ptr() for name in ("q_ptr", "p_ptr")] == [q.data_ptr(), p.data_ptr()]
 
 
 @FAMILIES
@@ -314,14 +312,18 @@ def test_any_stride_is_read_right(poisoned, generator, family):
 
 
 @FAMILIES
-def test_the_cotangent_of_a_sum_is_read_where_it_lies(generator, launches, family):
+@pytest.mark.parametrize(("output", "name"), [(0, "kl_grad"), (1, "q_entropy_grad"), (2, "p_entropy_grad")])
+def test_the_gradient_of_a_sum_is_read_where_it_lies(generator, launches, family, output, name):
     q, p = inputs(family, generator, 4, 3)
-    family.kl(q, p, **family.settings, backend="triton").kl.sum(-1).mean().backward()
-    assert launches[1][2].stride() == (1, 0)
     q64, p64 = (x.detach().double().requires_grad_() for x in (q, p))
-    family.formula(q64, p64, *family.settings.values()).sum(-1).mean().backward()
-    close(q.grad, q64.grad)
-    close(p.grad, p64.grad)
+    weight = torch.randn(4, 3, generator=generator).to(DEVICE)
+    got = family.kl(q, p, **family.settings, backend="triton")[output]
+    (got.sum(-1) * weight).sum().backward()
+    assert launches[1][f"{name}_ptr"].stride() == (1, 0)
+    expected = written_out(family, q64, p64, 0.0)[1 + output]
+    gradients = torch.autograd.grad((expected.sum(-1) * weight).sum(), (q64, p64), materialize_grads=True)
+    for x, exact in zip((q, p), gradients, strict=True):
+        close(x.grad, exact)
 
 
 @FAMILIES

@@ -12,10 +12,11 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worldmodel.kernels import latent_reference, latent_triton
+from worldmodel.kernels import latent_reference, latent_triton, launch_triton
 from worldmodel.kernels.backend import runs_on_triton
+from worldmodel.kernels.kl_reference import mix_uniform
 from worldmodel.kernels.latent import categorical_head, gaussian_head
-from worldmodel.kernels.launch_triton import rows_of
+from worldmodel.kernels.launch_triton import Tile
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,10 +70,10 @@ def assert_near(got, expected, tolerance, scale=1e-30):
     assert (got.double() - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=scale)
 
 
-def assert_gradients_near(outputs, source, expected, wide, generator, tolerance):
-    cotangents = [torch.randn(x.shape, generator=generator).to(DEVICE) for x in outputs]
-    (got,) = torch.autograd.grad(outputs, source, cotangents)
-    (want,) = torch.autograd.grad(expected, wide, [c.double() for c in cotangents])
+def assert_gradients_near(sample, source, expected, wide, generator, tolerance):
+    cotangent = torch.randn(sample.shape, generator=generator).to(DEVICE)
+    (got,) = torch.autograd.grad(sample, source, cotangent)
+    (want,) = torch.autograd.grad(expected, wide, cotangent.double())
     assert got.dtype == source.dtype
     assert_near(got, want, tolerance)
 
@@ -83,9 +84,8 @@ def test_gaussian_head_is_the_formula(shape, dtype, generator):
     raw, noise = gaussian_inputs(shape, dtype, generator)
     got = gaussian_head(raw, noise, min_std=MIN_STD, backend="triton")
     wide, expected = exact(gaussian_head, raw, noise, min_std=MIN_STD)
-    for x, y in zip(got, expected, strict=True):
-        assert x.dtype == torch.float32
-        assert_near(x, y, FORWARD, scale=1.0)
+    assert got.dtype == torch.float32
+    assert_near(got, expected, FORWARD, scale=1.0)
     assert_gradients_near(got, raw, expected, wide, generator, GRADIENT[dtype])
 
 
@@ -96,9 +96,8 @@ def test_categorical_head_is_the_formula(shape, dtype, unimix, generator):
     logits, noise = categorical_inputs(shape, dtype, generator)
     got = categorical_head(logits, noise, unimix=unimix, backend="triton")
     wide, expected = exact(categorical_head, logits, noise, unimix=unimix)
-    assert got.sample.dtype == got.probs.dtype == torch.float32
-    assert torch.equal(got.sample.double(), expected.sample.detach())
-    assert_near(got.probs, expected.probs, FORWARD)
+    assert got.dtype == torch.float32
+    assert torch.equal(got.double(), expected.detach())
     if shape[-1] > 1:
         assert_gradients_near(got, logits, expected, wide, generator, GRADIENT[dtype])
 
@@ -106,8 +105,8 @@ def test_categorical_head_is_the_formula(shape, dtype, unimix, generator):
 def test_one_class_has_no_gradient(generator):
     logits, noise = categorical_inputs((3, 2, 1), torch.float32, generator)
     got = categorical_head(logits, noise, unimix=UNIMIX, backend="triton")
-    (gradient,) = torch.autograd.grad(got.sample.square().sum() + got.probs.sum(), logits)
-    assert got.sample.eq(1).all() and got.probs.eq(1).all() and gradient.eq(0).all()
+    (gradient,) = torch.autograd.grad(got.square().sum(), logits)
+    assert got.eq(1).all() and gradient.eq(0).all()
 
 
 @pytest.mark.parametrize("family", [GaussianFamily(6, MIN_STD), CategoricalFamily(4, 6, UNIMIX)])
@@ -119,9 +118,9 @@ def test_a_kernels_sample_is_that_of_the_distribution(family, generator):
     gradients = [torch.autograd.grad(expected, raw, cotangent)[0]]
     raw, noise = raw.detach().to(DEVICE).requires_grad_(), noise.to(DEVICE)
     if isinstance(family, GaussianFamily):
-        got = gaussian_head(raw, noise, min_std=MIN_STD, backend="triton").sample
+        got = gaussian_head(raw, noise, min_std=MIN_STD, backend="triton")
     else:
-        got = categorical_head(raw.unflatten(-1, (4, 6)), noise, unimix=UNIMIX, backend="triton").sample
+        got = categorical_head(raw.unflatten(-1, (4, 6)), noise, unimix=UNIMIX, backend="triton")
         assert torch.equal(got.cpu(), expected)
     gradients.append(torch.autograd.grad(got, raw, cotangent.to(DEVICE))[0].cpu())
     torch.testing.assert_close(got.cpu(), expected)
@@ -136,7 +135,7 @@ def test_the_reference_does_bit_for_bit_what_distributions_do(generator):
         raw = torch.randn(50, family.parameters, generator=generator, requires_grad=True)
         noise = family.noise(50, like=raw, generator=generator)
         expected = family.distribution(raw).rsample(noise)
-        got = head(raw.view(50, *noise.shape[1:-1], -1), noise, **setting).sample
+        got = head(raw.view(50, *noise.shape[1:-1], -1), noise, **setting)
         cotangent = torch.randn(got.shape, generator=generator)
         assert torch.equal(got, expected)
         assert torch.equal(*(torch.autograd.grad(z, raw, cotangent)[0] for z in (got, expected)))
@@ -144,18 +143,22 @@ def test_the_reference_does_bit_for_bit_what_distributions_do(generator):
 
 def test_the_references_gradients_are_those_of_its_values(generator):
     raw, noise = gaussian_inputs((2, 3), torch.float64, generator)
-    assert torch.autograd.gradcheck(lambda x: tuple(gaussian_head(x, noise, min_std=MIN_STD)), raw)
-    assert torch.autograd.gradgradcheck(lambda x: tuple(gaussian_head(x, noise, min_std=MIN_STD)), raw)
+    assert torch.autograd.gradcheck(lambda x: gaussian_head(x, noise, min_std=MIN_STD), raw)
+    assert torch.autograd.gradgradcheck(lambda x: gaussian_head(x, noise, min_std=MIN_STD), raw)
     logits, noise = categorical_inputs((2, 3, 4), torch.float64, generator)
-    assert torch.autograd.gradcheck(lambda x: categorical_head(x, noise, unimix=UNIMIX).probs, logits)
-    assert torch.autograd.gradgradcheck(lambda x: categorical_head(x, noise, unimix=UNIMIX).probs, logits)
+    # A one-hot sample is constant almost everywhere: it is given the gradient of its probabilities.
+    sample, probs = categorical_head(logits, noise, unimix=UNIMIX), mix_uniform(logits, UNIMIX).exp().flatten(-2)
+    cotangent = torch.randn(sample.shape, generator=generator, dtype=torch.float64)
+    assert torch.equal(*(torch.autograd.grad(x, logits, cotangent)[0] for x in (sample, probs)))
+    assert torch.autograd.gradcheck(lambda x: mix_uniform(x, UNIMIX).exp(), logits)
+    assert torch.autograd.gradgradcheck(lambda x: mix_uniform(x, UNIMIX).exp(), logits)
 
 
 def test_classes_win_as_often_as_their_probability_says(generator):
     logits = torch.tensor([[2.0, 0.0, -1.0, -7.0, 1.0]], device=DEVICE)
     noise = torch.rand(100_000, 1, 5, generator=generator).to(DEVICE)
-    sample, probs = categorical_head(logits.expand(noise.shape), noise, unimix=UNIMIX, backend="triton")
-    p = probs[0, 0]
+    sample = categorical_head(logits.expand(noise.shape), noise, unimix=UNIMIX, backend="triton")
+    p = (1 - UNIMIX) * logits[0].softmax(-1) + UNIMIX / 5
     error = (sample.mean(0) - p) / (p * (1 - p) / len(noise)).sqrt()
     assert error.abs().max() < 4
 
@@ -165,22 +168,21 @@ def test_extreme_numbers_are_as_exact_as_others(dtype, generator):
     raw, noise = gaussian_inputs((4, 6), dtype, generator, scale=50.0)
     got = gaussian_head(raw, noise, min_std=MIN_STD, backend="triton")
     wide, expected = exact(gaussian_head, raw, noise, min_std=MIN_STD)
-    for x, y in zip(got, expected, strict=True):
-        assert_near(x, y, FORWARD, scale=1.0)
+    assert_near(got, expected, FORWARD, scale=1.0)
     assert_gradients_near(got, raw, expected, wide, generator, GRADIENT[dtype])
     for unimix in (0.0, UNIMIX):
         logits, noise = categorical_inputs((4, 3, 7), dtype, generator, scale=1e4)
         got = categorical_head(logits, noise, unimix=unimix, backend="triton")
         wide, expected = exact(categorical_head, logits, noise, unimix=unimix)
-        assert torch.equal(got.sample.double(), expected.sample.detach())
-        assert_near(got.probs, expected.probs, FORWARD)
+        assert torch.equal(got.double(), expected.detach())
         assert_gradients_near(got, logits, expected, wide, generator, GRADIENT[dtype])
 
 
 @pytest.mark.parametrize("raw_std", [-80.0, -20.0, -1e-3, 0.0, 19.9, 20.1, 80.0])
 def test_a_small_std_keeps_its_digits(raw_std):
     raw = torch.tensor([0.0, raw_std], device=DEVICE)
-    got = gaussian_head(raw, torch.ones(1, device=DEVICE), min_std=1e-38, backend="triton").std.double()
+    # With a mean of zero and noise of one the sample is the std.
+    got = gaussian_head(raw, torch.ones(1, device=DEVICE), min_std=1e-38, backend="triton").double()
     expected = 1e-38 + raw.double()[1:].exp().log1p()
     torch.testing.assert_close(got, expected, rtol=3e-7, atol=0)  # every number of it, not of the largest
 
@@ -190,10 +192,10 @@ def test_a_small_std_keeps_its_digits(raw_std):
 def test_the_first_of_equals_wins_and_noise_of_zero_and_one_is_allowed(backend, dtype):
     logits = torch.zeros(3, 1, 5, device=DEVICE)
     noise = torch.tensor([0.0, 0.5, 1.0]).to(DEVICE, dtype)[:, None, None].expand(3, 1, 5)
-    sample = categorical_head(logits, noise, unimix=UNIMIX, backend=backend).sample
+    sample = categorical_head(logits, noise, unimix=UNIMIX, backend=backend)
     assert torch.equal(sample, torch.eye(5, device=DEVICE)[0].expand(3, 5))
     noise = torch.tensor([[0.0, 0.1, 1.0, 0.9, 1.0]], dtype=dtype, device=DEVICE)
-    assert categorical_head(logits[0], noise, unimix=UNIMIX, backend=backend).sample.argmax() == 2
+    assert categorical_head(logits[0], noise, unimix=UNIMIX, backend=backend).argmax() == 2
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
@@ -201,16 +203,16 @@ def test_a_logit_that_is_not_a_number_shows_in_its_group_alone(backend):
     logits = torch.zeros(1, 2, 3, device=DEVICE)
     logits[0, 1, 2] = math.nan
     noise = torch.full((1, 2, 3), 0.5, device=DEVICE)
-    sample = categorical_head(logits, noise, unimix=UNIMIX, backend=backend).sample
+    sample = categorical_head(logits, noise, unimix=UNIMIX, backend=backend)
     assert sample[0, :3].isfinite().all() and sample[0, 3:].isnan().all()
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
 def test_empty_batches_give_empty_samples(shape):
     raw = torch.zeros(*shape[:-1], 2 * shape[-1], requires_grad=True, device=DEVICE)
-    sample = gaussian_head(raw, torch.zeros(shape, device=DEVICE), min_std=MIN_STD, backend="triton").sample
+    sample = gaussian_head(raw, torch.zeros(shape, device=DEVICE), min_std=MIN_STD, backend="triton")
     logits = torch.zeros(*shape, 4, requires_grad=True, device=DEVICE)
-    drawn = categorical_head(logits, torch.zeros(*shape, 4, device=DEVICE), unimix=UNIMIX, backend="triton").sample
+    drawn = categorical_head(logits, torch.zeros(*shape, 4, device=DEVICE), unimix=UNIMIX, backend="triton")
     assert sample.shape == shape and drawn.shape == (shape[0], 4 * shape[1])
     (sample.sum() + drawn.sum()).backward()
     assert raw.grad.shape == raw.shape and logits.grad.shape == logits.shape
@@ -221,45 +223,63 @@ def test_many_small_programs_do_what_a_large_one_does(name, generator, monkeypat
     head, setting, inputs, shape = HEADS[name]
     source, noise = inputs(shape, torch.float32, generator)
     expected = head(source, noise, backend="triton", **setting)
-    gradient = torch.autograd.grad(sum(x.square().sum() for x in expected), source)
-    small = {"gaussian": {"ROWS": 2, "BLOCK_S": 4}, "categorical": {"ROWS": 2, "BLOCK_K": 8}}[name]
-    monkeypatch.setattr(latent_triton, f"{name}_tile", lambda *_: small | {"num_warps": 1})
+    gradient = torch.autograd.grad(expected.square().sum(), source)[0]
+    small = {"gaussian": Tile(2, 4, 1, 1), "categorical": Tile(2, 2, 8, 1)}[name]
+    monkeypatch.setattr(launch_triton, "interpreted", lambda tile, rows: tile)
+    monkeypatch.setattr(latent_triton, f"{name}_tile", lambda *_: small)
     got = head(source, noise, backend="triton", **setting)
-    for x, y in zip(got, expected, strict=True):
-        assert torch.equal(x, y)
-    assert torch.equal(torch.autograd.grad(sum(x.square().sum() for x in got), source)[0], gradient[0])
+    assert torch.equal(got, expected)
+    assert torch.equal(torch.autograd.grad(got.square().sum(), source)[0], gradient)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The arguments of every launch."""
+    seen, launch = [], launch_triton.launch
+    monkeypatch.setattr(
+        latent_triton, "launch", lambda kernel, tile, extent, arguments: (
+            seen.append(arguments), launch(kernel, tile, extent, arguments)
+        )
+    )  # fmt: skip
+    return seen
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_every_output_alone_has_its_gradient(name, generator):
-    head, setting, inputs, shape = HEADS[name]
-    source, noise = inputs(shape, torch.float32, generator)
-    got = head(source, noise, backend="triton", **setting)
-    wide, expected = exact(head, source, noise, **setting)
-    for x, y in zip(got, expected, strict=True):
-        cotangent = torch.randn(x.shape, generator=generator).to(DEVICE)
-        (gradient,) = torch.autograd.grad(x, source, cotangent, retain_graph=True)
-        (want,) = torch.autograd.grad(y, wide, cotangent.double(), retain_graph=True)
-        assert_near(gradient, want, GRADIENT[torch.float32])
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_rows_that_lie_apart_are_read_where_they_are(name, generator):
+def test_what_lies_apart_is_read_where_it_is(name, generator, launches):
     head, setting, inputs, shape = HEADS[name]
     source, noise = inputs(shape, torch.float32, generator)
     inner = 1 if name == "gaussian" else 2
     apart = torch.stack([source.detach(), torch.full_like(source, math.nan)], -1 - inner).requires_grad_()
     noises = torch.stack([noise, torch.full_like(noise, math.nan)], -1 - inner)
     half, noise_half = apart.select(-1 - inner, 0), noises.select(-1 - inner, 0)
-    assert rows_of(half, inner).data_ptr() == half.data_ptr()
     got, expected = (head(x, n, backend="triton", **setting) for x, n in ((half, noise_half), (source, noise)))
-    assert all(torch.equal(x, y) for x, y in zip(got, expected, strict=True))
-    got.sample.sum().backward()
-    expected.sample.sum().backward()
+    assert torch.equal(got, expected)
+    # The gradient of a sample that is concatenated to something lies apart too.
+    weight = torch.randn(*got.shape[:-1], got.shape[-1] + 3, generator=generator).to(DEVICE)[..., 3:]
+    got.backward(weight)
+    expected.backward(weight.contiguous())
     assert torch.equal(apart.grad.select(-1 - inner, 0), source.grad)
+    read = {key: x.data_ptr() for arguments in launches[::2] for key, x in arguments.items() if key.endswith("_ptr")}
+    named = "raw_ptr" if name == "gaussian" else "logits_ptr"
+    assert read[named] == half.data_ptr() and read["noise_ptr"] == noise_half.data_ptr()
+    assert read["sample_grad_ptr"] == weight.data_ptr()
     crossed = source.detach().transpose(0, 1)  # no rows at one distance: copied, and still right
     again = head(crossed, noise.transpose(0, 1), backend="triton", **setting)
-    assert torch.equal(again.sample.transpose(0, 1), expected.sample)
+    assert torch.equal(again.transpose(0, 1), expected)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_any_stride_is_read_right(name, generator):
+    head, setting, inputs, shape = HEADS[name]
+    source, noise = inputs(shape, torch.float32, generator)
+    backwards = [x.detach().mT.contiguous().mT for x in (source, noise)]  # what is last does not lie next to another
+    backwards[0].requires_grad_()
+    assert all(x.stride(-1) > 1 for x in backwards)
+    got, expected = (head(*x, backend="triton", **setting) for x in (backwards, (source, noise)))
+    assert torch.equal(got, expected)
+    weight = torch.randn(*reversed(got.shape), generator=generator).to(DEVICE).permute(2, 1, 0)
+    gradients = [torch.autograd.grad(z, x, weight)[0] for z, x in ((got, backwards[0]), (expected, source))]
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -290,7 +310,7 @@ def test_it_is_one_operation_forward_and_one_backward(name, generator):
     source, noise = inputs(shape, torch.float32, generator)
     cotangent = torch.ones(source.flatten(-2).shape if name == "categorical" else noise.shape, device=DEVICE)
     with Counter() as forward:
-        sample = head(source, noise, backend="triton", **setting).sample
+        sample = head(source, noise, backend="triton", **setting)
     with Counter() as backward:
         torch.autograd.grad(sample, source, cotangent)
     assert forward.seen == [f"worldmodel.{name}_head.default"]
@@ -302,12 +322,12 @@ def test_a_forward_mode_derivative_is_refused_by_the_operators_name_and_is_the_r
     head, setting, inputs, shape = HEADS[name]
     source, noise = inputs(shape, torch.float32, generator)
     source, tangent = source.detach(), torch.ones_like(source).cumsum(-1)
-    weight = torch.randn(head(source, noise, backend="reference", **setting)[1].shape, generator=generator).to(DEVICE)
-    formula = lambda x, backend: (head(x, noise, backend=backend, **setting)[1] * weight).sum()  # noqa: E731
+    weight = torch.randn(head(source, noise, backend="reference", **setting).shape, generator=generator).to(DEVICE)
+    formula = lambda x, backend: (head(x, noise, backend=backend, **setting) * weight).sum()  # noqa: E731
     with pytest.raises(NotImplementedError, match=f"worldmodel::{name}_head: expected no forward-mode derivative"):
         torch.func.jvp(lambda x: formula(x, "triton"), (source,), (tangent,))
     leaf = source.clone().requires_grad_()
-    output = head(leaf, noise, backend="triton", **setting)[1]
+    output = head(leaf, noise, backend="triton", **setting)
     with forward_ad.dual_level():
         with pytest.raises(NotImplementedError, match=f"{name}_head: expected no forward-mode derivative"):
             head(forward_ad.make_dual(leaf, tangent), noise, backend="triton", **setting)
@@ -325,8 +345,8 @@ def test_torch_takes_it_as_an_operator(name, generator):
     operator = getattr(latent_triton, head.__name__)
     torch.library.opcheck(operator, (source, noise, *setting.values()))
     # The operator, not the function around it: a compiler cannot look through the tests' type checker.
-    compiled = torch.compile(lambda x: operator(x, noise, *setting.values())[0], fullgraph=True)
-    got, expected = compiled(source), head(source, noise, backend="triton", **setting).sample
+    compiled = torch.compile(lambda x: operator(x, noise, *setting.values()), fullgraph=True)
+    got, expected = compiled(source), head(source, noise, backend="triton", **setting)
     assert torch.equal(got, expected)
     assert torch.equal(*(torch.autograd.grad(z.square().sum(), source)[0] for z in (got, expected)))
 

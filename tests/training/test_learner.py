@@ -219,14 +219,14 @@ def test_the_first_place_that_is_not_finite_is_named_by_term():
 )
 def test_an_update_launches_its_kl_once_forward_and_once_backward(monkeypatch, latent, objective):
     pytest.importorskip("triton")
-    from worldmodel.kernels import kl, kl_autograd_triton
+    from worldmodel.kernels import kl, kl_triton
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch, noise = make_batch().to(device), torch.Generator(device)
     models = [make_model(latent=latent).to(device) for _ in range(2)]
-    launched, launch = [], kl_autograd_triton.launch
+    launched, launch = [], kl_triton.launch
     monkeypatch.setattr(
-        kl_autograd_triton, "launch", lambda kernel, *rest, **options: (
+        kl_triton, "launch", lambda kernel, *rest, **options: (
             launched.append(kernel.__name__), launch(kernel, *rest, **options)
         )
     )  # fmt: skip

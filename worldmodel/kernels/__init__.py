@@ -1,1 +1,1 @@
-"""KL divergences between posterior and prior: `kl` is public, `kl_reference` is the definition of correct."""
+"""KL divergences and samples of latents: `kl` and `latent` are public, the references beside them define correct."""

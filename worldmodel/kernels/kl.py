@@ -1,7 +1,6 @@
-"""KL divergence per latent group, from what the heads put out. The one door to it: loss, bound and diagnostics agree.
+"""KL divergence of each latent group, from what the heads put out; loss, bound and diagnostics all take it from here.
 
-Densities want float32 or better whatever the autocast, so half-precision inputs are computed in float32. Kernels and
-reference return the same, whichever computes.
+Half-precision inputs are computed in float32, whatever the autocast. Reference and Triton kernels return the same.
 """
 
 import functools
@@ -42,9 +41,9 @@ def gaussian_kl(
     """
     _check_gaussian(posterior_raw, prior_raw, min_std)
     if runs_on_triton(backend, posterior_raw, prior_raw):
-        from worldmodel.kernels import kl_autograd_triton
+        from worldmodel.kernels import kl_triton
 
-        return KL(*kl_autograd_triton.gaussian_kl(posterior_raw, prior_raw, min_std, 0.0, 0.0, 0.0)[:3])
+        return KL(*kl_triton.gaussian_kl(posterior_raw, prior_raw, min_std, 0.0, 0.0, 0.0)[:3])
     return _gaussian_reference(full_precision(posterior_raw), full_precision(prior_raw), min_std)
 
 
@@ -75,14 +74,14 @@ def balanced_gaussian_kl(
     _check_gaussian(posterior_raw, prior_raw, min_std)
     _check_balance(("posterior_raw", posterior_raw), ("prior_raw", prior_raw), dyn, rep, free_nats)
     if runs_on_triton(backend, posterior_raw, prior_raw):
-        from worldmodel.kernels import kl_autograd_triton
+        from worldmodel.kernels import kl_triton
 
-        outputs = kl_autograd_triton.gaussian_kl(posterior_raw, prior_raw, min_std, dyn, rep, free_nats)
-        return BalancedKL(*outputs[3:], *outputs[:3])
+        outputs = kl_triton.gaussian_kl(posterior_raw, prior_raw, min_std, dyn, rep, free_nats)
+        return BalancedKL(outputs[3], *outputs[:3])
     q, p = full_precision(posterior_raw), full_precision(prior_raw)
     formula = functools.partial(kl_reference.gaussian_kl, min_std=min_std)
-    balanced, clamped = kl_reference.balance(formula, q, p, dyn, rep, free_nats)
-    return BalancedKL(balanced, clamped, *_gaussian_reference(q, p, min_std))
+    balanced = kl_reference.balance(formula, q, p, dyn, rep, free_nats)
+    return BalancedKL(balanced, *_gaussian_reference(q, p, min_std))
 
 
 def categorical_kl(
@@ -108,9 +107,9 @@ def categorical_kl(
     """
     _check_categorical(posterior_logits, prior_logits, unimix)
     if runs_on_triton(backend, posterior_logits, prior_logits):
-        from worldmodel.kernels import kl_autograd_triton
+        from worldmodel.kernels import kl_triton
 
-        return KL(*kl_autograd_triton.categorical_kl(posterior_logits, prior_logits, unimix, 0.0, 0.0, 0.0)[:3])
+        return KL(*kl_triton.categorical_kl(posterior_logits, prior_logits, unimix, 0.0, 0.0, 0.0)[:3])
     return _categorical_reference(full_precision(posterior_logits), full_precision(prior_logits), unimix)
 
 
@@ -131,14 +130,14 @@ def balanced_categorical_kl(
     _check_categorical(posterior_logits, prior_logits, unimix)
     _check_balance(("posterior_logits", posterior_logits), ("prior_logits", prior_logits), dyn, rep, free_nats)
     if runs_on_triton(backend, posterior_logits, prior_logits):
-        from worldmodel.kernels import kl_autograd_triton
+        from worldmodel.kernels import kl_triton
 
-        outputs = kl_autograd_triton.categorical_kl(posterior_logits, prior_logits, unimix, dyn, rep, free_nats)
-        return BalancedKL(*outputs[3:], *outputs[:3])
+        outputs = kl_triton.categorical_kl(posterior_logits, prior_logits, unimix, dyn, rep, free_nats)
+        return BalancedKL(outputs[3], *outputs[:3])
     q, p = full_precision(posterior_logits), full_precision(prior_logits)
     formula = functools.partial(kl_reference.categorical_kl, unimix=unimix)
-    balanced, clamped = kl_reference.balance(formula, q, p, dyn, rep, free_nats)
-    return BalancedKL(balanced, clamped, *_categorical_reference(q, p, unimix))
+    balanced = kl_reference.balance(formula, q, p, dyn, rep, free_nats)
+    return BalancedKL(balanced, *_categorical_reference(q, p, unimix))
 
 
 def _gaussian_reference(q: Tensor, p: Tensor, min_std: float) -> KL:

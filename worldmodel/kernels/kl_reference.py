@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import log_softmax, softplus
 
@@ -55,8 +55,9 @@ def categorical_kl(
 
         sum_k q_k (log q_k - log p_k)  =  sum_k q_k u_k + (p_k - q_k),    u = log q - log p
 
-    Probabilities sum to one, so the second part adds nothing but its rounding's opposite: no term is below zero by more
-    than rounding, nearly equal distributions lose few digits, and equal ones give exactly zero and no gradient.
+    The probabilities of both sum to one, so adding p_k - q_k to each term changes the sum by rounding only. No term is
+    then below zero by more than rounding. So nearly equal distributions lose few digits, and equal ones have a KL and
+    a gradient of exactly zero.
     """
     log_q, log_p = mix_uniform(posterior_logits, unimix), mix_uniform(prior_logits, unimix)
     q, p, u = log_q.exp(), log_p.exp(), log_q - log_p
@@ -73,8 +74,8 @@ def categorical_entropy(logits: Float[Tensor, "*batch S K"], unimix: float) -> F
 
 def balance(
     kl: Callable[[Tensor, Tensor], Tensor], posterior: Tensor, prior: Tensor, dyn: float, rep: float, free_nats: float
-) -> tuple[Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
-    """The KL as it is optimised, of each step, and whether the free nats held it, when it has no gradient.
+) -> Float[Tensor, "*batch"]:
+    """The KL of each step as it is optimised; a step whose KL is below the free nats has no gradient.
 
         dyn max(KL( sg(q) || p ), free) + rep max(KL( q || sg(p) ), free),    each KL a sum over groups
 
@@ -88,6 +89,5 @@ def balance(
     to_prior = kl(posterior.detach(), prior).sum(-1)
     to_posterior = kl(posterior, prior.detach()).sum(-1)
     if free_nats == 0:
-        return dyn * to_prior + rep * to_posterior, torch.zeros_like(to_prior, dtype=torch.bool)
-    balanced = dyn * to_prior.clamp(min=free_nats) + rep * to_posterior.clamp(min=free_nats)
-    return balanced, to_prior < free_nats
+        return dyn * to_prior + rep * to_posterior
+    return dyn * to_prior.clamp(min=free_nats) + rep * to_posterior.clamp(min=free_nats)

@@ -1,11 +1,10 @@
-"""A sample of the latent, from what a head puts out and noise: the last thing in every step of the recurrent loop.
+"""A sample of the latent, from what a head puts out and noise: the end of every step of the recurrent loop.
 
-Written out in torch it is a dozen small launches forward and as many backward, at each step; the kernels make it one
-and one.
+Written out in torch it is up to eighteen small operations forward and six backward, at each step (docs/kernels.md); the
+kernels make it one and one.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,24 +14,9 @@ from worldmodel.kernels import latent_reference
 from worldmodel.kernels.backend import Backend, runs_on_triton
 
 
-class GaussianHead(NamedTuple):
-    """S Gaussians and a sample of each, float32 or float64."""
-
-    sample: Float[Tensor, "*batch S"]
-    mean: Float[Tensor, "*batch S"]
-    std: Float[Tensor, "*batch S"]
-
-
-class CategoricalHead(NamedTuple):
-    """S categoricals of K classes and a one-hot sample of each, flat (Z = S * K), float32 or float64."""
-
-    sample: Float[Tensor, "*batch Z"]
-    probs: Float[Tensor, "*batch S K"]
-
-
 def gaussian_head(
     raw: Float[Tensor, "*batch P"], noise: Float[Tensor, "*batch S"], *, min_std: float, backend: Backend = "auto"
-) -> GaussianHead:
+) -> Float[Tensor, "*batch S"]:
     """mean + std * noise, with std = min_std + softplus(unconstrained std).
 
     Args:
@@ -42,7 +26,7 @@ def gaussian_head(
         backend: "reference", "triton", or "auto": triton for tensors on a GPU, where it is installed and knows the
             dtypes. The kernels can be differentiated once, backward.
     Returns:
-        The sample, mean and std, all differentiable in `raw`.
+        The sample, float32 or float64, differentiable in `raw`.
     Raises:
         ValueError: if shapes, dtypes or devices disagree, P is odd, noise wants a gradient, min_std is not positive,
             or "triton" cannot run here.
@@ -56,8 +40,8 @@ def gaussian_head(
     if runs_on_triton(backend, raw, noise):
         from worldmodel.kernels import latent_triton
 
-        return GaussianHead(*latent_triton.gaussian_head(raw, noise, min_std))
-    return GaussianHead(*latent_reference.gaussian_head(raw, noise, min_std))
+        return latent_triton.gaussian_head(raw, noise, min_std)
+    return latent_reference.gaussian_head(raw, noise, min_std)
 
 
 def categorical_head(
@@ -66,7 +50,7 @@ def categorical_head(
     *,
     unimix: float,
     backend: Backend = "auto",
-) -> CategoricalHead:
+) -> Float[Tensor, "*batch Z"]:
     """One class of every group by Gumbel-max, with the straight-through gradient of the probabilities.
 
     Args:
@@ -75,7 +59,7 @@ def categorical_head(
         unimix: share of the uniform distribution that is mixed in, in [0, 1).
         backend: as for `gaussian_head`.
     Returns:
-        The one-hot sample and the mixed probabilities; the gradients of both are those of the probabilities.
+        The S one-hot samples, flat (Z = S * K), float32 or float64, with the gradient of the mixed probabilities.
     Raises:
         ValueError: if shapes, dtypes or devices disagree, there is no class, noise wants a gradient, unimix is out of
             range, or "triton" cannot run here.
@@ -88,8 +72,8 @@ def categorical_head(
     if runs_on_triton(backend, logits, noise):
         from worldmodel.kernels import latent_triton
 
-        return CategoricalHead(*latent_triton.categorical_head(logits, noise, unimix))
-    return CategoricalHead(*latent_reference.categorical_head(logits, noise, unimix))
+        return latent_triton.categorical_head(logits, noise, unimix)
+    return latent_reference.categorical_head(logits, noise, unimix)
 
 
 def _check_noise(noise: Tensor, source: Tensor, shape: tuple[int, ...]) -> None:

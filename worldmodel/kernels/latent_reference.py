@@ -12,18 +12,17 @@ from worldmodel.kernels.precision import full_precision
 
 def gaussian_head(
     raw: Float[Tensor, "*batch P"], noise: Float[Tensor, "*batch S"], min_std: float
-) -> tuple[Float[Tensor, "*batch S"], Float[Tensor, "*batch S"], Float[Tensor, "*batch S"]]:
-    """z = mean + std * noise, with std = min_std + softplus(second half of raw): -> z, mean, std."""
+) -> Float[Tensor, "*batch S"]:
+    """z = mean + std * noise, with std = min_std + softplus(second half of raw)."""
     mean, std = split_gaussian(full_precision(raw), min_std)
-    return mean + std * noise, mean, std
+    return mean + std * noise
 
 
 def categorical_head(
     logits: Float[Tensor, "*batch S K"], noise: Float[Tensor, "*batch S K"], unimix: float
-) -> tuple[Float[Tensor, "*batch Z"], Float[Tensor, "*batch S K"]]:
-    """p = (1 - unimix) softmax(logits) + unimix / K, and one class of each group drawn from it: -> z, p."""
-    log_probs = mix_uniform(full_precision(logits), unimix)
-    return straight_through(log_probs, noise), log_probs.exp()
+) -> Float[Tensor, "*batch Z"]:
+    """One class of each group, drawn from p = (1 - unimix) softmax(logits) + unimix / K."""
+    return straight_through(mix_uniform(full_precision(logits), unimix), noise)
 
 
 def straight_through(

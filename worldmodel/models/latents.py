@@ -49,7 +49,7 @@ class DiagonalGaussian:
     def rsample(self, noise: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
         """mean + std * noise, for standard normal noise; one launch on a GPU."""
         if runs_on_triton("auto", self.raw, noise):
-            return gaussian_head(self.raw, noise, min_std=self.min_std).sample
+            return gaussian_head(self.raw, noise, min_std=self.min_std)
         return self.mean + self.std * noise
 
     @torch.no_grad()
@@ -130,7 +130,7 @@ class OneHotCategorical:
         The gradient is straight-through, or ReinMax's on top of the same sample.
         """
         if runs_on_triton("auto", self.logits, noise):
-            sample = categorical_head(self.logits, noise, unimix=self.unimix).sample
+            sample = categorical_head(self.logits, noise, unimix=self.unimix)
         else:
             sample = latent_reference.straight_through(self.log_probs, noise)
         if self.gradient != "reinmax":
