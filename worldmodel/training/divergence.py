@@ -64,7 +64,7 @@ def require_finite_weights(weights: Mapping[str, Tensor], update: int, checkpoin
 def require_sound_loss(loss: float, first: float, update: int, checkpoints: Path) -> None:
     """Raise NonFiniteLossError if the weights after this update, of this loss, have diverged; see `has_diverged`."""
     if has_diverged(loss, first):
-        words = f"after update {update}: the loss of a batch is {loss:.4g}, and was {first:.4g} at the beginning"
+        words = f"after update {update}: the held-out loss is {loss:.4g}, and was {first:.4g} at the beginning"
         raise diverged(words, checkpoints)
 
 
