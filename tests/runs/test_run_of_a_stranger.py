@@ -67,8 +67,9 @@ def hostile(own, tmp_path, monkeypatch):
         settings["env"] |= env
         (folder / "config.yaml").write_text(yaml.safe_dump(settings))
         for path in (folder / "checkpoints").glob("*.safetensors"):
-            tensors, header = checkpoint._read(path)
-            header["settings"]["env"] |= env
+            _, tensors, counters, written = checkpoint.read_checkpoint(path)
+            written["env"] |= env
+            header = {"format": checkpoint.FORMAT, "counters": counters, "settings": written}
             header["checksum"] = checkpoint._checksum(header, tensors)
             save_file(tensors, path, metadata={"worldmodel": checkpoint.json.dumps(header)})
         return folder
