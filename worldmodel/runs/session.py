@@ -77,7 +77,7 @@ def train(
     progress = progress or _progress(config)
     with (
         Interruptions() as interruptions,
-        _beginning(progress, config),
+        _beginning(progress, config, f"making {config.env.num_envs} environments of {config.env.id}"),
         _world(config, interruptions) as world,
     ):
         folder = make_folder(config)
@@ -109,11 +109,9 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     progress = progress or _progress(config)
     seen = _stamps(folder)
     checkpoint = _checkpoint(config, folder, progress)
-    if config.offline is None:
-        progress.log(build.making_words(config))
     with (
         Interruptions() as interruptions,
-        _beginning(progress, config),
+        _beginning(progress, config, build.making_words(config)),
         _world(config, interruptions, folder) as world,
         locked(folder),  # after the workers were made, which do not keep the lock then
     ):
@@ -122,9 +120,8 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
         return _run(config, folder, *world, progress, checkpoint, interruptions)
 
 
-def _beginning(progress: RunProgress, config: Config) -> AbstractContextManager[None]:
+def _beginning(progress: RunProgress, config: Config, making: str) -> AbstractContextManager[None]:
     """Say at once what is being made, since environments and libraries may take long to load: -> the phase of that."""
-    making = f"making {config.env.num_envs} environments of {config.env.id}"
     progress.log(making if config.offline is None else f"reading {config.offline}")
     return progress.phase("setting up")
 
