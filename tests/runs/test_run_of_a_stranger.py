@@ -6,13 +6,12 @@ import sys
 import pytest
 import yaml
 from rich.console import Console
-from safetensors.torch import save_file
 
 from worldmodel.cli import main
 from worldmodel.runs.decomposition import rate_decomposition
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import resume, train
-from worldmodel.training import checkpoint
+from worldmodel.training.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.training.progress import RunProgress
 from worlds import TINY
 
@@ -67,10 +66,9 @@ def hostile(own, tmp_path, monkeypatch):
         settings["env"] |= env
         (folder / "config.yaml").write_text(yaml.safe_dump(settings))
         for path in (folder / "checkpoints").glob("*.safetensors"):
-            tensors, header = checkpoint._read(path)
-            header["settings"]["env"] |= env
-            header["checksum"] = checkpoint._checksum(header, tensors)
-            save_file(tensors, path, metadata={"worldmodel": checkpoint.json.dumps(header)})
+            found = load_checkpoint(path)
+            found.settings["env"] |= env
+            save_checkpoint(path, found.parts, found.counters, found.settings)
         return folder
 
     yield make
