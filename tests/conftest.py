@@ -2,6 +2,14 @@
 
 import os
 
+# jaxtyping's hook compiles from source, in every process, what is first imported while a module of ours is imported.
+# So these libraries, thousands of files, come first.
+import beartype.door  # noqa: F401
+import gymnasium.vector  # noqa: F401
+import jsonargparse  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import rich.console  # noqa: F401
+import torch._dynamo
 from jaxtyping import install_import_hook
 
 # Every annotation of the library, shapes included, is checked when it is called; an int may stand for a float.
