@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from worldmodel.train_ratio import fewest_env_steps, updates_paid
 
-# What was done before there was a setting for it, where the setting's default is something else: a run's folder that
-# names no such setting was made like this.
+# Values to assume for settings that older runs do not name, where today's default differs.
 BEFORE = {"env.integers": "density"}
 
 

@@ -179,7 +179,7 @@ def vae(quick: bool, generator: torch.Generator) -> Section:
     figure, (left, middle, right) = canvas(1, 3, width_ratios=[1, 1, 1.25])
     left.scatter(*heldout.T, s=5, color=FAINT, alpha=0.6, lw=0)
     with torch.no_grad():
-        curve = model.decode(torch.linspace(-2.5, 2.5, 300, dtype=torch.float64)[:, None]).mean
+        curve = model.likelihood(torch.linspace(-2.5, 2.5, 300, dtype=torch.float64)[:, None]).mean
         q = model.posterior(heldout[worst])
     left.plot(*curve.T, color=RATE)
     left.plot(*heldout[worst], "*", ms=11, color=GAP)

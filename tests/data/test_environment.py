@@ -668,3 +668,14 @@ def test_workers_do_not_outlive_their_parent(end):
     while any(map(is_running, workers)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(map(is_running, workers))
+
+
+def test_environments_are_closed_once(monkeypatch):
+    register()
+    closed = []
+    monkeypatch.setattr(Counting, "close", lambda self: closed.append(self))
+    with make_environments("Counting-v0", count=2) as environments:
+        closed.clear()  # of the one that the spaces were read from
+        environments.close()
+        assert len(closed) == 2
+    assert len(closed) == 2

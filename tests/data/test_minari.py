@@ -16,7 +16,7 @@ from worldmodel.data import minari as ours
 from worldmodel.data.environment import make_environments
 from worldmodel.data.minari import Exported, MissingExtraError, export_minari, open_minari
 from worldmodel.data.offline import divide, episode_rows, prepare_data
-from worldmodel.data.policy import RandomPolicy
+from worldmodel.data.policy import RandomPolicy, random_actions
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
 from worldmodel.data.spaces import UnsupportedSpaceError
@@ -40,10 +40,10 @@ def root(tmp_path, monkeypatch) -> Path:
 
 def whole_episodes(spec, lengths=(4, 2, 6)):
     """Episodes of a policy's actions, the first truncated, the second terminated, and so on."""
-    policy = RandomPolicy(spec.action, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
     for i, length in enumerate(lengths):
         episode = make_batch(spec, batch=1, length=length, seed=i, first=())
-        episode.prev_action[0, 1:] = torch.from_numpy(policy({}, np.zeros(length - 1, bool)))
+        episode.prev_action[0, 1:] = random_actions(spec.action, (length - 1,), generator)
         episode.is_last[0, -1] = True
         episode.is_terminal[0, -1] = i % 2 == 1
         yield episode

@@ -7,8 +7,14 @@ from worldmodel.runs.folder import locked, note_session
 from worldmodel.training.processes import Processes
 from worlds import MIXED_SPEC, make_model
 
+NO_START = '{"wandb_id": "a", "sessions": []}'
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"sessions": []}'])
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"sessions": []}', NO_START, "[" * 100_000],
+    ids=["", "{", "[]", "no id", "none", "deep"],
+)
 def test_a_damaged_note_of_the_starts_is_named(tmp_path, content):
     (tmp_path / "versions.json").write_text(content)
     with pytest.raises(ValueError, match=r"versions.json: expected the run's starts .*restore it, or remove it"):

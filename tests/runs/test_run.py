@@ -152,7 +152,7 @@ def test_the_raw_kl_and_the_optimised_one_stand_side_by_side(tiny):
 
 def test_gradient_norms_and_rates_are_reported(tiny):
     for row in rows_with(tiny, "loss/value"):
-        parts = [row[f"grad_norm/{name}"] for name in ("encoder", "rssm", "decoder")]
+        parts = [row[f"grad_norm/{name}"] for name in ("encoder", "dynamics", "decoder")]
         assert min(parts) > 0
         assert max(parts) < row["grad_norm/total"] <= sum(parts)
         assert row["rate/updates_per_second"] > 0

@@ -330,6 +330,15 @@ def test_a_resume_without_the_header_of_the_rows_is_refused_and_leaves_them(tmp_
     assert {path.name: path.read_bytes() for path in (folder / "replay").iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["replay", "heldout"])
+def test_a_resume_whose_rows_are_gone_is_refused_and_collects_nothing_anew(tmp_path, name):
+    folder = crash(tmp_path, after=4)
+    shutil.rmtree(folder / name)
+    with pytest.raises(FileNotFoundError, match=f"{name}: expected the rows that this run's checkpoints belong to"):
+        resume(folder, progress=Progress())
+    assert not (folder / name).exists()
+
+
 @pytest.mark.parametrize("name", [".lock", "checkpoints", "lines", "replay", "metrics.jsonl", "versions.json"])
 def test_a_link_in_a_run_is_replaced_or_refused_and_never_written_through(tmp_path, name):
     folder = crash(tmp_path / "runs", after=4)

@@ -183,12 +183,14 @@ def test_an_environment_s_older_id_is_the_same_setting(trained):
         require_settings(path, {**CONFIG, "env": {"id": "Pendulum-v1"}}, CONFIG)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "another program's"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "another program's", "a deep header"])
 def test_a_damaged_file_is_refused_by_name_and_the_model_is_left_alone(trained, damage):
     _, path = trained
     whole = path.read_bytes()
     if damage == "another program's":
         save_file({"model/x": torch.zeros(1)}, path)
+    elif damage == "a deep header":
+        save_file({"model/x": torch.zeros(1)}, path, metadata={"worldmodel": "[" * 100_000})
     else:
         path.write_bytes({"truncated": whole[:-1], "empty": b"", "garbage": b"x" * len(whole)}[damage])
     model = make_model(latent=CATEGORICAL, seed=1)

@@ -212,3 +212,11 @@ def test_names_that_no_file_can_have_are_escaped_and_those_that_would_share_one_
     updates = [json.loads(path.read_text())["update"] for path in (tmp_path / "lines").iterdir()]
     assert sorted(updates) == [0, 1, 2, 3]
     assert len(list((tmp_path / "figures").iterdir())) == 4
+
+
+def test_the_folder_of_wandb_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "wandb").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="wandb: expected a file or a folder of its own, found a link to"):
+        WandbTracker(tmp_path, {}, mode="offline", may_go_offline=False, run_id="a", name="a", project="p")
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -159,6 +159,9 @@ def test_a_row_of_metrics_is_the_mean_over_the_updates_since_the_last(start):
     rows = losses[5].bound.kl[losses[5].bound.valid]
     assert train_rows(trainer)[1]["kl/median"] == pytest.approx(float(rows.quantile(0.5)), rel=1e-5)
     assert train_rows(trainer)[1]["kl/mean"] == pytest.approx(float(rows.mean()), rel=1e-5)
+    assert train_rows(trainer)[1]["kl/q95"] == pytest.approx(float(rows.quantile(0.95)), rel=1e-5)
+    optimised = losses[5].loss.optimised_kl[losses[5].bound.valid].mean()
+    assert train_rows(trainer)[1]["kl/optimised_mean"] == pytest.approx(float(optimised), rel=1e-5)
 
 
 def test_a_batch_in_which_every_row_warms_the_state_up_has_no_kl_and_stops_nothing(start):

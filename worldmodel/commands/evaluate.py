@@ -33,7 +33,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         table.add_row(say.bits(name), f"{bits:.4f}")
     for name, floor in opened.model.resolution().items():
         table.add_row(f"{name}, floor of the std", " ".join(f"{value:.3g}" for value in floor.tolist()))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     if evaluation.open_loop:
         methods = [look.name for look in say.OPEN_LOOP_METHODS.values()]

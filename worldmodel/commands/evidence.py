@@ -31,7 +31,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from worldmodel.training.progress import Watch
 
     opened = open_run(**arguments_of(options, open_run))
-    console, watch = Console(highlight=False), Watch()
+    console, watch = Console(highlight=False, markup=False), Watch()
 
     def log(words: str) -> None:
         console.print(f"{words} ...", markup=False)

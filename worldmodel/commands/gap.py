@@ -38,7 +38,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
     require_positive(alternatives=options.alternatives)  # the rate comes last, minutes from now
     opened = open_run(**arguments_of(options, open_run))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     watch = Watch()
 
     def log(words: str) -> None:

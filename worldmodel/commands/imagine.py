@@ -34,7 +34,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     opened = open_run(**arguments_of(options, open_run))
     with Watch().phase("imagining"):
         folder = opened.write_imagination(**arguments_of(options, Run.write_imagination))
-    console = Console()
+    console = Console(markup=False)
     if options.policy == "recorded":
         scores = json.loads((folder / "scores.json").read_text())
         console.print(

@@ -128,7 +128,9 @@ class Environments:
         return self._attempt(lambda: self._step(action))
 
     def close(self) -> None:
-        """End all environments; what does not close in time is left, or killed if it is a worker."""
+        """End all environments, once; what does not close in time is left, or killed if it is a worker."""
+        if self._vector.closed:
+            return
         if isinstance(self._vector, Workers):
             self._vector.close()
             return

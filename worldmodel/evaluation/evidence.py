@@ -123,7 +123,7 @@ def rough_evidence(
         episodes: whole from their reset, padded.
         particles: N.
         sequences: episodes looked at, at most; fewer of large observations, but always one.
-        rows: of each, at most.
+        rows: how many first steps of each episode are used, at most.
         seed: of all draws, so that two looks at one model agree.
     """
     generator = make_generator(seed, stream=Stream.EVIDENCE, device=model.device)

@@ -43,7 +43,7 @@ def futures(
 
     Args:
         model: the world model.
-        episodes: whole episodes from their reset, padded; see `data.replay.pad_episodes`.
+        episodes: whole episodes from their reset, padded; see `data.batches.pad_episodes`.
         context: rows filtered before the first start.
         horizon: rows of a future (H).
         samples: filtered states a start (N).
@@ -85,7 +85,7 @@ def open_loop_errors(
 
     Args:
         model: the world model.
-        episodes: whole episodes from their reset, padded; see `data.replay.pad_episodes`.
+        episodes: whole episodes from their reset, padded; see `data.batches.pad_episodes`.
         context: rows filtered before the first start.
         horizon: rows predicted (H).
         samples: futures whose mean is the prediction (N).

@@ -91,7 +91,7 @@ def score_imagination(
 
     Args:
         model: the world model.
-        episodes: whole episodes from their reset, padded; see `data.replay.pad_episodes`.
+        episodes: whole episodes from their reset, padded; see `data.batches.pad_episodes`.
         baselines: from `fit_baselines`, for at least this horizon.
         context, horizon, samples: which futures, as in `evaluation.open_loop.futures`.
         generator: source of the noise, on the model's device.

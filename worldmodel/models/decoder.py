@@ -109,8 +109,8 @@ class ImageHead(nn.Module):
     def start_at(self, mean: Float[Tensor, "H W C"], std: Float[Tensor, "H W C"]) -> None:
         """Start from measured statistics, in levels: the logistic of that mean and std at every pixel.
 
-        A pixel that hardly changed also moves by less for the same output: else it trembles with every step of the
-        optimiser, at a resolution at which each level costs nats.
+        A pixel that hardly varied gets a small unit, so that one step of the optimiser moves it by less than a level,
+        each of which costs nats.
         """
         scale = (std * 3**0.5 / torch.pi).clamp(min=1.0)  # one level where a pixel never changed: it still may
         self.location.copy_(mean)

@@ -154,7 +154,10 @@ class OneHotCategorical:
         return (z.unflatten(-1, self.logits.shape[-2:]) * self.log_probs).sum(-1)
 
     def alternatives(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "Z *batch Z"]:
-        """Entry s * K + k is z with class k in group s: all that differ from z in one group, and S times z itself."""
+        """Entry s * K + k is z with group s set to class k.
+
+        These are all one-hot vectors that differ from z in at most one group; z itself appears S times.
+        """
         S, K = self.logits.shape[-2:]
         hot = torch.eye(S * K, dtype=z.dtype, device=z.device).view(S, K, *[1] * (z.dim() - 1), S, K)
         group = torch.eye(S, dtype=torch.bool, device=z.device).view(S, 1, *[1] * (z.dim() - 1), S, 1)

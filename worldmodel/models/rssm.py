@@ -219,7 +219,7 @@ class RSSM(nn.Module):
     def _filter(
         self, deter: Tensor, stoch: Tensor, action_in: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`predict`, `update` and a sample, on projected inputs of one step: -> h_t, z_t, posterior parameters."""
+        """`step`, `posterior` and a sample, on projected inputs of one step: -> h_t, z_t, posterior parameters."""
         deter = self.cell(deter * keep, stoch * keep, action_in)
         raw = self._posterior_raw(deter, embed_in)
         return deter, self.latent.distribution(raw).rsample(noise), raw

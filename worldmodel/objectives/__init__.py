@@ -1,1 +1,1 @@
-"""The bound (`elbo`), what is optimised in its place (`loss`), and how far the bound is from the evidence (`smc`)."""
+"""The bound (`elbo`), what is optimised in its place (`loss`), and both of a training batch (`batch_bound`)."""

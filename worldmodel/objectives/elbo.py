@@ -130,9 +130,9 @@ def sequence_elbo(
         sequence: the model and its B sequences of T rows.
         samples: N draws of z_1:T.
         generator: source of the draws.
-        sampled_kl: put log q(z_t) - log p(z_t) at the draw in the place of the KL, which is its mean. Near the exact
-            posterior it makes up for what the log-likelihoods vary by, which the KL in closed form does not: of the
-            exact posterior every draw of the bound is the log evidence.
+        sampled_kl: use log q(z_t) - log p(z_t) at the draw instead of the closed-form KL, which is its mean. Near the
+            exact posterior its noise cancels that of the log-likelihoods; at the exact posterior every draw of the
+            bound equals the log evidence.
     Returns:
         Every term at every row, [N, B, T], zero at rows that are not valid; the mean over N estimates the bound.
     Raises:

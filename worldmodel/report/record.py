@@ -221,7 +221,7 @@ def _json(path: Path, notes: list[str], form: Any) -> Any:
         return None
     try:
         return form(json.loads(path.read_text()))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         notes.append(f"{path.parent.name}/{path.name} is damaged and was left out")
         return None
 

@@ -129,9 +129,10 @@ def is_finished(folder: Path, update: int) -> bool:
 def _read_sessions(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
-        if isinstance(record["wandb_id"], str) and all(isinstance(one, dict) for one in list(record["sessions"])):
+        sessions = list(record["sessions"])
+        if isinstance(record["wandb_id"], str) and sessions and all(isinstance(one, dict) for one in sessions):
             return record
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(f"{path}: expected the run's starts as JSON, found something else; restore it, or remove it")
 

@@ -4,7 +4,7 @@
     dream = run.imagine(context=16, horizon=48, samples=16)
     run.write_imagination(samples=16)
 
-What a run's folder holds is told in `folder`.
+`runs.folder` says what a run's folder holds.
 """
 
 import json
@@ -41,7 +41,7 @@ from worldmodel.types import Batch
 BASELINE_ROWS = 20_000  # training rows, at most, that baselines are fitted on
 SHOWN = 3  # episodes in pictures
 PILOTS = 6  # training episodes that the proposal of the particles is chosen on
-PILOT_ROWS = 200  # of each, at most
+PILOT_ROWS = 200  # the longest beginning of such an episode that is used, in steps
 PILOT_ROWS_OF_IMAGES = 32
 PARTICLES = (16, 64, 256)
 PARTICLES_OF_IMAGES = (2, 8, 32)  # decoding an image takes about a thousand times as long as a vector

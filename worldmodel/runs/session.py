@@ -19,10 +19,11 @@ from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.environment import Environments
 from worldmodel.data.guard import EnvironmentFailureError
-from worldmodel.data.header import HEADER
+from worldmodel.data.header import HEADER, found_rows
 from worldmodel.data.minari import PREFIX, open_minari
 from worldmodel.data.offline import HELDOUT, REPLAY, source_spec, written_whole
 from worldmodel.data.policy import RandomPolicy
+from worldmodel.data.records import RESTORE
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
 from worldmodel.models.world_model import WorldModel
@@ -338,6 +339,8 @@ def _data(
             raise ValueError(f"replay.sequence_length: expected {expected}, got {config.replay.sequence_length}")
     else:
         heldout_folder = folder / HELDOUT
+        if any(path.is_file() for path in _checkpoints(folder)):
+            _require_stored(folder)
         if not heldout_folder.exists():
             with written_whole(heldout_folder) as partial:
                 collect_heldout(config, heldout_environments, partial, progress.at)
@@ -346,6 +349,21 @@ def _data(
         else:
             replay = build.build_replay(config, environments, folder / REPLAY)
     return replay, read_episodes(heldout_folder, config.evaluation.max_length)
+
+
+def _require_stored(folder: Path) -> None:
+    """See that a run with a checkpoint still has what it learned from and is scored on.
+
+    Raises:
+        FileNotFoundError: if not; nothing is made in the place of either.
+    """
+    for name in (REPLAY, HELDOUT):
+        if not (folder / name / HEADER).is_file():
+            found = found_rows(folder / name)
+            raise FileNotFoundError(
+                f"{folder / name}: expected the rows that this run's checkpoints belong to, "
+                f"found no {HEADER}{found}; {RESTORE}"
+            )
 
 
 def _own_replay(config: Config, folder: Path, environments: Environments) -> Replay:

@@ -98,7 +98,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             header = json.loads((file.metadata() or {}).get("worldmodel", "{}"))
             form, checksum = header.get("format"), header.get("checksum")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
     if form not in (2, FORMAT):
         raise CheckpointError(f"{path}: expected checkpoint format 2 or {FORMAT}, got {form!r}")

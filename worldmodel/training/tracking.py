@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 
-from worldmodel.system.files import make_own_folder, open_to_append, write_whole
+from worldmodel.system.files import make_own_folder, open_to_append, refuse_link, write_whole
 from worldmodel.system.names import file_name, tracked_name, visible
 
 Columns = Mapping[str, Sequence[float] | np.ndarray]
@@ -111,6 +111,7 @@ class WandbTracker:
         """
         import wandb
 
+        refuse_link(folder / "wandb")  # W&B writes there by itself
         self._wandb = wandb
         options: dict[str, Any] = {
             "dir": str(folder),

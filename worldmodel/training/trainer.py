@@ -177,10 +177,13 @@ class Trainer:
         with said_of(checkpoint.path):
             for name, learner in self.learners.items():
                 learner.restore(checkpoint.part(name), counters["updates"])
-        if self._saved_policy is not None:
-            self._saved_policy.restore(checkpoint.part(POLICY))
-        for name, generator in self.randomness.items():
-            self._restore_generator(name, generator, checkpoint.part(RANDOM)[name])
+            if self._saved_policy is not None:
+                self._saved_policy.restore(checkpoint.part(POLICY))
+            random = checkpoint.part(RANDOM)
+            for name, generator in self.randomness.items():
+                if name not in random:
+                    raise ValueError(f"expected the random state of {name}, got only {', '.join(sorted(random))}")
+                self._restore_generator(name, generator, random[name])
         self.updates, self._ready = counters["updates"], True
         self.first_loss = counters.get("first_loss")  # checkpoints did not always have it
         self.best_elbo = -np.inf if counters["best_elbo"] is None else counters["best_elbo"]
