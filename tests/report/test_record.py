@@ -63,7 +63,11 @@ def test_a_damaged_line_amid_the_metrics_is_named_by_its_place(line, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["lines/kl_surprise.json", "imagination/scores.json", "versions.json"])
-@pytest.mark.parametrize("text", ["{", "[]", UNEQUAL, '{"scores": {"obs": 1}, "sessions": [{}]}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", UNEQUAL, '{"scores": {"obs": 1}, "sessions": [{}]}', "[" * 100_000],
+    ids=["cut", "list", "unequal", "empty", "deep"],
+)
 def test_a_damaged_part_is_left_out_and_named(file, text, tmp_path):
     folder = add_everything(write_run(tmp_path / "run"))
     (folder / file).write_text(text)

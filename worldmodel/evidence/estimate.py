@@ -62,7 +62,7 @@ class Evidence:
         return per_step(getattr(self, name).mean(0), self.steps)
 
     def over_runs(self, name: str) -> Estimate:
-        """The same for these B sequences; the error is the Monte Carlo error of the estimator only (NaN for one run)."""
+        """The same for these B sequences; the error is the estimator's Monte Carlo error only, NaN for one run."""
         runs = getattr(self, name).sum(1) / self.steps.sum()
         error = runs.std().item() / len(runs) ** 0.5 if len(runs) > 1 else math.nan
         return Estimate(runs.mean().item(), error)
