@@ -18,8 +18,8 @@ class LaProp(torch.optim.Optimizer):
         m_t = b1 m_{t-1} + (1 - b1) g_t / (sqrt(v_t / (1 - b2^t)) + eps)
         p_t = (1 - lr decay) p_{t-1} - lr m_t / (1 - b1^t)
 
-    What is averaged is at most 1 / sqrt(1 - b2), so that no step is longer than lr times that, whatever b1. Adam divides
-    an average of raw gradients by a square root that may have forgotten them (b1^2 > b2), and has no such bound.
+    What is averaged is at most 1 / sqrt(1 - b2), so that no step is longer than lr times that, whatever b1. Adam
+    divides an average of raw gradients by a square root that may have forgotten them (b1^2 > b2): it has no such bound.
 
     Source: Ziyin, Wang and Ueda 2020, arXiv 2002.04839, algorithm 1; the defaults are DreamerV3's.
     """
