@@ -217,6 +217,17 @@ def test_each_network_learns_from_its_own_loss_alone(gradient, generator):
     assert all(p.grad is None for p in [*agent.actor.parameters(), *agent.slow_critic.parameters(), model])
 
 
+@pytest.mark.parametrize("gradient", ["reinforce", "pathwise"])
+def test_the_entropy_bonus_moves_no_state(gradient, generator):
+    agent = agent_of(SPECS["discrete"], 3, gradient=gradient, entropy_scale=1.0)
+    dream = random_dream(agent, generator)
+    dream = dream._replace(features=dream.features.requires_grad_())
+    targets = agent.targets(dream)
+    loss = agent.actor_loss(dream, targets._replace(returns=targets.returns.detach())).value.sum()
+    assert torch.autograd.grad(loss, dream.features, allow_unused=True, retain_graph=True) == (None,)
+    assert gradients(loss, agent.actor).abs().max() > 0
+
+
 def test_the_critics_loss_is_its_two_parts(generator):
     agent = agent_of(SPECS["discrete"], 3, slow_regularisation=0.5)
     dream = random_dream(agent, generator)
