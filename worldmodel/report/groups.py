@@ -8,7 +8,8 @@ import numpy as np
 
 from worldmodel.report.record import Curve, Record, settings
 
-# What may differ in a group beside the seed: where a run lies, where it ran and who was told of it.
+# What may differ in a group beside the seed: where a run lies, where it ran, who was told of it,
+# and how its model is planned with, which no training reads.
 ASIDE = {"seed", "name", "runs", "device", "tracking", "env.asynchronous", "env.step_timeout", "env.restarts"}
 
 
