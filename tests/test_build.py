@@ -4,8 +4,10 @@ import re
 
 import pytest
 
-from worldmodel.build import build_law, why_no_law
+from worldmodel.behaviour.planner import CEM, MPPI
+from worldmodel.build import build_law, build_planner, lasting_settings, why_no_law
 from worldmodel.config_io import read_config
+from worldmodel.types import ActionSpec
 
 WORLD = {"env.id": "worldmodel/LinearGaussian-v0", "env.kwargs": {"oscillators": 3}}
 
@@ -45,3 +47,20 @@ def test_only_an_environment_of_this_project_has_a_law_unless_others_are_allowed
         if reason:
             assert build_law(config, allow_env=True, log=said.append) is None
             assert said[0].startswith(f"making {env_id}, which imports elsewhere")
+
+
+def test_a_planner_is_built_from_its_section():
+    spec = ActionSpec("continuous", 2)
+    usual = build_planner(read_config().planner, spec)
+    assert (usual.method, usual.horizon, usual.candidates, usual.iterations, usual.std) == (MPPI(), 15, 64, 1, 0.7)
+    settings = {"method": "cem", "elites": 5, "horizon": 4, "candidates": 9, "std": 0.3, "explore": 0.2}
+    cem = build_planner(read_config((), {f"planner.{key}": value for key, value in settings.items()}).planner, spec)
+    assert (cem.method, cem.iterations, cem.explore) == (CEM(5), 3, 0.2)
+    assert (cem.horizon, cem.candidates, cem.std, cem.spec) == (4, 9, 0.3, spec)
+    more = build_planner(read_config((), {"planner.iterations": 2, "planner.temperature": 0.5}).planner, spec)
+    assert (more.iterations, more.method) == (2, MPPI(0.5))
+
+
+def test_how_a_model_is_planned_with_may_change_after_its_training():
+    changed = read_config((), {"planner.horizon": 4, "planner.method": "cem"})
+    assert lasting_settings(changed) == lasting_settings(read_config())

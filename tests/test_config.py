@@ -65,6 +65,17 @@ REFUSED = [  # what is set, the key that the message begins with, what it expect
     ({"training.prefill": 63}, "training.prefill", "at least replay.sequence_length = 64", "63"),
     ({"replay.capacity": 511}, "replay.capacity", "at least two sequences per environment = 512", "511"),
     ({"evaluation.particles": 1}, "evaluation.particles", "0 or at least 2", "1"),
+    ({"planner.horizon": 0}, "planner.horizon", "greater than zero", "0"),
+    ({"planner.candidates": 1}, "planner.candidates", "at least 2", "1"),
+    ({"planner.iterations": 0}, "planner.iterations", "null or at least 1", "0"),
+    ({"planner.discount": 1.1}, "planner.discount", "a share in [0, 1]", "1.1"),
+    ({"planner.explore": 1.1}, "planner.explore", "a share in [0, 1]", "1.1"),
+    (
+        {"planner.method": "cem", "planner.elites": 65},
+        "planner.elites",
+        "at most planner.candidates = 64",
+        "65",
+    ),
     ({"evaluation.horizon": 985}, "evaluation.horizon", "within evaluation.max_length = 1000", "985"),
 ]
 
@@ -93,6 +104,8 @@ def test_the_limits_themselves_are_allowed():
     build({"replay.burn_in": 63})
     build({"rssm.cell": "gru", "rssm.blocks": 1, "rssm.unimix": 0.0})
     build({"loss.alpha": 1.0, "loss.beta": 0.0})
+    build({"planner.method": "cem", "planner.elites": 64, "planner.discount": 1.0, "planner.explore": 0.0})
+    build({"planner.method": "mppi", "planner.candidates": 2})  # which has no elites
 
 
 def test_a_later_file_wins_over_an_earlier_one_and_an_override_over_both(tmp_path):

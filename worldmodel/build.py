@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import torch
 
-from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, RSSMConfig
+from worldmodel.behaviour.acting import FilteringPolicy, Planning
+from worldmodel.behaviour.planner import CEM, MPPI, Planner
+from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, PlannerConfig, RSSMConfig
 from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
+from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
 from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
@@ -20,11 +23,14 @@ from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentF
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
+from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.learner import Learner
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.tracking import FolderTracker, Tracker, Trackers, WandbTracker, wandb_mode
 from worldmodel.training.trainer import Schedule
-from worldmodel.types import EnvSpec
+from worldmodel.types import ActionSpec, EnvSpec, Policy
+
+ITERATIONS = {"mppi": 1, "cem": 3}  # of a search, unless planner.iterations says otherwise
 
 
 def build_environments(config: Config, *, heldout: bool = False) -> Environments:
@@ -34,6 +40,45 @@ def build_environments(config: Config, *, heldout: bool = False) -> Environments
     if heldout:
         return make_environments(env_id, count=1, row_limit=config.evaluation.max_length, **settings)
     return make_environments(env_id, count=count, **settings)
+
+
+def build_evaluation_environments(config: Config, count: int) -> Environments:
+    """The environments that a policy is evaluated in, cut at the longest scored episode; none that fails is replaced,
+    since a new one would begin elsewhere."""
+    settings = asdict(config.env) | {"restarts": 0}
+    env_id, _ = settings.pop("id"), settings.pop("num_envs")
+    return make_environments(env_id, count=count, row_limit=config.evaluation.max_length, **settings)
+
+
+def build_policy(config: Config, model: WorldModel, name: Literal["planner", "random"], seed: int) -> Policy:
+    """A policy that plans in a world model, or one that acts at random.
+
+    Raises:
+        ValueError: if the seed is negative, or the model has not learned what planning needs.
+    """
+    if name == "random":
+        return RandomPolicy(model.spec.action, make_generator(seed, stream=Stream.ACTING))
+    for scale in ("reward_scale", "continue_scale"):
+        if getattr(config.loss, scale) == 0:
+            expected = f"random where loss.{scale} is 0, since the model has not learned what planning needs"
+            raise ValueError(f"policy: expected {expected}, got a planner")
+    generator = make_generator(seed, stream=Stream.ACTING, device=model.device)
+    planner = build_planner(config.planner, model.spec.action)
+    planning = Planning(model, planner, discount=config.planner.discount, generator=generator)
+    return FilteringPolicy(model, planning, generator)
+
+
+def build_planner(config: PlannerConfig, spec: ActionSpec) -> Planner:
+    """The search for actions."""
+    return Planner(
+        spec,
+        CEM(config.elites) if config.method == "cem" else MPPI(config.temperature),
+        horizon=config.horizon,
+        iterations=ITERATIONS[config.method] if config.iterations is None else config.iterations,
+        candidates=config.candidates,
+        std=config.std,
+        explore=config.explore,
+    )
 
 
 def build_law(
@@ -275,7 +320,7 @@ def build_tracker(
 def lasting_settings(config: Config) -> dict[str, Any]:
     """The settings that a run keeps for life: its checkpoints belong to them. How long and where it runs may change."""
     settings = asdict(config)
-    for key in ("training", "evaluation", "wandb", "tracking", "name", "runs", "device"):
+    for key in ("training", "evaluation", "planner", "wandb", "tracking", "name", "runs", "device"):
         del settings[key]
     for key in ("asynchronous", "step_timeout", "restarts"):
         del settings["env"][key]

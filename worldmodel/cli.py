@@ -2,7 +2,7 @@
 
 worldmodel train --config pendulum sizes/medium --rssm.deter 256 [--print_config]
 worldmodel train --resume runs/pendulum-...
-worldmodel evaluate runs/pendulum-...
+worldmodel evaluate runs/pendulum-... [--episodes 20 --policy mppi]
 worldmodel imagine runs/pendulum-... --context 16 --horizon 48
 worldmodel evidence runs/pendulum-... --particles 64,256,1024
 worldmodel gap runs/pendulum-...
@@ -41,7 +41,10 @@ COMMANDS = {  # what is typed, and the module of `commands` that does it
     "export": "export",
     "presets": "presets",
 }
-MAKE_ENVIRONMENTS = {"train", "collect"}  # the user names them, so modules in the current folder may hold them
+# Commands that make environments by the user's own wish, and so from modules in the current folder too. `evaluate` makes
+# one only where it is to play episodes.
+MAKE_ENVIRONMENTS = {"train", "collect"}
+PLAYS = "evaluate"
 
 
 class _Parser(ArgumentParser):
@@ -80,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "print_config" in settings:
             print(settings_text(config_from_options(settings)), end="")
             sys.exit(0)
-        with _current_folder_importable() if options.command in MAKE_ENVIRONMENTS else nullcontext():
+        makes = options.command in MAKE_ENVIRONMENTS or (options.command == PLAYS and settings.episodes is not None)
+        with _current_folder_importable() if makes else nullcontext():
             modules[options.command].run(parsers[options.command], settings)
     except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:
         print(f"worldmodel: {error}", file=sys.stderr)

@@ -351,6 +351,40 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class PlannerConfig:
+    """The search for actions by which a trained model acts: see `behaviour.planner`. No part of training."""
+
+    method: Literal["mppi", "cem"] = "mppi"
+    """How candidates are weighed: all of them by a softmax of their returns, or the best of them alike."""
+    horizon: int = 15
+    """Actions that are planned ahead (H). Rewards behind them do not count."""
+    candidates: int = 64
+    """Sequences of actions that are imagined in each iteration."""
+    iterations: int | None = None
+    """Rounds of the search at every step; null: 1 for mppi, 3 for cem."""
+    std: float = 0.7
+    """Spread of the first candidates around the plan, of continuous actions, in units of half the action's range."""
+    explore: float = 0.1
+    """Share of the uniform distribution that candidates are drawn from, of actions that are classes or bits."""
+    elites: int = 8
+    """Of cem: how many of the best candidates make the next plan."""
+    temperature: float = 0.2
+    """Of mppi's softmax, in units of the returns' standard deviation over candidates."""
+    discount: float = 0.99
+    """Worth of a reward that comes one row later, as a share of its worth now."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "planner", "horizon", "candidates", "std", "elites", "temperature")
+        _require(self.candidates > 1, "planner.candidates", "at least 2", self.candidates)
+        several = self.iterations is None or self.iterations > 0
+        _require(several, "planner.iterations", "null or at least 1", self.iterations)
+        for name in ("explore", "discount"):
+            _require(0 <= getattr(self, name) <= 1, f"planner.{name}", "a share in [0, 1]", getattr(self, name))
+        fits = self.method == "mppi" or self.elites <= self.candidates
+        _require(fits, "planner.elites", f"at most planner.candidates = {self.candidates}", self.elites)
+
+
+@dataclass(frozen=True)
 class WandbConfig:
     """Where a Weights & Biases run is filed. Whether there is one is the setting `tracking`."""
 
@@ -377,6 +411,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     offline: str | None = None
     """Stored data to learn from, without an environment: a data folder, a run's, a replay's, or minari:ID."""

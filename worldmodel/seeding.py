@@ -15,6 +15,8 @@ class Stream(IntEnum):
     HELDOUT = 3
     IMAGINATION = 4
     EVIDENCE = 5
+    STARTS = 6  # of the episodes that policies are evaluated on
+    ACTING = 7
 
 
 def make_generator(seed: int, *, stream: int, device: torch.device | str = "cpu", rank: int = 0) -> torch.Generator:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldmodel.behaviour.imagination import dream, filter_samples, imagine, recorded
+from worldmodel.behaviour.imagination import dream, filter_samples, imagine, imagine_rewards, recorded
 from worldmodel.data.batches import select
 from worldmodel.types import State
 from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
@@ -110,3 +110,43 @@ def test_a_horizon_of_nothing_is_refused():
     start = State(*(x[None] for x in model.dynamics.initial(3)))
     with pytest.raises(ValueError, match="horizon: expected at least 1, got 0"):
         imagine(model, start, lambda state: torch.zeros(3, 2), 0)
+
+
+@families
+def test_imagined_rewards_are_decoded_in_the_states_and_weighted_by_how_likely_they_are_reached(latent, monkeypatch):
+    model = make_model(latent=latent)
+    start = State(*(x[:, :, -1] for x in filter_samples(model, make_batch(first=()), 5, seeded())))
+    act = lambda state: torch.tanh(state.deter[:, :2])  # noqa: E731
+    plain = imagine(model, start, act, 4, generator=seeded(1))
+    decoded = model.decode(plain.states)
+    monkeypatch.setattr(model.decoder.trunk, "forward", lambda *inputs: pytest.fail("an observation was decoded"))
+    found = imagine_rewards(model, start, act, 4, discount=0.9, generator=seeded(1))
+    torch.testing.assert_close(found.states.deter, plain.states.deter)
+    torch.testing.assert_close(found.action, plain.action)
+    torch.testing.assert_close(found.reward, decoded["reward"].mean[..., 0])
+    torch.testing.assert_close(found.alive, decoded["continue"].mean[..., 0])
+    assert ((found.alive > 0.01) & (found.alive < 0.99)).all()
+    weight, returns = torch.ones(5, 3), torch.zeros(5, 3)
+    for t in range(4):
+        torch.testing.assert_close(found.weight[:, :, t], weight)
+        returns = returns + weight * found.reward[:, :, t]
+        weight = weight * 0.9 * found.alive[:, :, t]
+    torch.testing.assert_close(found.returns, returns)
+
+
+def test_imagined_rewards_have_gradients_where_they_are_asked_for():
+    model = make_model()
+    start = State(*(x[None] for x in model.dynamics.initial(3)))
+    action = torch.zeros(3, 4, 2, requires_grad=True)
+    assert not imagine_rewards(model, start, recorded(action, 1), 4, discount=0.9).returns.requires_grad
+    found = imagine_rewards(model, start, recorded(action, 1), 4, discount=0.9, gradients=True)
+    assert not found.weight.requires_grad
+    found.returns.sum().backward()
+    assert action.grad.abs().min() > 0
+
+
+def test_a_discount_that_is_no_share_is_refused():
+    model = make_model()
+    start = State(*(x[None] for x in model.dynamics.initial(3)))
+    with pytest.raises(ValueError, match=r"discount: expected a share in \[0, 1\], got 1.5"):
+        imagine_rewards(model, start, lambda state: torch.zeros(3, 2), 2, discount=1.5)

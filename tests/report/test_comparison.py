@@ -173,6 +173,7 @@ def seeds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seeds")
     for seed, elbo in enumerate(SEEDS):
         about = {"seed": seed, "device": f"cuda:{seed}", "name": f"s{seed}", "wandb": {"tags": [str(seed)]}}
+        about["planner"] = {"horizon": 10 + seed}  # which no training reads
         write_run(folder / f"s{seed}", rows_of(elbo), **about)
     write_run(folder / "other", loss={"beta": 0.5})
     return [read_record(folder / name) for name in ("s0", "other", "s1", "s2")]

@@ -110,6 +110,15 @@ def test_resuming_says_which_modules_it_imports_before_it_does(hostile):
     assert progress.said == [("making evil_module:X-v0, which imports evil_module, evil_wrappers", False)]
 
 
+def test_playing_says_which_modules_it_imports_before_it_does(hostile, capsys):
+    folder = str(hostile(id="evil_module:X-v0", wrappers=["evil_wrappers:W"]))
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", folder, "--episodes", "1", "--policy", "random"])
+    said = capsys.readouterr()
+    assert said.out == "making evil_module:X-v0, which imports evil_module, evil_wrappers\n"
+    assert end.value.code == 2 and "the module was imported" in said.err
+
+
 def test_the_exact_line_of_another_environment_comes_when_it_is_allowed_and_its_modules_are_said(hostile, tmp_path):
     (tmp_path / "good_module.py").write_text(
         "import gymnasium\n"

@@ -1,5 +1,8 @@
 """Rolling the model forward without looking: filter what was seen, then draw from the prior under a policy's actions.
 
+`imagine` gives the states, `imagine_rewards` what they earn too, `dream` everything that recorded rows can be compared
+with.
+
 Samples are always leading: [N, B, ...]. Each has its own draw of the filtered past, so the spread of the N futures is
 the model's whole uncertainty and not only that of the rollout.
 """
@@ -11,8 +14,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.checks import require_positive
+from worldmodel.behaviour.returns import discount_weights
+from worldmodel.checks import require_positive, require_share
 from worldmodel.data.batches import select
+from worldmodel.models.decoder import CONTINUE, REWARD
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Act, Batch, State
 
@@ -22,6 +27,21 @@ class Imagined(NamedTuple):
 
     states: State  # [N, B, H, ...] after each action
     action: Float[Tensor, "N B H A"]
+
+
+class Rewarded(NamedTuple):
+    """Imagined futures and what they earn: step t is the action a_t taken in s_t, and arriving at s_{t+1}."""
+
+    states: State  # [N, B, H, ...] s_1 .. s_H
+    action: Float[Tensor, "N B H A"]  # a_0 .. a_{H-1}
+    reward: Float[Tensor, "N B H"]  # r_1 .. r_H: the mean of p(r | s), in the environment's reward units
+    alive: Float[Tensor, "N B H"]  # c_1 .. c_H: the probability that the episode goes on at s_1 .. s_H
+    weight: Float[Tensor, "N B H"]  # w_0 .. w_{H-1}: how likely a step is to be reached, discounted; no gradient
+
+    @property
+    def returns(self) -> Float[Tensor, "N B"]:
+        """sum_t w_t r_{t+1}: the discounted rewards of H steps, nothing after them."""
+        return (self.weight * self.reward).sum(-1)
 
 
 class Dream(NamedTuple):
@@ -66,10 +86,46 @@ def imagine(
         return Imagined(State(deter, stoch), action)
 
 
-def recorded(action: Float[Tensor, "B H A"], samples: int) -> Act:
-    """A policy that takes the actions given for each of B pasts, step by step, in all N futures, whatever happens."""
-    steps = iter(repeat(action, "B H A -> H (N B) A", N=samples))
+def imagine_rewards(
+    model: WorldModel,
+    start: State,
+    act: Act,
+    horizon: int,
+    *,
+    discount: float,
+    generator: torch.Generator | None = None,
+    gradients: bool = False,
+) -> Rewarded:
+    """Roll the prior forward as `imagine` does, and predict what each step earns and whether the episode goes on.
+
+        w_0 = 1,   w_t = w_{t-1} discount c_t
+
+    Only the reward and the continuation are decoded. The start is taken for a state that the episode goes on from.
+
+    Args:
+        model, start, act, horizon, generator, gradients: as in `imagine`.
+        discount: of a reward one step later (gamma), in [0, 1].
+    Raises:
+        ValueError: if horizon is not positive, or the discount not in [0, 1].
+    """
+    require_share(discount=discount)
+    states, action = imagine(model, start, act, horizon, generator=generator, gradients=gradients)
+    with torch.set_grad_enabled(gradients):
+        decoded = model.decode(states, (REWARD, CONTINUE))
+        reward, alive = decoded[REWARD].mean[..., 0], decoded[CONTINUE].mean[..., 0]  # [N, B, H]
+    weight = discount_weights(discount * alive.flatten(0, 1)).view_as(alive)
+    return Rewarded(states, action, reward, alive, weight)
+
+
+def scripted(action: Float[Tensor, "N B H A"]) -> Act:
+    """A policy that takes the actions given for each of N x B futures, step by step, whatever happens."""
+    steps = iter(rearrange(action, "N B H A -> H (N B) A"))
     return lambda state: next(steps)
+
+
+def recorded(action: Float[Tensor, "B H A"], samples: int) -> Act:
+    """A policy that takes the actions given for each of B pasts in all N futures."""
+    return scripted(repeat(action, "B H A -> N B H A", N=samples))
 
 
 @torch.no_grad()

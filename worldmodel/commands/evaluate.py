@@ -1,27 +1,65 @@
-"""Score a run on its held-out episodes."""
+"""Score a run on its held-out episodes, or a policy that plans with its model in its environment."""
+
+import sys
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from worldmodel.commands.options import add_options_of, arguments_of
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from worldmodel.evaluation.episodes import Played
+    from worldmodel.runs.run import Run
+
+OF_EPISODES = {"policy": None, "seed": 0, "horizon": None, "candidates": None, "iterations": None}  # and their defaults
+
 
 def add_options(parser: ArgumentParser) -> None:
-    """Which run, which weights, where."""
+    """Which run, which weights, where; whether a policy is to act, and which."""
     from worldmodel.runs.run import open_run
 
     add_options_of(parser, open_run)
+    words = "play so many whole episodes in the run's environment; imports what the run's settings name"
+    parser.add_argument("--episodes", type=int | None, default=None, help=words)
+    words = "who acts in them: a planner with the run's model (by default as planner.method says), or nobody"
+    parser.add_argument("--policy", type=Literal["mppi", "cem", "random"] | None, default=None, help=words)
+    parser.add_argument("--seed", type=int, default=OF_EPISODES["seed"], help="of their starts, and of the policy")
+    for name, words in (
+        ("horizon", "actions that are planned ahead"),
+        ("candidates", "sequences of actions in each iteration of the search"),
+        ("iterations", "rounds of the search at every step"),
+    ):
+        parser.add_argument(f"--{name}", type=int | None, default=None, help=f"{words}; by default planner.{name}")
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
-    """Print the bound, the KL and the open-loop errors as tables."""
+    """Print the bound, the KL and the open-loop errors as tables; or what the policy earned."""
+    given = [name for name, default in OF_EPISODES.items() if getattr(options, name) != default]
+    if options.episodes is None and given:
+        raise ValueError(f"{', '.join(given)}: expected --episodes beside it, got none: without it nobody acts")
+    if options.episodes is not None and options.episodes < 1:
+        raise ValueError(f"episodes: expected at least 1, got {options.episodes}")
+    # Heavy, and not needed to refuse a mistake.
     from rich.console import Console
+
+    from worldmodel.runs.run import open_run
+
+    opened = open_run(**arguments_of(options, open_run))
+    console = Console(highlight=False, markup=False)
+    if options.episodes is None:
+        _show_held_out(console, opened)
+    else:
+        _play(console, opened, options)
+
+
+def _show_held_out(console: "Console", opened: "Run") -> None:
     from rich.table import Table
 
     from worldmodel.report import vocabulary as say
-    from worldmodel.runs.run import open_run
     from worldmodel.training.progress import Watch
 
-    opened = open_run(**arguments_of(options, open_run))
     with Watch().phase("scoring the held-out episodes"):
         evaluation = opened.evaluate()
     table = Table("held-out", say.PER_STEP)
@@ -33,7 +71,6 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         table.add_row(say.bits(name), f"{bits:.4f}")
     for name, floor in opened.model.resolution().items():
         table.add_row(f"{name}, floor of the std", " ".join(f"{value:.3g}" for value in floor.tolist()))
-    console = Console(markup=False)
     console.print(table)
     if evaluation.open_loop:
         methods = [look.name for look in say.OPEN_LOOP_METHODS.values()]
@@ -42,3 +79,56 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
             for h in sorted({0, len(model) // 4 - 1, len(model) // 2 - 1, len(model) - 1} - {-1}):
                 errors.add_row(name, str(h + 1), f"{model[h]:.4f}", f"{repeat[h]:.4f}", f"{mean[h]:.4f}")
         console.print(errors)
+
+
+def _play(console: "Console", opened: "Run", options: Namespace) -> None:
+    """Play episodes; where an environment fails, end with status 1."""
+    from worldmodel.data.guard import EnvironmentFailureError
+    from worldmodel.training.progress import Watch
+
+    name = options.policy or opened.config.planner.method
+    changed = {one: getattr(options, one) for one in ("horizon", "candidates", "iterations")}
+    settings = {one: value for one, value in changed.items() if value is not None}
+    policy = opened.policy(name, seed=options.seed, **settings)
+    watch = Watch()
+    try:
+        with watch.phase("playing"):
+            played = opened.evaluate_policy(
+                policy,
+                episodes=options.episodes,
+                seed=options.seed,
+                log=lambda words: console.print(words, markup=False, soft_wrap=True),
+                at=watch.at,
+            )
+    except EnvironmentFailureError as error:
+        print(f"worldmodel: evaluating stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    console.print(
+        f"{len(played.returns)} episodes of {opened.config.env.id}, policy {name}, starts of seed {options.seed};"
+        f" the policy took {1000 * played.cpu_seconds:.2f} CPU ms an action",
+        markup=False,
+        soft_wrap=True,
+    )
+    _show_played(console, played)
+
+
+def _show_played(console: "Console", played: "Played") -> None:
+    from worldmodel.commands.console import show_table
+    from worldmodel.evaluation.episodes import summary
+    from worldmodel.report.tables import Table
+
+    rows = {"return": played.returns, "length": played.lengths}
+    caption = "95 % intervals of the mean, from drawing episodes again"
+    if (calibration := played.calibration) is not None:
+        rows["predicted"], rows["real"] = calibration.predicted, calibration.real
+        rows["real - predicted"] = calibration.real - calibration.predicted
+        caption += (
+            f"; predicted, real: rewards of the first {calibration.horizon} steps, discounted by"
+            f" {calibration.discount:g} a step, as the model expects of its first plan, and as they came"
+        )
+    header = ("", "mean", "95 % interval", "median", "least", "most")
+    table = []
+    for name, values in rows.items():
+        mean, low, high, *spread = (f"{value:.2f}" for value in summary(values))
+        table.append((name, mean, f"{low} to {high}" if len(values) > 1 else "", *spread))
+    show_table(console, Table(header, table), caption=caption)

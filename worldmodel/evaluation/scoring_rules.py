@@ -18,7 +18,10 @@ RESAMPLES = 1000  # of the bootstrap
 
 
 class Curve(NamedTuple):
-    """A score by horizon with its 90 % interval, [H] each; the interval is NaN where there is a single episode."""
+    """A score by horizon with its interval, [H] each; the interval is NaN where there is a single episode.
+
+    It is one of 90 % unless another was asked for.
+    """
 
     mean: Float[np.ndarray, " H"]
     low: Float[np.ndarray, " H"]
@@ -89,7 +92,9 @@ def resample(episodes: int, generator: torch.Generator, draws: int = RESAMPLES) 
     return counts.scatter_add_(1, chosen, torch.ones_like(chosen))
 
 
-def bootstrap(total: Float[Tensor, "E H"], count: Int[Tensor, " E"], resamples: Int[Tensor, "R E"]) -> Curve:
+def bootstrap(
+    total: Float[Tensor, "E H"], count: Int[Tensor, " E"], resamples: Int[Tensor, "R E"], coverage: float = COVERAGE
+) -> Curve:
     """The mean over futures, with the central 90 % of its bootstrap distribution over episodes.
 
     Futures of one episode depend on each other, episodes do not; so episodes are what is drawn again.
@@ -98,11 +103,13 @@ def bootstrap(total: Float[Tensor, "E H"], count: Int[Tensor, " E"], resamples: 
         total: sums over the futures of each episode, by horizon.
         count: futures of each episode, at least one.
         resamples: from `resample`.
+        coverage: of the interval, where it is to be another than 90 %.
     """
     mean = (total.sum(0) / count.sum()).double()
     weight = resamples.double()
     again = (weight @ total.double()) / (weight @ count.double())[:, None]  # [R, H]
     if len(count) < 2:
         again = torch.full_like(again, math.nan)
-    low, high = again.quantile(torch.tensor([0.05, 0.95], dtype=again.dtype), dim=0)
+    tail = (1 - coverage) / 2
+    low, high = again.quantile(torch.tensor([tail, 1 - tail], dtype=again.dtype), dim=0)
     return Curve(mean.numpy(), low.numpy(), high.numpy())

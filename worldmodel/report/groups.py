@@ -8,7 +8,8 @@ import numpy as np
 
 from worldmodel.report.record import Curve, Record, settings
 
-# What may differ in a group beside the seed: where a run lies, where it ran and who was told of it.
+# What may differ in a group beside the seed: where a run lies, where it ran, who was told of it,
+# and how its model is planned with, which no training reads.
 ASIDE = {"seed", "name", "runs", "device", "tracking", "env.asynchronous", "env.step_timeout", "env.restarts"}
 
 
@@ -31,7 +32,7 @@ def grouped(records: Sequence[Record], names: Sequence[str]) -> list[Group]:
     found: list[tuple[dict[str, Any], dict[Any, int]]] = []  # settings, and the places of the runs by seed
     for place, record in enumerate(records):
         flat = settings(record.config)
-        kept = {key: x for key, x in flat.items() if key not in ASIDE and not key.startswith("wandb.")}
+        kept = {key: x for key, x in flat.items() if key not in ASIDE and not key.startswith(("wandb.", "planner."))}
         seed = flat.get("seed")
         alike = (places for other, places in found if other == kept and seed not in places)
         places = next(alike, None)

@@ -3,6 +3,7 @@
     run = open_run("runs/pendulum-20260101-120000")
     dream = run.imagine(context=16, horizon=48, samples=16)
     run.write_imagination(samples=16)
+    played = run.evaluate_policy(run.policy("mppi"), episodes=20)
 
 `runs.folder` says what a run's folder holds.
 """
@@ -10,11 +11,11 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from signal import Signals
-from typing import Literal
+from typing import Any, Literal
 
 from worldmodel import build
 from worldmodel.behaviour.imagination import Dream, dream
@@ -26,6 +27,7 @@ from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.evaluation.baselines import Baseline, fit_baselines
+from worldmodel.evaluation.episodes import Played, play, side_by_side
 from worldmodel.evaluation.evidence import measure_evidence
 from worldmodel.evaluation.evidence_report import EvidenceReport
 from worldmodel.evaluation.held_out import Evaluation, evaluate
@@ -36,7 +38,7 @@ from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import make_own_folder, write_whole
 from worldmodel.training.checkpoint import CheckpointError, load_model, newest_sound, require_settings
-from worldmodel.types import Batch
+from worldmodel.types import Batch, Policy
 
 BASELINE_ROWS = 20_000  # training rows, at most, that baselines are fitted on
 SHOWN = 3  # episodes in pictures
@@ -113,6 +115,60 @@ class Run:
             samples=self.config.evaluation.samples,
             seed=self.config.evaluation.seed,
         )
+
+    def policy(self, name: str = "mppi", *, seed: int = 0, **planner: Any) -> Policy:
+        """A policy for the run's environment: rows of N environments side by side -> actions.
+
+        Args:
+            name: "mppi" or "cem", which plan with the run's model; or "random".
+            seed: of everything that is random in it.
+            planner: settings of the search that differ from the run's, such as horizon=25.
+        Raises:
+            ValueError: if there is no such policy, a setting is impossible or does not belong to it, or the model has
+                not learned what planning needs.
+        """
+        if name not in ("mppi", "cem", "random"):
+            raise ValueError(f"policy: expected mppi, cem or random, got {name!r}")
+        if name == "random":
+            if planner:
+                raise ValueError(f"{', '.join(planner)}: expected a policy that plans, got random")
+            return build.build_policy(self.config, self.model, "random", seed)
+        settings = replace(self.config.planner, **{**planner, "method": name})
+        return build.build_policy(replace(self.config, planner=settings), self.model, "planner", seed)
+
+    def evaluate_policy(
+        self,
+        policy: Policy,
+        *,
+        episodes: int = 20,
+        seed: int = 0,
+        log: Callable[[str], None] = lambda words: None,
+        at: Callable[[str], None] = lambda words: None,
+    ) -> Played:
+        """Play whole episodes of the run's environment, whose starts are the same for every policy.
+
+        Making the environment imports the modules that the run's settings name, which is said before.
+
+        Args:
+            policy: `policy` makes some; any other `Policy` will do.
+            episodes: how many, each from a start seed of its own.
+            seed: decides the start seeds.
+            log: told what making the environments imports.
+            at: told how far it is.
+        Raises:
+            ValueError: if a number is out of range, or the environment is of other spaces than the run's rows are.
+            EnvironmentFailureError: if an environment fails.
+        """
+        require_positive(episodes=episodes)
+        make_generator(seed, stream=Stream.STARTS)
+        log(build.making_words(self.config))
+        with build.build_evaluation_environments(self.config, side_by_side(episodes)) as environments:
+            if environments.spec != self.model.spec:
+                expected = "an environment of the observations and actions that the model knows"
+                raise ValueError(
+                    f"env.id: expected {expected}, got {self.config.env.id}; the run's rows are of another"
+                )
+            return play(environments, policy, episodes=episodes, seed=seed, at=at)
 
     def baselines(self, horizon: int, *, seed: int = 0) -> dict[str, Baseline]:
         """What a forecast without a model knows from the training rows: see `evaluation.baselines`.
