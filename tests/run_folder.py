@@ -67,6 +67,15 @@ def png(kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+def blank_figures(patch) -> None:
+    """Save figures as empty pictures, for tests that look at none: drawing takes most of a command's time."""
+
+    def save(figure, buffer, *, format, **options):
+        buffer.write(png() if format == "png" else '<svg viewBox="0 0 2 1"></svg>')
+
+    patch.setattr("matplotlib.figure.Figure.savefig", save)
+
+
 def write_run(folder: Path, rows=ROWS, config: dict | None = None, **sections) -> Path:
     """A folder with settings and metrics; the other parts come with `add_everything`.
 

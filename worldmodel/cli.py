@@ -41,8 +41,8 @@ COMMANDS = {  # what is typed, and the module of `commands` that does it
     "export": "export",
     "presets": "presets",
 }
-# Commands that make environments by the user's own wish, and so from modules in the current folder too. `evaluate` makes
-# one only where it is to play episodes.
+# Commands that make environments by the user's own wish, and so from modules in the current folder too.
+# `evaluate` makes one only where it is to play episodes.
 MAKE_ENVIRONMENTS = {"train", "collect"}
 PLAYS = "evaluate"
 

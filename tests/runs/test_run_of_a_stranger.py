@@ -7,6 +7,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from run_folder import blank_figures
 from worldmodel.cli import main
 from worldmodel.runs.decomposition import rate_decomposition
 from worldmodel.runs.run import open_run
@@ -83,7 +84,8 @@ def hostile(own, tmp_path, monkeypatch):
     ],
     ids=["the id", "wrappers"],
 )
-def test_commands_import_nothing_that_a_run_names(hostile, env, capsys):
+def test_commands_import_nothing_that_a_run_names(hostile, env, capsys, monkeypatch):
+    blank_figures(monkeypatch)
     folder = hostile(**env)
     for command in (
         ["evaluate", str(folder)],

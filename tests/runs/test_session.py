@@ -44,24 +44,25 @@ ROOT = Path(worldmodel.__file__).parent.parent
 SETTINGS = {
     "env.num_envs": 2,
     "replay.batch_size": 4,
-    "replay.sequence_length": 16,
+    "replay.sequence_length": 8,
     "encoder.units": 12,
     "rssm.deter": 8,
     "rssm.hidden": 8,
     "rssm.blocks": 2,
     "rssm.stoch": 2,
     "decoder.units": 12,
-    "training.prefill": 80,
-    "training.env_steps": 200,
-    "training.train_ratio": 6.4,
+    "training.prefill": 40,
+    "training.env_steps": 160,
+    "training.train_ratio": 3.2,
     "training.log_every": 1,
     "training.evaluate_every": 6,
     "training.save_every": 3,
-    "evaluation.episodes": 3,
-    "evaluation.max_length": 20,
+    "evaluation.episodes": 2,
+    "evaluation.max_length": 12,
     "evaluation.context": 4,
     "evaluation.horizon": 6,
     "evaluation.samples": 2,
+    "evaluation.particles": 0,
     "tracking": "none",
 }
 
@@ -74,7 +75,7 @@ class Progress(RunProgress):
     """Silent; remembers what it was told to say, and crashes after an update if asked to."""
 
     def __init__(self, crash_after=None):
-        super().__init__(200, Console(quiet=True))
+        super().__init__(160, Console(quiet=True))
         self.said, self.crash_after = [], crash_after
 
     def log(self, text):
@@ -85,12 +86,16 @@ class Progress(RunProgress):
             raise CrashError
 
 
+def without_pictures(patch):
+    patch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
+    patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
+
+
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Pictures and pages are tested where they are made."""
     register()
-    monkeypatch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
-    monkeypatch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
+    without_pictures(monkeypatch)
 
 
 def start(folder, crash_after=None, **others):
@@ -105,6 +110,23 @@ def crash(folder, after, **others):
         start(folder, crash_after=after, **others)
     (made,) = set(folder.glob("run-*")) - before
     return made
+
+
+@pytest.fixture(scope="module")
+def crashed_at_4(tmp_path_factory):
+    """Copies of one run that crashed after update 4: called with where to, -> its folder there."""
+    with pytest.MonkeyPatch.context() as patch:
+        without_pictures(patch)
+        original = crash(tmp_path_factory.mktemp("crashed"), after=4)
+    return lambda folder: Path(shutil.copytree(original, folder / original.name))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that nothing stopped; only looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        without_pictures(patch)
+        return start(tmp_path_factory.mktemp("whole"))[0]
 
 
 def metrics(folder):
@@ -130,10 +152,17 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole_on_stored_rows(data, tmp_path_factory):
+    """Nine updates on the stored rows that nothing stopped; only looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        without_pictures(patch)
+        return start(tmp_path_factory.mktemp("whole"), offline=str(data), **{"training.updates": 9})[0]
+
+
 @pytest.mark.parametrize("crash_after", [1, 5, 7], ids=lambda n: f"crash after update {n}")
-def test_on_a_fixed_replay_two_halves_are_the_whole_bit_for_bit(data, tmp_path, crash_after):
-    offline = {"offline": str(data), "training.updates": 9}
-    whole, _ = start(tmp_path, **offline)
+def test_on_a_fixed_replay_two_halves_are_the_whole_bit_for_bit(data, whole_on_stored_rows, tmp_path, crash_after):
+    offline, whole = {"offline": str(data), "training.updates": 9}, whole_on_stored_rows
     folder = crash(tmp_path, crash_after, **offline)
     halves = resume(folder, progress=Progress())
     assert same_weights(whole, halves)
@@ -168,7 +197,7 @@ def test_a_resumed_run_keeps_rows_and_checkpoint_and_goes_on_with_new_episodes(t
     with Replay.open(folder / "replay", read_only=True) as replay:
         stream = replay._streams[0]
         kept = stream.read(0, len(stream))
-        assert replay.rows_written == 200
+        assert replay.rows_written == 160
     np.testing.assert_array_equal(kept[: len(rows) - 1], rows[:-1])
     seam = kept[len(rows) - 1 : len(rows) + 1]
     assert seam["is_last"].tolist() == [True, False]  # the interrupted episode counts as truncated
@@ -218,7 +247,7 @@ def test_metrics_after_the_checkpoint_are_set_aside(tmp_path):
     assert [row["update"] for row in discarded] == [9]
 
 
-@pytest.mark.parametrize("rows", [30, 79], ids=lambda n: f"{n} rows of the prefill")
+@pytest.mark.parametrize("rows", [30, 39], ids=lambda n: f"{n} rows of the prefill")
 def test_a_run_that_stopped_in_its_prefill_finishes(tmp_path, rows, monkeypatch):
     appended = 0
     append = Replay.append
@@ -239,18 +268,18 @@ def test_a_run_that_stopped_in_its_prefill_finishes(tmp_path, rows, monkeypatch)
     monkeypatch.setattr(Replay, "append", append)
     resume(folder, progress=Progress())
     with Replay.open(folder / "replay", read_only=True) as replay:
-        assert replay.rows_written == 200
+        assert replay.rows_written == 160
         assert sum(int(episode.is_first.sum()) for episode in replay.episodes()) >= 1
     assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
 
 
-def test_a_run_that_stopped_while_it_collected_held_out_episodes_finishes(tmp_path, monkeypatch):
+def test_a_run_that_stopped_while_it_collected_held_out_episodes_finishes(whole, tmp_path, monkeypatch):
     append, calls = Replay.append, []
 
     def failing(self, new):
         append(self, new)
         calls.append(self.folder.name)
-        if len(calls) == 25:
+        if len(calls) == 15:
             raise CrashError
 
     monkeypatch.setattr(Replay, "append", failing)
@@ -260,13 +289,12 @@ def test_a_run_that_stopped_while_it_collected_held_out_episodes_finishes(tmp_pa
     (folder,) = tmp_path.glob("run-*")
     assert not (folder / "heldout").exists()
     resumed = resume(folder, progress=Progress())
-    whole, _ = start(tmp_path)
     assert torch.equal(resumed.heldout().obs["obs"], whole.heldout().obs["obs"])
     assert same_weights(resumed, whole)  # nothing had been drawn yet
 
 
 def test_runs_that_differ_in_their_seed_are_scored_on_the_same_rows_with_the_same_noise(tmp_path):
-    few = {"training.env_steps": 100}
+    few = {"training.env_steps": 60}
     one, other = (start(tmp_path, seed=seed, **few)[0] for seed in (0, 3))
     assert not same_weights(one, other)
     assert all(torch.equal(a, b) for a, b in zip(one.heldout()[1:], other.heldout()[1:], strict=True))
@@ -278,7 +306,7 @@ def test_runs_that_differ_in_their_seed_are_scored_on_the_same_rows_with_the_sam
 
 
 def test_a_run_of_an_earlier_version_is_scored_with_its_own_seed(tmp_path):
-    run, _ = start(tmp_path, seed=3, **{"training.env_steps": 100, "evaluation.seed": 3})
+    run, _ = start(tmp_path, seed=3, **{"training.env_steps": 60, "evaluation.seed": 3})
     path = run.folder / "config.yaml"
     settings = yaml.safe_load(path.read_text())
     del settings["evaluation"]["seed"]
@@ -298,7 +326,7 @@ def test_a_finished_run_stays_finished(tmp_path):
     assert path.read_bytes() == before
     assert not path.with_name("metrics-discarded.jsonl").exists()
     assert "nothing was left to do" in progress.said
-    assert read_counters(run.folder / "checkpoints" / "last.safetensors")["env_steps"] == 200
+    assert read_counters(run.folder / "checkpoints" / "last.safetensors")["env_steps"] == 160
 
 
 def test_a_run_that_was_killed_at_its_last_pictures_makes_them_when_it_goes_on(tmp_path, monkeypatch):
@@ -319,8 +347,8 @@ def test_a_run_that_was_killed_at_its_last_pictures_makes_them_when_it_goes_on(t
     assert len(made) == 2 and (folder / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_resume_without_the_header_of_the_rows_is_refused_and_leaves_them(tmp_path, capsys):
-    folder = crash(tmp_path, after=4)
+def test_a_resume_without_the_header_of_the_rows_is_refused_and_leaves_them(crashed_at_4, tmp_path, capsys):
+    folder = crashed_at_4(tmp_path)
     before = {path.name: path.read_bytes() for path in (folder / "replay").glob("*.rows")}
     (folder / "replay" / "replay.json").unlink()
     with pytest.raises(SystemExit) as end:
@@ -340,8 +368,8 @@ def test_a_resume_whose_rows_are_gone_is_refused_and_collects_nothing_anew(tmp_p
 
 
 @pytest.mark.parametrize("name", [".lock", "checkpoints", "lines", "replay", "metrics.jsonl", "versions.json"])
-def test_a_link_in_a_run_is_replaced_or_refused_and_never_written_through(tmp_path, name):
-    folder = crash(tmp_path / "runs", after=4)
+def test_a_link_in_a_run_is_replaced_or_refused_and_never_written_through(crashed_at_4, tmp_path, name):
+    folder = crashed_at_4(tmp_path / "runs")
     path, elsewhere = folder / name, tmp_path / "elsewhere"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
@@ -360,8 +388,8 @@ def test_a_link_in_a_run_is_replaced_or_refused_and_never_written_through(tmp_pa
     assert contents() == before
 
 
-def test_a_second_process_on_a_run_is_refused(tmp_path, capsys):
-    folder = crash(tmp_path, after=4)
+def test_a_second_process_on_a_run_is_refused(crashed_at_4, tmp_path, capsys):
+    folder = crashed_at_4(tmp_path)
     with locked(folder):
         done = subprocess.run(
             [sys.executable, "-m", "worldmodel", "train", "--resume", str(folder)],
@@ -398,14 +426,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_that_is_said(tmp_p
         resume(folder, progress=Progress())
 
 
-def test_a_run_whose_settings_were_changed_is_refused_by_key(tmp_path):
-    folder = crash(tmp_path, after=4)
+def test_a_run_whose_settings_were_changed_is_refused_by_key(crashed_at_4, tmp_path):
+    folder = crashed_at_4(tmp_path)
     path = folder / "config.yaml"
     settings = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({**settings, "seed": 9}))
     with pytest.raises(CheckpointError, match=r"was written with seed = 0, and config.yaml has 9"):
         resume(folder, progress=Progress())
-    path.write_text(yaml.safe_dump({**settings, "training": {**settings["training"], "env_steps": 220}}))
+    path.write_text(yaml.safe_dump({**settings, "training": {**settings["training"], "env_steps": 180}}))
     resume(folder, progress=Progress())  # how long it goes on may change
     assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 14
 
@@ -442,8 +470,8 @@ def test_rows_of_other_settings_are_refused_where_there_is_no_checkpoint_yet(tmp
         resume(folder, progress=Progress())
 
 
-def test_a_run_of_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
-    folder = crash(tmp_path, after=4)
+def test_a_run_of_a_gpu_goes_on_without_one(crashed_at_4, tmp_path, monkeypatch):
+    folder = crashed_at_4(tmp_path)
 
     def of_a_gpu(path):
         found = load_checkpoint(path)
@@ -559,8 +587,8 @@ def test_a_failing_environment_saves_and_stops_the_run_or_is_replaced_and_counte
     assert read_counters(run.folder / "checkpoints" / "last.safetensors")["env_steps"] == 180
 
 
-def test_settings_that_are_loaded_cannot_run_code(tmp_path):
-    folder = crash(tmp_path, after=4)
+def test_settings_that_are_loaded_cannot_run_code(crashed_at_4, tmp_path):
+    folder = crashed_at_4(tmp_path)
     ran = tmp_path / "ran"
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace("name: run", f'name: !!python/object/apply:os.mkdir ["{ran}"]'))
@@ -576,9 +604,14 @@ def test_a_folder_that_cannot_be_written_in_is_refused_before_work_starts(tmp_pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files, as a full disk would")
-@pytest.mark.parametrize("limit", [4_000, 20_000], ids=["the replay does not fit", "the checkpoint does not fit"])
-def test_a_full_disk_stops_the_run_with_a_sentence_and_it_goes_on_when_there_is_room(tmp_path, limit):
+@pytest.mark.parametrize(
+    ("limit", "prefill", "fails"),
+    [(3_000, 120, "replay/stream-"), (3_000, 40, "checkpoints/last.safetensors")],
+    ids=["the replay does not fit", "the checkpoint does not fit"],
+)
+def test_a_full_disk_stops_the_run_with_a_sentence_and_it_goes_on_when_there_is_room(tmp_path, limit, prefill, fails):
     settings = {**SETTINGS, "runs": str(tmp_path), "training.evaluate_every": 100}
+    settings |= {"training.prefill": prefill, "training.env_steps": prefill + 120}
     config = tmp_path / "settings.json"
     config.write_text(json.dumps(settings))
     code = (
@@ -595,7 +628,7 @@ def test_a_full_disk_stops_the_run_with_a_sentence_and_it_goes_on_when_there_is_
     )
     assert done.returncode == 1, done.stderr
     assert "the run stopped:" in done.stderr and "File too large" in done.stderr
-    assert "make room, then resume" in done.stderr
+    assert fails in done.stderr and "make room, then resume" in done.stderr
     assert "Traceback" not in done.stderr
     (folder,) = tmp_path.glob("run-*")
     assert not list(folder.glob("checkpoints/*.partial"))
@@ -603,7 +636,7 @@ def test_a_full_disk_stops_the_run_with_a_sentence_and_it_goes_on_when_there_is_
         warnings.simplefilter("ignore", TornRowsWarning)
         resume(folder, progress=Progress())
     assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == 12
-    assert read_config(folder / "config.yaml").training.env_steps == 200
+    assert read_config(folder / "config.yaml").training.env_steps == prefill + 120
 
 
 ENDS = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
@@ -695,7 +728,7 @@ def test_a_sigterm_to_the_whole_group_is_no_death_of_a_worker(tmp_path):
         "    steps = 0\n"
         "    def step(self, action):\n"
         "        self.steps += 1\n"
-        "        if self.steps == 60:\n"
+        "        if self.steps == 45:\n"
         "            os.killpg(os.getpgid(0), signal.SIGTERM)\n"
         "            time.sleep(60)\n"
         "        return super().step(action)\n"
@@ -803,7 +836,7 @@ def test_however_short_its_episodes_a_run_imagines(tmp_path, tally, env_id, monk
         "worldmodel.report.imagination.imagination_files",
         lambda scenes, scores: {"scores.json": json.dumps(scores.as_json()).encode()},
     )
-    run, progress = start(tmp_path, **{**tally, "env.id": env_id, "training.env_steps": 150})
+    run, progress = start(tmp_path, **{**tally, "env.id": env_id, "training.env_steps": 80})
     longest = int(run.heldout().valid.sum(1).max())
     scores = json.loads((run.folder / "imagination" / "scores.json").read_text())
     assert scores["context"] == max(1, longest // 4) and scores["context"] + scores["horizon"] == longest < 64
@@ -825,7 +858,7 @@ def test_the_last_words_name_only_what_is_there(tmp_path, tally):
 
 def test_text_is_left_out_and_said_once(tmp_path):
     pytest.importorskip("minigrid")
-    run, progress = start(tmp_path, **{"env.id": "minigrid:MiniGrid-Empty-5x5-v0", "training.env_steps": 100})
+    run, progress = start(tmp_path, **{"env.id": "minigrid:MiniGrid-Empty-5x5-v0", "training.env_steps": 60})
     assert [text for text in progress.said if "mission" in text] == ["text is left out: mission (env.drop_text)"]
     assert {path: leaf.kind for path, leaf in run.model.spec.observations.items()} == {
         "direction": "categorical",
