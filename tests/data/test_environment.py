@@ -506,10 +506,14 @@ def test_a_real_interrupt_is_not_taken_for_the_environments(monkeypatch):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Counting, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        transitions(1)
-    with Interruptions(), pytest.raises(StoppedError):
-        transitions(1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            transitions(1)
+        with Interruptions(), pytest.raises(StoppedError):
+            transitions(1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @MODES
