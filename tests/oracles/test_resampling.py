@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dense_gaussian import moments_of_rows
 from worldmodel.oracles.resampling import can_resample, resample_rows
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 from worldmodel_envs.linear_gaussian import LinearGaussian
@@ -14,19 +15,9 @@ SPEC = EnvSpec({"obs": ObservationSpec("vector", (2,))}, ActionSpec("continuous"
 
 def predicted(law, x, reward, action):
     """Mean and covariance of (x_T, r_T) of one episode given the rows before, by conditioning all rows at once."""
-    T = len(x)
-    mean, cov = [law["initial_mean"]], np.zeros((T, T, 4, 4))
-    cov[0, 0] = law["initial_covariance"]
-    for t in range(1, T):
-        mean.append(law["transition"] @ mean[-1] + law["control"] @ action[t])
-        cov[t, :t] = law["transition"] @ cov[t - 1, :t]
-        cov[:t, t] = cov[t, :t].swapaxes(-1, -2)
-        cov[t, t] = law["transition"] @ cov[t - 1, t - 1] @ law["transition"].T + law["transition_covariance"]
-    emit = np.vstack([law["observation"], law["reward"]])
-    noise = np.diag([*np.diag(law["observation_covariance"]), law["reward_variance"]])
     rows = np.concatenate([x, reward[:, None]], 1).ravel()
-    wide = (emit @ cov @ emit.T + np.eye(T)[..., None, None] * noise).swapaxes(1, 2).reshape(rows.size, rows.size)
-    centre, past = (np.array(mean) @ emit.T).ravel(), np.array([i for i in range(rows.size - 3) if i != 2])
+    centre, wide = moments_of_rows(law, action)
+    past = np.array([i for i in range(rows.size - 3) if i != 2])
     gain = np.linalg.solve(wide[np.ix_(past, past)], wide[past, -3:]).T
     return centre[-3:] + gain @ (rows - centre)[past], wide[-3:, -3:] - gain @ wide[past, -3:]
 

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
+from dense_gaussian import moments_of_rows
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
@@ -28,21 +29,10 @@ def collected(folder, *, rows=120, **kwargs):
 
 def dense_log_density(law, x, reward, action):
     """log p of one episode's rows, from the mean and covariance of all of them at once. No reward in the first row."""
-    T, n = len(x), len(law["initial_mean"])
-    mean, cov = [law["initial_mean"]], np.zeros((T, T, n, n))
-    cov[0, 0] = law["initial_covariance"]
-    for t in range(1, T):
-        mean.append(law["transition"] @ mean[-1] + law["control"] @ action[t])
-        cov[t, :t] = law["transition"] @ cov[t - 1, :t]
-        cov[:t, t] = cov[t, :t].swapaxes(-1, -2)
-        cov[t, t] = law["transition"] @ cov[t - 1, t - 1] @ law["transition"].T + law["transition_covariance"]
-    emit = np.vstack([law["observation"], law["reward"]])
-    noise = np.diag([*np.diag(law["observation_covariance"]), law["reward_variance"]])
     rows = np.concatenate([x, reward[:, None]], 1)
-    wide = (emit @ cov @ emit.T + np.eye(T)[..., None, None] * noise).swapaxes(1, 2).reshape(rows.size, rows.size)
+    centre, wide = moments_of_rows(law, action)
     seen = np.arange(rows.size) != rows.shape[1] - 1
-    law_of_rows = scipy.stats.multivariate_normal((np.array(mean) @ emit.T).ravel()[seen], wide[np.ix_(seen, seen)])
-    return law_of_rows.logpdf(rows.ravel()[seen])
+    return scipy.stats.multivariate_normal(centre[seen], wide[np.ix_(seen, seen)]).logpdf(rows.ravel()[seen])
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"oscillators": 3, "reward_noise": 0.2, "termination": 0.15}])

@@ -61,6 +61,12 @@ class ActionDistribution(Protocol):
         ...
 
 
+def likeliest(scores: Float[Tensor, "*batch A"], classes: tuple[int, ...]) -> Float[Tensor, "*batch A"]:
+    """The class of the greatest score in each group, as one-hot vectors side by side."""
+    hot = [one_hot(part.argmax(-1), part.shape[-1]) for part in scores.split(classes, -1)]
+    return torch.cat(hot, -1).to(scores.dtype)
+
+
 @dataclass(frozen=True)
 class CategoricalActions:
     """One class of each group, as one-hot vectors side by side: `classes` says how many each group has."""
@@ -77,8 +83,7 @@ class CategoricalActions:
     @property
     def mode(self) -> Float[Tensor, "*batch A"]:
         """The likeliest class of each group."""
-        hot = [one_hot(part.argmax(-1), part.shape[-1]) for part in self._split(self.logits)]
-        return torch.cat(hot, -1).to(self.logits.dtype)
+        return likeliest(self.logits, self.classes)
 
     def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch A"]:
         """Uniform noise for `rsample`."""

@@ -22,8 +22,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import one_hot
 
+from worldmodel.behaviour.action_distributions import likeliest
 from worldmodel.types import ActionSpec
 
 Evaluate = Callable[[Float[Tensor, "N B H A"]], Float[Tensor, "N B"]]
@@ -146,7 +146,7 @@ class Planner:
             return mean.clamp(-1, 1)
         if self.spec.kind == "binary":
             return (mean > 0.5).to(mean.dtype)
-        return _likeliest(mean.split(self.spec.classes, -1))
+        return likeliest(mean, self.spec.classes)
 
     def _candidates(self, mean: Tensor, std: Tensor, generator: torch.Generator | None) -> Tensor:
         noise_shape = (self.candidates - 1, 1, *mean.shape[1:])  # [N - 1, 1, H, A]: one noise for all problems
@@ -163,7 +163,7 @@ class Planner:
         if self.spec.kind == "binary":
             return (noise < probs).to(probs.dtype)
         race = -noise.log() / probs  # exponential clocks of these rates: each class is first with its probability
-        return _likeliest([-part for part in race.split(self.spec.classes, -1)])
+        return likeliest(-race, self.spec.classes)
 
     def _neutral_action(self, like: Tensor) -> Float[Tensor, " A"]:
         if self.spec.kind == "continuous":
@@ -171,10 +171,6 @@ class Planner:
         if self.spec.kind == "binary":
             return like.new_full((self.spec.width,), 0.5)
         return torch.cat([like.new_full((k,), 1 / k) for k in self.spec.classes])
-
-
-def _likeliest(groups: "list[Tensor] | tuple[Tensor, ...]") -> Tensor:
-    return torch.cat([one_hot(part.argmax(-1), part.shape[-1]) for part in groups], -1).to(groups[0].dtype)
 
 
 def _checked(returns: Tensor, shape: tuple[int, int]) -> Tensor:

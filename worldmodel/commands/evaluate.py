@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from worldmodel.evaluation.episodes import Played
     from worldmodel.runs.run import Run
 
-OF_EPISODES = {"policy": None, "seed": 0, "horizon": None, "candidates": None, "iterations": None}  # and their defaults
+OF_SEARCH = {  # the settings of the planner that may be set here
+    "horizon": "actions that are planned ahead",
+    "candidates": "sequences of actions in each iteration of the search",
+    "iterations": "rounds of the search at every step",
+}
+OF_EPISODES = {"policy": None, "seed": 0, **dict.fromkeys(OF_SEARCH)}  # options that need --episodes; their defaults
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -26,11 +31,7 @@ def add_options(parser: ArgumentParser) -> None:
     words = "who acts in them: a planner with the run's model (by default as planner.method says), or nobody"
     parser.add_argument("--policy", type=Literal["mppi", "cem", "random"] | None, default=None, help=words)
     parser.add_argument("--seed", type=int, default=OF_EPISODES["seed"], help="of their starts, and of the policy")
-    for name, words in (
-        ("horizon", "actions that are planned ahead"),
-        ("candidates", "sequences of actions in each iteration of the search"),
-        ("iterations", "rounds of the search at every step"),
-    ):
+    for name, words in OF_SEARCH.items():
         parser.add_argument(f"--{name}", type=int | None, default=None, help=f"{words}; by default planner.{name}")
 
 
@@ -87,8 +88,7 @@ def _play(console: "Console", opened: "Run", options: Namespace) -> None:
     from worldmodel.training.progress import Watch
 
     name = options.policy or opened.config.planner.method
-    changed = {one: getattr(options, one) for one in ("horizon", "candidates", "iterations")}
-    settings = {one: value for one, value in changed.items() if value is not None}
+    settings = {one: value for one in OF_SEARCH if (value := getattr(options, one)) is not None}
     policy = opened.policy(name, seed=options.seed, **settings)
     watch = Watch()
     try:
