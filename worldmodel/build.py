@@ -25,10 +25,11 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.learner import Learner
+from worldmodel.training.looks import EvidenceLook, HeldOutLook, Look
 from worldmodel.training.processes import ALONE, Processes
+from worldmodel.training.schedule import Schedule
 from worldmodel.training.tracking import FolderTracker, Tracker, Trackers, WandbTracker, wandb_mode
-from worldmodel.training.trainer import Schedule
-from worldmodel.types import ActionSpec, EnvSpec, Policy
+from worldmodel.types import ActionSpec, Batch, EnvSpec, Policy
 
 ITERATIONS = {"mppi": 1, "cem": 3}  # of a search, unless planner.iterations says otherwise
 
@@ -233,7 +234,7 @@ def build_objective(config: LossConfig, spec: EnvSpec) -> Objective:
 
 def build_schedule(config: Config) -> Schedule:
     """When things happen in the training loop."""
-    training, replay, evaluation = config.training, config.replay, config.evaluation
+    training, replay = config.training, config.replay
     return Schedule(
         env_steps=training.env_steps,
         prefill=training.prefill,
@@ -245,13 +246,38 @@ def build_schedule(config: Config) -> Schedule:
         log_every=training.log_every,
         evaluate_every=training.evaluate_every,
         save_every=training.save_every,
-        context=evaluation.context,
-        horizon=evaluation.horizon,
-        samples=evaluation.samples,
-        particles=evaluation.particles,
-        particle_episodes=evaluation.particle_episodes,
         updates=training.updates if config.offline is not None else None,
     )
+
+
+def build_looks(
+    config: Config, learner: Learner[WorldModel], heldout: Batch, replay: Replay
+) -> tuple[HeldOutLook, list[Look]]:
+    """What every evaluation looks at: the held-out episodes, and what else there is."""
+    settings, model = config.evaluation, learner.model
+    held_out = HeldOutLook(
+        learner,
+        heldout,
+        replay,
+        build_schedule(config),
+        context=settings.context,
+        horizon=settings.horizon,
+        samples=settings.samples,
+        seed=settings.seed,
+    )
+    looks: list[Look] = []
+    if settings.particles:
+        looks.append(
+            EvidenceLook(
+                model,
+                heldout,
+                particles=settings.particles,
+                episodes=settings.particle_episodes,
+                rows=held_out.context + held_out.horizon,
+                seed=settings.seed,
+            )
+        )
+    return held_out, looks
 
 
 def build_learner(

@@ -23,8 +23,9 @@ from worldmodel.training.checkpoint import CheckpointError, load_checkpoint, loa
 from worldmodel.training.divergence import NonFiniteLossError
 from worldmodel.training.learner import AnyLearner
 from worldmodel.training.progress import RunProgress
+from worldmodel.training.schedule import Schedule
 from worldmodel.training.states import learner_state, restore_learner
-from worldmodel.training.trainer import Schedule, Trainer
+from worldmodel.training.trainer import Trainer
 from worlds import make_batch
 
 # 60 rows after the prefill, an eighth of an update each: updates 1 to 7 fall due at rows 208, 216, ..., 256.
@@ -58,28 +59,32 @@ class Recorder:
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Make a trainer on Pendulum, without its pictures: those are drawn in test_run.py."""
-    monkeypatch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
+    monkeypatch.setattr("worldmodel.training.looks.show", lambda *arguments: None)
     opened = []
 
-    def make(policy=RandomPolicy, others=None, **training) -> Trainer:
-        config = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **training))
+    def make(policy=RandomPolicy, others=None, particles=32, **training) -> Trainer:
+        evaluation = dataclasses.replace(CONFIG.evaluation, particles=particles)
+        training = dataclasses.replace(CONFIG.training, **training)
+        config = dataclasses.replace(CONFIG, training=training, evaluation=evaluation)
         environments = build.build_environments(config)
         spec = environments.spec
         replay = Replay(tmp_path / "replay", spec, capacity=config.replay.capacity, streams=environments.count)
         opened.extend([environments, replay])
         random = {name: make_generator(0, stream=i) for i, name in enumerate(("latents", "sampling"))}
+        learner = build.build_learner(config, build.build_model(config, spec), random["latents"])
+        held_out, looks = build.build_looks(config, learner, make_batch(spec, batch=2, length=20, first=()), replay)
         return Trainer(
-            build.build_learner(config, build.build_model(config, spec), random["latents"]),
+            learner,
             Rollout(environments, policy(spec.action, make_generator(0, stream=2)), seed=0),
             replay,
-            make_batch(spec, batch=2, length=20, first=()),
+            held_out,
             Recorder(),
             RunProgress(config.training.env_steps, Console(quiet=True)),
             folder=tmp_path,
             schedule=build.build_schedule(config),
             randomness=random,
             settings=build.lasting_settings(config),
-            seed=0,
+            looks=looks,
             others=others,
         )
 
@@ -124,8 +129,7 @@ def test_updates_are_made_as_rows_pay_for_them_and_logged_when_due(start):
 def test_the_rough_gap_is_reported_at_evaluations_and_changes_nothing_else(start):
     runs = {}
     for particles in (3, 0):
-        trainer = start(evaluate_every=4)
-        trainer.schedule = dataclasses.replace(trainer.schedule, particles=particles)
+        trainer = start(evaluate_every=4, particles=particles)
         trainer.run()
         runs[particles] = trainer
         trainer.replay.close()
@@ -133,7 +137,7 @@ def test_the_rough_gap_is_reported_at_evaluations_and_changes_nothing_else(start
     rough = [row for row in runs[3].tracker.rows if "heldout_evidence/gap" in row]
     assert [row["update"] for row in rough] == [4, 7]
     expected = rough_evidence(
-        runs[3].learner.model, runs[3].heldout, particles=3, sequences=8, rows=4 + 8, seed=runs[3].seed
+        runs[3].learner.model, runs[3].heldout.heldout, particles=3, sequences=8, rows=4 + 8, seed=0
     )
     assert {name: rough[-1][f"heldout_evidence/{name}"] for name in expected._fields} == expected._asdict()
     assert runs[3].stages.seconds["evidence"] > 0
@@ -193,7 +197,7 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_held_out_bound(start, m
         evaluation = evaluate(*arguments, **options)
         return dataclasses.replace(evaluation, per_step={**evaluation.per_step, "elbo": next(bounds)})
 
-    monkeypatch.setattr("worldmodel.training.trainer.evaluate", scored)
+    monkeypatch.setattr("worldmodel.training.looks.evaluate", scored)
     trainer.run()
     assert [row["update"] for row in trainer.tracker.rows if "heldout/elbo" in row] == [2, 4, 6, 7]
     assert kept(trainer, "best")["updates"] == 4
@@ -287,7 +291,7 @@ def test_a_signal_during_the_last_evaluation_finds_everything_saved(start, monke
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("worldmodel.training.trainer.evaluate", interrupted)
+    monkeypatch.setattr("worldmodel.training.looks.evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert kept(trainer)["updates"] == trainer.updates == 7
@@ -306,7 +310,7 @@ def test_a_sigterm_during_an_evaluation_gives_it_up_after_the_file_that_is_being
         written.append(name)
 
     trainer.tracker.image = image
-    monkeypatch.setattr("worldmodel.training.trainer.show", shown)
+    monkeypatch.setattr("worldmodel.training.looks.show", shown)
     assert trainer.run() is False
     assert written == ["first"]
     assert kept(trainer)["updates"] == 3

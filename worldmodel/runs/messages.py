@@ -41,7 +41,9 @@ def announce(
         log(f"learning from {config.offline}, without an environment")
 
 
-def conclude(log: Callable[[str], None], trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool) -> None:
+def conclude(
+    log: Callable[[str], None], config: Config, trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool
+) -> None:
     """Say how the run ended: its held-out numbers, the floors of their densities, and where its files are."""
     if trainer.interruptions.terminated:
         log(
@@ -60,12 +62,13 @@ def conclude(log: Callable[[str], None], trainer: Trainer, folder: Path, wandb_a
     terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))
     log(f"held-out, nats per step: ELBO {per_step['elbo']:.3f} = log-likelihoods ({terms}) - KL {per_step['kl']:.3f}")
     log(f"KL per step: median {kl['median']:.3f}, 95 % {kl['q95']:.3f}; {kl['active_units']:.0f} active latent groups")
-    if not trainer.imagines:
+    held_out, usual = trainer.heldout, config.evaluation
+    if not held_out.imagines:
         log("no imagination, and no open-loop errors: no held-out episode has more than one row")
-    elif (trainer.context, trainer.horizon) != (trainer.schedule.context, trainer.schedule.horizon):
+    elif (held_out.context, held_out.horizon) != (usual.context, usual.horizon):
         log(
-            f"imagined {trainer.horizon} steps after {trainer.context}: no held-out episode has the "
-            f"{trainer.schedule.context} + {trainer.schedule.horizon} of evaluation.context and evaluation.horizon"
+            f"imagined {held_out.horizon} steps after {held_out.context}: no held-out episode has the "
+            f"{usual.context} + {usual.horizon} of evaluation.context and evaluation.horizon"
         )
     floors = trainer.learner.model.resolution()
     if floors:

@@ -222,7 +222,7 @@ def _run(
             with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
                 finish_run(open_run(folder, device=str(model.device)), trainer)
                 note_finish(folder, updates)
-        conclude(progress.log, trainer, folder, wandb_at, finished)
+        conclude(progress.log, config, trainer, folder, wandb_at, finished)
     return replace(run, ended_by=interruptions.signal)
 
 
@@ -241,18 +241,20 @@ def _trainer(
         "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
         "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device),
     }
+    learner = build.build_learner(config, model, randomness["latents"])
+    held_out, looks = build.build_looks(config, learner, heldout.to(model.device), replay)
     return Trainer(
-        build.build_learner(config, model, randomness["latents"]),
+        learner,
         _rollout(config, environments, replay),
         replay,
-        heldout.to(model.device),
+        held_out,
         tracker,
         progress,
         folder=folder,
         schedule=build.build_schedule(config),
         randomness=randomness,
         settings=build.lasting_settings(config),
-        seed=config.evaluation.seed,
+        looks=looks,
         **others,
     )
 
@@ -284,7 +286,7 @@ def finish_run(run: Run, trainer: Trainer) -> None:
 
     Context and horizon are shortened where no held-out episode is long enough for them, down to a step each.
     """
-    if trainer.imagines:
+    if trainer.heldout.imagines:
         with trainer.stages("imagine"), trainer.progress.phase("imagining"):
             run.write_imagination(seed=run.config.evaluation.seed)
         trainer.report_times()

@@ -1,5 +1,6 @@
 """The names of a run's metrics, and the numbers of the updates that have not been reported yet."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,6 +56,37 @@ class RecentUpdates:
         values = {name: float(column[first]) for name, column in columns.items()}
         places = {name: int(place) for name, place in self._places[first].items()}
         raise diverged(not_finite(newest - len(bad) + first + 1, values, places), checkpoints)
+
+
+class Pace:
+    """How fast rows and updates come since training began in this session."""
+
+    def __init__(self, env_steps: int = 0, updates: int = 0) -> None:
+        """Args:
+        env_steps, updates: made by then.
+        """
+        self._began, self._env_steps, self._updates = time.monotonic(), env_steps, updates
+
+    def metrics(self, env_steps: int, updates: int) -> dict[str, float]:
+        """The rates, now that so many were made in all."""
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        return {
+            "rate/env_steps_per_second": (env_steps - self._env_steps) / seconds,
+            "rate/updates_per_second": (updates - self._updates) / seconds,
+        }
+
+
+def training_metrics(columns: Mapping[str, Tensor], newest: Mapping[str, AnyUpdate]) -> dict[str, float]:
+    """What updates report: the mean of every number, the KL's spread in the newest batch, and the learning rates.
+
+    Args:
+        columns: every number of the updates since the last log, as `RecentUpdates.read` gives them.
+        newest: the newest update of every learner.
+    """
+    update = newest[WORLD]
+    assert isinstance(update, Update)
+    means = {name: column.mean().item() for name, column in columns.items()}
+    return {**means, **kl_summary(update), **learning_rates(newest)}
 
 
 def metric_name(learner: str, name: str) -> str:

@@ -1,74 +1,34 @@
 """The training loop: collect, sample, step, log if due, evaluate if due, save if due."""
 
 import signal
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from worldmodel.data.batches import fitting_rows, longest_episode, select, trimmed
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.records import RESTORE, DamagedReplayError
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
-from worldmodel.evaluation.evidence import rough_evidence
-from worldmodel.evaluation.held_out import Evaluation, evaluate, training_kl
-from worldmodel.models.decoder import MOST_REWARDS
+from worldmodel.evaluation.held_out import Evaluation
 from worldmodel.models.world_model import WorldModel
-from worldmodel.train_ratio import updates_paid
 from worldmodel.training.checkpoint import POLICY, RANDOM, WORLD, Checkpoint, said_of, save_checkpoint
 from worldmodel.training.divergence import require_finite_weights, require_sound_loss
 from worldmodel.training.history import History
 from worldmodel.training.interruptions import AbandonedError, Interruptions
-from worldmodel.training.learner import AnyLearner, AnyUpdate, Learner, Update
-from worldmodel.training.metrics import RecentUpdates, evaluation_metrics, kl_summary, learning_rates, metric_name
-from worldmodel.training.pictures import show
+from worldmodel.training.journal import Journal
+from worldmodel.training.learner import AnyLearner, AnyUpdate, Learner
+from worldmodel.training.looks import HeldOutLook, Look
+from worldmodel.training.metrics import Pace, RecentUpdates, metric_name, training_metrics
+from worldmodel.training.prefill import take_over
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.progress import RunProgress
+from worldmodel.training.schedule import Schedule
 from worldmodel.training.stages import Stages
-from worldmodel.training.tracking import Tracker, WholeTracker
+from worldmodel.training.tracking import Tracker
 from worldmodel.types import Batch, SavedPolicy
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When things happen. Fields as in `TrainingConfig`, `ReplayConfig` and `EvaluationConfig`."""
-
-    env_steps: int
-    prefill: int
-    train_ratio: float
-    batch_size: int
-    sequence_length: int
-    burn_in: int
-    log_every: int
-    evaluate_every: int
-    save_every: int
-    context: int
-    horizon: int
-    samples: int
-    particles: int
-    particle_episodes: int
-    updates: int | None = None  # of a run from stored rows
-    restart: bool = False
-
-    @property
-    def total_updates(self) -> int:
-        """Updates of the whole run."""
-        return self.updates_paid(self.env_steps) if self.updates is None else self.updates
-
-    def updates_paid(self, env_steps: int) -> int:
-        """Updates that so many steps pay for, the prefill included."""
-        return updates_paid(
-            env_steps,
-            prefill=self.prefill,
-            train_ratio=self.train_ratio,
-            batch_size=self.batch_size,
-            sequence_length=self.sequence_length,
-        )
 
 
 class Trainer:
@@ -82,7 +42,7 @@ class Trainer:
         learner: Learner[WorldModel],
         rollout: Rollout | None,
         replay: Replay,
-        heldout: Batch,
+        heldout: HeldOutLook,
         tracker: Tracker,
         progress: RunProgress,
         *,
@@ -90,7 +50,7 @@ class Trainer:
         schedule: Schedule,
         randomness: Mapping[str, torch.Generator],
         settings: Mapping[str, Any],
-        seed: int,
+        looks: Sequence[Look] = (),
         stages: Stages | None = None,
         history: History | None = None,
         interruptions: Interruptions | None = None,
@@ -100,14 +60,14 @@ class Trainer:
         """Args:
         learner: of the world model.
         rollout, replay: where rows come from and where they are kept. Without a rollout no rows are collected.
-        heldout: whole episodes, padded, on the learner's device.
+        heldout: a look at the held-out episodes: the first of every evaluation.
         tracker, progress: where numbers go.
         folder: the run's folder; checkpoints are made in it.
         schedule: when things happen.
         randomness: every generator whose state belongs to the run, but for the policy's, which a `SavedPolicy` keeps;
             `sampling` decides which sequences are drawn.
         settings: stored in every checkpoint; it can be resumed under the same ones only.
-        seed: of the noise in evaluations.
+        looks: the others, in their order.
         stages: adds up how long things take.
         history: of earlier sessions.
         interruptions: signals that came before, and those that come while it runs.
@@ -116,27 +76,24 @@ class Trainer:
         """
         if taken := sorted({WORLD, POLICY, RANDOM} & (others or {}).keys()):
             raise ValueError(f"others: expected names of learners that no other part has, got {', '.join(taken)}")
-        self.learner, self.rollout, self.replay, self.heldout = learner, rollout, replay, heldout
+        self.learner, self.rollout, self.replay = learner, rollout, replay
+        self.heldout, self.looks = heldout, (heldout, *looks)
         self.learners: dict[str, AnyLearner] = {WORLD: learner, **(others or {})}
         self.tracker, self.progress, self.folder, self.schedule = tracker, progress, folder, schedule
-        self.randomness, self.settings, self.seed = randomness, settings, seed
+        self.randomness, self.settings = randomness, settings
         self.stages = stages or Stages()
-        self.history = history or History()
         self.interruptions = interruptions or Interruptions()
+        self.journal = Journal(tracker, history or History(), self.interruptions.holding)
         self.processes = processes
-        self.device = learner.model.device
-        usual = schedule.context, schedule.horizon
-        self.context, self.horizon = fitting_rows(longest_episode(heldout), usual)
         self.updates = 0  # in all, those of earlier sessions included
         self.best_elbo = -np.inf
         self.first_loss: float | None = None  # of the weights of the run's first checkpoint
-        self.evaluation: Evaluation | None = None
         self._evaluated: int | None = None  # the update of the newest evaluation, those of earlier sessions included
         self._ready = False  # whether the prefill is over, so that there is something to save
         self._last: Mapping[str, AnyUpdate] = {}  # the newest update of every learner
         self._recent = RecentUpdates()
         self._failures_told = 0
-        self._since = (time.monotonic(), 0, 0)  # when this session began to train, its rows and its updates by then
+        self._pace = Pace()
 
     @property
     def env_steps(self) -> int:
@@ -154,9 +111,9 @@ class Trainer:
         return self.folder / "checkpoints"
 
     @property
-    def imagines(self) -> bool:
-        """Whether a held-out episode goes on after its first row, so that something can be imagined."""
-        return longest_episode(self.heldout) >= self.context + self.horizon
+    def evaluation(self) -> Evaluation | None:
+        """The newest of the held-out episodes in this session."""
+        return self.heldout.evaluation
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of this run; call it before `run`.
@@ -226,13 +183,13 @@ class Trainer:
 
     def _train(self) -> None:
         schedule = self.schedule
-        self._since = (time.monotonic(), self.env_steps, self.updates)
+        self._pace = Pace(self.env_steps, self.updates)
         while not self._complete() and not self._asked_to_stop():
             if self.updates >= self._updates_paid():
                 self._collect()
                 continue
             with self.stages("sample"):
-                batch = self._sample()
+                batch = schedule.sample(self.replay, self.randomness["sampling"]).to(self.learner.model.device)
             with self.stages("update"):
                 self._update(batch)
             self.progress.updated(self.updates)
@@ -268,22 +225,9 @@ class Trainer:
             if self._asked_to_stop():
                 return
             self._collect("prefill")
-        for name, (mean, std) in self.replay.statistics().items():
-            self.learner.model.standardise(name, mean.float(), std.float())
-        self._count_rewards()
+        take_over(self.replay, self.learner.model)
         self._ready = True
         self._save("last")
-
-    def _count_rewards(self) -> None:
-        """Tell a decoder of categorical rewards which values the reward takes."""
-        atoms = self.learner.model.decoder.atoms
-        if atoms is None:
-            return
-        values = self.replay.distinct_rewards(MOST_REWARDS)
-        if values is None:
-            expected = f"gaussian, symlog or twohot where there are more than {MOST_REWARDS} different rewards"
-            raise ValueError(f"decoder.reward: expected {expected}, as in {self.replay.folder}; got 'categorical'")
-        atoms.start_at(values.to(self.device))
 
     def _collect(self, stage: str = "collect") -> None:
         assert self.rollout is not None
@@ -297,17 +241,6 @@ class Trainer:
             self.progress.log(f"restarted: {words}")
         self._failures_told = len(failures)
 
-    def _sample(self, sequences: int | None = None, generator: torch.Generator | None = None) -> Batch:
-        schedule = self.schedule
-        batch = self.replay.sample(
-            sequences or schedule.batch_size,
-            schedule.sequence_length,
-            generator or self.randomness["sampling"],
-            burn_in=schedule.burn_in,
-            restart=schedule.restart,
-        )
-        return batch.to(self.device)
-
     def _due(self, every: int) -> bool:
         return self.updates % every == 0
 
@@ -315,21 +248,12 @@ class Trainer:
         """Read the metrics of all updates since the last log, check them, and pass on their means."""
         columns = self._recent.read(self.updates, self._checkpoints)
         self._recent.clear()
-        values = {name: column.mean().item() for name, column in columns.items()}
-        newest = self._last[WORLD]
-        assert isinstance(newest, Update)
-        values |= kl_summary(newest)
-        values |= {**learning_rates(self._last), "env_steps": self.env_steps}
-        began, env_steps, updates = self._since
-        seconds = max(time.monotonic() - began, 1e-9)
-        values |= {
-            "rate/env_steps_per_second": (self.env_steps - env_steps) / seconds,
-            "rate/updates_per_second": (self.updates - updates) / seconds,
-        }
+        values = training_metrics(columns, self._last)
+        values |= {"env_steps": self.env_steps, **self._pace.metrics(self.env_steps, self.updates)}
         values |= self.stages.metrics()
         if self.rollout is not None:
             values["env_restarts"] = len(self.rollout.environments.failures)
-        self._report(values)
+        self.journal.scalars(self.updates, values)
         self.progress.trained(self.env_steps, self.updates, values["train/elbo"], values["train/kl"])
 
     def _log_what_is_left(self) -> None:
@@ -338,50 +262,15 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self._log_what_is_left()
+        scores: dict[str, float] = {}
         with self.interruptions.abandoning(signal.SIGTERM):
-            with self.stages("evaluate"), self.progress.phase("scoring the held-out episodes"):
-                self._score()
-            if self.schedule.particles:
-                with self.stages("evidence"), self.progress.phase("estimating the evidence"):
-                    self._look_at_the_gap()
-        assert self.evaluation is not None
-        if self.evaluation.per_step["elbo"] > self.best_elbo:
-            self.best_elbo = self.evaluation.per_step["elbo"]
+            for look in self.looks:
+                with self.stages(look.stage), self.progress.phase(look.words):
+                    scores |= look(self.updates, self.journal)
+        if scores["elbo"] > self.best_elbo:
+            self.best_elbo = scores["elbo"]
             self._save("best")
         self._evaluated = self.updates
-
-    def _score(self) -> None:
-        """Score the held-out episodes and draw the KL from every side."""
-        schedule, updates = self.schedule, self.updates
-        evaluation = evaluate(
-            self.learner.model,
-            self.learner.objective,
-            self.heldout,
-            context=self.context,
-            horizon=self.horizon,
-            samples=schedule.samples,
-            seed=self.seed,
-        )
-        self.evaluation = evaluation
-        self._report(evaluation_metrics(evaluation))
-        sequences = self._sample(4 * schedule.batch_size, torch.Generator().manual_seed(self.seed))
-        kl = training_kl(self.learner.model, self.learner.objective, sequences, seed=self.seed)
-        tracker = WholeTracker(self.tracker, self.interruptions.holding)
-        tracker.scalars(updates, {f"training_kl/{name}": value for name, value in kl.summary.items()})
-        show(tracker, updates, self.history, evaluation, kl)
-
-    def _look_at_the_gap(self) -> None:
-        """Report a rough estimate of the evidence and the gap. Its random draws change no others."""
-        schedule = self.schedule
-        rough = rough_evidence(
-            self.learner.model,
-            self.heldout,
-            particles=schedule.particles,
-            sequences=schedule.particle_episodes,
-            rows=self.context + self.horizon,
-            seed=self.seed,
-        )
-        self._report({f"heldout_evidence/{name}": value for name, value in rough._asdict().items()})
 
     def _finish(self) -> None:
         self._save("last")  # first: an evaluation takes long, and a second Ctrl-C stops it
@@ -393,7 +282,7 @@ class Trainer:
 
     def report_times(self) -> None:
         """Report how long each stage has taken by now."""
-        self._report(self.stages.metrics())
+        self.journal.scalars(self.updates, self.stages.metrics())
 
     def _save(self, name: str) -> None:
         """Write a checkpoint, unless the run has diverged."""
@@ -426,13 +315,7 @@ class Trainer:
         learners = self.learners.items()
         weights = {metric_name(name, key): p for name, one in learners for key, p in one.model.named_parameters()}
         require_finite_weights(weights, self.updates, self._checkpoints)
-        batch = select(self.heldout, slice(self.schedule.batch_size), slice(self.schedule.sequence_length))
-        loss = self.learner.loss(trimmed(batch), torch.Generator(self.device).manual_seed(self.seed))
+        loss = self.heldout.loss()
         first = loss if self.first_loss is None else self.first_loss
         require_sound_loss(loss, first, self.updates, self._checkpoints)
         self.first_loss = first
-
-    def _report(self, values: Mapping[str, float]) -> None:
-        with self.interruptions.holding():
-            self.tracker.scalars(self.updates, values)
-            self.history.add(self.updates, values)

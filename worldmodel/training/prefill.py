@@ -1,0 +1,23 @@
+"""What a model takes over from the rows of the prefill, before its first update."""
+
+from worldmodel.data.replay import Replay
+from worldmodel.models.decoder import MOST_REWARDS
+from worldmodel.models.world_model import WorldModel
+
+
+def take_over(replay: Replay, model: WorldModel) -> None:
+    """Tell a model the mean and spread of what the rows hold, and a decoder of categorical rewards which there are.
+
+    Raises:
+        ValueError: if there are too many different rewards for a categorical one.
+    """
+    for name, (mean, std) in replay.statistics().items():
+        model.standardise(name, mean.float(), std.float())
+    atoms = model.decoder.atoms
+    if atoms is None:
+        return
+    values = replay.distinct_rewards(MOST_REWARDS)
+    if values is None:
+        expected = f"gaussian, symlog or twohot where there are more than {MOST_REWARDS} different rewards"
+        raise ValueError(f"decoder.reward: expected {expected}, as in {replay.folder}; got 'categorical'")
+    atoms.start_at(values.to(model.device))

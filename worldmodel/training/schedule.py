@@ -1,0 +1,47 @@
+"""When things happen in a run, and which sequences a batch is drawn from."""
+
+from dataclasses import dataclass
+
+import torch
+
+from worldmodel.data.replay import Replay
+from worldmodel.train_ratio import updates_paid
+from worldmodel.types import Batch
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When things happen. Fields as in `TrainingConfig` and `ReplayConfig`."""
+
+    env_steps: int
+    prefill: int
+    train_ratio: float
+    batch_size: int
+    sequence_length: int
+    burn_in: int
+    log_every: int
+    evaluate_every: int
+    save_every: int
+    updates: int | None = None  # of a run from stored rows
+    restart: bool = False
+
+    @property
+    def total_updates(self) -> int:
+        """Updates of the whole run."""
+        return self.updates_paid(self.env_steps) if self.updates is None else self.updates
+
+    def updates_paid(self, env_steps: int) -> int:
+        """Updates that so many steps pay for, the prefill included."""
+        return updates_paid(
+            env_steps,
+            prefill=self.prefill,
+            train_ratio=self.train_ratio,
+            batch_size=self.batch_size,
+            sequence_length=self.sequence_length,
+        )
+
+    def sample(self, replay: Replay, generator: torch.Generator, batches: int = 1) -> Batch:
+        """The sequences of one batch, or of several together, from a replay."""
+        return replay.sample(
+            batches * self.batch_size, self.sequence_length, generator, burn_in=self.burn_in, restart=self.restart
+        )
