@@ -11,7 +11,7 @@ from PIL import Image
 
 from worldmodel.evaluation.scenes import make_scenes
 from worldmodel.evaluation.scores import Scores
-from worldmodel.evaluation.scoring_rules import Curve
+from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.report import imagination as report
 from worldmodel.report.fans import class_chart, fan_chart
 from worldmodel.report.figures import bound_curves, open_loop_figure, render
@@ -38,7 +38,7 @@ def blind():
 
 def curve(start):
     mean = np.linspace(start, start + 1, HORIZON)
-    return Curve(mean, mean - 0.1, mean + 0.1)
+    return Band(mean, mean - 0.1, mean + 0.1)
 
 
 def lines(axis):

@@ -70,7 +70,7 @@ def test_the_kl_is_summarised_and_drawn_from_every_side(full):
 
 
 def test_imagination_has_its_scores_at_a_few_horizons_and_its_pictures(full):
-    assert "5 episodes, 40 futures, 16 samples each, 8 rows of context" in full.text
+    assert "5 episodes, 40 futures, 16 samples each, 8 steps of context" in full.text
     (scores,) = [table for table in full.tables if table[0][0] == "score"]
     assert scores == [
         ["score", "of", "1 ahead", "2 ahead", "4 ahead"],

@@ -9,7 +9,7 @@ from worldmodel.commands.options import add_options_of, arguments_of, whole_numb
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from worldmodel.evaluation.evidence_report import EvidenceReport
+    from worldmodel.evaluation.evidence import EvidenceReport
     from worldmodel.runs.run import Run
 
 
@@ -64,5 +64,5 @@ def _show(console: "Console", opened: "Run", found: "EvidenceReport") -> None:
     show_table(console, tables.terms(found), caption=f"nats per step, with {found.best.particles} particles")
     for name, floor in opened.model.resolution().items():
         console.print(f"{name}, floor of the std: " + " ".join(f"{value:.3g}" for value in floor[:8].tolist()))
-    for doubt in found.best.doubts:
+    for doubt in tables.doubts(found.best.certificate):
         console.print(f"the gap with {found.best.particles} particles is in doubt: {doubt}", soft_wrap=True)

@@ -49,7 +49,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     with watch.phase("decomposing the rate"):
         first, every, exact = rate_decomposition(opened, **arguments_of(options, rate_decomposition), log=log)
     show_table(console, tables.gap(gap))
-    for doubt in gap.doubts:
+    for doubt in tables.doubts(gap.certificate) if gap.certificate else ():
         console.print(f"the gap with {options.particles} particles is in doubt: {doubt}", soft_wrap=True)
     _show_rate(console, first, f"first rows, {first.alternatives} other episodes each")
     if every is not None:

@@ -51,13 +51,13 @@ def _table(opened: "Run", leaf: str, metrics: dict[str, Any], horizon: int) -> "
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from worldmodel.report import vocabulary as say
+    from worldmodel.report import vocabulary
 
     floor = opened.model.resolution().get(leaf)
     unit = " (symlog)" if leaf in opened.model.decoder.symlog else ""
     caption = None if floor is None else f"floor of the std{unit}: " + " ".join(f"{x:.3g}" for x in floor[:8].tolist())
     table = Table(caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
-    model, *baselines = (say.METHODS[name].name for name in ("model", "repeat_last", "marginal"))
+    model, *baselines = (vocabulary.METHODS[name].name for name in ("model", "repeat_last", "marginal"))
     table.add_column(leaf)
     table.add_column("ahead", no_wrap=True)
     for heading in (model, "90 % interval", *baselines):
@@ -68,7 +68,7 @@ def _table(opened: "Run", leaf: str, metrics: dict[str, Any], horizon: int) -> "
             mean, low, high, repeat, marginal = (_number(methods, *where, h) for where in CELLS)
             lines.append((str(h + 1), mean, f"{low} to {high}" if low else "", repeat, marginal))
         # One row of several lines, beside which the score's name may be folded.
-        table.add_row(say.score(metric).unit, *("\n".join(column) for column in zip(*lines, strict=True)))
+        table.add_row(vocabulary.score(metric).unit, *("\n".join(column) for column in zip(*lines, strict=True)))
         table.add_section()
     return table
 

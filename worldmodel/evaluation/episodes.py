@@ -107,8 +107,8 @@ def summary(values: np.ndarray) -> Summary:
     total = torch.from_numpy(np.asarray(values, np.float64))
     resamples = rules.resample(len(total), torch.Generator().manual_seed(0))
     counted = torch.ones(len(total), dtype=torch.int64)
-    curve = rules.bootstrap(total[:, None], counted, resamples, COVERAGE)
-    middle = (float(curve.mean[0]), float(curve.low[0]), float(curve.high[0]))
+    band = rules.bootstrap(total[:, None], counted, resamples, COVERAGE)
+    middle = (float(band.mean[0]), float(band.low[0]), float(band.high[0]))
     return Summary(*middle, float(np.median(values)), float(np.min(values)), float(np.max(values)))
 
 

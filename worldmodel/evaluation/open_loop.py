@@ -81,7 +81,7 @@ def open_loop_errors(
 ) -> dict[str, OpenLoopError]:
     """Score the mean of N imagined futures against what happened, by observation leaf.
 
-    Which futures those are is said in `futures`.
+    `futures` decides which.
 
     Args:
         model: the world model.

@@ -17,7 +17,7 @@ HALF_WIDTH = 1.6448536269514722  # of the central 90 % of a standard Gaussian
 RESAMPLES = 1000  # of the bootstrap
 
 
-class Curve(NamedTuple):
+class Band(NamedTuple):
     """A score by horizon with its interval, [H] each; the interval is NaN where there is a single episode.
 
     It is one of 90 % unless another was asked for.
@@ -94,7 +94,7 @@ def resample(episodes: int, generator: torch.Generator, draws: int = RESAMPLES) 
 
 def bootstrap(
     total: Float[Tensor, "E H"], count: Int[Tensor, " E"], resamples: Int[Tensor, "R E"], coverage: float = COVERAGE
-) -> Curve:
+) -> Band:
     """The mean over futures, with the central 90 % of its bootstrap distribution over episodes.
 
     Futures of one episode depend on each other, episodes do not; so episodes are what is drawn again.
@@ -112,4 +112,4 @@ def bootstrap(
         again = torch.full_like(again, math.nan)
     tail = (1 - coverage) / 2
     low, high = again.quantile(torch.tensor([tail, 1 - tail], dtype=again.dtype), dim=0)
-    return Curve(mean.numpy(), low.numpy(), high.numpy())
+    return Band(mean.numpy(), low.numpy(), high.numpy())

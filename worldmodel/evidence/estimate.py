@@ -1,8 +1,9 @@
-"""What is reported of the evidence of B sequences: bound, estimates, their errors, and whether to believe them."""
+"""The evidence of B sequences: bound, estimates, their errors, and whether the gap between them may be believed."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,8 @@ from worldmodel.types import LatentSequence
 
 BOUND_DRAWS = 32  # of the latents, for the ELBO of one run
 
-LEAST_ESS = 2.0  # fewer effective particles than this after a row, and the estimate there is one particle's luck
-DEGENERATE_ROWS = 0.02  # share of rows that may be so
+LEAST_ESS = 2.0  # effective particles; with fewer after a row, the estimate there is one particle's luck
+DEGENERATE_ROWS = 0.02  # share of rows, at most, with fewer effective particles than that
 WIDE = 0.25  # widest sandwich, as a share of the gap
 NARROW = 0.002  # nats per step: a sandwich this narrow is good enough beside any gap
 SIGMAS = 3.0  # standard errors that a gap may lie below zero
@@ -30,6 +31,38 @@ class Estimate(NamedTuple):
 
     mean: float
     error: float
+
+
+class Doubt(StrEnum):
+    """Why a gap is not to be printed."""
+
+    DEGENERATE = "degenerate"  # too many rows after which fewer than LEAST_ESS particles are effective
+    WIDE = "wide"  # the sandwich is too wide beside the gap, or its width too uncertain
+    NEGATIVE = "negative"  # SMC lies below the ELBO by more than noise explains
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A gap beside what decides whether it may be printed."""
+
+    gap: Estimate  # SMC - ELBO, nats per step
+    width: Estimate  # of the sandwich with the same settings, nats per step; unknown if its error is NaN
+    degenerate_rows: float  # share of rows after which fewer than LEAST_ESS particles are effective
+
+    @property
+    def widest(self) -> float:
+        """The largest width of the sandwich, and the largest error of that, beside which the gap may be printed."""
+        return max(NARROW, WIDE * self.gap.mean)
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What speaks against the gap; empty where it may be printed. NaN anywhere speaks against it."""
+        passed = {
+            Doubt.DEGENERATE: self.degenerate_rows <= DEGENERATE_ROWS,
+            Doubt.WIDE: abs(self.width.mean) <= self.widest and self.width.error <= self.widest,
+            Doubt.NEGATIVE: self.gap.mean >= -SIGMAS * self.gap.error,
+        }
+        return tuple(doubt for doubt, fine in passed.items() if not fine)
 
 
 @dataclass(frozen=True)
@@ -186,28 +219,3 @@ def per_step(total: Float[Tensor, " B"], steps: Int[Tensor, " B"]) -> Estimate:
     residual = total - mean * steps
     error = (B / (B - 1) * residual.square().sum()).sqrt() / steps.sum() if B > 1 else mean * float("nan")
     return Estimate(mean.item(), error.item())
-
-
-def doubts(gap: Estimate, width: Estimate, degenerate_rows: float) -> tuple[str, ...]:
-    """Why a gap is not to be printed, in sentences; empty where it may be.
-
-    Args:
-        gap: SMC - ELBO, nats per step.
-        width: of the sandwich with the same settings, nats per step; unknown if its error is NaN.
-        degenerate_rows: share of rows after which fewer than two particles are effective.
-    """
-    found = []
-    if not degenerate_rows <= DEGENERATE_ROWS:
-        found.append(
-            f"fewer than {LEAST_ESS:g} particles are effective after {degenerate_rows:.1%} of the rows "
-            f"(at most {DEGENERATE_ROWS:.0%} may be so)"
-        )
-    widest = max(NARROW, WIDE * gap.mean)
-    if not (abs(width.mean) <= widest and width.error <= widest):
-        found.append(
-            f"the sandwich is {width.mean:.2g} ± {width.error:.2g} nats per step wide; beside a gap of {gap.mean:.2g} "
-            f"neither its width nor the error of that may be more than {widest:.2g}"
-        )
-    if not gap.mean >= -SIGMAS * gap.error:
-        found.append(f"SMC lies {-gap.mean:.2g} nats per step below the ELBO: more particles, or rarer resampling")
-    return tuple(found)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from worldmodel.evidence.estimate import Estimate, per_step
+from worldmodel.evidence.estimate import Certificate, Doubt, Estimate, per_step
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.refinement import LEARNING_RATE, SAMPLES, STEPS, refine
 from worldmodel.types import LatentSequence
@@ -26,7 +26,7 @@ DRAWS = 32  # of the latents, for each bound
 
 @dataclass(frozen=True)
 class GapDecomposition:
-    """Three bounds and the log evidence of B sequences in nats, and the doubts of whoever estimated the last."""
+    """Three bounds and the log evidence of B sequences in nats, and whether the last may be believed."""
 
     filtering: Float[Tensor, " B"]
     smoothing: Float[Tensor, " B"]
@@ -34,7 +34,12 @@ class GapDecomposition:
     log_evidence: Float[Tensor, " B"]
     steps: Int[Tensor, " B"]  # rows that count
     trained: Float[Tensor, " B"] | None = None  # the bound of q as the model came with it, if that is another
-    doubts: tuple[str, ...] = ()  # why the log evidence is not to be believed; then `family` and `gap` are not either
+    certificate: Certificate | None = None  # of an estimated log evidence; exact ones need none
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Why the log evidence, and so the parts `family` and `gap`, are not to be believed; empty where they are."""
+        return () if self.certificate is None else self.certificate.doubts
 
     def levels(self) -> dict[str, Estimate]:
         """The bounds and the log evidence, in nats per step; errors over sequences."""
@@ -59,7 +64,7 @@ class GapDecomposition:
             "parts": {name: estimate._asdict() for name, estimate in self.parts().items()},
             "sequences": len(self.steps),
             "steps": int(self.steps.sum()),
-            "doubts": list(self.doubts),
+            "doubts": [doubt.value for doubt in self.doubts],
         }
 
 
@@ -99,8 +104,7 @@ def decompose_gap(
 
 
 def join_gaps(parts: Sequence[GapDecomposition]) -> GapDecomposition:
-    """The gap of all sequences, from that of some at a time; each doubt once."""
-    doubts = tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts))
+    """The gap of all sequences, from that of some at a time; without a certificate, which takes all of them."""
 
     def rows(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts])
@@ -112,5 +116,4 @@ def join_gaps(parts: Sequence[GapDecomposition]) -> GapDecomposition:
         log_evidence=rows("log_evidence"),
         steps=rows("steps"),
         trained=None if parts[0].trained is None else rows("trained"),
-        doubts=doubts,
     )

@@ -30,12 +30,12 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if seconds < 1:
-        said = f"{1000 * seconds:.0f} ms"
+        text = f"{1000 * seconds:.0f} ms"
     elif seconds < 59.95:
-        said = f"{seconds:.1f} s"
+        text = f"{seconds:.1f} s"
     else:
-        said = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-    return said.replace(" ", "\N{NO-BREAK SPACE}")
+        text = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def with_error(estimate: Estimate) -> str:

@@ -14,14 +14,14 @@ ASIDE = {"seed", "name", "runs", "device", "tracking", "env.asynchronous", "env.
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """One run, or several of different seeds whose other settings are the same."""
 
     name: str
     records: tuple[Record, ...]
 
 
-def grouped(records: Sequence[Record], names: Sequence[str]) -> list[Group]:
+def grouped(records: Sequence[Record], names: Sequence[str]) -> list[SeedGroup]:
     """Runs by their settings, in order. A second run of settings and a seed is no further seed, and stands apart.
 
     Args:
@@ -43,11 +43,11 @@ def grouped(records: Sequence[Record], names: Sequence[str]) -> list[Group]:
     return [_group([records[i] for i in places.values()], names[min(places.values())]) for _, places in found]
 
 
-def _group(records: Sequence[Record], name: str) -> Group:
-    return Group(name if len(records) == 1 else f"{name} (n = {len(records)})", tuple(records))
+def _group(records: Sequence[Record], name: str) -> SeedGroup:
+    return SeedGroup(name if len(records) == 1 else f"{name} (n = {len(records)})", tuple(records))
 
 
-def over_seeds(group: Group, value: Callable[[Record], float | None], shown: Callable[[float | None], str]) -> str:
+def over_seeds(group: SeedGroup, value: Callable[[Record], float | None], shown: Callable[[float | None], str]) -> str:
     """A run's number; of several the mean ± the standard deviation over seeds (n - 1), with the count that have one."""
     known = [x for x in map(value, group.records) if x is not None]
     if len(known) < 2:

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from worldmodel.evaluation.scenes import LatentMap, Scene, Scenes
 from worldmodel.evaluation.scores import METRICS, Scores
-from worldmodel.report import charts
-from worldmodel.report import vocabulary as say
+from worldmodel.report import charts, vocabulary
 from worldmodel.report.fans import class_chart, fan_chart
 from worldmodel.report.figures import render
 from worldmodel.report.films import film_gif, film_strip
@@ -53,7 +52,7 @@ def score_chart(scores: Scores) -> Figure:
         for axis, metric in zip(line, METRICS, strict=True):
             if metric in metrics:
                 charts.draw_score(axis, metric, metrics[metric])
-                axis.set_title(f"{label(leaf)}: {say.score(metric).name}", fontsize=11)
+                axis.set_title(f"{label(leaf)}: {vocabulary.score(metric).name}", fontsize=11)
             else:
                 axis.remove()
     handles = {

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from worldmodel.report import evidence_section, sections
-from worldmodel.report import vocabulary as say
+from worldmodel.report import sections, vocabulary
 from worldmodel.report.document import Block, Points, Section, Text, document
+from worldmodel.report.evidence import evidence
 from worldmodel.report.formats import count, number
 from worldmodel.report.record import Record
 
@@ -21,7 +21,7 @@ def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:
     """
     parts = [
         Section("bound", "The bound", sections.bound(record)),
-        Section("evidence", "The evidence", evidence_section.evidence(record)),
+        Section("evidence", "The evidence", evidence(record)),
         Section("ledger", "The ledger", sections.ledger(record)),
         Section("kl", "The KL", sections.kl(record)),
         Section("imagination", "Imagination", sections.imagination(record)),
@@ -46,7 +46,7 @@ def _head(record: Record) -> dict[str, Any]:
         "reached": f"{count(record.updates)} updates" + (f" on {count(steps)} env steps" if steps is not None else ""),
         "seed": record.setting("seed"),
         "split": split,
-        "terms": [name for name in record.names(f"{split}/") if name not in say.TERMS],
+        "terms": [name for name in record.names(f"{split}/") if name not in vocabulary.TERMS],
         "facts": list(_facts(record)),
     }
 
@@ -55,7 +55,7 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     if best := record.best:
         yield "best held-out ELBO", f"{number(best['heldout/elbo'])} at update {count(best['update'])}"
     for name in record.names("heldout_bits_per_dimension/"):
-        yield say.bits(name), number(record.last(f"heldout_bits_per_dimension/{name}"))
+        yield vocabulary.bits(name), number(record.last(f"heldout_bits_per_dimension/{name}"))
     if (active := record.last("heldout_kl/active_units")) is not None:
         groups = record.setting("rssm.stoch")
         yield "active latent groups", count(active) + (f" of {groups}" if groups is not None else "")
@@ -80,6 +80,6 @@ def _other_pictures(record: Record) -> list[Block]:
 
 def _notes(record: Record, parts: Sequence[Section]) -> list[Block]:
     missing = [part.title for part in parts if not part.blocks and part.anchor != OTHERS]
-    said = [*record.notes, *(f"{name}: this run's folder holds nothing for this section" for name in missing)]
+    notes = [*record.notes, *(f"{name}: this run's folder holds nothing for this section" for name in missing)]
     source = Text("Everything on this page was read from the run's folder ", str(record.folder), ".")
-    return [source, *([Points(said)] if said else [])]
+    return [source, *([Points(notes)] if notes else [])]

@@ -1,4 +1,4 @@
-"""The tables of evidence, gap and rate as text: a page shows them as HTML, a command in the terminal.
+"""The tables of evidence, gap and rate as text, and the doubts about a gap in words, for pages and the terminal alike.
 
 A table is a header and rows, the first column naming the rows. Everything is in nats per step.
 """
@@ -6,10 +6,11 @@ A table is a header and rows, the first column naming the rows. Everything is in
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport
+from worldmodel.evaluation.evidence import ESTIMATORS, EvidenceReport
+from worldmodel.evidence.estimate import DEGENERATE_ROWS, LEAST_ESS, Certificate, Doubt
 from worldmodel.evidence.gap import GapDecomposition
 from worldmodel.evidence.rate import Rate
-from worldmodel.report import vocabulary as say
+from worldmodel.report import vocabulary
 from worldmodel.report.formats import number, with_error
 from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP
 
@@ -35,9 +36,29 @@ def estimates(report: EvidenceReport) -> Table:
         over_runs = (f"± {number(one.run_error['smc'], 4)}",) if report.runs > 1 else ()
         width, degenerate = with_error(one.width), f"{one.degenerate_rows:.1%}"
         rows.append((str(one.particles), *values, *over_runs, gap, width, degenerate))
-    names = (*(say.ESTIMATORS[name].name for name in ESTIMATORS), *(("SMC over runs",) if report.runs > 1 else ()))
-    header = ("particles", *names, "gap", say.WIDTH.name, "degenerate steps")
+    names = (
+        *(vocabulary.ESTIMATORS[name].name for name in ESTIMATORS),
+        *(("SMC over runs",) if report.runs > 1 else ()),
+    )
+    header = ("particles", *names, "gap", vocabulary.WIDTH.name, "degenerate steps")
     return Table(header, rows)
+
+
+def doubts(certificate: Certificate) -> tuple[str, ...]:
+    """Why a gap is not printed, in words; empty where it is."""
+    gap, width = certificate.gap, certificate.width
+    words = {
+        Doubt.DEGENERATE: (
+            f"fewer than {LEAST_ESS:g} particles are effective after {certificate.degenerate_rows:.1%} of the steps "
+            f"(at most {DEGENERATE_ROWS:.0%} may be so)"
+        ),
+        Doubt.WIDE: (
+            f"the sandwich is {width.mean:.2g} ± {width.error:.2g} nats per step wide; beside a gap of {gap.mean:.2g} "
+            f"neither its width nor the error of that may be more than {certificate.widest:.2g}"
+        ),
+        Doubt.NEGATIVE: (f"SMC lies {-gap.mean:.2g} nats per step below the ELBO: more particles, or rarer resampling"),
+    }
+    return tuple(words[doubt] for doubt in certificate.doubts)
 
 
 def distances_from_exact(report: EvidenceReport) -> Table:
@@ -45,13 +66,13 @@ def distances_from_exact(report: EvidenceReport) -> Table:
     rows = [
         (str(one.particles), *(with_error(one.below_exact[name]) for name in ESTIMATORS)) for one in report.estimates
     ]
-    return Table(("particles", *(f"exact − {say.ESTIMATORS[name].name}" for name in ESTIMATORS)), rows)
+    return Table(("particles", *(f"exact − {vocabulary.ESTIMATORS[name].name}" for name in ESTIMATORS)), rows)
 
 
 def terms(report: EvidenceReport) -> Table:
     """The terms of the bound and of SMC with the most particles, and how much of SMC's is due to each variable."""
     rows = [
-        (say.term(name).name, number(term.bound), number(term.filtered), str(term.variables), number(each))
+        (vocabulary.term(name).name, number(term.bound), number(term.filtered), str(term.variables), number(each))
         for name, term in report.terms.items()
         for each in [term.filtered / term.variables]
     ]

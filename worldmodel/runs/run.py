@@ -28,8 +28,7 @@ from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.evaluation.baselines import Baseline, fit_baselines
 from worldmodel.evaluation.episodes import Played, play, side_by_side
-from worldmodel.evaluation.evidence import measure_evidence
-from worldmodel.evaluation.evidence_report import EvidenceReport
+from worldmodel.evaluation.evidence import EvidenceReport, measure_evidence
 from worldmodel.evaluation.held_out import Evaluation, evaluate
 from worldmodel.evaluation.scenes import Scenes, make_scenes
 from worldmodel.evaluation.scores import Scores, score_imagination
@@ -147,7 +146,7 @@ class Run:
     ) -> Played:
         """Play whole episodes of the run's environment, whose starts are the same for every policy.
 
-        Making the environment imports the modules that the run's settings name, which is said before.
+        Making the environment imports the modules that the run's settings name, which `log` is told before.
 
         Args:
             policy: `policy` makes some; any other `Policy` will do.

@@ -95,8 +95,8 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     are kept, and the updates that they pay for are made. Environments begin new episodes; interrupted ones count as
     truncated.
 
-    Making its environments imports the modules that its settings name, which is said before: open a stranger's run with
-    `open_run`, which imports none.
+    Making its environments imports the modules that its settings name, and the run says so before. To open a
+    stranger's run, use `open_run`, which imports none.
 
     Args:
         folder: the run's, as `train` made it.
