@@ -56,30 +56,15 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
 
 def _show_held_out(console: "Console", opened: "Run") -> None:
-    from rich.table import Table
-
-    from worldmodel.report import vocabulary
+    from worldmodel.commands.console import show_table
+    from worldmodel.report import tables
     from worldmodel.training.progress import Watch
 
     with Watch().phase("scoring the held-out episodes"):
         evaluation = opened.evaluate()
-    table = Table("held-out", vocabulary.PER_STEP)
-    for name, value in evaluation.per_step.items():
-        table.add_row(name, f"{value:.4f}")
-    for name, value in evaluation.kl.summary.items():
-        table.add_row(f"KL {name}", f"{value:.4f}")
-    for name, bits in evaluation.bits_per_dimension.items():
-        table.add_row(vocabulary.bits(name), f"{bits:.4f}")
-    for name, floor in opened.model.resolution().items():
-        table.add_row(f"{name}, floor of the std", " ".join(f"{value:.3g}" for value in floor.tolist()))
-    console.print(table)
+    show_table(console, tables.held_out(evaluation, opened.model.resolution()))
     if evaluation.open_loop:
-        methods = [look.name for look in vocabulary.OPEN_LOOP_METHODS.values()]
-        errors = Table(vocabulary.OPEN_LOOP.unit, vocabulary.AHEAD, *methods)
-        for name, (model, repeat, mean) in evaluation.open_loop.items():
-            for h in sorted({0, len(model) // 4 - 1, len(model) // 2 - 1, len(model) - 1} - {-1}):
-                errors.add_row(name, str(h + 1), f"{model[h]:.4f}", f"{repeat[h]:.4f}", f"{mean[h]:.4f}")
-        console.print(errors)
+        show_table(console, tables.open_loop(evaluation.open_loop))
 
 
 def _play(console: "Console", opened: "Run", options: Namespace) -> None:

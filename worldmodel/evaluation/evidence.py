@@ -20,7 +20,7 @@ from worldmodel.data.batches import at_once, in_parts, select, trimmed
 from worldmodel.evidence.estimate import Certificate, Doubt, Estimate, Evidence, evidence, join, per_step
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.sandwich import Sandwich
-from worldmodel.evidence.smc import smc
+from worldmodel.evidence.smc import THRESHOLD, smc
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import Stream, make_generator
@@ -40,15 +40,15 @@ class Proposal(NamedTuple):
     threshold: float
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, Any]:
         """The arguments of `smc`."""
         return {"prior_share": self.prior_share, "threshold": self.threshold}
 
 
-GUIDED = Proposal("the posterior", 0.0, 0.5)
+GUIDED = Proposal("the posterior", 0.0, THRESHOLD)
 PROPOSALS = (
     GUIDED,
-    Proposal("the posterior with a tenth of the prior", 0.1, 0.5),
+    Proposal("the posterior with a tenth of the prior", 0.1, THRESHOLD),
     Proposal("the posterior, rarely resampled", 0.0, 0.1),  # where it has seen rows that the weights have not
 )
 
@@ -300,7 +300,7 @@ def _sandwich(
     model: WorldModel, template: Batch, particles: int, proposal: Proposal, generator: torch.Generator
 ) -> tuple[Sandwich, Float[Tensor, " T"]]:
     """The sandwich on simulated episodes, and the mean width of their first t rows, in nats."""
-    settings: Any = {"generator": generator, **proposal.settings}
+    settings = {"generator": generator, **proposal.settings}
     parts, rows = [], template.valid.new_zeros(template.valid.shape, dtype=torch.float64)
     done = 0
     for part in _parts(model, template, particles):

@@ -13,10 +13,11 @@ from torch import Tensor
 from worldmodel.checks import require_positive
 from worldmodel.data.batches import pad_rows
 from worldmodel.evidence.iwae import DRAWS_AT_ONCE, iwae
-from worldmodel.evidence.smc import ParticleEvidence, smc
+from worldmodel.evidence.smc import THRESHOLD, ParticleEvidence, smc
 from worldmodel.objectives.elbo import Bound, sequence_elbo
 from worldmodel.types import LatentSequence
 
+RUNS = 2  # independent repetitions of an estimate: the fewest that show its Monte Carlo error
 BOUND_DRAWS = 32  # of the latents, for the ELBO of one run
 
 LEAST_ESS = 2.0  # effective particles; with fewer after a row, the estimate there is one particle's luck
@@ -110,10 +111,10 @@ def evidence(
     sequence: LatentSequence,
     particles: int,
     *,
-    runs: int = 2,
+    runs: int = RUNS,
     generator: torch.Generator | None = None,
     prior_share: float = 0.0,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
 ) -> Evidence:
     """Bound and estimates, with N particles, or samples, a run.
 

@@ -30,6 +30,8 @@ from torch.utils._pytree import tree_map
 from worldmodel.checks import require_positive, require_share
 from worldmodel.types import Carry, Latent, LatentSequence, State
 
+THRESHOLD = 0.5  # share of effective particles below which they are resampled
+
 
 @dataclass(frozen=True)
 class ParticleEvidence:
@@ -77,7 +79,7 @@ def smc(
     *,
     generator: torch.Generator | None = None,
     prior_share: float = 0.0,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
     path: Float[Tensor, "B T Z"] | None = None,
     unseen: Collection[int] = (),
 ) -> ParticleEvidence:

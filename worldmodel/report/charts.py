@@ -48,7 +48,7 @@ def draw_curves(
         curves: to draw, first at the bottom.
         x_label, y_label: with their units.
         scale: of the y axis. log is linear where nothing is greater than zero, and shows six decades at most; symlog
-            is linear unless the numbers lie far apart, and then logarithmic beyond 10 in both directions.
+            is linear unless the numbers differ widely, and then logarithmic beyond 10 in both directions.
         focus: leave the lowest twentieth of many numbers out of sight, which is how a run begins.
         legend: name the curves, where there is more than one.
     """

@@ -17,7 +17,7 @@ from worldmodel.report.tables import Table
 from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP, RUNS, UPDATES, Look, Wording
 
 DASHES = ("-", "--", ":")
-# Settings of the environment that change how rows are collected, not what is in them.
+# Settings of the environment that change how data are collected, not what is in them.
 HARMLESS = {"env.id", "env.num_envs", "env.asynchronous", "env.step_timeout", "env.restarts"}
 FLOORS = {"decoder.resolution", "decoder.standardise", "decoder.vector"}  # the floor, and the units that it is in
 BANDS = (
@@ -88,7 +88,7 @@ def doubts(records: Sequence[Record]) -> list[str]:
     differing = set(_differing(records))
     if len(sources) > 1 and "offline" in differing:
         sentences.append(
-            f"These runs learn from different rows ({', '.join(sources)}): where those, or the held-out ones, are not "
+            f"These runs learn from different data ({', '.join(sources)}): where those, or the held-out ones, are not "
             "of one environment, their nats measure different data and cannot be compared."
         )
     elif len(sources) > 1:

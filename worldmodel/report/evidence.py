@@ -20,7 +20,7 @@ TERMS_NOTE = (
     "The bound's terms under the posterior, SMC's under the particles; the KL of SMC is between its own beliefs."
 )
 CROWDED = 15  # times as wide as the gap, from where on a linear axis does not show the gap
-QUIET = 0.02  # share of the rows at either end that may leave the picture
+QUIET = 0.02  # share of the steps, at the top and at the bottom, that may lie outside the picture
 
 
 def evidence_figure(report: EvidenceReport) -> Figure:
@@ -31,7 +31,7 @@ def evidence_figure(report: EvidenceReport) -> Figure:
         draw(axes[name], report)
         axes[name].set_title(vocabulary.EVIDENCE[name].title, loc="left")
     figure.suptitle(
-        f"Evidence of {report.episodes} held-out episodes ({report.rows:,} rows); particles from {report.proposal}"
+        f"Evidence of {report.episodes} held-out episodes ({report.rows:,} steps); particles from {report.proposal}"
     )
     return figure
 
@@ -89,7 +89,7 @@ def draw_rows(axis: Axes, report: EvidenceReport) -> None:
 
 
 def draw_gap_so_far(axis: Axes, report: EvidenceReport) -> None:
-    """The gap of the first t rows, in nats, beside the width of the sandwich and the distance to the exact evidence."""
+    """The gap of the first t steps, in nats, beside the width of the sandwich and the distance to the exact evidence."""
     steps = report.steps
     axis.plot(steps.gap_so_far, color=vocabulary.GAP.colour, label=vocabulary.GAP.name)
     axis.plot(steps.width_so_far, color=vocabulary.WIDTH.colour, label=f"{vocabulary.WIDTH.name}, simulated episodes")
@@ -106,9 +106,9 @@ def draw_gap_so_far(axis: Axes, report: EvidenceReport) -> None:
 
 
 def draw_ess(axis: Axes, report: EvidenceReport) -> None:
-    """Effective particles along the episode, as a share of all, with the share below which they are drawn anew."""
+    """Effective particles along the episode, as a share of all, with the share below which they are resampled."""
     axis.plot(report.steps.ess, color=RAW, label=f"of {report.best.particles} particles, mean over episodes")
-    axis.axhline(report.threshold, color=BASELINE, ls="--", lw=0.8, label="drawn anew below this")
+    axis.axhline(report.threshold, color=BASELINE, ls="--", lw=0.8, label="resampled below this")
     axis.set_ylim(0, 1.02)
     _along(axis, "ess")
     axis.legend(frameon=False, fontsize="small")
@@ -148,7 +148,7 @@ def evidence_sentences(report: EvidenceReport) -> str:
     best = report.best
     chosen = f", which did best on {report.chosen_on} training episodes" if report.chosen_on else ""
     how = (
-        f"{report.episodes} held-out episodes of {report.rows:,} rows, {report.runs} runs of every estimate; particles "
+        f"{report.episodes} held-out episodes of {report.rows:,} steps, {report.runs} runs of every estimate; particles "
         f"from {report.proposal}{chosen}; the sandwich on {report.simulated} episodes that the model simulated. "
     )
     if best.doubts:
@@ -209,7 +209,7 @@ def _along(axis: Axes, chart: str) -> None:
 
 
 def _without_outliers(curves: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Limits that hold most of every curve: the first rows of an episode can lie far below all others."""
+    """Limits that hold most of every curve: the first steps of an episode can lie far below all others."""
     ends = [np.nanquantile(curve, [QUIET, 1 - QUIET]) for curve in curves]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     room = 0.08 * (high - low) + 1e-6

@@ -76,7 +76,7 @@ def bound_curves(train: Mapping[str, Sequence[float]], heldout: Mapping[str, Seq
 
 
 def open_loop_figure(errors: Mapping[str, Sequence[np.ndarray]]) -> Figure:
-    """Error by horizon: the model, the last row repeated, the data's mean.
+    """Error by horizon: the model, the last step repeated, the data's mean.
 
     Args:
         errors: by leaf, three arrays [H] in that order.

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed, taken together: their mean, and how far seeds lie apart."""
+"""Runs that differ in nothing but their seed, taken together: their mean, and how much seeds differ."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class SeedGroup:
 
 
 def grouped(records: Sequence[Record], names: Sequence[str]) -> list[SeedGroup]:
-    """Runs by their settings, in order. A second run of settings and a seed is no further seed, and stands apart.
+    """Runs by their settings, in order. A second run of settings and a seed is no further seed, and makes a group of its own.
 
     Args:
         records, names: the runs and what each is called.
@@ -53,8 +53,8 @@ def over_seeds(group: SeedGroup, value: Callable[[Record], float | None], shown:
     if len(known) < 2:
         return shown(known[0] if known else None)
     missing = f" (of {len(known)})" if len(known) < len(group.records) else ""
-    apart = np.array(known) - known[0]  # exactly zero where all are the same
-    return f"{shown(float(known[0] + apart.mean()))} ± {shown(float(apart.std(ddof=1)))}{missing}"
+    difference = np.array(known) - known[0]  # exactly zero where all are the same
+    return f"{shown(float(known[0] + difference.mean()))} ± {shown(float(difference.std(ddof=1)))}{missing}"
 
 
 def each(texts: Sequence[str]) -> str:

@@ -66,14 +66,14 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _other_pictures(record: Record) -> list[Block]:
-    """Pictures in figures/ that no section shows or draws anew."""
-    redrawn = {
+    """Pictures in figures/ that no section shows, or draws itself."""
+    sources = {
         "bound": record.names("train/"),
         "kl_overview": [name for name in record.lines if name.startswith("kl_")],
         "kl_heat_map": ["in its section, drawn or as it is"],
         "open_loop": sections.scored_leaves(record) or [name for name in record.lines if name.startswith("open_loop_")],
     }
-    known = {f"figures/{name}.png" for name, anew in redrawn.items() if anew}
+    known = {f"figures/{name}.png" for name, found in sources.items() if found}
     shown = [name for name in record.pictures if name.startswith("figures/") and name not in known]
     return [sections.folder_picture(name, record.pictures[name]) for name in shown]
 

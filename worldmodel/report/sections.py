@@ -13,7 +13,7 @@ from worldmodel.report.charts import Drawn
 from worldmodel.report.document import WIDE, Block, Chart, Fold, Panels, TableBlock, Text, chart, picture
 from worldmodel.report.formats import count, duration, number
 from worldmodel.report.record import Columns, Record, settings
-from worldmodel.report.tables import Table
+from worldmodel.report.tables import Table, few_horizons
 from worldmodel.report.vocabulary import PER_STEP, Look, Wording
 from worldmodel.system.names import file_name
 
@@ -195,7 +195,7 @@ def scores_sentence(scores: Scores) -> str:
 def scores_table(runs: Mapping[str, Scores]) -> Table:
     """The mean score at a few horizons; one run's name may be empty."""
     longest = max((len(band.mean) for scores in runs.values() for band in scores.bands.values()), default=0)
-    ahead = sorted({1, longest // 4, longest // 2, longest} - {0})
+    ahead = few_horizons(longest) if longest else []
     rows = []
     for key in dict.fromkeys(key for scores in runs.values() for key in scores.bands):
         leaf, metric, method = key

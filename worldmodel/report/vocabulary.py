@@ -22,7 +22,7 @@ TRUTH = "#000000"  # what really happened, and what is known exactly; on a page,
 PER_STEP = "nats per step"
 IN_DOUBT = "in doubt"
 UPDATES, AHEAD = "updates", "steps ahead"
-PLACE, SINCE_RESET = "row of the training sequence", "steps since the reset"
+PLACE, SINCE_RESET = "step of the training sequence", "steps since the reset"
 
 
 class Wording(NamedTuple):
@@ -70,7 +70,7 @@ SCORES = {  # of imagined futures: evaluation.scores.METRICS
     "squared_error": Wording(
         "squared error",
         "squared error / variance",
-        "Lower is better; of the mean over futures, in units of the training rows' variance.",
+        "Lower is better; of the mean over futures, in units of the training data's variance.",
     ),
     "crps": Wording("CRPS", "CRPS / std", "Lower is better; it scores the whole predicted distribution."),
     "coverage": Wording(
@@ -79,13 +79,13 @@ SCORES = {  # of imagined futures: evaluation.scores.METRICS
 }
 METHODS = {  # evaluation.scores.METHODS
     "model": Look("the model", RAW),
-    "repeat_last": Look("last row repeated", OPTIMISED),
-    "marginal": Look("marginal of the training rows", BASELINE, "--"),
+    "repeat_last": Look("last step repeated", OPTIMISED),
+    "marginal": Look("marginal of the training data", BASELINE, "--"),
 }
 OPEN_LOOP = Wording(
     "open-loop error",
     "error² / held-out variance",
-    "Under the recorded actions, in units of the variance of the held-out rows themselves.",
+    "Under the recorded actions, in units of the variance of the held-out episodes themselves.",
 )
 BELOW_BASELINES = "The model should stay below both baselines at every horizon."
 OPEN_LOOP_METHODS = {  # by the columns of lines/open_loop_*.json
@@ -114,7 +114,7 @@ KL_BY_POSITION = Wording(
 KL_BY_EPISODE_STEP = Wording(
     "By steps since the reset",
     "nats",
-    "Held-out episodes, filtered from their first row.",
+    "Held-out episodes, filtered from their first step.",
     "KL by steps since the reset",
 )
 KL_BY_GROUP = Wording(
@@ -157,7 +157,7 @@ EVIDENCE = {  # the charts of a measurement, by their place in its figure
         "Gap, and width of the sandwich",
     ),
     "gap so far": Wording(
-        "Gap of the rows so far", "nats, summed", "Where in an episode the gap opens, and where the sandwich does."
+        "Gap of the steps so far", "nats, summed", "Where in an episode the gap opens, and where the sandwich does."
     ),
     "ess": Wording(
         "Effective particles",
@@ -167,8 +167,8 @@ EVIDENCE = {  # the charts of a measurement, by their place in its figure
     "rows": Wording(
         "Along the episode",
         PER_STEP,
-        "Means over held-out episodes; the band is two standard errors. Dips are rows that nobody foresaw.",
-        "Evidence of every row, and what the bound makes of it",
+        "Means over held-out episodes; the band is two standard errors. Dips are steps that nobody foresaw.",
+        "Evidence of every step, and the bound on it",
     ),
 }
 ROUGH = {  # the evidence by few particles, over training
