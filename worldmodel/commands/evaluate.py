@@ -103,7 +103,7 @@ def _show_played(console: "Console", played: "Played") -> None:
     from worldmodel.report.tables import Table
 
     rows = {"return": played.returns, "length": played.lengths}
-    caption = "95 % intervals of the mean, from drawing episodes again"
+    caption = "95 % intervals of the mean by bootstrap over episodes"
     if (calibration := played.calibration) is not None:
         rows["predicted"], rows["real"] = calibration.predicted, calibration.real
         rows["real - predicted"] = calibration.real - calibration.predicted

@@ -1,8 +1,8 @@
 """The evidence of held-out episodes: bound, estimates, certificate, terms and curves, measured and kept as numbers.
 
-Episodes are scored whole from their reset, as many at a time as memory allows. Three ways of moving the particles are
-tried on other episodes than those that are reported; the one with the highest estimate there is used, which the
-unbiasedness of each allows. The sandwich is of episodes that the model simulates under the actions of half of them.
+Episodes are scored whole from their reset, as many at a time as memory allows. The proposal of the particles is one of
+three, chosen on training episodes: the one with the highest estimate. The choice is fair, since each is unbiased. The
+sandwich is measured on episodes that the model simulates, under the actions of half of the held-out ones.
 """
 
 import math
@@ -33,7 +33,7 @@ ROUGH_DRAWS = 8  # of the latents, for the bound beside a rough estimate
 
 
 class Proposal(NamedTuple):
-    """Where particles come from, and below which share of effective ones they are drawn anew; see `smc`."""
+    """Where particles come from, and the share of effective ones below which they are resampled; see `smc`."""
 
     words: str
     prior_share: float
@@ -121,7 +121,7 @@ class EvidenceReport:
     seed: int  # of all draws
     proposal: str  # where particles come from, in words
     prior_share: float  # of the prior in the proposal
-    threshold: float  # share of effective particles below which they are drawn anew
+    threshold: float  # share of effective particles below which they are resampled
     chosen_on: int  # other episodes that the proposal was chosen on; zero where there were none
     simulated: int  # episodes that the model simulated for the sandwich
     estimates: tuple[Measured, ...]  # by particles, the fewest first

@@ -1,8 +1,8 @@
-"""The gap of a trained world model decomposed, with the posteriors that this takes trained on the way.
+"""The gap of a trained world model decomposed: see `evidence.gap`.
 
-The generative model is frozen. Two posteriors are trained against it on the plain bound, equally long and from where
-the run's own is: one that filters and one that smooths. So what more training would do for q alone is in neither part,
-and the run's own bound stands beside them.
+It takes two posteriors for one frozen generative model, one that filters and one that smooths. Both start from the
+run's own posterior and are trained equally long on the plain bound (`training.posterior_fit`), so that what longer
+training of q gains is counted in neither part. The bound of the run's own posterior is reported beside them.
 """
 
 from dataclasses import replace

@@ -65,7 +65,7 @@ class OpenLoopError(NamedTuple):
     """Mean squared error by horizon, [H] each, in units of the data's variance as `relative_error` has them."""
 
     model: Float[Tensor, " H"]
-    repeat_last: Float[Tensor, " H"]  # the last row seen, for ever
+    repeat_last: Float[Tensor, " H"]  # the last row seen, repeated
     data_mean: Float[Tensor, " H"]  # the mean of the scored rows themselves: a baseline that has seen the answers
 
 

@@ -17,7 +17,7 @@ Densities of deterministic worlds are unbounded, so nll wants `WorldModel.resolu
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,25 +57,12 @@ class Scores:
     @property
     def bands(self) -> dict[tuple[str, str, str], Band]:
         """The scores by (leaf, metric, method)."""
-        return {
-            (leaf, metric, method): band
-            for leaf, metrics in self.scores.items()
-            for metric, methods in metrics.items()
-            for method, band in methods.items()
-        }
+        triples = ((leaf, metric, by) for leaf, metrics in self.scores.items() for metric, by in metrics.items())
+        return {(leaf, metric, method): band for leaf, metric, by in triples for method, band in by.items()}
 
     def as_json(self) -> dict[str, Any]:
         """The same in lists and numbers; what is not finite becomes null."""
-
-        def numbers(band: Band) -> dict[str, list[float | None]]:
-            columns = {name: x.tolist() for name, x in band._asdict().items()}
-            return {name: [v if math.isfinite(v) else None for v in x] for name, x in columns.items()}
-
-        scores = {
-            leaf: {metric: {method: numbers(b) for method, b in methods.items()} for metric, methods in metrics.items()}
-            for leaf, metrics in self.scores.items()
-        }
-        return {**{name: getattr(self, name) for name in COUNTS}, "scores": scores}
+        return {**{name: getattr(self, name) for name in COUNTS}, "scores": _each(self.scores, _band_as_json)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Scores":
@@ -84,15 +71,24 @@ class Scores:
         Raises:
             AttributeError, KeyError, TypeError, ValueError: if it is something else.
         """
-        scores = {
-            leaf: {metric: {method: _band(b) for method, b in methods.items()} for metric, methods in metrics.items()}
-            for leaf, metrics in data["scores"].items()
-        }
-        return cls(**{name: int(data[name]) for name in COUNTS}, scores=scores)
+        return cls(**{name: int(data[name]) for name in COUNTS}, scores=_each(data["scores"], _band_from_json))
 
 
-def _band(data: Mapping[str, Any]) -> Band:
-    band = Band(*(np.array(data[key], np.float64) for key in Band._fields))
+def _each(scores: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Scores by leaf, metric and method, each changed."""
+    return {
+        leaf: {metric: {method: change(band) for method, band in by.items()} for metric, by in metrics.items()}
+        for leaf, metrics in scores.items()
+    }
+
+
+def _band_as_json(band: Band) -> dict[str, list[float | None]]:
+    columns = {name: x.tolist() for name, x in band._asdict().items()}
+    return {name: [v if math.isfinite(v) else None for v in x] for name, x in columns.items()}
+
+
+def _band_from_json(data: Mapping[str, Any]) -> Band:
+    band = Band(*(np.array(data[name], np.float64) for name in Band._fields))
     if len({x.shape for x in band}) > 1 or band.mean.ndim != 1:
         raise ValueError("expected mean, low and high of one length")
     return band

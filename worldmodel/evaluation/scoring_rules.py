@@ -18,10 +18,7 @@ RESAMPLES = 1000  # of the bootstrap
 
 
 class Band(NamedTuple):
-    """A score by horizon with its interval, [H] each; the interval is NaN where there is a single episode.
-
-    It is one of 90 % unless another was asked for.
-    """
+    """A score by horizon and its interval, of 90 % unless said otherwise; the interval of a single episode is NaN."""
 
     mean: Float[np.ndarray, " H"]
     low: Float[np.ndarray, " H"]
@@ -95,15 +92,15 @@ def resample(episodes: int, generator: torch.Generator, draws: int = RESAMPLES) 
 def bootstrap(
     total: Float[Tensor, "E H"], count: Int[Tensor, " E"], resamples: Int[Tensor, "R E"], coverage: float = COVERAGE
 ) -> Band:
-    """The mean over futures, with the central 90 % of its bootstrap distribution over episodes.
+    """The mean over futures, with the central part of its bootstrap distribution over episodes.
 
-    Futures of one episode depend on each other, episodes do not; so episodes are what is drawn again.
+    Episodes are resampled, not futures: futures of one episode depend on each other, episodes do not.
 
     Args:
         total: sums over the futures of each episode, by horizon.
         count: futures of each episode, at least one.
         resamples: from `resample`.
-        coverage: of the interval, where it is to be another than 90 %.
+        coverage: of the interval.
     """
     mean = (total.sum(0) / count.sum()).double()
     weight = resamples.double()

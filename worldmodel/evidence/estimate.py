@@ -92,7 +92,7 @@ class Evidence:
         return per_step((self.smc - self.elbo).mean(0), self.steps)
 
     def over_sequences(self, name: str) -> Estimate:
-        """`elbo`, `iwae` or `smc` in nats per step; the error is that of having seen these B sequences only."""
+        """`elbo`, `iwae` or `smc` in nats per step; the error is over sequences: how far others could be."""
         return per_step(getattr(self, name).mean(0), self.steps)
 
     def over_runs(self, name: str) -> Estimate:

@@ -33,7 +33,7 @@ class GapDecomposition:
     refined: Float[Tensor, " B"]
     log_evidence: Float[Tensor, " B"]
     steps: Int[Tensor, " B"]  # rows that count
-    trained: Float[Tensor, " B"] | None = None  # the bound of q as the model came with it, if that is another
+    trained: Float[Tensor, " B"] | None = None  # the bound of the model's own q, where `filtering` is another
     certificate: Certificate | None = None  # of an estimated log evidence; exact ones need none
 
     @property
@@ -58,13 +58,16 @@ class GapDecomposition:
         return {name: per_step(difference, self.steps) for name, difference in differences.items()}
 
     def as_json(self) -> dict[str, object]:
-        """Numbers alone: {"levels": {name: {mean, error}}, "parts": ..., "sequences", "steps", "doubts"}."""
+        """Numbers alone, by "levels", "parts", "sequences", "steps", "doubts" (by name) and "certificate"."""
+        certificate = self.certificate
         return {
             "levels": {name: estimate._asdict() for name, estimate in self.levels().items()},
             "parts": {name: estimate._asdict() for name, estimate in self.parts().items()},
             "sequences": len(self.steps),
             "steps": int(self.steps.sum()),
             "doubts": [doubt.value for doubt in self.doubts],
+            "certificate": certificate
+            and {"width": certificate.width._asdict(), "degenerate_rows": certificate.degenerate_rows},
         }
 
 

@@ -89,7 +89,7 @@ def draw_rows(axis: Axes, report: EvidenceReport) -> None:
 
 
 def draw_gap_so_far(axis: Axes, report: EvidenceReport) -> None:
-    """The gap of the first t steps, in nats, beside the width of the sandwich and the distance to the exact evidence."""
+    """The gap of the first t steps in nats, beside the width of the sandwich and the distance to the exact evidence."""
     steps = report.steps
     axis.plot(steps.gap_so_far, color=vocabulary.GAP.colour, label=vocabulary.GAP.name)
     axis.plot(steps.width_so_far, color=vocabulary.WIDTH.colour, label=f"{vocabulary.WIDTH.name}, simulated episodes")
@@ -114,7 +114,7 @@ def draw_ess(axis: Axes, report: EvidenceReport) -> None:
     axis.legend(frameon=False, fontsize="small")
 
 
-CHARTS: dict[str, Callable[[Axes, EvidenceReport], None]] = {  # by name, as `vocabulary.EVIDENCE` has them
+CHARTS: dict[str, Callable[..., None]] = {  # by name, as `vocabulary.EVIDENCE` has them
     "estimates": draw_estimates,
     "gap": draw_gap,
     "gap so far": draw_gap_so_far,
@@ -148,8 +148,9 @@ def evidence_sentences(report: EvidenceReport) -> str:
     best = report.best
     chosen = f", which did best on {report.chosen_on} training episodes" if report.chosen_on else ""
     how = (
-        f"{report.episodes} held-out episodes of {report.rows:,} steps, {report.runs} runs of every estimate; particles "
-        f"from {report.proposal}{chosen}; the sandwich on {report.simulated} episodes that the model simulated. "
+        f"{report.episodes} held-out episodes of {report.rows:,} steps, {report.runs} runs of every estimate; "
+        f"particles from {report.proposal}{chosen}; "
+        f"the sandwich on {report.simulated} episodes that the model simulated. "
     )
     if best.doubts:
         return f"{how}With {best.particles} particles the gap is in doubt, so none is given."
@@ -158,12 +159,12 @@ def evidence_sentences(report: EvidenceReport) -> str:
 
 
 def _charts(report: EvidenceReport) -> list[Chart]:
-    return [_chart(name, report, wide=name == "rows") for name in CHARTS]
-
-
-def _chart(name: str, report: EvidenceReport, wide: bool) -> Chart:
-    size = WIDE if wide else TALL
-    return chart(vocabulary.EVIDENCE[name], lambda axis: CHARTS[name](axis, report), size, wide=wide)
+    """Every chart of a measurement; the one along the episode is wide."""
+    return [
+        chart(vocabulary.EVIDENCE[name], partial(draw, report=report), WIDE if wide else TALL, wide=wide)
+        for name, draw in CHARTS.items()
+        for wide in [name == "rows"]
+    ]
 
 
 def _rough(record: Record) -> list[Chart]:

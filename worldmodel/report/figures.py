@@ -40,15 +40,8 @@ def kl_overview(
     charts.draw_kl(axes["episode"], steps, by_episode_step, None, vocabulary.SINCE_RESET)
     charts.draw_heat_map(axes["groups"], heat_map)
     charts.draw_surprise(axes["surprise"], surprise_kl, surprise_optimised, surprise_reward)
-    wordings = (
-        vocabulary.KL_HISTORY,
-        vocabulary.KL_BY_POSITION,
-        vocabulary.KL_BY_EPISODE_STEP,
-        vocabulary.KL_BY_GROUP,
-        vocabulary.SURPRISE,
-    )
-    for axis, wording in zip(axes.values(), wordings, strict=True):
-        axis.set_title(wording.title)
+    for name, axis in axes.items():
+        axis.set_title(vocabulary.KL_CHARTS[name].title)
     return figure
 
 

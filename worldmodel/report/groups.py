@@ -22,7 +22,7 @@ class SeedGroup:
 
 
 def grouped(records: Sequence[Record], names: Sequence[str]) -> list[SeedGroup]:
-    """Runs by their settings, in order. A second run of settings and a seed is no further seed, and makes a group of its own.
+    """Runs by their settings, in order. A run that repeats another's settings and seed makes a group of its own.
 
     Args:
         records, names: the runs and what each is called.

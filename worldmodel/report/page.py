@@ -9,7 +9,7 @@ from worldmodel.report.evidence import evidence
 from worldmodel.report.formats import count, number
 from worldmodel.report.record import Record
 
-OTHERS = "pictures"  # the anchor of the section that nobody misses
+OTHERS = "pictures"  # the anchor of the one section whose absence is not noted
 
 
 def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:

@@ -1,6 +1,6 @@
 """Tables as text, and the doubts about a gap in words: a page shows them as HTML, a command in the terminal.
 
-A table is a header and rows, the first column naming the rows. Numbers are in nats per step unless the table says
+A table is a header and rows; its first column names the rows. Numbers are in nats per step unless the table says
 otherwise.
 """
 

@@ -128,6 +128,10 @@ SURPRISE = Wording(
     "nats",
     "Spikes should stand where the world is hard to foresee (contacts, resets, rewards), not everywhere.",
 )
+KL_CHARTS = {  # by their place in the overview
+    **{"history": KL_HISTORY, "position": KL_BY_POSITION, "episode": KL_BY_EPISODE_STEP},
+    **{"groups": KL_BY_GROUP, "surprise": SURPRISE},
+}
 OPTIMISATION = {  # by the prefix of the metrics
     "grad_norm/": Wording(
         "Gradient norm", "norm", "Before clipping. A climb without end, or a jump, comes before trouble."

@@ -30,9 +30,7 @@ class RateDecomposition(NamedTuple):
     """The parts of the rate on held-out episodes."""
 
     first: Rate  # of first rows, among the episodes themselves
-    every: (
-        Rate | None
-    )  # of all rows; None of a posterior that smooths, whose later rows cannot be drawn anew one by one
+    every: Rate | None  # of all rows; none where the posterior smooths, since it reads later rows too
     exact: bool  # whether `every` is by the environment's exact law, rather than the model's own prediction
 
 

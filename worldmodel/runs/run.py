@@ -99,8 +99,8 @@ class Run:
 
         Args:
             batch: rows to start from; by default the held-out episodes that are long enough.
-            context: steps seen; by default as in the run's evaluations, or as many as there are where no episode is that
-                long (see `data.batches.fitting_rows`).
+            context: steps seen; by default as in the run's evaluations, or as many as fit where no episode is that long
+                (see `data.batches.fitting_rows`).
             horizon: steps imagined; by default likewise.
             samples: futures of each sequence; by default as in the run's evaluations.
             seed: of the samples.
@@ -434,7 +434,10 @@ def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
         folder,
         heldout=config.evaluation.episodes,
         generator=make_generator(config.evaluation.seed, stream=Stream.HELDOUT),
-        image_size=config.env.image_size,
-        drop_text=config.env.drop_text,
-        integers=config.env.integers,
+        **reading(config),
     )
+
+
+def reading(config: Config) -> dict[str, Any]:
+    """The settings that decide how stored observations are read."""
+    return {name: getattr(config.env, name) for name in ("image_size", "drop_text", "integers")}
