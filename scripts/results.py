@@ -16,6 +16,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from worldmodel.evaluation.evidence import EvidenceReport
+from worldmodel.report.tables import doubts
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PICTURES = {  # file in the run's folder -> what it shows
     "figures/kl_overview.png": "The KL over time, from every side",
@@ -104,8 +107,9 @@ def evidence_table(path: Path) -> str:
         f"episodes; particles from {found['proposal']}. With the most particles {ess.mean():.0%} of them are effective "
         f"after a step in the mean, {ess.min():.0%} after the worst."
     )
-    doubts = "".join(f"\n\nThe gap is in doubt: {doubt}." for doubt in found["estimates"][-1]["doubts"])
-    return about + "\n\n" + "\n".join(lines) + doubts
+    reasons = doubts(EvidenceReport.from_json(found).best.certificate)
+    in_doubt = "".join(f"\n\nThe gap is in doubt: {reason}." for reason in reasons)
+    return about + "\n\n" + "\n".join(lines) + in_doubt
 
 
 def score_table(path: Path) -> str:

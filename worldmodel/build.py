@@ -14,7 +14,6 @@ from worldmodel.behaviour.planner import CEM, MPPI, Planner
 from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, PlannerConfig, RSSMConfig
 from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
-from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
 from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
@@ -51,14 +50,12 @@ def build_evaluation_environments(config: Config, count: int) -> Environments:
     return make_environments(env_id, count=count, row_limit=config.evaluation.max_length, **settings)
 
 
-def build_policy(config: Config, model: WorldModel, name: Literal["planner", "random"], seed: int) -> Policy:
-    """A policy that plans in a world model, or one that acts at random.
+def build_policy(config: Config, model: WorldModel, seed: int) -> Policy:
+    """A policy that plans in a world model.
 
     Raises:
         ValueError: if the seed is negative, or the model has not learned what planning needs.
     """
-    if name == "random":
-        return RandomPolicy(model.spec.action, make_generator(seed, stream=Stream.ACTING))
     for scale in ("reward_scale", "continue_scale"):
         if getattr(config.loss, scale) == 0:
             expected = f"random where loss.{scale} is 0, since the model has not learned what planning needs"

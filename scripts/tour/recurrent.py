@@ -13,7 +13,7 @@ from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
-from worldmodel.evidence.estimate import doubts, evidence
+from worldmodel.evidence.estimate import Certificate, evidence
 from worldmodel.evidence.sandwich import sandwich
 from worldmodel.evidence.smc import smc
 from worldmodel.models.simulation import simulate
@@ -21,6 +21,7 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import sequence_elbo
 from worldmodel.objectives.loss import Objective
 from worldmodel.oracles.worlds import exact_evidence
+from worldmodel.report.tables import doubts
 from worldmodel.training.learner import Learner
 from worldmodel.types import Batch, EnvSpec
 from worldmodel_envs.linear_gaussian import LinearGaussian as Oscillators
@@ -115,7 +116,7 @@ def rssm(quick: bool, generator: torch.Generator) -> Section:
     particles = PARTICLES // 8 if quick else PARTICLES
     width = sandwich(sequence, dreamt.path, particles, generator=generator, prior_share=SHARE).width
     final = evidence(model.given(heldout), particles, runs=1, generator=generator, prior_share=SHARE)
-    doubt = doubts(final.gap, width, final.degenerate_rows)
+    doubt = doubts(Certificate(final.gap, width, final.degenerate_rows))
     return Section(
         figure,
         {

@@ -49,6 +49,12 @@ def test_without_episodes_it_scores_the_held_out_ones(folder, capsys):
     main(["evaluate", str(folder)])
     shown = capsys.readouterr().out
     assert "nats per step" in shown and "making" not in shown and "CPU" not in shown
+    run = open_run(folder)
+    found, floors = run.evaluate(), run.model.resolution().values()
+    numbers = [*found.per_step.values(), *found.kl.summary.values()]
+    numbers += [error[h] for error in found.open_loop["obs"] for h in (0, 1, 3)]
+    assert all(f" {number:.4f}" in shown for number in numbers)
+    assert all(f" {value:.3g}" in shown for floor in floors for value in floor.tolist())
 
 
 @pytest.mark.parametrize("name", ["mppi", "cem"])

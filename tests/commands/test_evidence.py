@@ -13,8 +13,9 @@ from rich.console import Console
 from run_folder import Page
 from worldmodel.build import build_law
 from worldmodel.cli import main
-from worldmodel.evaluation.evidence_report import EvidenceReport
+from worldmodel.evaluation.evidence import EvidenceReport
 from worldmodel.oracles.worlds import exact_evidence
+from worldmodel.report import tables
 from worldmodel.report.formats import with_error
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import train
@@ -57,7 +58,7 @@ def test_the_command_writes_a_figure_and_the_numbers_that_it_shows(folder, capsy
         for estimate in (one.elbo, one.iwae, one.smc, one.width, *one.below_exact.values()):
             assert with_error(estimate) in shown
         assert (with_error(one.gap) in shown) is not bool(one.doubts)
-    assert all(doubt[:20] in shown for doubt in report.best.doubts)
+    assert all(doubt[:20] in shown for doubt in tables.doubts(report.best.certificate))
     assert "choosing a proposal on 6 training episodes" in shown
     pixels = np.asarray(Image.open(io.BytesIO((folder / "evidence" / "evidence.png").read_bytes())))
     assert pixels.std() > 5

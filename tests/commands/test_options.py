@@ -66,7 +66,7 @@ def test_whole_numbers_are_typed_with_commas():
 CALLED = [
     (evaluate, ["run"], [open_run]),
     (imagine, ["run"], [open_run, Run.write_imagination]),
-    (evidence, ["run"], [open_run, Run.write_evidence]),
+    (evidence, ["run"], [open_run, Run.evidence]),
     (gap, ["run"], [open_run, gap_decomposition, rate_decomposition]),
     (report, ["run"], [write_report]),
     (collect, ["--rows=3", "--output=out"], [collect.collect]),

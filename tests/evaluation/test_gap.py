@@ -40,6 +40,10 @@ def test_the_gap_of_episodes_of_different_length(generator):
     assert parts["gap"].mean == pytest.approx(levels["log_evidence"].mean - levels["filtering"].mean)
     assert parts["amortisation"].mean > 0 and taken.trained is not None
     few = measure_gap(model, model, smoothing, batch, particles=2, runs=1, steps=1, generator=generator)
-    assert few.doubts
+    written = few.as_json()
+    assert few.doubts and written["doubts"] == [doubt.value for doubt in few.certificate.doubts]
+    width, error = few.certificate.width
+    share = few.certificate.degenerate_rows
+    assert written["certificate"] == {"width": {"mean": width, "error": error}, "degenerate_rows": share}
     with pytest.raises(ValueError, match="particles: expected at least 1, got 0"):
         measure_gap(model, filtering, smoothing, batch, particles=0, runs=1, steps=1, generator=generator)

@@ -102,9 +102,9 @@ def test_a_run_under_an_environment_s_older_id_is_of_the_same_environment(tmp_pa
 def test_runs_that_learn_from_different_stored_rows_are_named_by_them(records, tmp_path):
     one, two = (read_record(write_run(tmp_path / name, offline=f"data/{name}")) for name in ("one", "two"))
     (said,) = doubts([one, two])
-    assert "different rows (data/one, data/two)" in said and "Pendulum" not in said
+    assert "different data (data/one, data/two)" in said and "Pendulum" not in said
     (said,) = doubts([records[0], one])
-    assert "different rows (Pendulum-v1, data/one)" in said
+    assert "different data (Pendulum-v1, data/one)" in said
 
 
 @pytest.mark.parametrize(

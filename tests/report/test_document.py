@@ -3,9 +3,9 @@
 import base64
 
 from run_folder import Page
-from worldmodel.report.document import Chart, Fold, Panels, Points, Rows, Section, Text, document, picture
+from worldmodel.report.document import Chart, Fold, Panels, Points, Section, TableBlock, Text, document, picture
 from worldmodel.report.tables import Table
-from worldmodel.report.vocabulary import RUNS, Look, Said
+from worldmodel.report.vocabulary import RUNS, Look, Wording
 
 EVIL = '<i title="x">&amp;\0</i>'
 SHOWN = EVIL.replace("\0", "\\x00")
@@ -19,7 +19,11 @@ def page(*blocks, title="title"):
 def test_text_of_every_block_is_escaped_and_its_control_characters_are_shown():
     chart = Chart(EVIL, EVIL, EVIL, source=EVIL)
     blocks = (
-        *(Text(EVIL, EVIL, EVIL, EVIL), Points([EVIL]), Rows(Table([EVIL], [[EVIL, EVIL]]), EVIL, [Look(EVIL, EVIL)])),
+        *(
+            Text(EVIL, EVIL, EVIL, EVIL),
+            Points([EVIL]),
+            TableBlock(Table([EVIL], [[EVIL, EVIL]]), EVIL, [Look(EVIL, EVIL)]),
+        ),
         *(chart, Panels([chart], [Look(EVIL, EVIL)], EVIL), Fold(EVIL, EVIL), Fold(EVIL, Table([EVIL], [[EVIL]]))),
     )
     read = Page(page(*blocks, title=EVIL))
@@ -36,7 +40,7 @@ def test_a_section_without_blocks_is_left_out_of_the_page_and_of_its_contents():
 
 
 def test_a_table_names_its_rows_and_columns_and_keeps_numbers_on_one_line():
-    text = page(Rows(Table(("", "a"), [("row", "1"), ("long", "word " * 9)]), shares=[0.25]))
+    text = page(TableBlock(Table(("", "a"), [("row", "1"), ("long", "word " * 9)]), shares=[0.25]))
     assert '<th scope="col">a</th>' in text
     assert '<th scope="row">row</th><td>1</td>' in text
     assert '<td><span class="words">word word' in text
@@ -44,7 +48,7 @@ def test_a_table_names_its_rows_and_columns_and_keeps_numbers_on_one_line():
 
 
 def test_a_picture_carries_its_bytes():
-    shown = picture(Said("Film", "", "", "a <film>"), "folder/film.gif", b"GIF89a")
+    shown = picture(Wording("Film", "", "", "a <film>"), "folder/film.gif", b"GIF89a")
     text = page(shown)
     assert f'<img src="data:image/gif;base64,{base64.b64encode(b"GIF89a").decode()}" alt="a &lt;film&gt;">' in text
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from run_folder import add_everything, write_run
 from worldmodel.evaluation.scores import Scores
-from worldmodel.evaluation.scoring_rules import Curve
+from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.report import charts
 from worldmodel.report import figures as report
 from worldmodel.report.imagination import score_chart
@@ -93,5 +93,5 @@ def test_a_picture_and_the_page_draw_their_charts_with_the_same_functions(tmp_pa
     overview(1.0)
     report.bound_curves({"update": [1], "elbo": [0.0]}, {})
     report.open_loop_figure({"obs": [np.ones(2)] * 3})
-    score_chart(Scores(1, 2, 2, 1, 1, {"obs": {"crps": {"model": Curve(*[np.ones(2)] * 3)}}}))
+    score_chart(Scores(1, 2, 2, 1, 1, {"obs": {"crps": {"model": Band(*[np.ones(2)] * 3)}}}))
     assert called == names

@@ -11,7 +11,7 @@ from PIL import Image
 
 from worldmodel.evaluation.scenes import make_scenes
 from worldmodel.evaluation.scores import Scores
-from worldmodel.evaluation.scoring_rules import Curve
+from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.report import imagination as report
 from worldmodel.report.fans import class_chart, fan_chart
 from worldmodel.report.figures import bound_curves, open_loop_figure, render
@@ -38,7 +38,7 @@ def blind():
 
 def curve(start):
     mean = np.linspace(start, start + 1, HORIZON)
-    return Curve(mean, mean - 0.1, mean + 0.1)
+    return Band(mean, mean - 0.1, mean + 0.1)
 
 
 def lines(axis):
@@ -173,7 +173,7 @@ def test_scores_are_drawn_with_their_intervals_and_what_is_not_defined_is_left_o
     assert axes.keys() == {"obs: negative log-likelihood", "obs: coverage", "reward: negative log-likelihood"}
     drawn = lines(axes["obs: negative log-likelihood"])
     np.testing.assert_allclose(drawn["the model"], np.stack([np.arange(1, HORIZON + 1), curve(1.0).mean], -1))
-    np.testing.assert_allclose(drawn["marginal of the training rows"][:, 1], curve(2.0).mean)
+    np.testing.assert_allclose(drawn["marginal of the training data"][:, 1], curve(2.0).mean)
     band = axes["obs: negative log-likelihood"].collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((0.9, 2.1))
     assert "nominal coverage" in lines(axes["obs: coverage"])
@@ -188,7 +188,7 @@ def test_the_map_shows_paths_that_leave_from_the_last_row_seen(scenes):
     np.testing.assert_allclose(drawn["posterior states of the held-out episodes"], latents.posterior)
     np.testing.assert_allclose(drawn["imagined futures"], np.vstack([start, latents.imagined[0, 1]]))
     np.testing.assert_allclose(drawn["what happened, filtered"], latents.filtered[1])
-    np.testing.assert_allclose(drawn["last row seen"], [start])
+    np.testing.assert_allclose(drawn["last step seen"], [start])
     assert f"{latents.explained[0]:.0%}" in axis.get_xlabel()
 
 

@@ -70,16 +70,16 @@ def test_the_kl_is_summarised_and_drawn_from_every_side(full):
 
 
 def test_imagination_has_its_scores_at_a_few_horizons_and_its_pictures(full):
-    assert "5 episodes, 40 futures, 16 samples each, 8 rows of context" in full.text
+    assert "5 episodes, 40 futures, 16 samples each, 8 steps of context" in full.text
     (scores,) = [table for table in full.tables if table[0][0] == "score"]
     assert scores == [
         ["score", "of", "1 ahead", "2 ahead", "4 ahead"],
         ["obs: CRPS", "the model", "0.110", "0.120", "0.140"],
-        ["obs: CRPS", "last row repeated", "0.310", "0.320", "0.340"],
+        ["obs: CRPS", "last step repeated", "0.310", "0.320", "0.340"],
         ["obs: coverage", "the model", "0.860", "0.870", "0.890"],
     ]
     shown = [image["alt"] for image in full.all("img")]
-    assert shown == ["Futures of obs", "Film of obs", "Something else"]  # the others are drawn anew
+    assert shown == ["Futures of obs", "Film of obs", "Something else"]  # the others are drawn by sections
 
 
 def test_a_page_shows_one_squared_error_of_imagination_the_scored_one_where_there_is_one(tmp_path):
@@ -92,8 +92,8 @@ def test_a_page_shows_one_squared_error_of_imagination_the_scored_one_where_ther
         assert ("Open-loop error: obs" in drawn) is ("open-loop error, obs0.062" in shown.text) is not scored
         assert ("obs: squared error" in drawn) is ("squared error, obs0.250" in shown.text) is scored
         assert ("error² / held-out variance" in shown.text) is not scored
-        assert ("in units of the variance of the held-out rows themselves" in shown.text) is not scored
-        assert ("in units of the training rows' variance" in shown.text) is scored
+        assert ("in units of the variance of the held-out episodes themselves" in shown.text) is not scored
+        assert ("in units of the training data's variance" in shown.text) is scored
         assert "Open loop" not in [image["alt"] for image in shown.all("img")]
 
 

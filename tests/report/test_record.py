@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from run_folder import ROWS, SESSIONS, add_everything, write_run
-from worldmodel.report.record import Term, read_record, settings
+from worldmodel.evaluation.scores import COUNTS
+from worldmodel.report.record import Explained, read_record, settings
 
 UNEQUAL = json.dumps(
     {
@@ -81,7 +82,9 @@ def test_a_damaged_part_is_left_out_and_named(file, text, tmp_path):
 def test_optional_parts_are_read_where_they_are(tmp_path):
     record = read_record(add_everything(write_run(tmp_path / "run")))
     np.testing.assert_array_equal(record.lines["kl_by_episode_step"]["raw"], [3.0, 0.5, np.nan])
-    assert record.scores.about == {"context": 8, "horizon": 4, "samples": 16, "episodes": 5, "futures": 40}
+    assert {name: getattr(record.scores, name) for name in COUNTS} == {
+        **{"context": 8, "horizon": 4, "samples": 16, "episodes": 5, "futures": 40}
+    }
     np.testing.assert_array_equal(record.scores.bands["obs", "crps", "repeat_last"].mean, [0.31, 0.32, 0.33, 0.34])
     assert [session.update for session in record.sessions] == [0, 50]
     assert record.sessions[1].about == {"device": "cuda", "torch": "2.7.0"}
@@ -96,7 +99,7 @@ def test_which_data_the_bound_explains_is_read_where_it_was_noted(tmp_path):
     noted = {**SESSIONS, "explains": {"obs": {"measure": "density", "exact": True}}}
     (folder / "versions.json").write_text(json.dumps(noted))
     record = read_record(folder)
-    assert record.explains == {"obs": Term("density", True)} and len(record.sessions) == 2
+    assert record.explains == {"obs": Explained("density", True)} and len(record.sessions) == 2
     (folder / "versions.json").write_text(json.dumps({**SESSIONS, "explains": {"obs": "density"}}))
     record = read_record(folder)
     assert record.explains is None and "versions.json is damaged and was left out" in record.notes[0]

@@ -1,1 +1,1 @@
-"""The commands, one a file: `add_options` says what a command takes, `run` does it. Nothing heavy before `run`."""
+"""The commands, one a file: `add_options` says what a command takes, `run` does it. Heavy imports wait for `run`."""

@@ -56,30 +56,15 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
 
 
 def _show_held_out(console: "Console", opened: "Run") -> None:
-    from rich.table import Table
-
-    from worldmodel.report import vocabulary as say
+    from worldmodel.commands.console import show_table
+    from worldmodel.report import tables
     from worldmodel.training.progress import Watch
 
     with Watch().phase("scoring the held-out episodes"):
         evaluation = opened.evaluate()
-    table = Table("held-out", say.PER_STEP)
-    for name, value in evaluation.per_step.items():
-        table.add_row(name, f"{value:.4f}")
-    for name, value in evaluation.kl.summary.items():
-        table.add_row(f"KL {name}", f"{value:.4f}")
-    for name, bits in evaluation.bits_per_dimension.items():
-        table.add_row(say.bits(name), f"{bits:.4f}")
-    for name, floor in opened.model.resolution().items():
-        table.add_row(f"{name}, floor of the std", " ".join(f"{value:.3g}" for value in floor.tolist()))
-    console.print(table)
+    show_table(console, tables.held_out(evaluation, opened.model.resolution()))
     if evaluation.open_loop:
-        methods = [look.name for look in say.OPEN_LOOP_METHODS.values()]
-        errors = Table(say.OPEN_LOOP.unit, say.AHEAD, *methods)
-        for name, (model, repeat, mean) in evaluation.open_loop.items():
-            for h in sorted({0, len(model) // 4 - 1, len(model) // 2 - 1, len(model) - 1} - {-1}):
-                errors.add_row(name, str(h + 1), f"{model[h]:.4f}", f"{repeat[h]:.4f}", f"{mean[h]:.4f}")
-        console.print(errors)
+        show_table(console, tables.open_loop(evaluation.open_loop))
 
 
 def _play(console: "Console", opened: "Run", options: Namespace) -> None:
@@ -118,7 +103,7 @@ def _show_played(console: "Console", played: "Played") -> None:
     from worldmodel.report.tables import Table
 
     rows = {"return": played.returns, "length": played.lengths}
-    caption = "95 % intervals of the mean, from drawing episodes again"
+    caption = "95 % intervals of the mean by bootstrap over episodes"
     if (calibration := played.calibration) is not None:
         rows["predicted"], rows["real"] = calibration.predicted, calibration.real
         rows["real - predicted"] = calibration.real - calibration.predicted

@@ -9,7 +9,7 @@ from worldmodel.commands.options import add_options_of, arguments_of, whole_numb
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from worldmodel.evaluation.evidence_report import EvidenceReport
+    from worldmodel.evaluation.evidence import EvidenceReport
     from worldmodel.runs.run import Run
 
 
@@ -18,7 +18,7 @@ def add_options(parser: ArgumentParser) -> None:
     from worldmodel.runs.run import Run, open_run
 
     add_options_of(parser, open_run)
-    add_options_of(parser, Run.write_evidence, skip={"log"})
+    add_options_of(parser, Run.evidence, skip={"log"})
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
@@ -38,18 +38,19 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         watch.at(words)
 
     with watch.phase("measuring the evidence"):
-        found = opened.write_evidence(**arguments_of(options, Run.write_evidence) | {"particles": particles}, log=log)
+        found = opened.evidence(**arguments_of(options, Run.evidence) | {"particles": particles}, log=log)
+        folder = opened.write_evidence(found)
     _show(console, opened, found)
     if found.exact is None and not options.allow_env and (why := why_no_law(opened.config)):
         console.print(why, soft_wrap=True, markup=False)
-    console.print(f"figure and numbers are in {opened.folder / 'evidence'}", soft_wrap=True)
+    console.print(f"figure and numbers are in {folder}", soft_wrap=True)
     console.print(f"`worldmodel report {opened.folder}` puts them on the run's page", soft_wrap=True)
 
 
 def _show(console: "Console", opened: "Run", found: "EvidenceReport") -> None:
     from worldmodel.commands.console import show_table
     from worldmodel.report import tables
-    from worldmodel.report.formats import with_error
+    from worldmodel.report.formats import several, with_error
 
     simulated = f"sandwich on {found.simulated} episodes that the model simulated"
     console.print(
@@ -63,6 +64,6 @@ def _show(console: "Console", opened: "Run", found: "EvidenceReport") -> None:
         show_table(console, tables.distances_from_exact(found).transposed(), title=title)
     show_table(console, tables.terms(found), caption=f"nats per step, with {found.best.particles} particles")
     for name, floor in opened.model.resolution().items():
-        console.print(f"{name}, floor of the std: " + " ".join(f"{value:.3g}" for value in floor[:8].tolist()))
-    for doubt in found.best.doubts:
+        console.print(f"{name}, floor of the std: {several(floor.tolist())}", soft_wrap=True)
+    for doubt in tables.doubts(found.best.certificate):
         console.print(f"the gap with {found.best.particles} particles is in doubt: {doubt}", soft_wrap=True)

@@ -49,12 +49,12 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     with watch.phase("decomposing the rate"):
         first, every, exact = rate_decomposition(opened, **arguments_of(options, rate_decomposition), log=log)
     show_table(console, tables.gap(gap))
-    for doubt in gap.doubts:
+    for doubt in tables.doubts(gap.certificate) if gap.certificate else ():
         console.print(f"the gap with {options.particles} particles is in doubt: {doubt}", soft_wrap=True)
-    _show_rate(console, first, f"first rows, {first.alternatives} other episodes each")
+    _show_rate(console, first, f"first steps, {first.alternatives} other episodes each")
     if every is not None:
         source = "the environment's exact law" if exact else "the model's own prediction"
-        _show_rate(console, every, f"every row, {every.alternatives} draws from {source}")
+        _show_rate(console, every, f"every step, {every.alternatives} draws from {source}")
     if not exact and not options.allow_env and (why := why_no_law(opened.config)):
         console.print(why, soft_wrap=True, markup=False)
     folder = opened.folder / "evidence"

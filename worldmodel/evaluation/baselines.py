@@ -8,8 +8,8 @@
 Both are fitted on training rows, so neither has seen the answers. Images, integers, classes and bits repeat their last
 value without a distribution around it (a squared error and no nats): how often a pixel or a class stays as it is would
 be a transition table, which is a model. No std is below `resolution` of the marginal's, as the model's own are not.
-Where the model puts a mass on the reward (`decoder.reward: categorical`), baselines have no nats of it: theirs would be
-a density's.
+Where the model gives the reward a mass (`decoder.reward: categorical`), baselines have no nats of it: theirs would be
+of a density, and the two cannot be compared.
 """
 
 from collections.abc import Mapping

@@ -85,17 +85,16 @@ def play(
     """
     require_positive(episodes=episodes)
     first = int(torch.randint(2**31, (1,), generator=make_generator(seed, stream=Stream.STARTS)))
-    planning = _planning(policy)
-    futures = make_generator(seed, stream=Stream.IMAGINATION, device=planning.model.device) if planning else None
+    forecast = _Forecast.of(policy, seed)
     timed, rounds = _Timed(policy), []
     for begin in range(0, episodes, environments.count):
         wanted = min(environments.count, episodes - begin)
-        rounds.append(_play_round(Rollout(environments, timed, first + begin), policy, wanted, futures, at))
+        rounds.append(_play_round(Rollout(environments, timed, first + begin), forecast, wanted, at))
     returns = np.concatenate([one.reward.sum(0) for one in rounds])
     lengths = np.concatenate([one.lengths for one in rounds])
     calibration = None
-    if planning is not None:
-        horizon, discount = planning.planner.horizon, planning.discount
+    if forecast is not None:
+        horizon, discount = forecast.planning.planner.horizon, forecast.planning.discount
         real = np.concatenate([_discounted(one.reward, horizon, discount) for one in rounds])
         predicted = np.concatenate([one.predicted for one in rounds])
         calibration = Calibration(horizon, discount, predicted, real)
@@ -107,8 +106,8 @@ def summary(values: np.ndarray) -> Summary:
     total = torch.from_numpy(np.asarray(values, np.float64))
     resamples = rules.resample(len(total), torch.Generator().manual_seed(0))
     counted = torch.ones(len(total), dtype=torch.int64)
-    curve = rules.bootstrap(total[:, None], counted, resamples, COVERAGE)
-    middle = (float(curve.mean[0]), float(curve.low[0]), float(curve.high[0]))
+    band = rules.bootstrap(total[:, None], counted, resamples, COVERAGE)
+    middle = (float(band.mean[0]), float(band.low[0]), float(band.high[0]))
     return Summary(*middle, float(np.median(values)), float(np.min(values)), float(np.max(values)))
 
 
@@ -133,18 +132,39 @@ class _Timed:
         return action
 
 
-def _play_round(
-    rollout: Rollout, policy: Policy, wanted: int, futures: torch.Generator | None, at: Callable[[str], None]
-) -> _Round:
-    """The first episodes of the first `wanted` environments; predicts their returns where `futures` are given."""
+@dataclass(frozen=True)
+class _Forecast:
+    """What the model of a policy that plans expects of its newest plans."""
+
+    policy: FilteringPolicy
+    planning: Planning
+    generator: torch.Generator  # of the futures
+
+    @classmethod
+    def of(cls, policy: Policy, seed: int) -> "_Forecast | None":
+        """The forecast of a policy; none of one that does not plan."""
+        if not isinstance(policy, FilteringPolicy) or not isinstance(policy.chooser, Planning):
+            return None
+        planning = policy.chooser
+        generator = make_generator(seed, stream=Stream.IMAGINATION, device=planning.model.device)
+        return cls(policy, planning, generator)
+
+    def returns(self) -> Float[np.ndarray, " N"]:
+        """The discounted rewards of the newest plan in each of N environments."""
+        assert self.policy.newest is not None
+        return self.planning.predicted_return(self.policy.newest, FUTURES, self.generator).double().cpu().numpy()
+
+
+def _play_round(rollout: Rollout, forecast: _Forecast | None, wanted: int, at: Callable[[str], None]) -> _Round:
+    """The first episodes of the first `wanted` environments, with the forecast of their returns if there is one."""
     rollout.step()
     running = np.ones(wanted, bool)
     rewards: list[np.ndarray] = []
     lengths, predicted = np.zeros(wanted, np.int64), np.full(wanted, np.nan)
     while running.any():
         rows = rollout.step()
-        if futures is not None and not rewards:  # the policy has just planned, in the episodes' first states
-            predicted = _predicted(policy, futures)[:wanted]
+        if forecast is not None and not rewards:  # the policy has just planned, in the episodes' first states
+            predicted = forecast.returns()[:wanted]
         rewards.append(np.where(running, rows.reward[:wanted], 0.0))
         lengths += running
         running &= ~rows.is_last[:wanted]
@@ -155,14 +175,3 @@ def _play_round(
 def _discounted(reward: Float[np.ndarray, "T E"], horizon: int, discount: float) -> Float[np.ndarray, " E"]:
     first = reward[:horizon]
     return (discount ** np.arange(len(first))[:, None] * first).sum(0)
-
-
-def _planning(policy: Policy) -> Planning | None:
-    if isinstance(policy, FilteringPolicy) and isinstance(policy.chooser, Planning):
-        return policy.chooser
-    return None
-
-
-def _predicted(policy: Policy, generator: torch.Generator) -> Float[np.ndarray, " N"]:
-    assert isinstance(policy, FilteringPolicy) and isinstance(policy.chooser, Planning) and policy.newest is not None
-    return policy.chooser.predicted_return(policy.newest, FUTURES, generator).double().cpu().numpy()

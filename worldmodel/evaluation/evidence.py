@@ -1,11 +1,13 @@
-"""The evidence of held-out episodes, measured: bound, estimates, certificate, terms and curves.
+"""The evidence of held-out episodes: bound, estimates, certificate, terms and curves, measured and kept as numbers.
 
-Episodes are scored whole from their reset, as many at a time as memory allows. Three ways of moving the particles are
-tried on other episodes than those that are reported; the one with the highest estimate there is used, which the
-unbiasedness of each allows. The sandwich is of episodes that the model simulates under the actions of half of them.
+Episodes are scored whole from their reset, as many at a time as memory allows. The proposal of the particles is one of
+three, chosen on training episodes: the one with the highest estimate. The choice is fair, since each is unbiased. The
+sandwich is measured on episodes that the model simulates, under the actions of half of the held-out ones.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +17,10 @@ from torch import Tensor
 
 from worldmodel.checks import require_positive, require_several
 from worldmodel.data.batches import at_once, in_parts, select, trimmed
-from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport, Measured, Steps, Term, over_episodes
-from worldmodel.evidence.estimate import Evidence, doubts, evidence, join, per_step
+from worldmodel.evidence.estimate import Certificate, Doubt, Estimate, Evidence, evidence, join, per_step
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.sandwich import Sandwich
-from worldmodel.evidence.smc import smc
+from worldmodel.evidence.smc import THRESHOLD, smc
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import Stream, make_generator
@@ -27,23 +28,143 @@ from worldmodel.types import Batch, EnvSpec
 
 PILOT_PARTICLES = 64  # that the proposal is chosen with, at most
 PILOT_RUNS = 2
+ESTIMATORS = ("elbo", "iwae", "smc")
 ROUGH_DRAWS = 8  # of the latents, for the bound beside a rough estimate
 
 
 class Proposal(NamedTuple):
-    """Where particles come from, and below which share of effective ones they are drawn anew; see `smc`."""
+    """Where particles come from, and the share of effective ones below which they are resampled; see `smc`."""
 
     words: str
     prior_share: float
     threshold: float
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `smc`."""
+        return {"prior_share": self.prior_share, "threshold": self.threshold}
 
-GUIDED = Proposal("the posterior", 0.0, 0.5)
+
+GUIDED = Proposal("the posterior", 0.0, THRESHOLD)
 PROPOSALS = (
     GUIDED,
-    Proposal("the posterior with a tenth of the prior", 0.1, 0.5),
+    Proposal("the posterior with a tenth of the prior", 0.1, THRESHOLD),
     Proposal("the posterior, rarely resampled", 0.0, 0.1),  # where it has seen rows that the weights have not
 )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bound and estimates with one number of particles, in nats per step; errors are over episodes."""
+
+    particles: int
+    elbo: Estimate
+    iwae: Estimate
+    smc: Estimate
+    run_error: dict[str, float]  # by estimator: the standard error over runs on these very episodes; NaN for one run
+    gap: Estimate  # SMC - ELBO: KL(q || exact posterior) from below
+    width: Estimate  # of the sandwich on episodes that the model simulated
+    degenerate_rows: float  # share of rows after which fewer than two particles are effective
+    below_exact: dict[str, Estimate]  # exact evidence - estimator, paired; empty where nothing is known exactly
+
+    @property
+    def certificate(self) -> Certificate:
+        """The gap beside what decides whether it may be printed."""
+        return Certificate(self.gap, self.width, self.degenerate_rows)
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Why the gap is not to be believed; empty where it may be."""
+        return self.certificate.doubts
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of the bound, and of the filter's evidence, in nats per step."""
+
+    bound: float  # E_q[ log p ]
+    filtered: float  # E[ log p | x_<=t ], under the particles of SMC
+    variables: int  # observed variables in a row: pixels' channels, entries of a vector
+
+
+@dataclass(frozen=True)
+class EvidenceCurves:
+    """Means over the episodes at each step since the reset, [L], in nats; all estimates with the most particles."""
+
+    episodes: np.ndarray  # how many have this step
+    evidence: np.ndarray  # log p^(x_t | x_<t)
+    evidence_error: np.ndarray  # its standard error over episodes; NaN for a single one
+    reconstruction: np.ndarray  # E_q[ log p(x_t | h_t, z_t) ], all terms
+    kl: np.ndarray  # KL(q || p) of the step
+    ess: np.ndarray  # effective particles, as a share of all
+    width_so_far: np.ndarray  # of the sandwich of the first t rows, on simulated episodes; NaN beyond the longest
+    exact: np.ndarray | None = None  # log p(x_t | x_<t), where it is known
+
+    @property
+    def bound(self) -> np.ndarray:
+        """The ELBO's contribution of each step."""
+        return self.reconstruction - self.kl
+
+    @property
+    def gap_so_far(self) -> np.ndarray:
+        """The gap of the first t rows, in nats: how far q(z_1:t) has come from the exact posterior."""
+        return np.cumsum(self.evidence - self.bound)
+
+
+@dataclass(frozen=True)
+class EvidenceReport:
+    """How large the evidence of held-out episodes is, how far the bound is from it, and whether to believe that."""
+
+    episodes: int  # held-out episodes, whole from their reset
+    rows: int  # of theirs, that count
+    runs: int  # independent repetitions of every estimate
+    seed: int  # of all draws
+    proposal: str  # where particles come from, in words
+    prior_share: float  # of the prior in the proposal
+    threshold: float  # share of effective particles below which they are resampled
+    chosen_on: int  # other episodes that the proposal was chosen on; zero where there were none
+    simulated: int  # episodes that the model simulated for the sandwich
+    estimates: tuple[Measured, ...]  # by particles, the fewest first
+    exact: Estimate | None  # the exact evidence, nats per step, where the environment states its law
+    terms: dict[str, Term]  # by name, with the most particles
+    kl: float  # KL(q || p), nats per step
+    information: float  # the filter's own KL, nats per step
+    steps: EvidenceCurves
+
+    @property
+    def best(self) -> Measured:
+        """The estimates with the most particles."""
+        return self.estimates[-1]
+
+    @property
+    def variables(self) -> int:
+        """Observed variables in a row, reward and continue flag included."""
+        return sum(term.variables for term in self.terms.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The same in lists and numbers, with the doubts; what is not finite becomes null."""
+        estimates = [{**_plain(one), "doubts": [doubt.value for doubt in one.doubts]} for one in self.estimates]
+        return {**_plain(self), "estimates": estimates}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "EvidenceReport":
+        """Back from `as_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is something else.
+        """
+        steps: dict[str, Any] = {
+            name: None if x is None else np.array(x, np.float64) for name, x in data["steps"].items()
+        }
+        if len({x.shape for x in steps.values() if x is not None}) != 1 or not data["estimates"]:
+            raise ValueError("expected curves of one length, and an estimate")
+        steps["episodes"] = steps["episodes"].astype(np.int64)
+        given: dict[str, Any] = dict(data)
+        given["estimates"] = tuple(_measured_from_json(one) for one in data["estimates"])
+        given["exact"] = None if data["exact"] is None else _estimate_from_json(data["exact"])
+        given["terms"] = {name: Term(**term) for name, term in data["terms"].items()}
+        given["steps"] = EvidenceCurves(**steps)
+        return cls(**given)
 
 
 class RoughEvidence(NamedTuple):
@@ -91,8 +212,8 @@ def measure_evidence(
     for count in sorted(set(particles)):
         log(f"{count} particles, {runs} {'run' if runs == 1 else 'runs'}: proposal is {proposal.words}")
         found = _estimate(model, episodes, count, runs, proposal, generator)
-        certificate, width_so_far = _sandwich(model, template, count, proposal, generator)
-        measured.append(_measured(found, certificate, exact))
+        bounds, width_so_far = _sandwich(model, template, count, proposal, generator)
+        measured.append(_measured(found, bounds, exact))
     return EvidenceReport(
         episodes=len(episodes.valid),
         rows=int(episodes.valid.sum()),
@@ -148,12 +269,12 @@ def choose_proposal(
     """
 
     def estimate(proposal: Proposal) -> Float[Tensor, " B"]:
-        _, share, threshold = proposal
-        settings: dict[str, Any] = {"generator": generator, "prior_share": share, "threshold": threshold}
         totals = []
         for part in _parts(model, episodes, particles):
             given = model.given(part)
-            runs = [smc(given, particles, **settings).log_evidence for _ in range(PILOT_RUNS)]
+            runs = [
+                smc(given, particles, generator=generator, **proposal.settings).log_evidence for _ in range(PILOT_RUNS)
+            ]
             totals.append(torch.stack(runs).mean(0))
         return torch.cat(totals)
 
@@ -170,17 +291,16 @@ def choose_proposal(
 def _estimate(
     model: WorldModel, episodes: Batch, particles: int, runs: int, proposal: Proposal, generator: torch.Generator
 ) -> Evidence:
-    _, share, threshold = proposal
-    settings: dict[str, Any] = {"runs": runs, "generator": generator, "prior_share": share, "threshold": threshold}
-    return join([evidence(model.given(part), particles, **settings) for part in _parts(model, episodes, particles)])
+    parts = _parts(model, episodes, particles)
+    settings: Any = proposal.settings
+    return join([evidence(model.given(part), particles, runs=runs, generator=generator, **settings) for part in parts])
 
 
 def _sandwich(
     model: WorldModel, template: Batch, particles: int, proposal: Proposal, generator: torch.Generator
 ) -> tuple[Sandwich, Float[Tensor, " T"]]:
     """The sandwich on simulated episodes, and the mean width of their first t rows, in nats."""
-    _, share, threshold = proposal
-    settings: dict[str, Any] = {"generator": generator, "prior_share": share, "threshold": threshold}
+    settings = {"generator": generator, **proposal.settings}
     parts, rows = [], template.valid.new_zeros(template.valid.shape, dtype=torch.float64)
     done = 0
     for part in _parts(model, template, particles):
@@ -202,7 +322,7 @@ def _parts(model: WorldModel, episodes: Batch, particles: int) -> Iterator[Batch
     return in_parts(episodes, at_once(max(2 * particles * state, T * model.spec.width)))
 
 
-def _measured(found: Evidence, certificate: Sandwich, exact: Tensor | None) -> Measured:
+def _measured(found: Evidence, bounds: Sandwich, exact: Tensor | None) -> Measured:
     below = {}
     if exact is not None:
         totals = _totals(exact, found)
@@ -212,9 +332,8 @@ def _measured(found: Evidence, certificate: Sandwich, exact: Tensor | None) -> M
         **{name: found.over_sequences(name) for name in ESTIMATORS},
         run_error={name: found.over_runs(name).error for name in ESTIMATORS},
         gap=found.gap,
-        width=certificate.width,
+        width=bounds.width,
         degenerate_rows=found.degenerate_rows,
-        doubts=doubts(found.gap, certificate.width, found.degenerate_rows),
         below_exact=below,
     )
 
@@ -236,7 +355,7 @@ def _terms(found: Evidence, spec: EnvSpec) -> dict[str, Term]:
     }
 
 
-def _steps(found: Evidence, width_so_far: Float[Tensor, " T"], exact: Float[Tensor, "B T"] | None) -> Steps:
+def _steps(found: Evidence, width_so_far: Float[Tensor, " T"], exact: Float[Tensor, "B T"] | None) -> EvidenceCurves:
     valid = found.bound.valid.cpu().numpy()
     rows = [found.filtered.increment, found.bound.reconstruction, found.bound.kl, found.filtered.ess / found.particles]
     if exact is not None:
@@ -247,7 +366,7 @@ def _steps(found: Evidence, width_so_far: Float[Tensor, " T"], exact: Float[Tens
     width = np.full(len(evidence), np.nan)
     simulated = width_so_far[: len(evidence)].cpu().numpy()
     width[: len(simulated)] = simulated
-    return Steps(valid.sum(0), evidence, error, width_so_far=width, **means)
+    return EvidenceCurves(valid.sum(0), evidence, error, width_so_far=width, **means)
 
 
 def _require(episodes: Batch, particles: Sequence[int], runs: int) -> None:
@@ -255,3 +374,52 @@ def _require(episodes: Batch, particles: Sequence[int], runs: int) -> None:
     if not particles or min(particles) < 2:
         raise ValueError(f"particles: expected numbers of at least 2, got {list(particles)}")
     require_positive(runs=runs)
+
+
+def over_episodes(rows: Iterable[np.ndarray], valid: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Mean and standard error over the episodes that have each step, of [B, T] each: [T] and [T]; NaN where none has.
+
+    Args:
+        rows: arrays of rows, whatever they hold where not valid.
+        valid: [B, T] the rows that count.
+    """
+    count = valid.sum(0)
+    found = []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for x in rows:
+            mean = np.where(valid, x, 0).sum(0) / count
+            squares = np.where(valid, (x - mean) ** 2, 0).sum(0)
+            found.append((mean, np.sqrt(squares / (count - 1) / count)))
+    return found
+
+
+def _measured_from_json(data: Mapping[str, Any]) -> Measured:
+    given = {name: x for name, x in data.items() if name != "doubts"}  # which follow from the other numbers
+    for name in (*ESTIMATORS, "gap", "width"):
+        given[name] = _estimate_from_json(data[name])
+    given["run_error"] = {name: _number(x) for name, x in data["run_error"].items()}
+    given["below_exact"] = {name: _estimate_from_json(x) for name, x in data["below_exact"].items()}
+    return Measured(**given)
+
+
+def _estimate_from_json(data: Sequence[float | None]) -> Estimate:
+    return Estimate(*map(_number, data))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and arrays as JSON has them."""
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {name: _plain(x) for name, x in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(x) for x in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}

@@ -1,18 +1,17 @@
-"""The gap of a trained world model decomposed, with the posteriors that this takes trained on the way.
+"""The gap of a trained world model decomposed: see `evidence.gap`.
 
-The generative model is frozen. Two posteriors are trained against it on the plain bound, equally long and from where
-the run's own is: one that filters and one that smooths. So what more training would do for q alone is in neither part,
-and the run's own bound stands beside them.
+It takes two posteriors for one frozen generative model, one that filters and one that smooths. Both start from the
+run's own posterior and are trained equally long on the plain bound (`training.posterior_fit`), so that what longer
+training of q gains is counted in neither part. The bound of the run's own posterior is reported beside them.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
 from worldmodel.checks import require_positive
 from worldmodel.data.batches import at_once, in_parts, select, trimmed
-from worldmodel.evidence.estimate import LEAST_ESS, doubts, per_step
+from worldmodel.evidence.estimate import LEAST_ESS, Certificate, per_step
 from worldmodel.evidence.gap import DRAWS, GapDecomposition, decompose_gap, join_gaps
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.refinement import SAMPLES
@@ -46,34 +45,23 @@ def measure_gap(
         steps: of the refinement of the smoothing posterior.
         generator: source of all draws, on the model's device.
     Returns:
-        The parts, with what makes the log evidence doubtful.
+        The parts, with the certificate of the log evidence.
     Raises:
         ValueError: if a number is not positive.
     """
     require_positive(particles=particles, runs=runs, steps=steps)
     found, few = [], 0.0
-    for part in _parts(model, episodes, max(SAMPLES, particles // episodes.valid.shape[1])):
+    T = episodes.valid.shape[1]
+    numbers = max(SAMPLES, particles // T) * T * (model.spec.width + model.carried_numbers)  # of one episode
+    for part in in_parts(episodes, at_once(numbers, gradients=True)):
         given = filtering.given(part)
         estimates = [smc(given, particles, generator=generator) for _ in range(runs)]
         few += sum(float(((run.ess < LEAST_ESS) & part.valid).sum()) for run in estimates) / runs
         log_evidence = torch.stack([run.log_evidence for run in estimates]).mean(0)
-        taken = decompose_gap(
-            given,
-            smoothing.given(part),
-            log_evidence,
-            steps=steps,
-            generator=generator,
-        )
+        taken = decompose_gap(given, smoothing.given(part), log_evidence, steps=steps, generator=generator)
         found.append(replace(taken, trained=mean_elbo(model.given(part), DRAWS, generator=generator)))
     joined = join_gaps(found)
     simulated, path = simulate(filtering, trimmed(select(episodes, slice(SIMULATED))), generator=generator)
     width = sandwich(filtering.given(simulated), path, particles, generator=generator).width
     gap = per_step(joined.log_evidence - joined.filtering, joined.steps)
-    return replace(joined, doubts=doubts(gap, width, few / int(episodes.valid.sum())))
-
-
-def _parts(model: WorldModel, episodes: Batch, draws: int) -> Iterator[Batch]:
-    """As many episodes at a time as memory allows, without the padding that none of them needs."""
-    T = episodes.valid.shape[1]
-    row = model.spec.width + model.carried_numbers
-    return in_parts(episodes, at_once(draws * T * row, gradients=True))
+    return replace(joined, certificate=Certificate(gap, width, few / int(episodes.valid.sum())))

@@ -54,7 +54,6 @@ class Evaluation:
     """A look at the held-out episodes."""
 
     per_step: dict[str, float]  # elbo, kl and every log-likelihood, nats per step
-    elbo_per_episode: np.ndarray  # [B] nats
     bits_per_dimension: dict[str, float]  # of every image: -log2 p per channel of a pixel
     kl: KLDiagnostics
     surprise: Surprise
@@ -86,7 +85,6 @@ def evaluate(
     bound = _score(model, episodes, generator)
     optimised = optimised_kl(bound.kl, bound.valid, objective)
     errors = open_loop_errors(model, episodes, context=context, horizon=horizon, samples=samples, generator=generator)
-    elbo = torch.where(bound.valid, bound.elbo, 0.0).double().sum(-1)
     kl = kl_diagnostics(bound, optimised, episodes.episode_step, objective.free_nats)
     one = bound.valid[0]
     surprise = Surprise(_numpy(bound.kl[0][one]), _numpy(optimised[0][one]), _numpy(episodes.reward[0][one]))
@@ -94,7 +92,7 @@ def evaluate(
     images = {name: leaf for name, leaf in model.spec.observations.items() if leaf.kind == "image"}
     bits = {name: -per_step[name] / (leaf.width * math.log(2)) for name, leaf in images.items()}
     seen = reconstruct(model, episodes, generator) if images else {}
-    return Evaluation(per_step, _numpy(elbo), bits, kl, surprise, errors, seen)
+    return Evaluation(per_step, bits, kl, surprise, errors, seen)
 
 
 @torch.no_grad()
@@ -104,8 +102,8 @@ def reconstruct(model: WorldModel, episodes: Batch, generator: torch.Generator) 
     episode = select(episodes, slice(1), slice(length))
     rows = torch.linspace(0, length - 1, min(FRAMES, length)).long().to(model.device)
     states = model.observe(episode, model.noise(1, length, generator)).states
-    decoded = model.decode(State(*(x[0, rows] for x in states)))
     images = [name for name, leaf in model.spec.observations.items() if leaf.kind == "image"]
+    decoded = model.decode(State(*(x[0, rows] for x in states)), images)
     return {
         name: Reconstruction(_numpy(episode.obs[name][0, rows]), _numpy(decoded[name].mean.float())) for name in images
     }

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from worldmodel.behaviour.imagination import filter_samples, imagine, means, recorded
+from worldmodel.behaviour.imagination import filter_samples, imagine, recorded
 from worldmodel.data.batches import FEWEST_A_ROW, at_once, select
 from worldmodel.models.encoder import as_numbers
 from worldmodel.models.world_model import WorldModel, varies
@@ -65,7 +65,7 @@ class OpenLoopError(NamedTuple):
     """Mean squared error by horizon, [H] each, in units of the data's variance as `relative_error` has them."""
 
     model: Float[Tensor, " H"]
-    repeat_last: Float[Tensor, " H"]  # the last row seen, for ever
+    repeat_last: Float[Tensor, " H"]  # the last row seen, repeated
     data_mean: Float[Tensor, " H"]  # the mean of the scored rows themselves: a baseline that has seen the answers
 
 
@@ -81,7 +81,7 @@ def open_loop_errors(
 ) -> dict[str, OpenLoopError]:
     """Score the mean of N imagined futures against what happened, by observation leaf.
 
-    Which futures those are is said in `futures`.
+    `futures` decides which.
 
     Args:
         model: the world model.
@@ -148,9 +148,9 @@ def _squared_errors(
     truth = {name: as_numbers(leaf, rows.obs[name]) for name, leaf in model.spec.observations.items()}
     predicted = {name: torch.zeros_like(x[:, 1:]) for name, x in truth.items()}
     for n in range(samples):
-        predictions = means(model, states, n)
+        decoded = model.decode(State(*(x[n] for x in states)), tuple(predicted))
         for name, total in predicted.items():
-            total += predictions[name] / samples
+            total += decoded[name].mean / samples
     errors = {}
     for name, x in truth.items():
         mean, std = moments[name]

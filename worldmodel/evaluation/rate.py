@@ -33,7 +33,7 @@ def every_row(
     """The parts of every row's rate, one draw of the latents an episode.
 
     Args:
-        model: one whose posterior filters; what a smoother reads beyond its row cannot be redrawn by itself.
+        model: one whose posterior filters; one that smooths also reads the later rows, which no longer fit.
         episodes: whole from their reset, padded.
         alternatives: M, draws of each row given the rows before it.
         resample: draws every row of a batch anew from its true law given the rows before it. Without it they are drawn

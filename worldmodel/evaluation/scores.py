@@ -17,10 +17,11 @@ Densities of deterministic worlds are unbounded, so nll wants `WorldModel.resolu
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,7 +32,7 @@ from worldmodel.data.batches import long_enough
 from worldmodel.evaluation import scoring_rules as rules
 from worldmodel.evaluation.baselines import Baseline, ByMetric, baseline_scores
 from worldmodel.evaluation.open_loop import Futures, futures
-from worldmodel.evaluation.scoring_rules import Curve
+from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.models.decoder import REWARD
 from worldmodel.models.encoder import as_numbers
 from worldmodel.models.world_model import WorldModel
@@ -39,32 +40,58 @@ from worldmodel.types import Batch, State
 
 METRICS = ("nll", "squared_error", "crps", "coverage")
 METHODS = ("model", "repeat_last", "marginal")
+COUNTS = ("context", "horizon", "samples", "episodes", "futures")  # the fields of `Scores` that are numbers
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Curves by leaf, metric and method; a metric or a method is absent where it is not defined."""
+    """How good imagined futures were, by steps ahead. A metric or a method is absent where it is not defined."""
 
     context: int  # rows filtered before the first future
     horizon: int  # rows imagined (H)
     samples: int  # futures imagined from each start (N), and draws of the likelihood for crps and coverage
     episodes: int  # held-out episodes with at least one future
     futures: int  # starts scored, over all episodes
-    scores: dict[str, dict[str, dict[str, Curve]]]
+    scores: dict[str, dict[str, dict[str, Band]]]  # by leaf, metric and method
+
+    @property
+    def bands(self) -> dict[tuple[str, str, str], Band]:
+        """The scores by (leaf, metric, method)."""
+        triples = ((leaf, metric, by) for leaf, metrics in self.scores.items() for metric, by in metrics.items())
+        return {(leaf, metric, method): band for leaf, metric, by in triples for method, band in by.items()}
 
     def as_json(self) -> dict[str, Any]:
         """The same in lists and numbers; what is not finite becomes null."""
+        return {**{name: getattr(self, name) for name in COUNTS}, "scores": _each(self.scores, _band_as_json)}
 
-        def numbers(curve: Curve) -> dict[str, list[float | None]]:
-            columns = {name: x.tolist() for name, x in curve._asdict().items()}
-            return {name: [v if math.isfinite(v) else None for v in x] for name, x in columns.items()}
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Scores":
+        """Back from `as_json`.
 
-        scores = {
-            leaf: {metric: {method: numbers(c) for method, c in curves.items()} for metric, curves in metrics.items()}
-            for leaf, metrics in self.scores.items()
-        }
-        names = ("context", "horizon", "samples", "episodes", "futures")
-        return {**{name: getattr(self, name) for name in names}, "scores": scores}
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: if it is something else.
+        """
+        return cls(**{name: int(data[name]) for name in COUNTS}, scores=_each(data["scores"], _band_from_json))
+
+
+def _each(scores: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Scores by leaf, metric and method, each changed."""
+    return {
+        leaf: {metric: {method: change(band) for method, band in by.items()} for metric, by in metrics.items()}
+        for leaf, metrics in scores.items()
+    }
+
+
+def _band_as_json(band: Band) -> dict[str, list[float | None]]:
+    columns = {name: x.tolist() for name, x in band._asdict().items()}
+    return {name: [v if math.isfinite(v) else None for v in x] for name, x in columns.items()}
+
+
+def _band_from_json(data: Mapping[str, Any]) -> Band:
+    band = Band(*(np.array(data[name], np.float64) for name in Band._fields))
+    if len({x.shape for x in band}) > 1 or band.mean.ndim != 1:
+        raise ValueError("expected mean, low and high of one length")
+    return band
 
 
 class Predictive(NamedTuple):
@@ -111,7 +138,7 @@ def score_imagination(
             sums[key].index_add_(0, episode, values.double().cpu())
     some = count > 0
     resamples = rules.resample(int(some.sum()), resampling)
-    scores: dict[str, dict[str, dict[str, Curve]]] = defaultdict(lambda: defaultdict(dict))
+    scores: dict[str, dict[str, dict[str, Band]]] = defaultdict(lambda: defaultdict(dict))
     for (leaf, metric, method), total in sums.items():
         scores[leaf][metric][method] = rules.bootstrap(total[some], count[some], resamples)
     plain = {leaf: {name: metrics[name] for name in METRICS if name in metrics} for leaf, metrics in scores.items()}

@@ -17,11 +17,8 @@ HALF_WIDTH = 1.6448536269514722  # of the central 90 % of a standard Gaussian
 RESAMPLES = 1000  # of the bootstrap
 
 
-class Curve(NamedTuple):
-    """A score by horizon with its interval, [H] each; the interval is NaN where there is a single episode.
-
-    It is one of 90 % unless another was asked for.
-    """
+class Band(NamedTuple):
+    """A score by horizon and its interval, of 90 % unless said otherwise; the interval of a single episode is NaN."""
 
     mean: Float[np.ndarray, " H"]
     low: Float[np.ndarray, " H"]
@@ -94,16 +91,16 @@ def resample(episodes: int, generator: torch.Generator, draws: int = RESAMPLES) 
 
 def bootstrap(
     total: Float[Tensor, "E H"], count: Int[Tensor, " E"], resamples: Int[Tensor, "R E"], coverage: float = COVERAGE
-) -> Curve:
-    """The mean over futures, with the central 90 % of its bootstrap distribution over episodes.
+) -> Band:
+    """The mean over futures, with the central part of its bootstrap distribution over episodes.
 
-    Futures of one episode depend on each other, episodes do not; so episodes are what is drawn again.
+    Episodes are resampled, not futures: futures of one episode depend on each other, episodes do not.
 
     Args:
         total: sums over the futures of each episode, by horizon.
         count: futures of each episode, at least one.
         resamples: from `resample`.
-        coverage: of the interval, where it is to be another than 90 %.
+        coverage: of the interval.
     """
     mean = (total.sum(0) / count.sum()).double()
     weight = resamples.double()
@@ -112,4 +109,4 @@ def bootstrap(
         again = torch.full_like(again, math.nan)
     tail = (1 - coverage) / 2
     low, high = again.quantile(torch.tensor([tail, 1 - tail], dtype=again.dtype), dim=0)
-    return Curve(mean.numpy(), low.numpy(), high.numpy())
+    return Band(mean.numpy(), low.numpy(), high.numpy())

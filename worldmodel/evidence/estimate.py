@@ -1,8 +1,9 @@
-"""What is reported of the evidence of B sequences: bound, estimates, their errors, and whether to believe them."""
+"""The evidence of B sequences: bound, estimates, their errors, and whether the gap between them may be believed."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -12,14 +13,15 @@ from torch import Tensor
 from worldmodel.checks import require_positive
 from worldmodel.data.batches import pad_rows
 from worldmodel.evidence.iwae import DRAWS_AT_ONCE, iwae
-from worldmodel.evidence.smc import ParticleEvidence, smc
+from worldmodel.evidence.smc import THRESHOLD, ParticleEvidence, smc
 from worldmodel.objectives.elbo import Bound, sequence_elbo
 from worldmodel.types import LatentSequence
 
+RUNS = 2  # independent repetitions of an estimate: the fewest that show its Monte Carlo error
 BOUND_DRAWS = 32  # of the latents, for the ELBO of one run
 
-LEAST_ESS = 2.0  # fewer effective particles than this after a row, and the estimate there is one particle's luck
-DEGENERATE_ROWS = 0.02  # share of rows that may be so
+LEAST_ESS = 2.0  # effective particles; with fewer after a row, the estimate there is one particle's luck
+DEGENERATE_ROWS = 0.02  # share of rows, at most, with fewer effective particles than that
 WIDE = 0.25  # widest sandwich, as a share of the gap
 NARROW = 0.002  # nats per step: a sandwich this narrow is good enough beside any gap
 SIGMAS = 3.0  # standard errors that a gap may lie below zero
@@ -30,6 +32,38 @@ class Estimate(NamedTuple):
 
     mean: float
     error: float
+
+
+class Doubt(StrEnum):
+    """Why a gap is not to be printed."""
+
+    DEGENERATE = "degenerate"  # too many rows after which fewer than LEAST_ESS particles are effective
+    WIDE = "wide"  # the sandwich is too wide beside the gap, or its width too uncertain
+    NEGATIVE = "negative"  # SMC lies below the ELBO by more than noise explains
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A gap beside what decides whether it may be printed."""
+
+    gap: Estimate  # SMC - ELBO, nats per step
+    width: Estimate  # of the sandwich with the same settings, nats per step; unknown if its error is NaN
+    degenerate_rows: float  # share of rows after which fewer than LEAST_ESS particles are effective
+
+    @property
+    def widest(self) -> float:
+        """The largest width of the sandwich, and the largest error of that, beside which the gap may be printed."""
+        return max(NARROW, WIDE * self.gap.mean)
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What speaks against the gap; empty where it may be printed. NaN anywhere speaks against it."""
+        passed = {
+            Doubt.DEGENERATE: self.degenerate_rows <= DEGENERATE_ROWS,
+            Doubt.WIDE: abs(self.width.mean) <= self.widest and self.width.error <= self.widest,
+            Doubt.NEGATIVE: self.gap.mean >= -SIGMAS * self.gap.error,
+        }
+        return tuple(doubt for doubt, fine in passed.items() if not fine)
 
 
 @dataclass(frozen=True)
@@ -58,7 +92,7 @@ class Evidence:
         return per_step((self.smc - self.elbo).mean(0), self.steps)
 
     def over_sequences(self, name: str) -> Estimate:
-        """`elbo`, `iwae` or `smc` in nats per step; the error is that of having seen these B sequences only."""
+        """`elbo`, `iwae` or `smc` in nats per step; the error is over sequences: how far others could be."""
         return per_step(getattr(self, name).mean(0), self.steps)
 
     def over_runs(self, name: str) -> Estimate:
@@ -77,10 +111,10 @@ def evidence(
     sequence: LatentSequence,
     particles: int,
     *,
-    runs: int = 2,
+    runs: int = RUNS,
     generator: torch.Generator | None = None,
     prior_share: float = 0.0,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
 ) -> Evidence:
     """Bound and estimates, with N particles, or samples, a run.
 
@@ -186,28 +220,3 @@ def per_step(total: Float[Tensor, " B"], steps: Int[Tensor, " B"]) -> Estimate:
     residual = total - mean * steps
     error = (B / (B - 1) * residual.square().sum()).sqrt() / steps.sum() if B > 1 else mean * float("nan")
     return Estimate(mean.item(), error.item())
-
-
-def doubts(gap: Estimate, width: Estimate, degenerate_rows: float) -> tuple[str, ...]:
-    """Why a gap is not to be printed, in sentences; empty where it may be.
-
-    Args:
-        gap: SMC - ELBO, nats per step.
-        width: of the sandwich with the same settings, nats per step; unknown if its error is NaN.
-        degenerate_rows: share of rows after which fewer than two particles are effective.
-    """
-    found = []
-    if not degenerate_rows <= DEGENERATE_ROWS:
-        found.append(
-            f"fewer than {LEAST_ESS:g} particles are effective after {degenerate_rows:.1%} of the rows "
-            f"(at most {DEGENERATE_ROWS:.0%} may be so)"
-        )
-    widest = max(NARROW, WIDE * gap.mean)
-    if not (abs(width.mean) <= widest and width.error <= widest):
-        found.append(
-            f"the sandwich is {width.mean:.2g} ± {width.error:.2g} nats per step wide; beside a gap of {gap.mean:.2g} "
-            f"neither its width nor the error of that may be more than {widest:.2g}"
-        )
-    if not gap.mean >= -SIGMAS * gap.error:
-        found.append(f"SMC lies {-gap.mean:.2g} nats per step below the ELBO: more particles, or rarer resampling")
-    return tuple(found)

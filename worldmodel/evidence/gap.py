@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from worldmodel.evidence.estimate import Estimate, per_step
+from worldmodel.evidence.estimate import Certificate, Doubt, Estimate, per_step
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.refinement import LEARNING_RATE, SAMPLES, STEPS, refine
 from worldmodel.types import LatentSequence
@@ -26,15 +26,20 @@ DRAWS = 32  # of the latents, for each bound
 
 @dataclass(frozen=True)
 class GapDecomposition:
-    """Three bounds and the log evidence of B sequences in nats, and the doubts of whoever estimated the last."""
+    """Three bounds and the log evidence of B sequences in nats, and whether the last may be believed."""
 
     filtering: Float[Tensor, " B"]
     smoothing: Float[Tensor, " B"]
     refined: Float[Tensor, " B"]
     log_evidence: Float[Tensor, " B"]
     steps: Int[Tensor, " B"]  # rows that count
-    trained: Float[Tensor, " B"] | None = None  # the bound of q as the model came with it, if that is another
-    doubts: tuple[str, ...] = ()  # why the log evidence is not to be believed; then `family` and `gap` are not either
+    trained: Float[Tensor, " B"] | None = None  # the bound of the model's own q, where `filtering` is another
+    certificate: Certificate | None = None  # of an estimated log evidence; exact ones need none
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Why the log evidence, and so the parts `family` and `gap`, are not to be believed; empty where they are."""
+        return () if self.certificate is None else self.certificate.doubts
 
     def levels(self) -> dict[str, Estimate]:
         """The bounds and the log evidence, in nats per step; errors over sequences."""
@@ -53,13 +58,16 @@ class GapDecomposition:
         return {name: per_step(difference, self.steps) for name, difference in differences.items()}
 
     def as_json(self) -> dict[str, object]:
-        """Numbers alone: {"levels": {name: {mean, error}}, "parts": ..., "sequences", "steps", "doubts"}."""
+        """Numbers alone, by "levels", "parts", "sequences", "steps", "doubts" (by name) and "certificate"."""
+        certificate = self.certificate
         return {
             "levels": {name: estimate._asdict() for name, estimate in self.levels().items()},
             "parts": {name: estimate._asdict() for name, estimate in self.parts().items()},
             "sequences": len(self.steps),
             "steps": int(self.steps.sum()),
-            "doubts": list(self.doubts),
+            "doubts": [doubt.value for doubt in self.doubts],
+            "certificate": certificate
+            and {"width": certificate.width._asdict(), "degenerate_rows": certificate.degenerate_rows},
         }
 
 
@@ -99,8 +107,7 @@ def decompose_gap(
 
 
 def join_gaps(parts: Sequence[GapDecomposition]) -> GapDecomposition:
-    """The gap of all sequences, from that of some at a time; each doubt once."""
-    doubts = tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts))
+    """The gap of all sequences, from that of some at a time; without a certificate, which takes all of them."""
 
     def rows(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts])
@@ -112,5 +119,4 @@ def join_gaps(parts: Sequence[GapDecomposition]) -> GapDecomposition:
         log_evidence=rows("log_evidence"),
         steps=rows("steps"),
         trained=None if parts[0].trained is None else rows("trained"),
-        doubts=doubts,
     )

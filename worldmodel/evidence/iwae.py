@@ -19,8 +19,7 @@ from worldmodel.checks import require_positive
 from worldmodel.evidence.smc import move
 from worldmodel.types import LatentSequence
 
-# Paths, not a memory budget: a path keeps its state alone from row to row, and decoding a row keeps to `at_once`.
-SAMPLES_AT_ONCE = 64
+SAMPLES_AT_ONCE = 64  # paths; each keeps only its state from row to row
 DRAWS_AT_ONCE = 8  # of the bound
 
 
@@ -32,29 +31,22 @@ class ImportanceEvidence(NamedTuple):
 
 
 @torch.no_grad()
-def iwae(
-    sequence: LatentSequence,
-    samples: int,
-    *,
-    generator: torch.Generator | None = None,
-    samples_at_once: int = SAMPLES_AT_ONCE,
-) -> ImportanceEvidence:
+def iwae(sequence: LatentSequence, samples: int, *, generator: torch.Generator | None = None) -> ImportanceEvidence:
     """Estimate log p(x_1:T) of every sequence by importance sampling of whole latent paths from q.
 
     Args:
         sequence: the model and its B sequences.
         samples: N paths for each sequence.
         generator: source of all draws.
-        samples_at_once: paths in memory at one time.
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if samples is not positive.
     """
-    require_positive(samples=samples, samples_at_once=samples_at_once)
+    require_positive(samples=samples)
     device = sequence.valid.device
     total = torch.full((len(sequence.valid),), -math.inf, dtype=torch.float64, device=device)  # log sum_i w_i
     squares = total.clone()  # log sum_i w_i^2
-    for start in range(0, samples, samples_at_once):
-        log_weight = log_path_weights(sequence, min(samples_at_once, samples - start), generator=generator)
+    for start in range(0, samples, SAMPLES_AT_ONCE):
+        log_weight = log_path_weights(sequence, min(SAMPLES_AT_ONCE, samples - start), generator=generator)
         total = torch.logaddexp(total, log_weight.logsumexp(0))
         squares = torch.logaddexp(squares, (2 * log_weight).logsumexp(0))
     return ImportanceEvidence(total - math.log(samples), (2 * total - squares).exp())

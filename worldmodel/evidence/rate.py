@@ -125,7 +125,9 @@ def first_row(sequence: LatentSequence, *, samples: int = 16, generator: torch.G
     if B < 2:
         raise ValueError(f"sequence: expected at least two sequences, got {B}")
     _, deter, prior = sequence.step(sequence.initial(samples), 0)
-    if not torch.allclose(deter, deter[:, :1].expand_as(deter), rtol=1e-4, atol=1e-5):  # a product's rows round apart
+    if not torch.allclose(
+        deter, deter[:, :1].expand_as(deter), rtol=1e-4, atol=1e-5
+    ):  # of one product, rounded differently
         raise ValueError("sequence: expected the same h_1 for all sequences, got different ones")
     posterior = sequence.proposal(deter, 0)
     z = posterior.sample(generator)  # [N, B, Z]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worldmodel.checks import require_positive
 from worldmodel.evidence.estimate import Estimate, per_step
-from worldmodel.evidence.smc import smc
+from worldmodel.evidence.smc import THRESHOLD, smc
 from worldmodel.types import LatentSequence
 
 
@@ -42,7 +42,7 @@ def sandwich(
     runs: int = 1,
     generator: torch.Generator | None = None,
     prior_share: float = 0.0,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
 ) -> Sandwich:
     """Bound the evidence of simulated sequences from both sides, with the settings of the estimate to be certified.
 

@@ -2,8 +2,8 @@
 
     p^(x_1:T) = prod_t  sum_i W_{t-1}^i w_t^i,     w_t = p(x_t | h_t, z_t) p(z_t | h_t) / r(z_t),    z_t ~ r
 
-N particles carry (h, z) with normalised weights W; where their effective number falls below a threshold they are drawn
-anew in proportion to W. E[p^] = p(x_1:T) for any proposal r and any threshold, so E[log p^] is a lower bound. One
+N particles carry (h, z) with normalised weights W; where their effective number falls below a threshold they are
+resampled in proportion to W. E[p^] = p(x_1:T) for any proposal r and any threshold, so E[log p^] is a lower bound. One
 particle gives the ELBO, no resampling the importance-weighted bound (`iwae`).
 
 The proposal r mixes the posterior q(z_t | h_t, x), which every model has, with its prior: share 0 is the guided filter,
@@ -30,6 +30,8 @@ from torch.utils._pytree import tree_map
 from worldmodel.checks import require_positive, require_share
 from worldmodel.types import Carry, Latent, LatentSequence, State
 
+THRESHOLD = 0.5  # share of effective particles below which they are resampled
+
 
 @dataclass(frozen=True)
 class ParticleEvidence:
@@ -38,7 +40,7 @@ class ParticleEvidence:
     increment: Float[Tensor, "B T"]  # log p^(x_t | x_<t), nats
     log_likelihood: dict[str, Float[Tensor, "B T"]]  # E[log p(x_t | h_t, z_t) | x_<=t] by name, nats
     ess: Float[Tensor, "B T"]  # effective number of particles after row t and before resampling, in [1, N]
-    resampled: Bool[Tensor, "B T"]  # whether the particles were drawn anew after row t
+    resampled: Bool[Tensor, "B T"]  # whether the particles were resampled after row t
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -77,7 +79,7 @@ def smc(
     *,
     generator: torch.Generator | None = None,
     prior_share: float = 0.0,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
     path: Float[Tensor, "B T Z"] | None = None,
     unseen: Collection[int] = (),
 ) -> ParticleEvidence:

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from worldmodel.evaluation.scoring_rules import COVERAGE
-from worldmodel.report import vocabulary as say
-from worldmodel.report.record import Band, Curve
+from worldmodel.evaluation.scoring_rules import COVERAGE, Band
+from worldmodel.report import vocabulary
+from worldmodel.report.record import Curve
 from worldmodel.report.vocabulary import Look
 from worldmodel.system.names import label
 
@@ -48,7 +48,7 @@ def draw_curves(
         curves: to draw, first at the bottom.
         x_label, y_label: with their units.
         scale: of the y axis. log is linear where nothing is greater than zero, and shows six decades at most; symlog
-            is linear unless the numbers lie far apart, and then logarithmic beyond 10 in both directions.
+            is linear unless the numbers differ widely, and then logarithmic beyond 10 in both directions.
         focus: leave the lowest twentieth of many numbers out of sight, which is how a run begins.
         legend: name the curves, where there is more than one.
     """
@@ -77,8 +77,8 @@ def draw_curves(
 
 def draw_term(axis: Axes, name: str, curves: Mapping[str, Curve]) -> None:
     """One term of the bound over training; `curves` are by split, train and heldout."""
-    drawn = [Drawn(say.SPLITS[split], *curve) for split, curve in curves.items() if len(curve.x)]
-    draw_curves(axis, drawn, say.UPDATES, say.term(name).unit, focus=name != "kl")
+    drawn = [Drawn(vocabulary.SPLITS[split], *curve) for split, curve in curves.items() if len(curve.x)]
+    draw_curves(axis, drawn, vocabulary.UPDATES, vocabulary.term(name).unit, focus=name != "kl")
 
 
 def draw_kl_history(axis: Axes, history: Mapping[str, Curve]) -> None:
@@ -88,18 +88,18 @@ def draw_kl_history(axis: Axes, history: Mapping[str, Curve]) -> None:
         axis: drawn on.
         history: by statistic; the mean of what the loss sees is `optimised_mean`. Any may be missing.
     """
-    curves = [Drawn(look, *history[name]) for name, look in say.KL_STATISTICS.items() if name in history]
+    curves = [Drawn(look, *history[name]) for name, look in vocabulary.KL_STATISTICS.items() if name in history]
     mean, seen = history.get("mean"), history.get("optimised_mean")
     if mean is not None and seen is not None and _differ(mean.y, seen.y):
-        curves.append(Drawn(say.KL_OPTIMISED, *seen))
-    draw_curves(axis, curves, say.UPDATES, say.KL_HISTORY.unit, scale="log")
+        curves.append(Drawn(vocabulary.KL_OPTIMISED, *seen))
+    draw_curves(axis, curves, vocabulary.UPDATES, vocabulary.KL_HISTORY.unit, scale="log")
 
 
 def draw_kl(axis: Axes, x: np.ndarray, raw: np.ndarray, optimised: np.ndarray | None, x_label: str) -> None:
     """The KL along a sequence, with its optimised twin where that differs."""
-    curves = [Drawn(Look("raw", say.RAW), x, raw)]
+    curves = [Drawn(Look("raw", vocabulary.RAW), x, raw)]
     if optimised is not None and _differ(raw, optimised):
-        curves.append(Drawn(Look("as optimised", say.OPTIMISED), x, optimised))
+        curves.append(Drawn(Look("as optimised", vocabulary.OPTIMISED), x, optimised))
     draw_curves(axis, curves, x_label, "nats", scale="log")
 
 
@@ -107,8 +107,8 @@ def draw_heat_map(axis: Axes, heat_map: np.ndarray) -> None:
     """The KL of every latent group at every place of the sequence, [S, T]; a thousandth of a nat and less is black."""
     scale = LogNorm(1e-3, max(1e-2, float(np.nanmax(heat_map))), clip=True)
     image = axis.imshow(heat_map, aspect="auto", cmap="magma", interpolation="nearest", norm=scale)
-    axis.figure.colorbar(image, ax=axis, label=say.KL_BY_GROUP.unit)
-    name_axes(axis, say.PLACE, "latent group")
+    axis.figure.colorbar(image, ax=axis, label=vocabulary.KL_BY_GROUP.unit)
+    name_axes(axis, vocabulary.PLACE, "latent group")
     axis.grid(visible=False)
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -116,14 +116,14 @@ def draw_heat_map(axis: Axes, heat_map: np.ndarray) -> None:
 
 def draw_surprise(axis: Axes, kl: np.ndarray, optimised: np.ndarray, reward: np.ndarray) -> None:
     """The KL at every step of one episode beside its reward, [L] each."""
-    axis.plot(kl, color=say.RAW, label="KL, raw")
+    axis.plot(kl, color=vocabulary.RAW, label="KL, raw")
     if _differ(kl, optimised):
-        axis.plot(optimised, color=say.OPTIMISED, label="KL, as optimised")
+        axis.plot(optimised, color=vocabulary.OPTIMISED, label="KL, as optimised")
     if (kl > 0).any():
         _logarithmic(axis)
-    name_axes(axis, "step of the episode", say.SURPRISE.unit)
+    name_axes(axis, "step of the episode", vocabulary.SURPRISE.unit)
     other = axis.twinx()
-    other.plot(reward, color=say.REWARD, lw=0.8, alpha=0.8, label="reward")
+    other.plot(reward, color=vocabulary.REWARD, lw=0.8, alpha=0.8, label="reward")
     other.set_ylabel("reward")
     other.spines["top"].set_visible(False)
     handles = axis.get_legend_handles_labels()[0] + other.get_legend_handles_labels()[0]
@@ -132,24 +132,26 @@ def draw_surprise(axis: Axes, kl: np.ndarray, optimised: np.ndarray, reward: np.
 
 def draw_open_loop(axis: Axes, ahead: np.ndarray, errors: Mapping[str, np.ndarray]) -> None:
     """The open-loop errors of a leaf by horizon, [H] each, by the names that lines/open_loop_*.json has for them."""
-    looks = {name: say.OPEN_LOOP_METHODS.get(name, Look(label(name), say.BASELINE, ":")) for name in errors}
+    looks = {
+        name: vocabulary.OPEN_LOOP_METHODS.get(name, Look(label(name), vocabulary.BASELINE, ":")) for name in errors
+    }
     curves = [Drawn(looks[name], ahead, error) for name, error in errors.items()]
-    draw_curves(axis, curves, say.AHEAD, say.OPEN_LOOP.unit, scale="log")
+    draw_curves(axis, curves, vocabulary.AHEAD, vocabulary.OPEN_LOOP.unit, scale="log")
 
 
 def draw_score(axis: Axes, metric: str, methods: Mapping[str, Band]) -> None:
     """One score of one leaf by horizon, every method a line, its interval a band. The legend is the caller's."""
     ahead = [np.arange(1, len(band.mean) + 1) for band in methods.values()]
     curves = [
-        Drawn(say.method(name), x, band.mean, between=(band.low, band.high))
+        Drawn(vocabulary.method(name), x, band.mean, between=(band.low, band.high))
         for x, (name, band) in zip(ahead, methods.items(), strict=True)
     ]
     if metric == "coverage":
         longest = max(ahead, key=len)
-        nominal = Look("nominal coverage", say.TRUTH, ":", width=0.8)
+        nominal = Look("nominal coverage", vocabulary.TRUTH, ":", width=0.8)
         curves.append(Drawn(nominal, longest, np.full(len(longest), COVERAGE)))
     scale = score_scale(metric, methods.values())
-    draw_curves(axis, curves, say.AHEAD, say.score(metric).unit, scale=scale, legend=False)
+    draw_curves(axis, curves, vocabulary.AHEAD, vocabulary.score(metric).unit, scale=scale, legend=False)
 
 
 def score_scale(metric: str, bands: Iterable[Band]) -> Literal["linear", "log", "symlog"]:

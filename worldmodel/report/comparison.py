@@ -6,19 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.report import charts, sections
-from worldmodel.report import vocabulary as say
+from worldmodel.report import charts, sections, vocabulary
 from worldmodel.report.charts import Drawn
-from worldmodel.report.document import Block, Chart, Fold, Panels, Rows, Section, Text, chart, document
+from worldmodel.report.document import Block, Chart, Fold, Panels, Section, TableBlock, Text, chart, document
 from worldmodel.report.formats import count, duration, number, with_error
-from worldmodel.report.groups import Group, each, grouped, mean_curve, over_seeds
-from worldmodel.report.record import Curve, Record, Term, settings
+from worldmodel.report.groups import SeedGroup, each, grouped, mean_curve, over_seeds
+from worldmodel.report.record import Curve, Explained, Record, settings
 from worldmodel.report.sections import setting_text
 from worldmodel.report.tables import Table
-from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP, RUNS, UPDATES, Look, Said
+from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP, RUNS, UPDATES, Look, Wording
 
 DASHES = ("-", "--", ":")
-# Settings of the environment that change how rows are collected, not what is in them.
+# Settings of the environment that change how data are collected, not what is in them.
 HARMLESS = {"env.id", "env.num_envs", "env.asynchronous", "env.step_timeout", "env.restarts"}
 FLOORS = {"decoder.resolution", "decoder.standardise", "decoder.vector"}  # the floor, and the units that it is in
 BANDS = (
@@ -77,51 +76,52 @@ def require_alike(records: Sequence[Record]) -> None:
             )
 
 
-def _measure(terms: Mapping[str, Term], name: str) -> str:
+def _measure(terms: Mapping[str, Explained], name: str) -> str:
     return terms[name].measure if name in terms else "nothing"
 
 
 def doubts(records: Sequence[Record]) -> list[str]:
     """Why the runs' numbers may not be compared, a sentence each; empty where nothing stands against it."""
-    said = [f"{name}: {note}." for name, record in zip(labels(records), records, strict=True) for note in record.notes]
+    named = zip(labels(records), records, strict=True)
+    sentences = [f"{name}: {note}." for name, record in named for note in record.notes]
     sources = list(dict.fromkeys(str(record.source) for record in records))
     differing = set(_differing(records))
     if len(sources) > 1 and "offline" in differing:
-        said.append(
-            f"These runs learn from different rows ({', '.join(sources)}): where those, or the held-out ones, are not "
+        sentences.append(
+            f"These runs learn from different data ({', '.join(sources)}): where those, or the held-out ones, are not "
             "of one environment, their nats measure different data and cannot be compared."
         )
     elif len(sources) > 1:
-        said.append(
+        sentences.append(
             f"These runs are of different environments ({', '.join(sources)}): their nats measure different data "
             "and cannot be compared."
         )
     elif changed := sorted(key for key in differing if key.startswith("env.") and key not in HARMLESS):
-        said.append(
+        sentences.append(
             f"The runs differ in {', '.join(changed)}: where that changes what is observed, their nats measure "
             "different data and cannot be compared."
         )
     if bounded := _bounded_in_some(records):
-        said.append(
+        sentences.append(
             f"The log-likelihood of {', '.join(bounded)} is a lower bound in some of the runs and exact in others: "
             "where it is a bound, the run may be better than its nats."
         )
     if floors := sorted(differing & FLOORS):
-        said.append(
+        sentences.append(
             f"The runs differ in {', '.join(floors)}: their learned standard deviations have different floors, and a "
             "finer floor earns more nats for the same predictions."
         )
     other_seeds = len({record.heldout_seed for record in records}) > 1
     if other_seeds or differing & {"evaluation.episodes", "evaluation.max_length"}:
-        said.append(
+        sentences.append(
             "The runs were not scored on the same held-out episodes (other evaluation.seed, or other numbers of them)."
         )
     if changed := sorted(differing & {"evaluation.context", "evaluation.horizon", "evaluation.samples"}):
-        said.append(
+        sentences.append(
             f"The runs differ in {', '.join(changed)}: their open-loop errors are of other futures, or of means over "
             "other numbers of them."
         )
-    return said
+    return sentences
 
 
 def _bounded_in_some(records: Sequence[Record]) -> list[str]:
@@ -145,17 +145,17 @@ def summary(records: Sequence[Record]) -> Table:
     return Table(("run", *columns), [(group.name, *(cell(group) for cell in columns.values())) for group in found])
 
 
-def _columns(records: Sequence[Record]) -> dict[str, Callable[[Group], str]]:
+def _columns(records: Sequence[Record]) -> dict[str, Callable[[SeedGroup], str]]:
     """Headers, and what a group has to say under each."""
     leaves = [name.removesuffix("/model") for name in _names(records, "open_loop/") if name.endswith("/model")]
-    columns: dict[str, Callable[[Group], str]] = {
+    columns: dict[str, Callable[[SeedGroup], str]] = {
         "updates": lambda group: each([_done(record) for record in group.records]),
         "best ELBO": lambda group: over_seeds(group, lambda record: (record.best or {}).get("heldout/elbo"), number),
         "at update": lambda group: each([count((record.best or {}).get("update")) for record in group.records]),
     }
-    columns |= {say.term(term).name: _last(f"heldout/{term}") for term in _names(records, "heldout/")}
+    columns |= {vocabulary.term(term).name: _last(f"heldout/{term}") for term in _names(records, "heldout/")}
     for image in _names(records, "heldout_bits_per_dimension/"):
-        columns[say.bits(image)] = _last(f"heldout_bits_per_dimension/{image}")
+        columns[vocabulary.bits(image)] = _last(f"heldout_bits_per_dimension/{image}")
     columns["active groups"] = lambda group: over_seeds(
         group, lambda record: record.last("heldout_kl/active_units"), count if len(group.records) == 1 else number
     )
@@ -169,7 +169,7 @@ def _columns(records: Sequence[Record]) -> dict[str, Callable[[Group], str]]:
     return columns
 
 
-def _last(metric: str) -> Callable[[Group], str]:
+def _last(metric: str) -> Callable[[SeedGroup], str]:
     return lambda group: over_seeds(group, lambda record: record.last(metric), number)
 
 
@@ -182,7 +182,7 @@ def _time(record: Record) -> float | None:
     return float(seconds[-1]) if len(seconds) else None
 
 
-def _measured(name: str, group: Group) -> str:
+def _measured(name: str, group: SeedGroup) -> str:
     """The evidence or the gap with the most particles, of one run with its error over episodes; no gap in doubt."""
     best = [record.evidence.best for record in group.records if record.evidence]
     if name == "gap" and any(one.doubts for one in best):
@@ -197,30 +197,30 @@ def _unfinished(record: Record) -> bool:
     return record.planned is not None and record.updates < record.planned
 
 
-def _numbers(records: Sequence[Record], names: list[str], groups: Sequence[Group]) -> list[Block]:
-    said = ["Held-out numbers in nats per step at the last evaluation of each run, and its best bound."]
+def _numbers(records: Sequence[Record], names: list[str], groups: Sequence[SeedGroup]) -> list[Block]:
+    sentences = ["Held-out numbers in nats per step at the last evaluation of each run, and its best bound."]
     called = {record.folder: name for record, name in zip(records, names, strict=True)}
     for group in groups:
         if len(group.records) > 1:
             runs = ", ".join(f"{called[record.folder]} (seed {record.setting('seed')})" for record in group.records)
-            said.append(f"{group.name}: mean ± standard deviation over the seeds of {runs}.")
-    return [*map(Text, said), Rows(summary(records), looks=_looks(groups))]
+            sentences.append(f"{group.name}: mean ± standard deviation over the seeds of {runs}.")
+    return [*map(Text, sentences), TableBlock(summary(records), looks=_looks(groups))]
 
 
-def _looks(groups: Sequence[Group]) -> list[Look]:
+def _looks(groups: Sequence[SeedGroup]) -> list[Look]:
     """A colour and a dash a group; the dash changes when the colours are used up."""
     return [
         Look(group.name, RUNS[i % len(RUNS)], DASHES[i // len(RUNS) % len(DASHES)]) for i, group in enumerate(groups)
     ]
 
 
-def _curves(records: Sequence[Record], groups: Sequence[Group]) -> list[Block]:
+def _curves(records: Sequence[Record], groups: Sequence[SeedGroup]) -> list[Block]:
     drawn: list[Chart] = []
     for term in _names(records, "heldout/"):
-        said, curve = say.term(term), partial(Record.column, name=f"heldout/{term}")
-        drawn += _overlay(said, UPDATES, curve, groups, marker="o", focus=term != "kl")
-        for x_label, clock in CLOCKS.items() if term in say.TERMS else ():
-            over = said._replace(name=f"{said.name} by {x_label}", caption="")
+        wording, curve = vocabulary.term(term), partial(Record.column, name=f"heldout/{term}")
+        drawn += _overlay(wording, UPDATES, curve, groups, marker="o", focus=term != "kl")
+        for x_label, clock in CLOCKS.items() if term in vocabulary.TERMS else ():
+            over = wording._replace(name=f"{wording.name} by {x_label}", caption="")
             drawn += _overlay(over, x_label, partial(_over, clock, curve), groups, marker="o", focus=term != "kl")
     return _panels(drawn, groups)
 
@@ -237,17 +237,17 @@ CLOCKS: dict[str, Callable[[Record], Curve]] = {
 }
 
 
-def _panels(drawn: Sequence[Chart], groups: Sequence[Group]) -> list[Block]:
+def _panels(drawn: Sequence[Chart], groups: Sequence[SeedGroup]) -> list[Block]:
     """Charts under the key to their colours."""
     note = BANDS if any(len(group.records) > 1 for group in groups) else ""
     return [Panels(drawn, _looks(groups), note)] if drawn else []
 
 
 def _overlay(
-    said: Said,
+    wording: Wording,
     x_label: str,
     curve: Callable[[Record], Curve],
-    groups: Sequence[Group],
+    groups: Sequence[SeedGroup],
     marker: str | None = None,
     **options: Any,
 ) -> Iterable[Chart]:
@@ -258,8 +258,8 @@ def _overlay(
         for line in _lines([found for found in map(curve, group.records) if len(found.x)], look._replace(marker=marker))
     ]
     if drawn:
-        given = {"y_label": said.unit, "legend": False, **options}
-        yield chart(said, lambda axis: charts.draw_curves(axis, drawn, x_label, **given))
+        given = {"y_label": wording.unit, "legend": False, **options}
+        yield chart(wording, lambda axis: charts.draw_curves(axis, drawn, x_label, **given))
 
 
 def _lines(curves: Sequence[Curve], look: Look) -> list[Drawn]:
@@ -278,30 +278,34 @@ def _line(name: str, column: str, record: Record) -> Curve:
     return Curve(next(iter(columns.values())), columns[column])
 
 
-def _kl(groups: Sequence[Group]) -> list[Block]:
-    history = say.KL_HISTORY._replace(caption="The raw KL of training batches.")
-    position = say.KL_BY_POSITION._replace(caption="")
+def _kl(groups: Sequence[SeedGroup]) -> list[Block]:
+    history = vocabulary.KL_HISTORY._replace(caption="The raw KL of training batches.")
+    position = vocabulary.KL_BY_POSITION._replace(caption="")
     drawn = [
         *_overlay(history, UPDATES, lambda record: record.column("kl/mean"), groups, scale="log"),
-        *_overlay(position, say.PLACE, partial(_line, "kl_by_position", "raw"), groups, scale="log"),
+        *_overlay(position, vocabulary.PLACE, partial(_line, "kl_by_position", "raw"), groups, scale="log"),
         *_overlay(
-            say.KL_BY_EPISODE_STEP, say.SINCE_RESET, partial(_line, "kl_by_episode_step", "raw"), groups, scale="log"
+            vocabulary.KL_BY_EPISODE_STEP,
+            vocabulary.SINCE_RESET,
+            partial(_line, "kl_by_episode_step", "raw"),
+            groups,
+            scale="log",
         ),
     ]
     return _panels(drawn, groups)
 
 
-def _imagination(records: Sequence[Record], names: list[str], groups: Sequence[Group]) -> list[Block]:
+def _imagination(records: Sequence[Record], names: list[str], groups: Sequence[SeedGroup]) -> list[Block]:
     drawn: list[Chart] = []
     for name in sections.open_loop_lines(records):
-        said = sections.open_loop_of(name)
-        drawn += _overlay(said, say.AHEAD, partial(_line, name, "model"), groups, scale="log")
+        wording = sections.open_loop_of(name)
+        drawn += _overlay(wording, vocabulary.AHEAD, partial(_line, name, "model"), groups, scale="log")
     scored = {name: record.scores for name, record in zip(names, records, strict=True) if record.scores}
     for leaf, metric in dict.fromkeys(key[:2] for scores in scored.values() for key in scores.bands):
         key = (leaf, metric, "model")
         scale = charts.score_scale(metric, [scores.bands[key] for scores in scored.values() if key in scores.bands])
-        said = sections.score_of(leaf, metric)
-        drawn += _overlay(said, say.AHEAD, partial(_score, leaf, metric), groups, scale=scale)
+        wording = sections.score_of(leaf, metric)
+        drawn += _overlay(wording, vocabulary.AHEAD, partial(_score, leaf, metric), groups, scale=scale)
     table = Fold("Scores as numbers, with the baselines", sections.scores_table(scored))
     return [*_panels(drawn, groups), *([table] if scored else [])]
 
@@ -312,14 +316,14 @@ def _score(leaf: str, metric: str, record: Record) -> Curve:
     return Curve(np.arange(1, len(band.mean) + 1), band.mean) if band else NOTHING
 
 
-def _ledger(records: Sequence[Record], groups: Sequence[Group]) -> list[Block]:
+def _ledger(records: Sequence[Record], groups: Sequence[SeedGroup]) -> list[Block]:
     entries = _names(records, "ledger/")
-    rows = [(say.departure(entry).name, *map(_last(f"ledger/{entry}"), groups)) for entry in entries]
-    said = "What every departure of the loss from the bound costs on training batches, where last written."
-    return [Text(said), Rows(Table((PER_STEP, *(group.name for group in groups)), rows))] if rows else []
+    rows = [(vocabulary.departure(entry).name, *map(_last(f"ledger/{entry}"), groups)) for entry in entries]
+    words = "What every departure of the loss from the bound costs on training batches, where last written."
+    return [Text(words), TableBlock(Table((PER_STEP, *(group.name for group in groups)), rows))] if rows else []
 
 
-def _settings(records: Sequence[Record], groups: Sequence[Group]) -> list[Block]:
+def _settings(records: Sequence[Record], groups: Sequence[SeedGroup]) -> list[Block]:
     flat = [[settings(record.config) for record in group.records] for group in groups]
     rows = [
         (key, *(each([setting_text(one[key]) if key in one else "–" for one in of_group]) for of_group in flat))
@@ -327,7 +331,7 @@ def _settings(records: Sequence[Record], groups: Sequence[Group]) -> list[Block]
         if key not in ABOUT_THE_FOLDER
     ]
     same = Text("The runs have the same settings.")
-    return [Rows(Table(("setting", *(group.name for group in groups)), rows)) if rows else same]
+    return [TableBlock(Table(("setting", *(group.name for group in groups)), rows)) if rows else same]
 
 
 def _differing(records: Sequence[Record]) -> list[str]:

@@ -14,11 +14,11 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from worldmodel.report import vocabulary as say
+from worldmodel.report import vocabulary
 from worldmodel.report.formats import count, number, readable
 from worldmodel.report.svg import css_colour, inline_svg, style
 from worldmodel.report.tables import Table
-from worldmodel.report.vocabulary import Look, Said
+from worldmodel.report.vocabulary import Look, Wording
 
 SMALL, TALL, WIDE = (3.9, 2.55), (3.9, 2.8), (11, 3.0)  # inches
 
@@ -38,8 +38,8 @@ class Points(NamedTuple):
     items: Sequence[str]
 
 
-class Rows(NamedTuple):
-    """A table with what is to be said of it; its rows may have a curve's look, or a bar as a last column."""
+class TableBlock(NamedTuple):
+    """A table with a note below it; its rows may have a curve's colour in front, or a bar as a last column."""
 
     table: Table
     note: str = ""
@@ -73,7 +73,7 @@ class Fold(NamedTuple):
     content: Table | str
 
 
-Block = Text | Points | Rows | Chart | Panels | Fold
+Block = Text | Points | TableBlock | Chart | Panels | Fold
 
 
 class Section(NamedTuple):
@@ -97,18 +97,22 @@ def document(template: str, title: str, sections: Sequence[Section], **values: A
     return _templates().get_template(template).render(title=title, sections=kept, **values)
 
 
-def chart(said: Said, draw: Callable[[Axes], None], size: tuple[float, float] = SMALL, *, wide: bool = False) -> Chart:
+def chart(
+    wording: Wording, draw: Callable[[Axes], None], size: tuple[float, float] = SMALL, *, wide: bool = False
+) -> Chart:
     """A chart drawn on an axis of its own, named and explained by the vocabulary."""
     with style():
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
-        return Chart(said.name, said.caption, said.title, inline_svg(figure, said.title, said.title), wide=wide)
+        return Chart(
+            wording.name, wording.caption, wording.title, inline_svg(figure, wording.title, wording.title), wide=wide
+        )
 
 
-def picture(said: Said, name: str, data: bytes, *, wide: bool = False) -> Chart:
+def picture(wording: Wording, name: str, data: bytes, *, wide: bool = False) -> Chart:
     """A picture of the folder; its kind is told by the ending of its name."""
     source = f"data:image/{PurePath(name).suffix[1:]};base64,{base64.b64encode(data).decode()}"
-    return Chart(said.name, said.caption, said.title, source=source, wide=wide)
+    return Chart(wording.name, wording.caption, wording.title, source=source, wide=wide)
 
 
 @cache
@@ -121,10 +125,10 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals["colours"] = say.COLOURS
+    found.globals["colours"] = vocabulary.COLOURS
     found.filters |= {
         **{"number": number, "count": count, "css_colour": css_colour},
         "kind": lambda block: type(block).__name__,
-        "term_name": lambda name: say.term(name).name,
+        "term_name": lambda name: vocabulary.term(name).name,
     }
     return found

@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from worldmodel.report import charts
-from worldmodel.report import vocabulary as say
+from worldmodel.report import charts, vocabulary
 from worldmodel.report.record import Curve
 from worldmodel.system.names import label
 
@@ -37,13 +36,12 @@ def kl_overview(
     axes = figure.subplot_mosaic([["history", "position"], ["episode", "groups"], ["surprise", "surprise"]])
     charts.draw_kl_history(axes["history"], _curves(history))
     rows, steps = np.arange(len(by_position)), np.arange(len(by_episode_step))
-    charts.draw_kl(axes["position"], rows, by_position, optimised_by_position, say.PLACE)
-    charts.draw_kl(axes["episode"], steps, by_episode_step, None, say.SINCE_RESET)
+    charts.draw_kl(axes["position"], rows, by_position, optimised_by_position, vocabulary.PLACE)
+    charts.draw_kl(axes["episode"], steps, by_episode_step, None, vocabulary.SINCE_RESET)
     charts.draw_heat_map(axes["groups"], heat_map)
     charts.draw_surprise(axes["surprise"], surprise_kl, surprise_optimised, surprise_reward)
-    said = (say.KL_HISTORY, say.KL_BY_POSITION, say.KL_BY_EPISODE_STEP, say.KL_BY_GROUP, say.SURPRISE)
-    for axis, words in zip(axes.values(), said, strict=True):
-        axis.set_title(words.title)
+    for name, axis in axes.items():
+        axis.set_title(vocabulary.KL_CHARTS[name].title)
     return figure
 
 
@@ -52,7 +50,7 @@ def kl_heat_map(heat_map: np.ndarray) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     charts.draw_heat_map(axis, heat_map)
-    axis.set_title(say.KL_BY_GROUP.title)
+    axis.set_title(vocabulary.KL_BY_GROUP.title)
     return figure
 
 
@@ -66,21 +64,21 @@ def bound_curves(train: Mapping[str, Sequence[float]], heldout: Mapping[str, Seq
     figure, axes = _grid(len(splits["train"]), width=3.4)
     for axis, name in zip(axes, splits["train"], strict=True):
         charts.draw_term(axis, name, {split: curves[name] for split, curves in splits.items() if name in curves})
-        axis.set_title(label(say.term(name).name))
+        axis.set_title(label(vocabulary.term(name).name))
     return figure
 
 
 def open_loop_figure(errors: Mapping[str, Sequence[np.ndarray]]) -> Figure:
-    """Error by horizon: the model, the last row repeated, the data's mean.
+    """Error by horizon: the model, the last step repeated, the data's mean.
 
     Args:
         errors: by leaf, three arrays [H] in that order.
     """
     figure, axes = _grid(len(errors), width=5)
     for axis, (name, by_method) in zip(axes, errors.items(), strict=True):
-        named = dict(zip(say.OPEN_LOOP_METHODS, by_method, strict=True))
+        named = dict(zip(vocabulary.OPEN_LOOP_METHODS, by_method, strict=True))
         charts.draw_open_loop(axis, np.arange(1, len(by_method[0]) + 1), named)
-        axis.set_title(f"{say.OPEN_LOOP.name.capitalize()}: {label(name)}")
+        axis.set_title(f"{vocabulary.OPEN_LOOP.name.capitalize()}: {label(name)}")
     return figure
 
 

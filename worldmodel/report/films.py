@@ -37,14 +37,14 @@ def film_strip(name: str, scene: Scene, context: int, episode: int = 0) -> Figur
         line[0].set_ylabel(words, fontsize=10)
     for axis, t in zip(axes[0], steps, strict=True):
         axis.set_title(_when(t, context), fontsize=10, color=TRUTH if t < context else RAW)
-    figure.suptitle(f"Imagined {label(name)}: steps ahead of the last row seen", fontsize=12)
+    figure.suptitle(f"Imagined {label(name)}: steps ahead of the last step seen", fontsize=12)
     return figure
 
 
 def film_gif(scene: Scene, context: int, episode: int = 0) -> bytes:
     """One episode as an animated GIF: truth, one imagined future, their difference; a frame for every step.
 
-    Up to the last row seen, the middle shows the filtered reconstruction; its bar turns blue where imagination begins.
+    Up to the last step seen, the middle shows the filtered reconstruction; its bar turns blue where imagination begins.
     """
     truth, one = scene.truth[episode], scene.paths[0][episode]
     off = np.abs(one[: len(truth)] - truth)
@@ -79,7 +79,7 @@ def sharpening(name: str, truth: np.ndarray, reconstructions: Mapping[int, np.nd
             axis.spines[:].set_color(TRUTH if words == "truth" else RAW)
             axis.imshow(as_rgb(frame), interpolation="nearest")
         line[0].set_ylabel(words, fontsize=10)
-    figure.suptitle(f"Reconstruction of {label(name)}: rows of one held-out episode, over training", fontsize=12)
+    figure.suptitle(f"Reconstruction of {label(name)}: steps of one held-out episode, over training", fontsize=12)
     return figure
 
 

@@ -2,9 +2,12 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from worldmodel.evidence.estimate import Estimate
 from worldmodel.system.names import visible
+
+MOST_SHOWN = 8  # of many numbers in a line
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -21,7 +24,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number, thousands apart."""
+    """A whole number, with commas between thousands."""
     return "–" if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
@@ -30,17 +33,23 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if seconds < 1:
-        said = f"{1000 * seconds:.0f} ms"
+        text = f"{1000 * seconds:.0f} ms"
     elif seconds < 59.95:
-        said = f"{seconds:.1f} s"
+        text = f"{seconds:.1f} s"
     else:
-        said = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-    return said.replace(" ", "\N{NO-BREAK SPACE}")
+        text = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def with_error(estimate: Estimate) -> str:
     """A mean with its standard error: 0.1410 ± 0.0040."""
     return f"{number(estimate.mean, 4)} ± {number(estimate.error, 4)}"
+
+
+def several(values: Sequence[float]) -> str:
+    """The first few of many numbers, with how many there are."""
+    shown = " ".join(f"{value:.3g}" for value in values[:MOST_SHOWN])
+    return shown + (f" ... ({len(values)} in all)" if len(values) > MOST_SHOWN else "")
 
 
 def readable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed, taken together: their mean, and how far seeds lie apart."""
+"""Runs that differ in nothing but their seed, taken together: their mean, and how much seeds differ."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ ASIDE = {"seed", "name", "runs", "device", "tracking", "env.asynchronous", "env.
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """One run, or several of different seeds whose other settings are the same."""
 
     name: str
     records: tuple[Record, ...]
 
 
-def grouped(records: Sequence[Record], names: Sequence[str]) -> list[Group]:
-    """Runs by their settings, in order. A second run of settings and a seed is no further seed, and stands apart.
+def grouped(records: Sequence[Record], names: Sequence[str]) -> list[SeedGroup]:
+    """Runs by their settings, in order. A run that repeats another's settings and seed makes a group of its own.
 
     Args:
         records, names: the runs and what each is called.
@@ -43,18 +43,18 @@ def grouped(records: Sequence[Record], names: Sequence[str]) -> list[Group]:
     return [_group([records[i] for i in places.values()], names[min(places.values())]) for _, places in found]
 
 
-def _group(records: Sequence[Record], name: str) -> Group:
-    return Group(name if len(records) == 1 else f"{name} (n = {len(records)})", tuple(records))
+def _group(records: Sequence[Record], name: str) -> SeedGroup:
+    return SeedGroup(name if len(records) == 1 else f"{name} (n = {len(records)})", tuple(records))
 
 
-def over_seeds(group: Group, value: Callable[[Record], float | None], shown: Callable[[float | None], str]) -> str:
+def over_seeds(group: SeedGroup, value: Callable[[Record], float | None], shown: Callable[[float | None], str]) -> str:
     """A run's number; of several the mean ± the standard deviation over seeds (n - 1), with the count that have one."""
     known = [x for x in map(value, group.records) if x is not None]
     if len(known) < 2:
         return shown(known[0] if known else None)
     missing = f" (of {len(known)})" if len(known) < len(group.records) else ""
-    apart = np.array(known) - known[0]  # exactly zero where all are the same
-    return f"{shown(float(known[0] + apart.mean()))} ± {shown(float(apart.std(ddof=1)))}{missing}"
+    difference = np.array(known) - known[0]  # exactly zero where all are the same
+    return f"{shown(float(known[0] + difference.mean()))} ± {shown(float(difference.std(ddof=1)))}{missing}"
 
 
 def each(texts: Sequence[str]) -> str:

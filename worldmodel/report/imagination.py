@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from worldmodel.evaluation.scenes import LatentMap, Scene, Scenes
 from worldmodel.evaluation.scores import METRICS, Scores
-from worldmodel.report import charts
-from worldmodel.report import vocabulary as say
+from worldmodel.report import charts, vocabulary
 from worldmodel.report.fans import class_chart, fan_chart
 from worldmodel.report.figures import render
 from worldmodel.report.films import film_gif, film_strip
@@ -53,7 +52,7 @@ def score_chart(scores: Scores) -> Figure:
         for axis, metric in zip(line, METRICS, strict=True):
             if metric in metrics:
                 charts.draw_score(axis, metric, metrics[metric])
-                axis.set_title(f"{label(leaf)}: {say.score(metric).name}", fontsize=11)
+                axis.set_title(f"{label(leaf)}: {vocabulary.score(metric).name}", fontsize=11)
             else:
                 axis.remove()
     handles = {
@@ -62,7 +61,7 @@ def score_chart(scores: Scores) -> Figure:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
         f"Imagination scored on {scores.futures} futures of {scores.episodes} held-out episodes"
-        f" ({scores.context} rows seen, {scores.samples} samples; bands: 90 % bootstrap over episodes)"
+        f" ({scores.context} steps seen, {scores.samples} samples; bands: 90 % bootstrap over episodes)"
     )
     return figure
 
@@ -87,7 +86,7 @@ def latent_map(latents: LatentMap, context: int) -> Figure:
             words = "imagined futures" if n == 0 else None
             axis.plot(*np.vstack([start, path]).T, color=RAW, lw=0.8, alpha=0.5, label=words)
         axis.plot(*latents.filtered[b].T, color=TRUTH, lw=1.2, label="what happened, filtered")
-        axis.plot(*start, "o", color=OPTIMISED, ms=7, mec="white", zorder=5, label="last row seen")
+        axis.plot(*start, "o", color=OPTIMISED, ms=7, mec="white", zorder=5, label="last step seen")
         axis.set_title(f"held-out episode {b + 1}", fontsize=10)
         charts.name_axes(axis, f"first principal component ({latents.explained[0]:.0%} of the variance)", "")
     axes[0].set_ylabel(f"second ({latents.explained[1]:.0%})")

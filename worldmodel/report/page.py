@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from worldmodel.report import evidence_section, sections
-from worldmodel.report import vocabulary as say
+from worldmodel.report import sections, vocabulary
 from worldmodel.report.document import Block, Points, Section, Text, document
+from worldmodel.report.evidence import evidence
 from worldmodel.report.formats import count, number
 from worldmodel.report.record import Record
 
-OTHERS = "pictures"  # the anchor of the section that nobody misses
+OTHERS = "pictures"  # the anchor of the one section whose absence is not noted
 
 
 def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:
@@ -21,7 +21,7 @@ def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:
     """
     parts = [
         Section("bound", "The bound", sections.bound(record)),
-        Section("evidence", "The evidence", evidence_section.evidence(record)),
+        Section("evidence", "The evidence", evidence(record)),
         Section("ledger", "The ledger", sections.ledger(record)),
         Section("kl", "The KL", sections.kl(record)),
         Section("imagination", "Imagination", sections.imagination(record)),
@@ -46,7 +46,7 @@ def _head(record: Record) -> dict[str, Any]:
         "reached": f"{count(record.updates)} updates" + (f" on {count(steps)} env steps" if steps is not None else ""),
         "seed": record.setting("seed"),
         "split": split,
-        "terms": [name for name in record.names(f"{split}/") if name not in say.TERMS],
+        "terms": [name for name in record.names(f"{split}/") if name not in vocabulary.TERMS],
         "facts": list(_facts(record)),
     }
 
@@ -55,7 +55,7 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     if best := record.best:
         yield "best held-out ELBO", f"{number(best['heldout/elbo'])} at update {count(best['update'])}"
     for name in record.names("heldout_bits_per_dimension/"):
-        yield say.bits(name), number(record.last(f"heldout_bits_per_dimension/{name}"))
+        yield vocabulary.bits(name), number(record.last(f"heldout_bits_per_dimension/{name}"))
     if (active := record.last("heldout_kl/active_units")) is not None:
         groups = record.setting("rssm.stoch")
         yield "active latent groups", count(active) + (f" of {groups}" if groups is not None else "")
@@ -66,20 +66,20 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _other_pictures(record: Record) -> list[Block]:
-    """Pictures in figures/ that no section shows or draws anew."""
-    redrawn = {
+    """Pictures in figures/ that no section shows, or draws itself."""
+    sources = {
         "bound": record.names("train/"),
         "kl_overview": [name for name in record.lines if name.startswith("kl_")],
         "kl_heat_map": ["in its section, drawn or as it is"],
         "open_loop": sections.scored_leaves(record) or [name for name in record.lines if name.startswith("open_loop_")],
     }
-    known = {f"figures/{name}.png" for name, anew in redrawn.items() if anew}
+    known = {f"figures/{name}.png" for name, found in sources.items() if found}
     shown = [name for name in record.pictures if name.startswith("figures/") and name not in known]
     return [sections.folder_picture(name, record.pictures[name]) for name in shown]
 
 
 def _notes(record: Record, parts: Sequence[Section]) -> list[Block]:
     missing = [part.title for part in parts if not part.blocks and part.anchor != OTHERS]
-    said = [*record.notes, *(f"{name}: this run's folder holds nothing for this section" for name in missing)]
+    notes = [*record.notes, *(f"{name}: this run's folder holds nothing for this section" for name in missing)]
     source = Text("Everything on this page was read from the run's folder ", str(record.folder), ".")
-    return [source, *([Points(said)] if said else [])]
+    return [source, *([Points(notes)] if notes else [])]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldmodel.data.suites import current_id
-from worldmodel.evaluation.evidence_report import EvidenceReport
-from worldmodel.evaluation.scoring_rules import Curve as Band
+from worldmodel.evaluation.evidence import EvidenceReport
+from worldmodel.evaluation.scores import Scores
 from worldmodel.system.plain_yaml import read_mapping
 from worldmodel.train_ratio import updates_paid
 
@@ -30,14 +30,6 @@ class Curve(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scores:
-    """How good imagined futures were, by steps ahead."""
-
-    about: dict[str, int]  # context, horizon, samples, episodes, futures
-    bands: dict[tuple[str, str, str], Band]  # by leaf, metric and method
-
-
-@dataclass(frozen=True)
 class Session:
     """One start of the process that trained: the first, or a resumption."""
 
@@ -46,7 +38,7 @@ class Session:
     about: dict[str, str]  # device, platform and versions by package
 
 
-class Term(NamedTuple):
+class Explained(NamedTuple):
     """A term of the bound: which data it explains."""
 
     measure: str  # density, mass or mixed
@@ -65,7 +57,7 @@ class Record:
     scores: Scores | None
     evidence: EvidenceReport | None
     sessions: tuple[Session, ...]
-    explains: dict[str, Term] | None  # the bound's terms by name; None of a run that did not record them
+    explains: dict[str, Explained] | None  # the bound's terms by name; None of a run that did not record them
     notes: tuple[str, ...]
 
     def column(self, name: str) -> Curve:
@@ -179,7 +171,7 @@ def read_record(folder: Path) -> Record:
         rows=rows,
         lines={name: columns for name, columns in lines.items() if columns},
         pictures=_pictures(folder),
-        scores=_json(folder / "imagination" / "scores.json", notes, _scores),
+        scores=_json(folder / "imagination" / "scores.json", notes, Scores.from_json),
         evidence=_json(folder / "evidence" / "evidence.json", notes, EvidenceReport.from_json),
         sessions=sessions,
         explains=explains,
@@ -233,27 +225,12 @@ def _columns(data: dict[str, Any]) -> dict[str, np.ndarray]:
     return columns
 
 
-def _scores(data: dict[str, Any]) -> Scores:
-    about: dict[str, int] = {
-        key: int(data[key]) for key in ("context", "horizon", "samples", "episodes", "futures") if key in data
-    }
-    bands = {
-        (leaf, metric, method): Band(*(np.array(band[key], np.float64) for key in Band._fields))
-        for leaf, metrics in data["scores"].items()
-        for metric, methods in metrics.items()
-        for method, band in methods.items()
-    }
-    if any(len({x.shape for x in band}) > 1 or band.mean.ndim != 1 for band in bands.values()):
-        raise ValueError("expected mean, low and high of one length")
-    return Scores(about, bands)
-
-
-def _versions(data: dict[str, Any]) -> tuple[tuple[Session, ...], dict[str, Term] | None]:
+def _versions(data: dict[str, Any]) -> tuple[tuple[Session, ...], dict[str, Explained] | None]:
     return _sessions(data), _explains(data["explains"]) if "explains" in data else None
 
 
-def _explains(data: dict[str, Any]) -> dict[str, Term]:
-    return {str(name): Term(str(term["measure"]), bool(term["exact"])) for name, term in data.items()}
+def _explains(data: dict[str, Any]) -> dict[str, Explained]:
+    return {str(name): Explained(str(term["measure"]), bool(term["exact"])) for name, term in data.items()}
 
 
 def _sessions(data: dict[str, Any]) -> tuple[Session, ...]:

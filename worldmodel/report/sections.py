@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from worldmodel.report import charts
-from worldmodel.report import vocabulary as say
+from worldmodel.evaluation.scores import Scores
+from worldmodel.report import charts, vocabulary
 from worldmodel.report.charts import Drawn
-from worldmodel.report.document import WIDE, Block, Chart, Fold, Panels, Rows, Text, chart, picture
+from worldmodel.report.document import WIDE, Block, Chart, Fold, Panels, TableBlock, Text, chart, picture
 from worldmodel.report.formats import count, duration, number
-from worldmodel.report.record import Band, Columns, Record, Scores, settings
-from worldmodel.report.tables import Table
-from worldmodel.report.vocabulary import PER_STEP, Look, Said
+from worldmodel.report.record import Columns, Record, settings
+from worldmodel.report.tables import Table, few_horizons
+from worldmodel.report.vocabulary import PER_STEP, Look, Wording
 from worldmodel.system.names import file_name
 
 HEAT_MAP = "figures/kl_heat_map.png"
@@ -28,11 +28,11 @@ def bound(record: Record) -> list[Block]:
         return []
     drawn = []
     for term in terms:
-        said = say.term(term)
+        wording = vocabulary.term(term)
         if term == "elbo":
-            said = said._replace(caption=f"{said.caption} {say.COLD_START}")
-        curves = {split: record.column(f"{split}/{term}") for split in say.SPLITS}
-        drawn.append(chart(said, partial(charts.draw_term, name=term, curves=curves)))
+            wording = wording._replace(caption=f"{wording.caption} {vocabulary.COLD_START}")
+        curves = {split: record.column(f"{split}/{term}") for split in vocabulary.SPLITS}
+        drawn.append(chart(wording, partial(charts.draw_term, name=term, curves=curves)))
     return [Panels(drawn), _heldout_table(record, terms)]
 
 
@@ -44,9 +44,9 @@ def _heldout_table(record: Record, terms: list[str]) -> Block:
     for term in terms:
         name = f"heldout/{term}"
         values = (record.first(name), best.get(name), record.last(name), record.last(f"train/{term}"))
-        rows.append((say.term(term).name, *map(number, values)))
+        rows.append((vocabulary.term(term).name, *map(number, values)))
     at = f"held-out, best (update {count(best['update'])})"
-    return Rows(Table((PER_STEP, "held-out, first", at, "held-out, last", "training"), rows))
+    return TableBlock(Table((PER_STEP, "held-out, first", at, "held-out, last", "training"), rows))
 
 
 def ledger(record: Record) -> list[Block]:
@@ -55,8 +55,8 @@ def ledger(record: Record) -> list[Block]:
     if not names:
         return []
     ends = {name: (record.first(f"ledger/{name}"), record.last(f"ledger/{name}")) for name in names}
-    said = {name: say.departure(name) for name in names}
-    rows = [(said[name].name, *map(number, pair), said[name].caption) for name, pair in ends.items()]
+    wordings = {name: vocabulary.departure(name) for name in names}
+    rows = [(wordings[name].name, *map(number, pair), wordings[name].caption) for name, pair in ends.items()]
     if record.last("loss/value") is not None:
         loss = number(record.first("loss/value")), number(record.last("loss/value"))
         rows.append(("= the loss", *loss, "what the optimiser saw; the sum of the rows above"))
@@ -67,7 +67,7 @@ def ledger(record: Record) -> list[Block]:
         else "The way from the negative bound to the loss, on training batches. A row that is far from zero is a trick "
         "that changes what is optimised; a good loss then need not be a good bound."
     )
-    return [Text(words), Rows(Table((PER_STEP, "first", "last", "what it is"), rows))]
+    return [Text(words), TableBlock(Table((PER_STEP, "first", "last", "what it is"), rows))]
 
 
 def kl(record: Record) -> list[Block]:
@@ -80,30 +80,30 @@ def kl(record: Record) -> list[Block]:
         for name in names
     ]
     header = ("KL of a step, last evaluation", "held-out episodes", "training, burn-in included")
-    return [*([Panels(drawn)] if drawn else []), *([Rows(Table(header, rows))] if rows else [])]
+    return [*([Panels(drawn)] if drawn else []), *([TableBlock(Table(header, rows))] if rows else [])]
 
 
 def _kl_charts(record: Record) -> Iterable[Chart]:
     history = {name: record.column(f"kl/{name}") for name in record.names("kl/")}
-    if history.keys() & say.KL_STATISTICS:
-        yield chart(say.KL_HISTORY, partial(charts.draw_kl_history, history=history))
-    for name, said, x_label in (
-        ("kl_by_position", say.KL_BY_POSITION, say.PLACE),
-        ("kl_by_episode_step", say.KL_BY_EPISODE_STEP, say.SINCE_RESET),
+    if history.keys() & vocabulary.KL_STATISTICS:
+        yield chart(vocabulary.KL_HISTORY, partial(charts.draw_kl_history, history=history))
+    for name, wording, x_label in (
+        ("kl_by_position", vocabulary.KL_BY_POSITION, vocabulary.PLACE),
+        ("kl_by_episode_step", vocabulary.KL_BY_EPISODE_STEP, vocabulary.SINCE_RESET),
     ):
         if name in record.lines:
             x, raw, *twin = record.lines[name].values()
             optimised = twin[0] if twin else None
-            yield chart(said, partial(charts.draw_kl, x=x, raw=raw, optimised=optimised, x_label=x_label))
+            yield chart(wording, partial(charts.draw_kl, x=x, raw=raw, optimised=optimised, x_label=x_label))
     groups = [column for name, column in record.lines.get("kl_by_group", {}).items() if name.startswith("group")]
     if groups and np.isfinite(groups).any():
-        yield chart(say.KL_BY_GROUP, partial(charts.draw_heat_map, heat_map=np.stack(groups)))
+        yield chart(vocabulary.KL_BY_GROUP, partial(charts.draw_heat_map, heat_map=np.stack(groups)))
     elif HEAT_MAP in record.pictures:
-        yield picture(say.KL_BY_GROUP, HEAT_MAP, record.pictures[HEAT_MAP])
+        yield picture(vocabulary.KL_BY_GROUP, HEAT_MAP, record.pictures[HEAT_MAP])
     along = record.lines.get("kl_surprise", {})
     if {"KL, raw", "KL, as optimised", "reward"} <= set(along):
         given = (along["KL, raw"], along["KL, as optimised"], along["reward"])
-        yield chart(say.SURPRISE, lambda axis: charts.draw_surprise(axis, *given), WIDE, wide=True)
+        yield chart(vocabulary.SURPRISE, lambda axis: charts.draw_surprise(axis, *given), WIDE, wide=True)
 
 
 def _summary(name: str, amount: float | None) -> str:
@@ -118,7 +118,7 @@ def imagination(record: Record) -> list[Block]:
     blocks: list[Block] = [Panels(errors)] if errors else []
     if record.scores:
         numbers = Fold("Scores as numbers", scores_table({"": record.scores}))
-        drawn = Panels(_scores(record.scores), tuple(say.METHODS.values()))
+        drawn = Panels(_scores(record.scores), tuple(vocabulary.METHODS.values()))
         blocks += [Text(scores_sentence(record.scores)), drawn, numbers]
     names = [name for name in record.pictures if name.startswith("imagination/")]
     shown = [name for name in names if not record.scores or name != "imagination/scores.png"]
@@ -147,8 +147,8 @@ def imagination_error(leaf: str, records: Sequence[Record]) -> tuple[str, Callab
     The scores' squared error, mean over the horizon; the open-loop error unless all of the runs were scored.
     """
     if all(leaf in scored_leaves(record) for record in records):
-        return f"{say.score(SQUARED_ERROR[0]).name}, {leaf}", lambda record: _mean_score(record, leaf)
-    return f"{say.OPEN_LOOP.name}, {leaf}", lambda record: record.last(f"open_loop/{leaf}/model")
+        return f"{vocabulary.score(SQUARED_ERROR[0]).name}, {leaf}", lambda record: _mean_score(record, leaf)
+    return f"{vocabulary.OPEN_LOOP.name}, {leaf}", lambda record: record.last(f"open_loop/{leaf}/model")
 
 
 def _mean_score(record: Record, leaf: str) -> float | None:
@@ -158,54 +158,51 @@ def _mean_score(record: Record, leaf: str) -> float | None:
 def open_loop_chart(name: str, columns: Columns) -> Chart:
     """The open-loop errors of one leaf, from lines/NAME.json."""
     (_, ahead), *errors = columns.items()
-    said = open_loop_of(name)
-    said = said._replace(caption=f"{said.caption} {say.BELOW_BASELINES}")
-    return chart(said, partial(charts.draw_open_loop, ahead=ahead, errors=dict(errors)))
+    wording = open_loop_of(name)
+    wording = wording._replace(caption=f"{wording.caption} {vocabulary.BELOW_BASELINES}")
+    return chart(wording, partial(charts.draw_open_loop, ahead=ahead, errors=dict(errors)))
 
 
-def open_loop_of(name: str) -> Said:
+def open_loop_of(name: str) -> Wording:
     """The open-loop error of one leaf in words, from the name of its file in lines/."""
-    title = f"{say.OPEN_LOOP.name.capitalize()}: {name.removeprefix('open_loop_')}"
-    return say.OPEN_LOOP._replace(name=title)
+    title = f"{vocabulary.OPEN_LOOP.name.capitalize()}: {name.removeprefix('open_loop_')}"
+    return vocabulary.OPEN_LOOP._replace(name=title)
 
 
 def _scores(scores: Scores) -> list[Chart]:
-    found: dict[tuple[str, str], dict[str, Band]] = {}
-    for (leaf, metric, method), band in scores.bands.items():
-        found.setdefault((leaf, metric), {})[method] = band
     return [
-        chart(score_of(leaf, metric), partial(charts.draw_score, metric=metric, methods=bands))
-        for (leaf, metric), bands in found.items()
+        chart(score_of(leaf, metric), partial(charts.draw_score, metric=metric, methods=methods))
+        for leaf, metrics in scores.scores.items()
+        for metric, methods in metrics.items()
     ]
 
 
-def score_of(leaf: str, metric: str) -> Said:
+def score_of(leaf: str, metric: str) -> Wording:
     """A score of one leaf in words."""
-    said = say.score(metric)
-    return said._replace(name=f"{leaf}: {said.name}")
+    wording = vocabulary.score(metric)
+    return wording._replace(name=f"{leaf}: {wording.name}")
 
 
 def scores_sentence(scores: Scores) -> str:
-    """How the scores were made, in as many words as the record has."""
-    said = {"episodes": "episodes", "futures": "futures", "samples": "samples each", "context": "rows of context"}
-    counts = [f"{scores.about[key]:,} {words}" for key, words in said.items() if key in scores.about]
+    """How the scores were made."""
     return (
-        f"Imagined futures against what happened: {', '.join(counts)}. Bands are 90 % intervals, from drawing the "
-        "episodes again."
+        f"Imagined futures against what happened: {scores.episodes:,} episodes, {scores.futures:,} futures, "
+        f"{scores.samples:,} samples each, {scores.context:,} steps of context. Bands are 90 % intervals, by bootstrap "
+        "over episodes."
     )
 
 
 def scores_table(runs: Mapping[str, Scores]) -> Table:
     """The mean score at a few horizons; one run's name may be empty."""
     longest = max((len(band.mean) for scores in runs.values() for band in scores.bands.values()), default=0)
-    ahead = sorted({1, longest // 4, longest // 2, longest} - {0})
+    ahead = few_horizons(longest) if longest else []
     rows = []
     for key in dict.fromkeys(key for scores in runs.values() for key in scores.bands):
         leaf, metric, method = key
         for run, scores in runs.items():
             if band := scores.bands.get(key):
                 values = [number(band.mean[h - 1] if h <= len(band.mean) else None) for h in ahead]
-                names = (score_of(leaf, metric).name, say.method(method).name)
+                names = (score_of(leaf, metric).name, vocabulary.method(method).name)
                 rows.append((*names, *([run] if run else []), *values))
     return Table(("score", "of", *([] if "" in runs else ["run"]), *(f"{h} ahead" for h in ahead)), rows)
 
@@ -213,16 +210,18 @@ def scores_table(runs: Mapping[str, Scores]) -> Table:
 def optimisation(record: Record) -> list[Block]:
     """Gradient norms and the learning rate."""
     drawn = []
-    for prefix, said in say.OPTIMISATION.items():
+    for prefix, wording in vocabulary.OPTIMISATION.items():
         names = record.names(prefix)
-        colours = (say.RAW, say.OPTIMISED, *(say.BASELINE for _ in names))
+        colours = (vocabulary.RAW, vocabulary.OPTIMISED, *(vocabulary.BASELINE for _ in names))
         looks = [Look(name.replace("_", " "), colour, width=1.0) for name, colour in zip(names, colours, strict=False)]
         curves = [Drawn(look, *record.column(prefix + name)) for look, name in zip(looks, names, strict=True)]
         if len(looks) == 1:
-            said = said._replace(name=looks[0].name.capitalize(), unit=looks[0].name)
+            wording = wording._replace(name=looks[0].name.capitalize(), unit=looks[0].name)
         if curves:
-            draw = partial(charts.draw_curves, curves=curves, x_label=say.UPDATES, y_label=said.unit, scale="log")
-            drawn.append(chart(said, draw))
+            draw = partial(
+                charts.draw_curves, curves=curves, x_label=vocabulary.UPDATES, y_label=wording.unit, scale="log"
+            )
+            drawn.append(chart(wording, draw))
     return [Panels(drawn)] if drawn else []
 
 
@@ -236,7 +235,7 @@ def stages(record: Record) -> list[Block]:
             for (name, value), share in zip(seconds.items(), shares, strict=True)
         ]
         rows.append(("in all", duration(total), "", ""))
-        return [Rows(Table(("stage", "time", "share", ""), rows), shares=shares)]
+        return [TableBlock(Table(("stage", "time", "share", ""), rows), shares=shares)]
     elapsed = record.elapsed().y
     if not len(elapsed):
         return []
@@ -258,7 +257,7 @@ def configuration(record: Record, defaults: Mapping[str, Any] | None) -> list[Bl
     ]
     if not rows:
         return [Text("Every setting has its default."), everything]
-    return [Rows(Table(("setting that differs from its default", "here", "default"), rows)), everything]
+    return [TableBlock(Table(("setting that differs from its default", "here", "default"), rows)), everything]
 
 
 def setting_text(setting: Any) -> str:
@@ -278,15 +277,15 @@ def versions(record: Record) -> list[Block]:
         ("at update", *(count(session.update) for session in record.sessions)),
         *((name, *(session.about.get(name, "–") for session in record.sessions)) for name in names),
     ]
-    return [Rows(Table(header, rows))]
+    return [TableBlock(Table(header, rows))]
 
 
 def folder_picture(name: str, data: bytes) -> Chart:
     """A picture of the folder under a title made of its name: imagination/fan_obs.png -> Futures of obs."""
     kind, _, leaf = name.split("/")[-1].rsplit(".", 1)[0].partition("_")
-    said = Said(f"{kind} {leaf}".replace("_", " ").strip().capitalize(), "", "")
-    if kind in say.PICTURES and name.startswith("imagination/"):
-        said = say.PICTURES[kind]
-        title = "Film strip of" if kind == "film" and name.endswith(".png") else said.name
-        said = said._replace(name=f"{title} {leaf}".strip())
-    return picture(said, name, data, wide=True)
+    wording = Wording(f"{kind} {leaf}".replace("_", " ").strip().capitalize(), "", "")
+    if kind in vocabulary.PICTURES and name.startswith("imagination/"):
+        wording = vocabulary.PICTURES[kind]
+        title = "Film strip of" if kind == "film" and name.endswith(".png") else wording.name
+        wording = wording._replace(name=f"{title} {leaf}".strip())
+    return picture(wording, name, data, wide=True)

@@ -1,17 +1,27 @@
-"""The tables of evidence, gap and rate as text: a page shows them as HTML, a command in the terminal.
+"""Tables as text, and the doubts about a gap in words: a page shows them as HTML, a command in the terminal.
 
-A table is a header and rows, the first column naming the rows. Everything is in nats per step.
+A table is a header and rows; its first column names the rows. Numbers are in nats per step unless the table says
+otherwise.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from worldmodel.evaluation.evidence_report import ESTIMATORS, EvidenceReport
+from torch import Tensor
+
+from worldmodel.evaluation.evidence import ESTIMATORS, EvidenceReport
+from worldmodel.evaluation.held_out import Evaluation
+from worldmodel.evaluation.open_loop import OpenLoopError
+from worldmodel.evaluation.scoring_rules import Band
+from worldmodel.evidence.estimate import DEGENERATE_ROWS, LEAST_ESS, Certificate, Doubt
 from worldmodel.evidence.gap import GapDecomposition
 from worldmodel.evidence.rate import Rate
-from worldmodel.report import vocabulary as say
-from worldmodel.report.formats import number, with_error
+from worldmodel.report import vocabulary
+from worldmodel.report.formats import number, several, with_error
 from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP
+
+INTERVAL = "90 % interval"
 
 
 class Table(NamedTuple):
@@ -35,9 +45,29 @@ def estimates(report: EvidenceReport) -> Table:
         over_runs = (f"± {number(one.run_error['smc'], 4)}",) if report.runs > 1 else ()
         width, degenerate = with_error(one.width), f"{one.degenerate_rows:.1%}"
         rows.append((str(one.particles), *values, *over_runs, gap, width, degenerate))
-    names = (*(say.ESTIMATORS[name].name for name in ESTIMATORS), *(("SMC over runs",) if report.runs > 1 else ()))
-    header = ("particles", *names, "gap", say.WIDTH.name, "degenerate steps")
+    names = (
+        *(vocabulary.ESTIMATORS[name].name for name in ESTIMATORS),
+        *(("SMC over runs",) if report.runs > 1 else ()),
+    )
+    header = ("particles", *names, "gap", vocabulary.WIDTH.name, "degenerate steps")
     return Table(header, rows)
+
+
+def doubts(certificate: Certificate) -> tuple[str, ...]:
+    """Why a gap is not printed, in words; empty where it is."""
+    gap, width = certificate.gap, certificate.width
+    words = {
+        Doubt.DEGENERATE: (
+            f"fewer than {LEAST_ESS:g} particles are effective after {certificate.degenerate_rows:.1%} of the steps "
+            f"(at most {DEGENERATE_ROWS:.0%} may be so)"
+        ),
+        Doubt.WIDE: (
+            f"the sandwich is {width.mean:.2g} ± {width.error:.2g} nats per step wide; beside a gap of {gap.mean:.2g} "
+            f"neither its width nor the error of that may be more than {certificate.widest:.2g}"
+        ),
+        Doubt.NEGATIVE: (f"SMC lies {-gap.mean:.2g} nats per step below the ELBO: more particles, or rarer resampling"),
+    }
+    return tuple(words[doubt] for doubt in certificate.doubts)
 
 
 def distances_from_exact(report: EvidenceReport) -> Table:
@@ -45,13 +75,13 @@ def distances_from_exact(report: EvidenceReport) -> Table:
     rows = [
         (str(one.particles), *(with_error(one.below_exact[name]) for name in ESTIMATORS)) for one in report.estimates
     ]
-    return Table(("particles", *(f"exact − {say.ESTIMATORS[name].name}" for name in ESTIMATORS)), rows)
+    return Table(("particles", *(f"exact − {vocabulary.ESTIMATORS[name].name}" for name in ESTIMATORS)), rows)
 
 
 def terms(report: EvidenceReport) -> Table:
     """The terms of the bound and of SMC with the most particles, and how much of SMC's is due to each variable."""
     rows = [
-        (say.term(name).name, number(term.bound), number(term.filtered), str(term.variables), number(each))
+        (vocabulary.term(name).name, number(term.bound), number(term.filtered), str(term.variables), number(each))
         for name, term in report.terms.items()
         for each in [term.filtered / term.variables]
     ]
@@ -78,6 +108,52 @@ def gap(found: GapDecomposition) -> Table:
     doubtful = {"family: what no such q has", "gap"} if found.doubts else set()
     rows = [(title, IN_DOUBT if title in doubtful else with_error(value)) for title, value in titles.items()]
     return Table(("", PER_STEP), rows)
+
+
+def held_out(evaluation: Evaluation, floors: Mapping[str, Tensor]) -> Table:
+    """The bound and its terms, the KL of every step, images in bits, and the floors of the standard deviations."""
+    rows = [(name, f"{value:.4f}") for name, value in evaluation.per_step.items()]
+    rows += [(f"KL {name}", f"{value:.4f}") for name, value in evaluation.kl.summary.items()]
+    rows += [(vocabulary.bits(name), f"{bits:.4f}") for name, bits in evaluation.bits_per_dimension.items()]
+    rows += [(f"{name}, floor of the std", several(floor.tolist())) for name, floor in floors.items()]
+    return Table(("held-out", PER_STEP), rows)
+
+
+def open_loop(errors: Mapping[str, OpenLoopError]) -> Table:
+    """The open-loop errors of every leaf at a few horizons."""
+    methods = (look.name for look in vocabulary.OPEN_LOOP_METHODS.values())
+    rows = [
+        (name, str(h), *(f"{error[h - 1]:.4f}" for error in by_method))
+        for name, by_method in errors.items()
+        for h in few_horizons(len(by_method.model))
+    ]
+    return Table((vocabulary.OPEN_LOOP.unit, vocabulary.AHEAD, *methods), rows)
+
+
+def imagination(leaf: str, metrics: Mapping[str, Mapping[str, Band]], horizon: int) -> Table:
+    """The scores of one leaf, the model's with intervals: a row for each metric, and in it a line for each horizon."""
+    names = {name: look.name for name, look in vocabulary.METHODS.items()}
+    header = (leaf, "ahead", names.pop("model"), INTERVAL, *names.values())
+    rows = []
+    for metric, methods in metrics.items():
+        lines = []
+        for h in few_horizons(horizon):
+            mean, low, high = _at(methods.get("model"), h)
+            baselines = (_at(methods.get(name), h)[0] for name in names)
+            lines.append((str(h), mean, f"{low} to {high}" if low else "", *baselines))
+        rows.append((vocabulary.score(metric).unit, *("\n".join(column) for column in zip(*lines, strict=True))))
+    return Table(header, rows)
+
+
+def few_horizons(longest: int) -> list[int]:
+    """The horizons that a table shows: 1, a quarter of the longest, a half, and the longest."""
+    return sorted({1, longest // 4, longest // 2, longest} - {0})
+
+
+def _at(band: Band | None, h: int) -> tuple[str, ...]:
+    """Mean, low and high at a horizon; empty where there is none, or it is not finite."""
+    values = (math.nan,) * 3 if band is None else (float(x[h - 1]) for x in band)
+    return tuple(f"{value:.3g}" if math.isfinite(value) else "" for value in values)
 
 
 def rate(found: Rate) -> Table:

@@ -1,6 +1,6 @@
 """What numbers are called: the name, unit, caption and colour of each, for pages, pictures and the terminal alike.
 
-Which scores, methods and estimators there are is said where they are computed; this file only puts them into words.
+Which scores, methods and estimators there are is decided where they are computed; this file only names them.
 """
 
 from typing import NamedTuple
@@ -22,10 +22,10 @@ TRUTH = "#000000"  # what really happened, and what is known exactly; on a page,
 PER_STEP = "nats per step"
 IN_DOUBT = "in doubt"
 UPDATES, AHEAD = "updates", "steps ahead"
-PLACE, SINCE_RESET = "row of the training sequence", "steps since the reset"
+PLACE, SINCE_RESET = "step of the training sequence", "steps since the reset"
 
 
-class Said(NamedTuple):
+class Wording(NamedTuple):
     """A number or a chart in words."""
 
     name: str
@@ -51,41 +51,41 @@ class Look(NamedTuple):
 
 SPLITS = {"train": Look("training", RAW, width=1.0), "heldout": Look("held-out", OPTIMISED, width=1.4, marker="o")}
 TERMS = {  # every other term of the bound is a log-likelihood
-    "elbo": Said("ELBO", PER_STEP, "Higher is better: the bound on the evidence."),
-    "kl": Said("KL", PER_STEP, "What the observation told the model beyond its own prediction."),
+    "elbo": Wording("ELBO", PER_STEP, "Higher is better: the bound on the evidence."),
+    "kl": Wording("KL", PER_STEP, "What the observation told the model beyond its own prediction."),
 }
 COLD_START = "Training sequences start cold, so the two need not agree."
 DEPARTURES = {  # of the loss from the bound, as the ledger calls them
-    "negative_elbo": Said("negative bound", PER_STEP, "the negative bound, where the loss begins"),
-    "free_nats": Said("+ free nats", PER_STEP, "KL that the free nats fill up (or, if negative, let go)"),
-    "balancing": Said("+ balancing", PER_STEP, "two stop-gradient halves of the KL that do not weigh one together"),
-    "beta": Said("+ beta", PER_STEP, "the factor of the KL"),
+    "negative_elbo": Wording("negative bound", PER_STEP, "the negative bound, where the loss begins"),
+    "free_nats": Wording("+ free nats", PER_STEP, "KL that the free nats fill up (or, if negative, let go)"),
+    "balancing": Wording("+ balancing", PER_STEP, "two stop-gradient halves of the KL that do not weigh one together"),
+    "beta": Wording("+ beta", PER_STEP, "the factor of the KL"),
 }
 SCORES = {  # of imagined futures: evaluation.scores.METRICS
-    "nll": Said(
+    "nll": Wording(
         "negative log-likelihood",
         "NLL, nats per step",
         "Lower is better. It shoots up where confident futures went wrong.",
     ),
-    "squared_error": Said(
+    "squared_error": Wording(
         "squared error",
         "squared error / variance",
-        "Lower is better; of the mean over futures, in units of the training rows' variance.",
+        "Lower is better; of the mean over futures, in units of the training data's variance.",
     ),
-    "crps": Said("CRPS", "CRPS / std", "Lower is better; it scores the whole predicted distribution."),
-    "coverage": Said(
+    "crps": Wording("CRPS", "CRPS / std", "Lower is better; it scores the whole predicted distribution."),
+    "coverage": Wording(
         "coverage", "share inside 90 %", "What happened, inside the central 90 % of predictions: ideally 0.9."
     ),
 }
 METHODS = {  # evaluation.scores.METHODS
     "model": Look("the model", RAW),
-    "repeat_last": Look("last row repeated", OPTIMISED),
-    "marginal": Look("marginal of the training rows", BASELINE, "--"),
+    "repeat_last": Look("last step repeated", OPTIMISED),
+    "marginal": Look("marginal of the training data", BASELINE, "--"),
 }
-OPEN_LOOP = Said(
+OPEN_LOOP = Wording(
     "open-loop error",
     "error² / held-out variance",
-    "Under the recorded actions, in units of the variance of the held-out rows themselves.",
+    "Under the recorded actions, in units of the variance of the held-out episodes themselves.",
 )
 BELOW_BASELINES = "The model should stay below both baselines at every horizon."
 OPEN_LOOP_METHODS = {  # by the columns of lines/open_loop_*.json
@@ -93,7 +93,7 @@ OPEN_LOOP_METHODS = {  # by the columns of lines/open_loop_*.json
     "repeat last": METHODS["repeat_last"],
     "data mean": Look("mean of the data", BASELINE, "--"),
 }
-KL_HISTORY = Said(
+KL_HISTORY = Wording(
     "Over training",
     "nats",
     "The median should lie well under the mean: most steps hold little news.",
@@ -105,36 +105,40 @@ KL_STATISTICS = {
     "q95": Look("95 % quantile", RAW, width=0.6),
 }
 KL_OPTIMISED = Look("mean, as optimised", OPTIMISED)
-KL_BY_POSITION = Said(
+KL_BY_POSITION = Wording(
     "By place in the training sequence",
     "nats",
     "Most sequences start cold, inside an episode: high at first, then low but never zero.",
     "KL by place in the sequence",
 )
-KL_BY_EPISODE_STEP = Said(
+KL_BY_EPISODE_STEP = Wording(
     "By steps since the reset",
     "nats",
-    "Held-out episodes, filtered from their first row.",
+    "Held-out episodes, filtered from their first step.",
     "KL by steps since the reset",
 )
-KL_BY_GROUP = Said(
+KL_BY_GROUP = Wording(
     "By latent group",
     "nats (log scale)",
     "Rows that stay dark carry nothing: a healthy code uses several groups. A thousandth of a nat and less is black.",
     "KL by latent group",
 )
-SURPRISE = Said(
+SURPRISE = Wording(
     "Surprise along one held-out episode",
     "nats",
     "Spikes should stand where the world is hard to foresee (contacts, resets, rewards), not everywhere.",
 )
+KL_CHARTS = {  # by their place in the overview
+    **{"history": KL_HISTORY, "position": KL_BY_POSITION, "episode": KL_BY_EPISODE_STEP},
+    **{"groups": KL_BY_GROUP, "surprise": SURPRISE},
+}
 OPTIMISATION = {  # by the prefix of the metrics
-    "grad_norm/": Said(
+    "grad_norm/": Wording(
         "Gradient norm", "norm", "Before clipping. A climb without end, or a jump, comes before trouble."
     ),
-    "optimizer/": Said("Optimiser", "norm", ""),
+    "optimizer/": Wording("Optimiser", "norm", ""),
 }
-ESTIMATORS = {  # evaluation.evidence_report.ESTIMATORS
+ESTIMATORS = {  # evaluation.evidence.ESTIMATORS
     "elbo": Look("ELBO", OPTIMISED),
     "iwae": Look("IWAE", REWARD),
     "smc": Look("SMC", RAW),
@@ -144,63 +148,63 @@ WIDTH = Look("width of the sandwich", OPTIMISED)
 MISSING = Look("exact $-$ SMC", TRUTH)
 _GAP = "Evidence minus bound is how far the posterior is from the exact one."
 EVIDENCE = {  # the charts of a measurement, by their place in its figure
-    "estimates": Said(
+    "estimates": Wording(
         "By particles",
         PER_STEP,
         "The bound does not move. The other two rise to the evidence; bars are standard errors over runs.",
         "Bound and estimates of the evidence",
     ),
-    "gap": Said(
+    "gap": Wording(
         "Gap and certificate",
         PER_STEP,
         f"{_GAP} It counts for little unless the sandwich is much narrower; open circles are in doubt.",
         "Gap, and width of the sandwich",
     ),
-    "gap so far": Said(
-        "Gap of the rows so far", "nats, summed", "Where in an episode the gap opens, and where the sandwich does."
+    "gap so far": Wording(
+        "Gap of the steps so far", "nats, summed", "Where in an episode the gap opens, and where the sandwich does."
     ),
-    "ess": Said(
+    "ess": Wording(
         "Effective particles",
         "share of all particles",
         "Near zero, a single particle stands for all: the estimate is too low there.",
     ),
-    "rows": Said(
+    "rows": Wording(
         "Along the episode",
         PER_STEP,
-        "Means over held-out episodes; the band is two standard errors. Dips are rows that nobody foresaw.",
-        "Evidence of every row, and what the bound makes of it",
+        "Means over held-out episodes; the band is two standard errors. Dips are steps that nobody foresaw.",
+        "Evidence of every step, and the bound on it",
     ),
 }
 ROUGH = {  # the evidence by few particles, over training
-    "gap": Said("Rough gap over training", PER_STEP, f"{_GAP} With few particles it comes out too small."),
-    "ess": Said("Effective particles over training", EVIDENCE["ess"].unit, "Of the rough estimate."),
+    "gap": Wording("Rough gap over training", PER_STEP, f"{_GAP} With few particles it comes out too small."),
+    "ess": Wording("Effective particles over training", EVIDENCE["ess"].unit, "Of the rough estimate."),
 }
 PICTURES = {  # in RUN/imagination, by how their names begin
-    "fan": Said("Futures of", "", "Single futures should surround what happened, and spread as they go on."),
-    "film": Said("Film of", "", "From the end of the context on, the model sees nothing but actions."),
-    "classes": Said("Classes of", "", "The predicted probability of each class, beside the class that came."),
-    "latents": Said(
+    "fan": Wording("Futures of", "", "Single futures should surround what happened, and spread as they go on."),
+    "film": Wording("Film of", "", "From the end of the context on, the model sees nothing but actions."),
+    "classes": Wording("Classes of", "", "The predicted probability of each class, beside the class that came."),
+    "latents": Wording(
         "Map of the latents", "", "Imagined states should stay among those that filtering real episodes leads to."
     ),
 }
 
 
-def term(name: str) -> Said:
+def term(name: str) -> Wording:
     """A term of the bound: `elbo` and `kl` are what they say, everything else is a log-likelihood."""
     density = "Higher is better; a density's logarithm may exceed zero."
-    return TERMS.get(name, Said(f"log p({name})", PER_STEP, density))
+    return TERMS.get(name, Wording(f"log p({name})", PER_STEP, density))
 
 
-def departure(name: str) -> Said:
+def departure(name: str) -> Wording:
     """An entry of the ledger: scale_obs -> + scale of obs."""
     named, scaled = name.removeprefix("scale_"), name.startswith("scale_")
-    said = "+ " + name.replace("scale_", "scale of ").replace("_", " ")
-    return DEPARTURES.get(name, Said(said, PER_STEP, f"the factor of log p({named})" if scaled else ""))
+    readable = "+ " + name.replace("scale_", "scale of ").replace("_", " ")
+    return DEPARTURES.get(name, Wording(readable, PER_STEP, f"the factor of log p({named})" if scaled else ""))
 
 
-def score(metric: str) -> Said:
+def score(metric: str) -> Wording:
     """A score of imagined futures; one that this version does not know is called what its file calls it."""
-    return SCORES.get(metric, Said(metric, metric, ""))
+    return SCORES.get(metric, Wording(metric, metric, ""))
 
 
 def method(name: str) -> Look:

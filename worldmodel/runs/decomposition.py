@@ -13,6 +13,7 @@ from worldmodel.checks import require_positive
 from worldmodel.data.replay import Replay
 from worldmodel.evaluation.gap import measure_gap
 from worldmodel.evaluation.rate import every_row, first_rows
+from worldmodel.evidence.estimate import RUNS
 from worldmodel.evidence.gap import GapDecomposition
 from worldmodel.evidence.rate import Rate
 from worldmodel.evidence.refinement import STEPS
@@ -29,7 +30,7 @@ class RateDecomposition(NamedTuple):
     """The parts of the rate on held-out episodes."""
 
     first: Rate  # of first rows, among the episodes themselves
-    every: Rate | None  # of all rows; None of a posterior that smooths, whose later rows cannot be redrawn alone
+    every: Rate | None  # of all rows; none where the posterior smooths, since it reads later rows too
     exact: bool  # whether `every` is by the environment's exact law, rather than the model's own prediction
 
 
@@ -39,7 +40,7 @@ def gap_decomposition(
     updates: int = 1000,
     steps: int = STEPS,
     particles: int = 128,
-    runs: int = 2,
+    runs: int = RUNS,
     episodes: int | None = None,
     seed: int = 0,
     log: Callable[[str], None] = lambda words: None,
@@ -53,7 +54,7 @@ def gap_decomposition(
         steps: gradient steps that refine the posterior of an episode.
         particles: of the estimate of the evidence.
         runs: independent repetitions of that estimate.
-        episodes: held-out episodes; by default as many as have 4,000 rows together (400 of images), two at least.
+        episodes: held-out episodes; by default as many as have 4,000 steps together (400 of images), two at least.
         seed: of all draws.
         log: told what is being done.
         at: told how far it is.
@@ -101,11 +102,11 @@ def rate_decomposition(
 
     Args:
         run: the run.
-        alternatives: draws of each row given the rows before it.
+        alternatives: draws of each step given the steps before it.
         episodes: as for the gap.
         seed: likewise.
         allow_env: for its exact law, make an environment that is not one of this project's too, which imports the
-            modules that the run's settings name; without it, rows are drawn from the model's own prediction.
+            modules that the run's settings name; without it, steps are drawn from the model's own prediction.
         log: told what is being done.
     Raises:
         ValueError: if a number is out of range, or there is a single held-out episode.

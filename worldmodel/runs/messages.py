@@ -3,12 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from worldmodel.config import Config
 from worldmodel.models.networks import parameter_count
 from worldmodel.models.world_model import WorldModel
+from worldmodel.report.formats import several
 from worldmodel.training.trainer import Trainer
 
 
@@ -64,7 +62,7 @@ def conclude(
     log(f"KL per step: median {kl['median']:.3f}, 95 % {kl['q95']:.3f}; {kl['active_units']:.0f} active latent groups")
     held_out, usual = trainer.heldout, config.evaluation
     if not held_out.imagines:
-        log("no imagination, and no open-loop errors: no held-out episode has more than one row")
+        log("no imagination, and no open-loop errors: no held-out episode has more than one step")
     elif (held_out.context, held_out.horizon) != (usual.context, usual.horizon):
         log(
             f"imagined {held_out.horizon} steps after {held_out.context}: no held-out episode has the "
@@ -72,7 +70,7 @@ def conclude(
         )
     floors = trainer.learner.model.resolution()
     if floors:
-        listed = "; ".join(f"{name} {_numbers(floor)}" for name, floor in floors.items())
+        listed = "; ".join(f"{name} {several(floor.tolist())}" for name, floor in floors.items())
         log(f"densities are measured down to a std of: {listed}")
     for label, name, words in (
         ("report", "report.html", ""),
@@ -84,9 +82,3 @@ def conclude(
             log(f"{label:11} {folder / name}{words}")
     if wandb_at:
         log(f"W&B         {wandb_at}" + ("" if wandb_at.startswith("http") else f"   (upload: wandb sync {wandb_at})"))
-
-
-def _numbers(x: torch.Tensor) -> str:
-    values = np.atleast_1d(x.cpu().numpy())
-    shown = " ".join(f"{v:.3g}" for v in values[:8])
-    return shown + (f" ... ({len(values)} in all)" if len(values) > 8 else "")

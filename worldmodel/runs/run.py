@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from signal import Signals
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from worldmodel import build
 from worldmodel.behaviour.imagination import Dream, dream
@@ -24,15 +24,15 @@ from worldmodel.config import Config
 from worldmodel.config_io import read_run_config
 from worldmodel.data.batches import at_once, fitting_rows, long_enough, longest_episode, pad_episodes, select
 from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
-from worldmodel.data.policy import random_actions
+from worldmodel.data.policy import RandomPolicy, random_actions
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.evaluation.baselines import Baseline, fit_baselines
 from worldmodel.evaluation.episodes import Played, play, side_by_side
-from worldmodel.evaluation.evidence import measure_evidence
-from worldmodel.evaluation.evidence_report import EvidenceReport
+from worldmodel.evaluation.evidence import EvidenceReport, measure_evidence
 from worldmodel.evaluation.held_out import Evaluation, evaluate
 from worldmodel.evaluation.scenes import Scenes, make_scenes
 from worldmodel.evaluation.scores import Scores, score_imagination
+from worldmodel.evidence.estimate import RUNS
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.seeding import Stream, make_generator
@@ -51,6 +51,14 @@ EVIDENCE_ROWS = 4_000  # of held-out episodes, at most, unless their number is g
 EVIDENCE_ROWS_OF_IMAGES = 400
 
 
+class FutureOptions(NamedTuple):
+    """Which futures are imagined."""
+
+    context: int  # steps seen
+    horizon: int  # steps imagined
+    samples: int  # futures of each start
+
+
 @dataclass(frozen=True)
 class Run:
     """A trained model with the data it is scored on."""
@@ -66,12 +74,17 @@ class Run:
         _, heldout = stored_data(self.config, self.folder)
         return read_episodes(heldout, self.config.evaluation.max_length).to(self.model.device)
 
-    def _fitting(self, episodes: Batch, context: int | None = None, horizon: int | None = None) -> tuple[int, int]:
-        usual = self.config.evaluation.context, self.config.evaluation.horizon
-        return fitting_rows(longest_episode(episodes), usual, context, horizon)
+    def _futures(
+        self, episodes: Batch, context: int | None = None, horizon: int | None = None, samples: int | None = None
+    ) -> FutureOptions:
+        """What is asked for, and for the rest what the run's evaluations have, as far as the episodes are that long.
 
-    def _samples(self, samples: int | None) -> int:
-        return self.config.evaluation.samples if samples is None else samples
+        Raises:
+            ValueError: if no episode has context + horizon rows.
+        """
+        usual = self.config.evaluation
+        fitting = fitting_rows(longest_episode(episodes), (usual.context, usual.horizon), context, horizon)
+        return FutureOptions(*fitting, usual.samples if samples is None else samples)
 
     def imagine(
         self,
@@ -82,13 +95,13 @@ class Run:
         samples: int | None = None,
         seed: int = 0,
     ) -> Dream:
-        """Filter `context` rows, then imagine `horizon` more under the recorded actions.
+        """Filter `context` steps, then imagine `horizon` more under the recorded actions.
 
         Args:
             batch: rows to start from; by default the held-out episodes that are long enough.
-            context: rows seen; by default as in the run's evaluations, or as many as there are where no episode is that
-                long (see `data.batches.fitting_rows`).
-            horizon: rows imagined; by default likewise.
+            context: steps seen; by default as in the run's evaluations, or as many as fit where no episode is that long
+                (see `data.batches.fitting_rows`).
+            horizon: steps imagined; by default likewise.
             samples: futures of each sequence; by default as in the run's evaluations.
             seed: of the samples.
         Returns:
@@ -97,24 +110,17 @@ class Run:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
         """
         noise = make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device)
-        episodes, samples = self.heldout() if batch is None else batch, self._samples(samples)
-        context, horizon = self._fitting(episodes, context, horizon)
-        batch = long_enough(episodes, context + horizon) if batch is None else batch
-        return dream(self.model, batch, context=context, horizon=horizon, samples=samples, generator=noise)
+        episodes = self.heldout() if batch is None else batch
+        futures = self._futures(episodes, context, horizon, samples)
+        batch = long_enough(episodes, futures.context + futures.horizon) if batch is None else batch
+        return dream(self.model, batch, **futures._asdict(), generator=noise)
 
     def evaluate(self) -> Evaluation:
         """Score the held-out episodes: the bound, the KL of every step, the open-loop errors."""
         heldout = self.heldout()
-        context, horizon = self._fitting(heldout)
-        return evaluate(
-            self.model,
-            build.build_objective(self.config.loss, self.model.spec),
-            heldout,
-            context=context,
-            horizon=horizon,
-            samples=self.config.evaluation.samples,
-            seed=self.config.evaluation.seed,
-        )
+        futures = self._futures(heldout)
+        objective = build.build_objective(self.config.loss, self.model.spec)
+        return evaluate(self.model, objective, heldout, **futures._asdict(), seed=self.config.evaluation.seed)
 
     def policy(self, name: str = "mppi", *, seed: int = 0, **planner: Any) -> Policy:
         """A policy for the run's environment: rows of N environments side by side -> actions.
@@ -132,9 +138,9 @@ class Run:
         if name == "random":
             if planner:
                 raise ValueError(f"{', '.join(planner)}: expected a policy that plans, got random")
-            return build.build_policy(self.config, self.model, "random", seed)
+            return RandomPolicy(self.model.spec.action, make_generator(seed, stream=Stream.ACTING))
         settings = replace(self.config.planner, **{**planner, "method": name})
-        return build.build_policy(replace(self.config, planner=settings), self.model, "planner", seed)
+        return build.build_policy(replace(self.config, planner=settings), self.model, seed)
 
     def evaluate_policy(
         self,
@@ -147,7 +153,7 @@ class Run:
     ) -> Played:
         """Play whole episodes of the run's environment, whose starts are the same for every policy.
 
-        Making the environment imports the modules that the run's settings name, which is said before.
+        Making the environment imports the modules that the run's settings name, which `log` is told before.
 
         Args:
             policy: `policy` makes some; any other `Policy` will do.
@@ -198,27 +204,24 @@ class Run:
         """Score imagination on the held-out episodes, by horizon, beside baselines: see `evaluation.scores`.
 
         Args:
-            context, horizon: as in `imagine`.
-            samples: futures of each start; by default as in the run's evaluations.
+            context, horizon, samples: as in `imagine`.
             seed: of everything random.
             episodes: how many held-out episodes to score; by default all that are long enough.
         Raises:
             ValueError: if no episode has context + horizon rows, or a number is not positive.
             FileNotFoundError: as `baselines`.
         """
-        whole, samples = self.heldout(), self._samples(samples)
-        context, horizon = self._fitting(whole, context, horizon)
-        require_positive(context=context, horizon=horizon, samples=samples)
+        whole = self.heldout()
+        futures = self._futures(whole, context, horizon, samples)
+        require_positive(**futures._asdict())
         if episodes is not None:
             require_positive(episodes=episodes)
-        heldout = long_enough(whole, context + horizon)
+        heldout = long_enough(whole, futures.context + futures.horizon)
         return score_imagination(
             self.model,
             select(heldout, slice(episodes)),
-            self.baselines(horizon, seed=seed),
-            context=context,
-            horizon=horizon,
-            samples=samples,
+            self.baselines(futures.horizon, seed=seed),
+            **futures._asdict(),
             generator=make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device),
             resampling=make_generator(seed, stream=Stream.SAMPLING),
         )
@@ -227,7 +230,7 @@ class Run:
         self,
         particles: Sequence[int] | None = None,
         *,
-        runs: int = 2,
+        runs: int = RUNS,
         episodes: int | None = None,
         seed: int = 0,
         allow_env: bool = False,
@@ -236,7 +239,13 @@ class Run:
         """Measure the evidence of the held-out episodes, and how far the bound is from it: see `evaluation.evidence`.
 
         Args:
-            particles, runs, episodes, seed, allow_env, log: as in `write_evidence`.
+            particles: numbers of particles to measure with; by default 16, 64 and 256, of images 2, 8 and 32.
+            runs: independent repetitions of every estimate.
+            episodes: held-out episodes; by default as many as have 4,000 steps together (400 of images), two at least.
+            seed: of all draws.
+            allow_env: for the exact evidence, make an environment that is not one of this project's too, which imports
+                the modules that the run's settings name.
+            log: told what is being done.
         Raises:
             ValueError: if a number is out of range, or there is a single held-out episode.
         """
@@ -280,67 +289,17 @@ class Run:
     def _has_images(self) -> bool:
         return any(leaf.kind == "image" for leaf in self.model.spec.observations.values())
 
-    def write_evidence(
-        self,
-        particles: Sequence[int] | None = None,
-        *,
-        runs: int = 2,
-        episodes: int | None = None,
-        seed: int = 0,
-        allow_env: bool = False,
-        log: Callable[[str], None] = lambda words: None,
-    ) -> EvidenceReport:
-        """Measure the evidence as `evidence` does, and write it to RUN/evidence: evidence.json and evidence.png.
-
-        Args:
-            particles: numbers of particles to measure with; by default 16, 64 and 256, of images 2, 8 and 32.
-            runs: independent repetitions of every estimate.
-            episodes: held-out episodes; by default as many as have 4,000 rows together (400 of images), two at least.
-            seed: of all draws.
-            allow_env: for the exact evidence, make an environment that is not one of this project's too, which imports
-                the modules that the run's settings name.
-            log: told what is being done.
-        """
+    def write_evidence(self, report: EvidenceReport) -> Path:
+        """Write what `evidence` measured to RUN/evidence, as evidence.json and evidence.png: -> that folder."""
         from worldmodel.report.evidence import evidence_figure  # and so matplotlib, which opening a run does not need
         from worldmodel.report.figures import render
 
-        found = self.evidence(particles, runs=runs, episodes=episodes, seed=seed, allow_env=allow_env, log=log)
-        numbers, picture = json.dumps(found.as_json()), render(evidence_figure(found))
+        numbers, picture = json.dumps(report.as_json()), render(evidence_figure(report))
         folder = self.folder / "evidence"
         make_own_folder(folder)
         write_whole(folder / "evidence.json", numbers)
         write_whole(folder / "evidence.png", picture)
-        return found
-
-    def scenes(
-        self,
-        *,
-        context: int | None = None,
-        horizon: int | None = None,
-        samples: int | None = None,
-        seed: int = 0,
-        policy: Literal["recorded", "random"] = "recorded",
-    ) -> Scenes:
-        """A few held-out episodes imagined in full, for pictures. Arguments as in `write_imagination`."""
-        heldout, samples = self.heldout(), self._samples(samples)
-        if policy == "random" and horizon is None:
-            horizon = self.config.evaluation.horizon  # no episode need be so long: nothing is compared with one
-        context, horizon = self._fitting(heldout, context, horizon)
-        require_positive(context=context, horizon=horizon, samples=samples)
-        action = None
-        if policy == "random":
-            choice = make_generator(seed, stream=Stream.POLICY)
-            action = random_actions(self.model.spec.action, (SHOWN, horizon), choice).to(self.model.device)
-        return make_scenes(
-            self.model,
-            heldout,
-            context=context,
-            horizon=horizon,
-            samples=samples,
-            shown=SHOWN,
-            generator=make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device),
-            action=action,
-        )
+        return folder
 
     def write_imagination(
         self,
@@ -355,8 +314,8 @@ class Run:
         """Imagine on from held-out episodes, score it, draw it, and write it all into the run's folder.
 
         Args:
-            context: rows seen; by default as in the run's evaluations, or fewer where no episode is that long.
-            horizon: rows imagined; by default likewise.
+            context: steps seen; by default as in the run's evaluations, or fewer where no episode is that long.
+            horizon: steps imagined; by default likewise.
             samples: futures of each start; by default as in the run's evaluations.
             seed: of everything random.
             episodes: how many held-out episodes to score; by default all that are long enough.
@@ -376,13 +335,26 @@ class Run:
             folder, scores = folder / "random", None
         else:
             scores = self.score(context=context, horizon=horizon, samples=samples, seed=seed, episodes=episodes)
-        scenes = self.scenes(context=context, horizon=horizon, samples=samples, seed=seed, policy=policy)
+        scenes = self._scenes(context, horizon, samples, seed, policy)
         files = imagination_files(scenes, scores)
         make_own_folder(self.folder / "imagination")
         make_own_folder(folder)
         for name, content in files.items():
             write_whole(folder / name, content)
         return folder
+
+    def _scenes(self, context: int | None, horizon: int | None, samples: int | None, seed: int, policy: str) -> Scenes:
+        """A few held-out episodes imagined in full, for pictures."""
+        heldout = self.heldout()
+        if policy == "random" and horizon is None:
+            horizon = self.config.evaluation.horizon  # no episode need be so long: nothing is compared with one
+        futures = self._futures(heldout, context, horizon, samples)
+        action = None
+        if policy == "random":
+            choice = make_generator(seed, stream=Stream.POLICY)
+            action = random_actions(self.model.spec.action, (SHOWN, futures.horizon), choice).to(self.model.device)
+        noise = make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device)
+        return make_scenes(self.model, heldout, **futures._asdict(), shown=SHOWN, generator=noise, action=action)
 
 
 def write_report(folder: Path, output: Path | None = None) -> tuple[str, ...]:
@@ -462,7 +434,10 @@ def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
         folder,
         heldout=config.evaluation.episodes,
         generator=make_generator(config.evaluation.seed, stream=Stream.HELDOUT),
-        image_size=config.env.image_size,
-        drop_text=config.env.drop_text,
-        integers=config.env.integers,
+        **reading(config),
     )
+
+
+def reading(config: Config) -> dict[str, Any]:
+    """The settings that decide how stored observations are read."""
+    return {name: getattr(config.env, name) for name in ("image_size", "drop_text", "integers")}

@@ -39,7 +39,7 @@ from worldmodel.runs.folder import (
     products,
 )
 from worldmodel.runs.messages import announce, conclude
-from worldmodel.runs.run import Run, open_run, read_settings, stored_data, write_report
+from worldmodel.runs.run import Run, open_run, read_settings, reading, stored_data, write_report
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.checkpoint import Checkpoint, CheckpointError, newest_sound, require_settings
 from worldmodel.training.divergence import ADVICE, NonFiniteLossError
@@ -95,8 +95,8 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     are kept, and the updates that they pay for are made. Environments begin new episodes; interrupted ones count as
     truncated.
 
-    Making its environments imports the modules that its settings name, which is said before: open a stranger's run with
-    `open_run`, which imports none.
+    Making its environments imports the modules that its settings name, and the run says so before. To open a
+    stranger's run, use `open_run`, which imports none.
 
     Args:
         folder: the run's, as `train` made it.
@@ -154,8 +154,7 @@ def _spec(config: Config, environments: Environments | None, folder: Path | None
         return environments.spec
     assert config.offline is not None
     source = str(folder) if folder is not None and _is_divided(folder) else config.offline
-    env = config.env
-    return source_spec(source, image_size=env.image_size, drop_text=env.drop_text, integers=env.integers)
+    return source_spec(source, **reading(config))
 
 
 def _is_divided(folder: Path) -> bool:
@@ -169,9 +168,7 @@ def _left_out(config: Config, environments: Environments | None, folder: Path) -
         return environments.left_out
     if config.offline is None or not config.offline.startswith(PREFIX) or _is_divided(folder):
         return ()
-    env = config.env
-    source = open_minari(config.offline, image_size=env.image_size, drop_text=env.drop_text, integers=env.integers)
-    return source.left_out
+    return open_minari(config.offline, **reading(config)).left_out
 
 
 def _run(
