@@ -126,10 +126,6 @@ class StationaryForm:
 
         return fixed_point(earlier, torch.zeros_like(self.A))
 
-    def entropy_rate(self) -> float:
-        """log det(2 pi e F) / 2 in nats per step: minus the expected log evidence of a row."""
-        return entropy(self.belief()[2])
-
     def best_filter(self) -> Policy:
         """The filtering posterior with the greatest bound, among all q(w_t | h_t, x_<=t)."""
         K, S = self.belief()[1], self.information()

@@ -25,10 +25,6 @@ class MarkovGaussian:
         mean = self.f[:, t].expand(previous.shape)
         return Gaussian(mean + apply(self.F[:, t], previous) if t else mean, self.V[:, t])
 
-    def cut(self, steps: int) -> "MarkovGaussian":
-        """q(z_1:steps), the chain's beginning."""
-        return MarkovGaussian(self.F[:, :steps], self.f[:, :steps], self.V[:, :steps])
-
     def marginals(self) -> Gaussian:
         """q(z_t) at every step, [B, T, ...]."""
         beliefs = [Gaussian(self.f[:, 0], self.V[:, 0])]
