@@ -94,7 +94,8 @@ class LinearGaussian(KnownLaw):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin an episode from the stationary Gaussian."""
         super().reset(seed=seed)
-        self._state = np.linalg.cholesky(self._law["initial_covariance"]) @ self.np_random.standard_normal(len(self._state))
+        noise = self.np_random.standard_normal(len(self._state))
+        self._state = np.linalg.cholesky(self._law["initial_covariance"]) @ noise
         return self._observe(self.np_random.standard_normal(len(self._state) // 2)), {}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
