@@ -162,7 +162,7 @@ def train(config: Config, replay: Replay) -> WorldModel:
 def measure(
     config: Config, model: WorldModel, law: dict[str, Any], episodes: Batch, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Measure a model on held-out episodes, in nats per step; a gap or an excess is the exact value minus the model's."""
+    """Score a model on held-out episodes, in nats per step; a gap or an excess is the exact value minus the model's."""
     objective = build.build_objective(config.loss, model.spec)
     draws = [bound_and_loss(model, episodes, objective, generator) for _ in range(8)]
     elbo = torch.stack([bound.elbo.double().sum(1) for bound, _ in draws]).mean(0)

@@ -12,7 +12,7 @@ from worldmodel.types import ActionSpec, Rows
 
 
 class RandomPolicy:
-    """Uniform over the action space, drawn from the generator it is given. A `SavedPolicy`: the generator's state."""
+    """Uniform over the action space. It is a `SavedPolicy`, whose state is that of its generator."""
 
     def __init__(self, spec: ActionSpec, generator: torch.Generator) -> None:
         self.spec, self.generator = spec, generator
@@ -26,12 +26,12 @@ class RandomPolicy:
         return {"generator": self.generator.get_state()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on drawing from where `state` was asked for."""
+        """Continue with the draws that followed when `state` was called."""
         self.generator.set_state(state["generator"])
 
 
 def random_actions(spec: ActionSpec, lead: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*lead A"]:
-    """Independent actions, uniform over the action space, of any leading shape, on the generator's device."""
+    """Independent uniform actions with any leading shape, on the generator's device."""
     uniform = torch.rand(*lead, spec.width, generator=generator, device=generator.device)
     if spec.kind == "continuous":
         return 2 * uniform - 1
