@@ -58,8 +58,8 @@ class _Parser(ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command.
 
-    Exits with status 2 and a sentence for a mistake in the input, with 1 for a run that fails, with 130 after Ctrl-C and
-    with 143 after SIGTERM.
+    Exits with status 2 and a sentence for a mistake in the input, with 1 for a run that fails, with 130 after Ctrl-C,
+    and with 143 after SIGTERM.
     """
     parser = _Parser(
         prog="worldmodel",

@@ -1,7 +1,7 @@
 """Write files whole or not at all, and never through a symbolic link.
 
-When a file is replaced and a link has its name, the link is replaced and its target stays as it is. Appending to a link,
-or writing into a folder that is a link, is refused.
+If a file is to be replaced and a link has its name, the link is replaced and its target stays as it is. Appending to a
+link, or writing into a folder that is a link, is refused.
 """
 
 import os
