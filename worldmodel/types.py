@@ -194,7 +194,7 @@ class Latent(Protocol):
         ...
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
-        """One draw, with no gradient behind it."""
+        """One draw, without gradient."""
         ...
 
     def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch S"]:
@@ -210,7 +210,7 @@ class Latent(Protocol):
         ...
 
     def detach(self) -> "Latent":
-        """The same distribution with no gradient behind it."""
+        """The same distribution, detached from the graph of gradients."""
         ...
 
 

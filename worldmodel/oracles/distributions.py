@@ -37,7 +37,7 @@ class Gaussian:
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
-        """One draw, with no gradient behind it; the covariance may be singular."""
+        """One draw, without gradient; the covariance may be singular."""
         return self.mean + apply(square_root(self.cov), self.noise(generator))
 
     def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
@@ -67,7 +67,7 @@ class Gaussian:
         return (0.5 * (spread + distance) + log_ratio)[..., None]
 
     def detach(self) -> "Gaussian":
-        """The same distribution with no gradient behind it."""
+        """The same distribution, detached from the graph of gradients."""
         return Gaussian(self.mean.detach(), self.cov.detach())
 
     @property
@@ -106,7 +106,7 @@ class OneHot:
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch K"]:
-        """One draw, with no gradient behind it."""
+        """One draw, without gradient."""
         return self.rsample(self.noise(generator))
 
     def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch K"]:
@@ -127,7 +127,7 @@ class OneHot:
         return expectation(self.log_probs.exp(), self.log_probs - other.log_probs)
 
     def detach(self) -> "OneHot":
-        """The same distribution with no gradient behind it."""
+        """The same distribution, detached from the graph of gradients."""
         return OneHot(self.log_probs.detach())
 
     @property

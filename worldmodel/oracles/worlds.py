@@ -1,4 +1,4 @@
-"""What is known exactly about episodes of an environment that states its law: their evidence, and rows drawn anew.
+"""Exact evidence, and exact resampling of rows, for episodes of an environment that states its law.
 
 Such an environment states its law as plain numbers, {"kind": ..., ...}; its own docstring says what they mean. A new
 kind of law adds its functions to the tables `EVIDENCE` and, if its rows can be resampled, `FORECAST`.
