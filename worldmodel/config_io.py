@@ -33,17 +33,17 @@ def add_config_options(parser: ArgumentParser) -> None:
 
     The parser keeps them as typed and in order; `config_from_options` reads them.
     """
-    said: dict[str, Any] = {"action": _Said, "dest": "settings", "default": argparse.SUPPRESS}
+    shared: dict[str, Any] = {"action": _AppendTyped, "dest": "settings", "default": argparse.SUPPRESS}
     words = "YAML files that override defaults, or names of presets (`worldmodel presets`); later ones and options win"
-    parser.add_argument(f"--{FILE}", **said, nargs="+", metavar="FILE", help=words)
+    parser.add_argument(f"--{FILE}", **shared, nargs="+", metavar="FILE", help=words)
     words = "print all settings, with these files and options, as YAML that can be read again, and end"
     parser.add_argument("--print_config", nargs="?", const="", default=argparse.SUPPRESS, metavar="", help=words)
-    parser.add_argument(f"--{ENTRY}", **said, help=argparse.SUPPRESS)
+    parser.add_argument(f"--{ENTRY}", **shared, help=argparse.SUPPRESS)
     for section, kind in {"": Config, **_sections()}.items():
         title, documented = _documentation(kind)
         group = parser.add_argument_group(title)
         if section:
-            group.add_argument(f"--{section}", **said, metavar="MAPPING", help="several of these at once, as YAML")
+            group.add_argument(f"--{section}", **shared, metavar="MAPPING", help="several of these at once, as YAML")
         for field in dataclasses.fields(kind):
             if field.name in _sections() and not section:
                 continue
@@ -52,7 +52,7 @@ def add_config_options(parser: ArgumentParser) -> None:
             words = f"{documented[field.name]} ({described(_settings()[key])}; default: {_yaml(default)})"
             names = [f"--{key}"] + ([f"--{key}+"] if get_origin(_settings()[key]) is list else [])
             metavar = field.name.upper()
-            group.add_argument(*names, **said, metavar=metavar, help=words.replace("%", "%%"))
+            group.add_argument(*names, **shared, metavar=metavar, help=words.replace("%", "%%"))
 
 
 def rewrite_entries(arguments: Iterable[str]) -> list[str]:
@@ -122,7 +122,7 @@ def write_config(config: Config, path: Path) -> None:
     write_whole(path, settings_text(config))
 
 
-class _Said(argparse.Action):
+class _AppendTyped(argparse.Action):
     """Appends an option to the list of those typed before it."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
@@ -158,10 +158,10 @@ def _settings() -> dict[str, Any]:
     return top
 
 
-def _config(said: Iterable[tuple[str, Any]]) -> Config:
+def _config(given: Iterable[tuple[str, Any]]) -> Config:
     """The Config of settings and files of settings, by key; later ones override earlier ones."""
     values: dict[str, Any] = {}
-    for key, value in said:
+    for key, value in given:
         if key == FILE:
             values |= _read_file(find_preset(str(value)))
         else:

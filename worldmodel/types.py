@@ -163,7 +163,7 @@ class Likelihood(Protocol):
 
     @property
     def measure(self) -> Literal["density", "mass", "mixed"]:
-        """Whether `log_prob` is a log-density or log-mass; nats of different measures cannot be compared."""
+        """Whether `log_prob` is a log-density, a log-mass or a mix; nats of different measures cannot be compared."""
         ...
 
     @property
