@@ -1,14 +1,14 @@
-"""How wrong is a gradient through categorical samples? Measured on an RSSM whose every latent path can be summed.
+"""How wrong is a gradient through categorical samples? Measured on an RSSM small enough to sum over all latent paths.
 
-    python scripts/categorical_gradients.py        about three minutes; prints a table a stage of training
+    python scripts/categorical_gradients.py        about three minutes; prints a table with rows by stage of training
 
-One group of 3 classes over 6 rows of a hidden Markov world: 729 paths z_1:6, over which the bound and its gradient are
-exact. Each estimator is then drawn many times at the same weights:
+One group of 3 classes over 6 steps of a hidden Markov environment has 729 paths z_1:6; summing over them gives the
+exact bound and its exact gradient. Each estimator is then drawn many times at the same weights:
 
-    bias       || mean estimate - exact gradient || / || exact gradient ||, its sampling error taken out
-    deviation  root of the summed variances of one estimate from 8 sequences, relative to the same norm
+    bias       || mean estimate - exact gradient || / || exact gradient ||, corrected for the error of the mean
+    deviation  root of the summed variances of an estimate from 8 sequences, over the same norm
 
-both for all weights and for the posterior's alone (embedding and head), which learn from the samples' gradient only.
+both for all weights and for those of the posterior alone (encoder and head), whose gradient comes through the samples.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from torch.nn.functional import one_hot
 
 from worldmodel import build
 from worldmodel.config import Config, DecoderConfig, EncoderConfig, EnvConfig, LossConfig, OptimizerConfig, RSSMConfig
+from worldmodel.data.batches import in_precision, repeated
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
@@ -52,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, collect(config, Path(folder)) as replay:
         model = build.build_model(config, replay.spec)
         learner = build.build_learner(config, model, random)
-        few = in_double(replay.sample(SEQUENCES, ROWS, random))
+        few = in_precision(replay.sample(SEQUENCES, ROWS, random), torch.float64)
         print("| updates | KL | gradient | bias | deviation | bias, posterior | deviation, posterior |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for stage in STAGES:
@@ -77,10 +78,7 @@ def rows(model: WorldModel, few: Batch, stage: int, repetitions: int, random: to
     weights = dict(model.named_parameters())
     parts = {"all": list(weights), "posterior": [n for n in weights if n.startswith(("encoder", "rssm.posterior"))]}
     exact = gradient(model, exact_bound(model, few))
-    many = Batch(
-        {name: x.repeat(COPIES, *[1] * (x.dim() - 1)) for name, x in few.obs.items()},
-        *(x.repeat(COPIES, *[1] * (x.dim() - 1)) for x in few[1:]),
-    )
+    many = repeated(few, COPIES)
     for name in GRADIENTS:
         use(model, name)
         bounds = (sampled_bound(model, many, random) for _ in range(repetitions))
@@ -129,10 +127,6 @@ def exact_bound(model: WorldModel, batch: Batch) -> Tensor:
 def use(model: WorldModel, name: str) -> None:
     unimix = model.dynamics.latent.unimix
     model.dynamics.latent = CategoricalFamily(1, CLASSES, unimix, name)
-
-
-def in_double(batch: Batch) -> Batch:
-    return batch._replace(prev_action=batch.prev_action.double(), reward=batch.reward.double())
 
 
 if __name__ == "__main__":

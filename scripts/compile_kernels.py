@@ -1,11 +1,11 @@
-"""Every Triton kernel, compiled ahead of time for GPUs that need not be here: registers, spills, occupancy, loads.
+"""Compile every Triton kernel ahead of time, for GPUs that need not be there: registers, spills, occupancy, loads.
 
     python scripts/compile_kernels.py                   everything, minutes; rewrites the table of docs/kernels.md
     python scripts/compile_kernels.py --json FILE [--targets sm_90] [--dtypes float32] [--widths 256 32x32]
 
-What is compiled is what a training would launch: the operators run on tensors of those widths, and each launch is taken
-down, instead of done, with its arguments, constants and tile. Exits with 1 if a kernel spills, fills less than half of
-a GPU's threads, or loads less at a time than its width allows. Needs triton, no GPU; TRITON_INTERPRET must not be set.
+It compiles what training would launch: the operators run on tensors of these widths, and each launch is recorded with
+its arguments, constants and tile instead of being executed. Exits with 1 if a kernel spills, fills less than half of a
+GPU's threads, or has narrower loads than its width allows. Needs triton but no GPU; TRITON_INTERPRET must not be set.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-# Triton looks at both when it is imported. A cache would bring back what an older compiler made.
+# Triton reads both when it is imported. A cache could return the output of an older compiler.
 os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
 os.environ["TRITON_ALWAYS_COMPILE"] = "1"
 
@@ -46,7 +46,7 @@ POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel with the arguments, by name, that it was called with, and how many warps a program has."""
+    """A recorded launch: the kernel, its arguments by name, and the warps of a program."""
 
     kernel: Any
     arguments: dict[str, Any]
@@ -55,7 +55,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel on one GPU."""
+    """The figures of one kernel on one GPU."""
 
     kernel: str
     width: str
@@ -63,11 +63,11 @@ class Compiled:
     target: str
     tile: str
     num_warps: int
-    registers: int  # a thread's
-    spills: int  # loads and stores of registers to memory, and bytes of stack
-    occupancy: float  # share of a multiprocessor's threads for which there are registers
+    registers: int  # of a thread
+    spills: int  # loads and stores of registers to memory, plus bytes of stack
+    occupancy: float  # share of a multiprocessor's threads that have registers
     load_bits: int  # of the narrowest load of the inputs
-    possible_bits: int  # of a load, as the width allows
+    possible_bits: int  # of a load that the width allows
 
     @property
     def sound(self) -> bool:
@@ -87,8 +87,8 @@ def main() -> int:
     rows = []
     for width in options.widths:
         for dtype in options.dtypes:
-            taken = [launches(width, DTYPES[dtype], TARGETS[target].warp_size) for target in options.targets]
-            for one in zip(*taken, strict=True):  # one kernel's launch, by target
+            by_target = [launches(width, DTYPES[dtype], TARGETS[target].warp_size) for target in options.targets]
+            for one in zip(*by_target, strict=True):  # the same launch on every target
                 rows += [compiled(x, width, dtype, target) for x, target in zip(one, options.targets, strict=True)]
     if options.json:
         figures = {"triton": triton.__version__, "kernels": [asdict(row) for row in rows]}
@@ -103,21 +103,21 @@ def main() -> int:
 
 
 def launches(width: str, dtype: torch.dtype, lanes: int) -> list[Launch]:
-    """What is launched, forward and backward, for latents of that width where warps have so many lanes."""
-    taken: list[Launch] = []
+    """The launches, forward and backward, for latents of this width on a GPU whose warps have this many lanes."""
+    recorded: list[Launch] = []
 
-    def take_down(kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps: int, **kwargs: Any) -> None:
+    def record(kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps: int, **kwargs: Any) -> None:
         kwargs.pop("enable_fp_fusion")
-        taken.append(Launch(kernel, dict(zip(kernel.arg_names, args, strict=False)) | kwargs, num_warps))
+        recorded.append(Launch(kernel, dict(zip(kernel.arg_names, args, strict=False)) | kwargs, num_warps))
 
-    with patch.object(JITFunction, "run", take_down), patch.object(launch_triton, "lanes", lambda: lanes):
+    with patch.object(JITFunction, "run", record), patch.object(launch_triton, "lanes", lambda: lanes):
         for operators in OPERATORS:
             operators(width, dtype)
-    return taken
+    return recorded
 
 
 def latent_head(width: str, dtype: torch.dtype) -> None:
-    """One step of the recurrent loop: noise is a step of what was drawn for all of them."""
+    """One step of the recurrent loop, whose noise is a slice of the noise for all steps."""
     S, *K = map(int, width.split("x"))
     noise = torch.rand(BATCH, TIME, S, *K)[:, 0]
     if K:
@@ -126,11 +126,11 @@ def latent_head(width: str, dtype: torch.dtype) -> None:
     else:
         raw = torch.zeros(BATCH, 2 * S, dtype=dtype, requires_grad=True)
         sample = latent_triton.gaussian_head(raw, noise, 0.1)
-    sample.backward(torch.ones_like(sample))  # not the one number of a sum's gradient, which needs no wide load
+    sample.backward(torch.ones_like(sample))  # a sum's gradient is one expanded number, which needs no wide load
 
 
 def kl(width: str, dtype: torch.dtype) -> None:
-    """The KL of a batch: as in training, where the balanced value alone is differentiated, and with all gradients."""
+    """The KL of a batch, twice: with a gradient of the balanced value only, as in training, and with all gradients."""
     S, *K = map(int, width.split("x"))
     shape = (BATCH, TIME, S, *K) if K else (BATCH, TIME, 2 * S)
     posterior, prior = (torch.zeros(shape, dtype=dtype, requires_grad=True) for _ in range(2))
@@ -144,7 +144,7 @@ OPERATORS: list[Callable[[str, torch.dtype], None]] = [latent_head, kl]
 
 
 def compiled(launch: Launch, width: str, dtype: str, target: str) -> Compiled:
-    """Compile a launch for a target and take the figures from what the assembler made."""
+    """Compile a launch for a target and read the figures off the assembled code."""
     binary = compile_ahead(launch, TARGETS[target])
     amd = TARGETS[target].backend == "hip"
     registers, spills, loads = amd_figures(binary) if amd else nvidia_figures(binary)
@@ -170,7 +170,7 @@ TILE_NAMES = ("ROWS", "GROUPS", "CLASSES")
 
 
 def compile_ahead(launch: Launch, target: GPUTarget) -> Any:
-    """What Triton would compile at this launch: the same types, constants and knowledge of what 16 divides."""
+    """Compile as Triton would at this launch, with the same types, constants and known divisibility by 16."""
     constant = {p.name for p in launch.kernel.params if p.is_constexpr}
     signature, constants, attributes = {}, {}, {}
     for i, name in enumerate(launch.kernel.arg_names):
@@ -201,7 +201,7 @@ def type_of(value: Any) -> str:
 
 
 def nvidia_figures(binary: Any) -> tuple[int, int, list[int]]:
-    """Registers, spills, and the bits of the loads from global memory."""
+    """Registers, spills, and bits of each load from global memory, from NVIDIA's disassembly."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
@@ -217,7 +217,7 @@ def nvidia_figures(binary: Any) -> tuple[int, int, list[int]]:
 
 
 def amd_figures(binary: Any) -> tuple[int, int, list[int]]:
-    """The same of AMD's assembly."""
+    """The same figures from AMD's assembly."""
     code = binary.asm["amdgcn"]
     registers, spills = (int(re.search(rf"\.{name}:\s+(\d+)", code)[1]) for name in ("vgpr_count", "vgpr_spill_count"))
     names = re.findall(r"\b(?:global|buffer)_load_(\w+)", code)
@@ -226,26 +226,26 @@ def amd_figures(binary: Any) -> tuple[int, int, list[int]]:
 
 
 def loads(names: Any, known: dict[str, int]) -> Iterator[int]:
-    """Bits by the parts of an instruction's name; 32 if it names no width."""
+    """The bits of each load by the parts of the instruction's name; 32 if it names no width."""
     for name in names:
         yield next((known[part] for part in name.split(".") if part in known), 32)
 
 
 def nvidia_occupancy(registers: int, num_warps: int, target: str) -> float:
-    """65,536 registers a multiprocessor, given to warps in units of 256; programs come whole."""
+    """Occupancy if a multiprocessor has 65,536 registers, gives warps units of 256, and runs whole programs."""
     most = 48 if target == "sm_89" else 64
     warps = 65536 // (-(-registers * 32 // 256) * 256)
     return min(warps // num_warps * num_warps, most) / most
 
 
 def amd_occupancy(registers: int, num_warps: int, target: str) -> float:
-    """512 registers a lane of each of four SIMDs, given to at most 8 wavefronts in units of 8."""
+    """Occupancy if each of four SIMDs has 512 registers a lane, for at most 8 wavefronts, in units of 8."""
     waves = min(512 // max(-(-registers // 8) * 8, 8), 8)
     return min(4 * waves // num_warps * num_warps, 32) / 32
 
 
 def narrow_reads(launch: Launch) -> int:
-    """Loads of tensors that have one number a step or group, cotangents of sums: one or two each."""
+    """How many loads may be narrow: up to two for each cotangent of a sum, which has one number a step or group."""
     if "backward" not in launch.kernel.__name__:
         return 0
     tensors = [x for x in launch.arguments.values() if isinstance(x, torch.Tensor)]
@@ -253,14 +253,14 @@ def narrow_reads(launch: Launch) -> int:
 
 
 def input_bits(loads: list[int], possible: int, narrow: int) -> int:
-    """The narrowest load of an input, where so many loads of narrow tensors may be narrower."""
+    """The narrowest load of an input, not counting up to `narrow` loads of narrow tensors."""
     wide = [bits for bits in loads if bits >= possible]
     return min(wide) if wide and len(loads) - len(wide) <= narrow else min(loads)
 
 
 def possible_bits(launch: Launch, width: str, dtype: torch.dtype) -> int:
     """The widest load, up to 128 bits, whose size divides that of the shortest row that a program reads."""
-    if launch.kernel.__name__ == "gaussian_kl_backward":  # four numbers a thread: with more, registers run out
+    if launch.kernel.__name__ == "gaussian_kl_backward":  # four numbers for a thread: more would run out of registers
         return 32 * dtype.itemsize
     return 8 * math.gcd(int(width.split("x")[-1]) * dtype.itemsize, 16)
 

@@ -1,10 +1,10 @@
-"""Kill real training processes at random moments, resume them, and check that nothing acknowledged is lost.
+"""Kill real training processes at random moments, resume them, and check that nothing acknowledged was lost.
 
     python scripts/crash_test.py [--kills 50] [--seed 0] [--write]     # --write also writes docs/survival.md
 
-A child process trains, and tells of every row and checkpoint once the library has returned from storing it. It is
-killed (SIGKILL: nothing can be tidied up) after a random time, its files are compared with what it had told, and it is
-resumed, until it finishes by itself; then the next run begins, until there were enough kills.
+A child process trains, and reports every row and checkpoint once the library has stored it. It is killed after a random
+time (SIGKILL, so that it cannot tidy up), its files are compared with what it reported, and it is resumed, until it
+finishes by itself. Then the next run begins, until there were enough kills.
 """
 
 import argparse
@@ -28,7 +28,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 SETTINGS = {
     "env.id": "CartPole-v1",
     "env.num_envs": 3,
-    "replay.capacity": 1200,  # less than are collected, so that the ring is full for half of the run
+    "replay.capacity": 1200,  # fewer than are collected, so that the ring is full for half of the run
     "replay.batch_size": 4,
     "replay.sequence_length": 16,
     "encoder.units": 16,
@@ -48,21 +48,21 @@ SETTINGS = {
     "evaluation.samples": 2,
     "tracking": "none",
 }
-UPDATES = (6000 - 600) * 4 // (4 * 16)  # that the rows after the prefill pay for
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # such networks are slower on two
-MEAN_LIFE = 6.0  # seconds after its imports that a process lives before it is killed; exponentially distributed
+UPDATES = (6000 - 600) * 4 // (4 * 16)  # paid for by the rows after the prefill
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # networks this small are slower with two threads
+MEAN_LIFE = 6.0  # mean seconds from a process's imports to its kill, exponentially distributed
 
 
 @dataclass
-class Told:
-    """What a run has acknowledged so far, over all its processes."""
+class Reported:
+    """The rows and checkpoints that a run has acknowledged so far, in all its processes."""
 
     checks: dict[tuple[str, int], int] = field(default_factory=dict)  # (stream file, row) -> checksum of the row
     updates: int = -1  # of the newest checkpoint
     best: bool = False  # whether there is a best checkpoint
 
     def take(self, line: str) -> None:
-        """Take in one line of what a child told."""
+        """Read one line of a child's report."""
         kind, *rest = line.split()
         if kind == "row":
             self.checks[rest[0], int(rest[1])] = int(rest[2])
@@ -73,7 +73,7 @@ class Told:
 
 
 def child(folder: str, runs: str) -> None:
-    """Train or resume, telling on standard output what is stored."""
+    """Train or resume, and report on standard output what is stored."""
     from worldmodel.runs import session
     from worldmodel.training import trainer
 
@@ -110,8 +110,8 @@ def child(folder: str, runs: str) -> None:
         session.train(None, {**SETTINGS, "runs": runs})
 
 
-def live(folder: Path | None, runs: Path, seconds: float, told: Told) -> tuple[bool, str]:
-    """Let a process live for so long: -> whether it finished by itself, and what it was doing when it did not."""
+def live(folder: Path | None, runs: Path, seconds: float, reported: Reported) -> tuple[bool, str]:
+    """Run a process for at most `seconds`: -> whether it finished by itself, and what it was doing at the end."""
     command = [sys.executable, __file__, "--child", str(folder or ""), "--runs", str(runs)]
     with (
         tempfile.TemporaryFile() as errors,
@@ -136,12 +136,12 @@ def live(folder: Path | None, runs: Path, seconds: float, told: Told) -> tuple[b
             sys.exit(f"the run failed by itself:\n{errors.read().decode()}")
     lines = heard.decode().splitlines()
     for line in lines:
-        told.take(line)
+        reported.take(line)
     return not killed, doing(lines)
 
 
 def doing(lines: list[str]) -> str:
-    """What a process was about, from the last thing it told."""
+    """What a process was doing, judged by the last line of its report."""
     kinds = {
         "row": "collecting rows, or making updates",
         "checkpoint": "just past a checkpoint",
@@ -152,28 +152,28 @@ def doing(lines: list[str]) -> str:
     return kinds[lines[-1].split()[0]] if lines else "starting, or reading what was there"
 
 
-def verify(folder: Path, told: Told) -> int:
-    """Compare a run's files with what was told: -> rows that were torn. Exits with what is wrong."""
+def verify(folder: Path, reported: Reported) -> int:
+    """Compare a run's files with what it reported: -> torn rows. An AssertionError says what is wrong."""
     if not (folder / "replay" / "replay.json").exists():
-        assert not told.checks and told.updates < 0, "the replay is gone"
+        assert not reported.checks and reported.updates < 0, "the replay is gone"
         return 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TornRowsWarning)
         replay = Replay.open(folder / "replay", read_only=True)
     with replay:
         for stream in replay._streams:
-            rows = [row for name, row in told.checks if name == stream.path.name]
+            rows = [row for name, row in reported.checks if name == stream.path.name]
             records = stream.read(stream.tail, len(stream))  # raises if a row is not as it was written
             assert stream.count >= max(rows, default=-1) + 1, f"{stream.path}: acknowledged rows are missing"
             for row, record in zip(range(stream.tail, stream.count), records, strict=True):
-                known = told.checks.get((stream.path.name, row))
-                assert known in (None, int(record["check"])), f"{stream.path}: row {row} is another"
+                known = reported.checks.get((stream.path.name, row))
+                assert known in (None, int(record["check"])), f"{stream.path}: row {row} has changed"
             assert len(stream) >= min(len(rows), stream.capacity // 2), f"{stream.path}: the stream was cut"
     checkpoints = folder / "checkpoints"
     found, _ = newest_sound([checkpoints / "last.safetensors", checkpoints / "previous.safetensors"])
     updates = found.counters["updates"] if found else -1
-    assert updates >= told.updates, f"acknowledged checkpoint of update {told.updates}, found {updates}"
-    assert not told.best or newest_sound([checkpoints / "best.safetensors"])[0], "the best checkpoint is gone"
+    assert updates >= reported.updates, f"acknowledged checkpoint of update {reported.updates}, found {updates}"
+    assert not reported.best or newest_sound([checkpoints / "best.safetensors"])[0], "the best checkpoint is gone"
     return sum(int(str(w.message).split("dropped ")[1].split()[0]) for w in caught)
 
 
@@ -192,18 +192,18 @@ def main() -> None:
     kills, finished, torn, rows, during = 0, 0, 0, 0, Counter()
     while kills < options.kills:
         with tempfile.TemporaryDirectory() as runs:
-            told, folder, done = Told(), None, False
+            reported, folder, done = Reported(), None, False
             while not done:
                 seconds = choice.expovariate(1 / MEAN_LIFE) if kills < options.kills else 600.0
-                done, moment = live(folder, Path(runs), seconds, told)
+                done, moment = live(folder, Path(runs), seconds, reported)
                 folder = next((path.parent for path in Path(runs).glob("run-*/config.yaml")), None)
                 if not done:
                     kills, during[moment] = kills + 1, during[moment] + 1
                 if folder is not None:
-                    torn += verify(folder, told)
+                    torn += verify(folder, reported)
             assert read_counters(folder / "checkpoints" / "last.safetensors")["updates"] == UPDATES
             assert (folder / "report.html").exists(), "the run did not finish"
-            finished, rows = finished + 1, rows + len(told.checks)
+            finished, rows = finished + 1, rows + len(reported.checks)
             print(f"{kills} kills, {finished} runs finished, {rows} rows acknowledged, {torn} torn", flush=True)
     if options.write:
         (DOCS / "survival.md").write_text(document(kills, finished, rows, torn, during))
@@ -223,12 +223,12 @@ finished.** Rows found half written and dropped with a warning: {torn}.
 | --- | --- |
 {listed}
 
-A kill between two bytes of a write is too rare to be met by chance; `tests/data/test_records.py` goes through every
-byte of every write instead.
+A kill between two bytes of a write is too rare to happen by chance; `tests/data/test_records.py` stops at every byte of
+every write instead.
 
-The same file cuts and alters what is stored. Held-out episodes, and rows that are only learned from, never change:
-their header says how many there are and has a checksum of them, so that one row less, or one bit changed, is an error.
-Rows that are still collected are counted by the checkpoint, and by the streams of the other environments.
+The same tests cut and alter stored files. Held-out episodes, and rows of a finished data set, never change: their
+header has their number and a checksum, so that a missing row or a changed bit is an error. While rows are still being
+collected, the checkpoint and the streams of the other environments count them.
 """
 
 

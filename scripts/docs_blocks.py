@@ -1,9 +1,24 @@
-"""The parts of the documentation that scripts write: what stands between two markers."""
+"""What the studies share: results kept as they come, and the blocks of documentation that scripts write."""
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """The results that a study has stored in a folder, oldest first; none if it has not begun."""
+    path = folder / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def add_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Store one more result, so that a study that is interrupted goes on after it."""
+    with (folder / "results.jsonl").open("a") as file:
+        file.write(json.dumps(result) + "\n")
 
 
 def write_block(page: str, name: str, text: str) -> None:

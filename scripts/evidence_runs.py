@@ -1,11 +1,11 @@
-"""Train the presets of the worlds whose evidence is known, measure it, and write docs/evidence.md's table.
+"""Train on the environments whose evidence is known, measure the models, and write the table of docs/evidence.md.
 
-    python scripts/evidence_runs.py --output runs/evidence                          # resumes where it was interrupted
+    python scripts/evidence_runs.py --output runs/evidence                          # goes on where it was interrupted
     python scripts/evidence_runs.py --output runs/evidence --only hidden_markov --seeds 0
-    python scripts/evidence_runs.py --output runs/evidence --write                  # the table from what is there
+    python scripts/evidence_runs.py --output runs/evidence --write                  # the table from stored results
 
-Every run is the command line's: `worldmodel train`, then `worldmodel evidence`, each a process with one thread, whose
-CPU seconds are those that the operating system counts.
+Each run is a `worldmodel train` and a `worldmodel evidence`, in processes with one thread; their CPU seconds are those
+that the operating system counts.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from docs_blocks import DOCS, write_block
+from docs_blocks import DOCS, add_result, read_results, write_block
 from matplotlib.figure import Figure
 
 from worldmodel.build import build_law
@@ -28,12 +28,7 @@ from worldmodel.oracles.filtering_gap import innovations, physical
 from worldmodel.oracles.worlds import linear_gaussian_model
 from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-PRESETS = {  # name -> files of settings
-    "linear_gaussian": ["linear_gaussian.yaml"],
-    "linear_gaussian_smoothing": ["linear_gaussian_smoothing.yaml"],
-    "hidden_markov": ["hidden_markov.yaml"],
-}
+PRESETS = ("linear_gaussian", "linear_gaussian_smoothing", "hidden_markov")
 PARTICLES = (128, 256)
 EPISODES = 128
 
@@ -41,7 +36,7 @@ EPISODES = 128
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs and of results.jsonl")
-    parser.add_argument("--only", nargs="+", choices=sorted(PRESETS), default=list(PRESETS))
+    parser.add_argument("--only", nargs="+", choices=PRESETS, default=PRESETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--write", action="store_true", help="write the table, train nothing")
     options = parser.parse_args()
@@ -49,27 +44,19 @@ def main() -> None:
         for seed in options.seeds:
             for preset in options.only:
                 if not any((row["preset"], row["seed"]) == (preset, seed) for row in read_results(options.output)):
-                    result = measure(preset, seed, options.output)
-                    with (options.output / "results.jsonl").open("a") as file:
-                        file.write(json.dumps(result) + "\n")
+                    add_result(options.output, measure(preset, seed, options.output))
     if not (results := read_results(options.output)):
         parser.error(f"{options.output}: expected results.jsonl with results, found none")
     write_block("evidence.md", "worlds", table(results))
     figure(results, DOCS / "evidence.png")
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
 def measure(preset: str, seed: int, output: Path) -> dict[str, Any]:
-    """Train and measure one run; the parts of the result that the table needs."""
+    """Train and measure one run: -> the numbers that the table needs."""
     output.mkdir(parents=True, exist_ok=True)
     folder = output / f"{preset}-{seed}"
-    files = [option for name in PRESETS[preset] for option in ("--config", str(CONFIGS / name))]
-    seconds = run("train", *files, "--seed", str(seed), "--tracking", "none", "--runs", str(folder))
-    made = max(folder.iterdir(), key=lambda path: path.stat().st_mtime)  # beside it may lie one that was interrupted
+    seconds = run("train", "--config", preset, "--seed", str(seed), "--tracking", "none", "--runs", str(folder))
+    made = max(folder.iterdir(), key=lambda path: path.stat().st_mtime)  # an interrupted run may lie beside it
     particles = ",".join(map(str, PARTICLES))
     run("evidence", str(made), "--particles", particles, "--runs", "1", "--episodes", str(EPISODES))
     found = json.loads((made / "evidence" / "evidence.json").read_text())
@@ -116,8 +103,8 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def figure(results: list[dict[str, Any]], path: Path) -> None:
-    """What a filtering posterior must lose, in closed form, and where the trained models are."""
-    law = build_law(read_config(CONFIGS / "linear_gaussian.yaml"))
+    """Draw what a filtering posterior must lose, in closed form, and the trained models beside it."""
+    law = build_law(read_config("linear_gaussian"))
     assert law is not None, "the preset's environment has a law"
     model = linear_gaussian_model(law)
     forms = [innovations(model, share) for share in np.geomspace(1, 0.005, 30).tolist()] + [physical(model)]

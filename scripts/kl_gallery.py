@@ -1,8 +1,8 @@
-"""Three short runs of one world, to learn what a KL plot says: a healthy one, a collapse and an explosion.
+"""Three short runs on Pendulum-v1 that teach how to read a KL plot: a healthy one, a collapse and an explosion.
 
     python scripts/kl_gallery.py [--updates 800]          about four minutes; draws docs/kl_gallery.png, prints a table
 
-The three differ in one setting, the factor beta of the KL in the loss. The bound that is drawn is the true one of each.
+They differ in one setting, the factor beta of the KL in the loss. The ELBO in the table is the true bound of each.
 """
 
 import argparse
@@ -37,8 +37,7 @@ def main() -> None:
 
 
 def train(case: str, beta: float, updates: int, runs: Path) -> Path:
-    preset = ROOT / "configs" / "pendulum.yaml"
-    config = worldmodel.read_config(preset)
+    config = worldmodel.read_config("pendulum")
     rows = config.replay.batch_size * config.replay.sequence_length
     overrides = {
         "name": "gallery-" + case.split()[0],
@@ -48,7 +47,7 @@ def train(case: str, beta: float, updates: int, runs: Path) -> Path:
         "training.env_steps": config.training.prefill + int(updates * rows / config.training.train_ratio),
         "training.evaluate_every": updates,
     }
-    return worldmodel.train(preset, overrides).folder
+    return worldmodel.train("pendulum", overrides).folder
 
 
 def metrics(folder: Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Write docs/results.md from finished runs: what was measured, in tables, with the runs' own pictures beside them.
+"""Write docs/results.md from finished runs: tables of what was measured, and the runs' own pictures.
 
     python scripts/results.py runs/pendulum-... runs/cartpole-...
 
@@ -69,7 +69,7 @@ def section(folder: Path) -> str:
 
 
 def times(rows: list[dict]) -> str:
-    """Wall clock by stage, from the last row that has it."""
+    """The wall-clock time of the longest stages, from the last metrics that have it."""
     last = [row for row in rows if "seconds/update" in row][-1]
     seconds = {key.split("/")[1]: value for key, value in last.items() if key.startswith("seconds/")}
     longest = sorted(seconds.items(), key=lambda item: -item[1])[:3]
@@ -88,7 +88,7 @@ def bits_sentence(heldout: list[dict]) -> str:
 
 
 def evidence_table(path: Path) -> str:
-    """Bound, evidence, gap and certificate by particles, where `worldmodel evidence` has measured them."""
+    """Bound, evidence, gap and sandwich by particles; empty if `worldmodel evidence` has not measured the run."""
     if not path.exists():
         return ""
     found = json.loads(path.read_text())
@@ -113,7 +113,7 @@ def evidence_table(path: Path) -> str:
 
 
 def score_table(path: Path) -> str:
-    """Scores of imagination at a few horizons, beside both baselines."""
+    """Scores of imagination and of both baselines at a few horizons; empty if there are none."""
     if not path.exists():
         return ""
     record = json.loads(path.read_text())
@@ -184,7 +184,7 @@ def open_loop_table(path: Path) -> str:
 
 
 def picture(source: Path, name: str, title: str) -> str:
-    """Copy a picture to docs/ and point at it."""
+    """Copy a picture to docs/: -> the Markdown that shows it."""
     target = DOCS / f"{name}_{source.name}"
     if source.suffix == ".png":
         with Image.open(source) as image:

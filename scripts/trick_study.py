@@ -1,10 +1,10 @@
 """What each usual trick costs, in nats per step, on a world whose evidence is known exactly.
 
-    python scripts/trick_study.py --output runs/tricks          # resumes where it was interrupted
-    python scripts/trick_study.py --output runs/tricks --write  # docs/tricks.md from what is there
+    python scripts/trick_study.py --output runs/tricks          # goes on where it was interrupted
+    python scripts/trick_study.py --output runs/tricks --write  # docs/tricks.md from stored results
 
-The same model is trained on the same rows with one trick at a time. Every number is a difference to what a Kalman
-filter says of the same held-out episodes: of the bound, of the evidence (SMC), and of the density k steps ahead.
+The same model is trained on the same rows with one trick at a time. Its bound, its evidence (SMC) and its density k
+steps ahead are each subtracted from the exact value, which a Kalman filter computes for the same held-out episodes.
 """
 
 import argparse
@@ -12,12 +12,14 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from docs_blocks import DOCS, add_result, read_results, write_block
+from matplotlib.figure import Figure
 
 from worldmodel import build
 from worldmodel.config import Config
@@ -34,16 +36,18 @@ from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.batch_bound import bound_and_loss
 from worldmodel.oracles.worlds import exact_evidence
+from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW
 from worldmodel.types import Batch
 
-ROOT = Path(__file__).resolve().parents[1]
-PRESET = ROOT / "configs" / "linear_gaussian.yaml"
+PRESET = "linear_gaussian"
 SHORTER = {"replay.batch_size": 64, "evaluation.episodes": 96, "env.num_envs": 32}
 ROWS = 150_000
 PARTICLES = 128
 FUTURES = 256
 CONTEXT = 24
 AHEAD = (1, 2, 5, 10, 20)
+WIDE = 0.25  # of a sandwich, as a share of the ELBO's gap: above it SMC's number is an upper limit of the evidence lost
+Result = Mapping[str, Any]
 FIXED: dict[str, Any] = {"decoder.std": "fixed", "decoder.standardise": False}
 SYMLOG = {
     "encoder.inputs": "symlog",
@@ -79,8 +83,6 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/tricks.md and its figure, train nothing")
     options = parser.parse_args()
     if options.write:
-        from tricks_page import write_page  # beside this file: the page and its figure
-
         if not (found := read_results(options.output)):
             parser.error(f"{options.output}: expected results.jsonl with results, found none")
         write_page(found, {name: words for name, (words, _) in TRICKS.items()})
@@ -92,18 +94,12 @@ def main() -> None:
         for trick in options.tricks:
             if (trick, seed, options.updates) not in done:
                 result = study(trick, seed, options.updates, options.output)
-                with (options.output / "results.jsonl").open("a") as file:
-                    file.write(json.dumps(result) + "\n")
+                add_result(options.output, result)
                 print(json.dumps(result), flush=True)
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
 def study(trick: str, seed: int, updates: int, folder: Path) -> dict[str, Any]:
-    """Train with one trick, and measure."""
+    """Train with one trick: -> everything that `measure` finds, and what it took."""
     config = read_config(PRESET, {**SHORTER, **TRICKS[trick][1], "seed": seed})
     law = build.build_law(config)
     assert law is not None, "the preset's environment has a law"
@@ -119,7 +115,7 @@ def study(trick: str, seed: int, updates: int, folder: Path) -> dict[str, Any]:
 
 
 def rows(config: Config, folder: Path) -> tuple[Replay, Batch]:
-    """Rows to learn from and held-out episodes, written once a seed: every trick sees the same."""
+    """Rows to learn from and held-out episodes, written once for each seed, so that every trick sees the same."""
     for part, heldout in (("replay", False), ("heldout", True)):
         if (folder / part).exists():
             continue
@@ -143,12 +139,12 @@ def rows(config: Config, folder: Path) -> tuple[Replay, Batch]:
 
 
 def with_updates(config: Config, folder: Path, updates: int) -> Config:
-    """The settings of a run that learns from stored rows, whose number does not say how many updates to take."""
+    """The settings of a run on stored rows with this number of updates, which rows collected before do not imply."""
     return replace(config, offline=str(folder), training=replace(config.training, updates=updates))
 
 
 def train(config: Config, replay: Replay) -> WorldModel:
-    """The library's learner on the library's batches, without the trainer's records."""
+    """Train with the library's learner on batches from the replay; no trainer, so nothing is logged or saved."""
     torch.manual_seed(config.seed)
     model = build.build_model(config, replay.spec)
     for name, (mean, std) in replay.statistics().items():
@@ -166,7 +162,7 @@ def train(config: Config, replay: Replay) -> WorldModel:
 def measure(
     config: Config, model: WorldModel, law: dict[str, Any], episodes: Batch, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Everything in nats per step; what is called gap or excess is the exact value minus the model's."""
+    """Score a model on held-out episodes, in nats per step; a gap or an excess is the exact value minus the model's."""
     objective = build.build_objective(config.loss, model.spec)
     draws = [bound_and_loss(model, episodes, objective, generator) for _ in range(8)]
     elbo = torch.stack([bound.elbo.double().sum(1) for bound, _ in draws]).mean(0)
@@ -191,7 +187,7 @@ def measure(
 def ahead(
     model: WorldModel, law: dict[str, Any], episodes: Batch, generator: torch.Generator
 ) -> Iterator[dict[str, float]]:
-    """Exact minus estimated log p(x_{t+k} | x_<=t), t the last row of the context, by SMC that passes over the rest."""
+    """Exact minus estimated log p(x_{t+k} | x_<=t), where t ends the context and SMC does not see the rows between."""
     for k in AHEAD:
         last = CONTEXT + k - 1
         until = select(episodes, rows=slice(last + 1))
@@ -203,16 +199,115 @@ def ahead(
 
 
 def squared_error(model: WorldModel, episodes: Batch, generator: torch.Generator) -> dict[str, float]:
-    """Of the mean of imagined futures, in units of the data's variance: it does not ask how sure the model was."""
+    """Squared error of the mean of imagined futures, in units of the data's variance, by steps ahead."""
     errors = open_loop_errors(model, episodes, context=CONTEXT, horizon=max(AHEAD), samples=32, generator=generator)
     (leaf,) = errors.values()
     return {str(k): leaf.model[k - 1].item() for k in AHEAD}
 
 
 def blind(batch: Batch, unseen: range) -> Batch:
-    """The same rows, those unseen without numbers; that an episode goes on says nothing of its state here."""
+    """The same rows with NaN for those unseen. Their continue flags stay: here they do not depend on the state."""
     obs = {name: x.index_fill(1, torch.tensor(unseen, dtype=torch.long), torch.nan) for name, x in batch.obs.items()}
     return batch._replace(obs=obs, reward=batch.reward.index_fill(1, torch.tensor(unseen, dtype=torch.long), torch.nan))
+
+
+def write_page(results: Sequence[Result], words: Mapping[str, str]) -> None:
+    """Put tables and figure into docs/tricks.md."""
+    by_trick = {name: [row for row in results if row["trick"] == name] for name in words}
+    by_trick = {name: rows for name, rows in by_trick.items() if rows}
+    figure(by_trick, words, DOCS / "tricks.png")
+    write_block("tricks.md", "tricks", tables(by_trick, words))
+
+
+def tables(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str]) -> str:
+    """Three tables: what each trick costs, what its run reports of itself, and its errors ahead."""
+    first = next(iter(by_trick.values()))
+    updates = sorted({row["updates"] for rows in by_trick.values() for row in rows})
+    seconds = statistics.median(row["cpu_seconds"] for rows in by_trick.values() for row in rows)
+    costs = [
+        "| trick | bound | evidence | sandwich | 1 ahead | 5 ahead | 20 ahead |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    errors = ["| trick | 1 ahead | 5 ahead | 20 ahead |", "| --- | --- | --- | --- |"]
+    claims = ["| trick | optimised | true bound | exact | KL |", "| --- | --- | --- | --- | --- |"]
+    for name, rows in by_trick.items():
+        star = "\\*" if wide(rows) else ""
+        ahead = [spread(rows, lambda row, k=k: row["ahead"][k]["mean"]) + star for k in ("1", "5", "20")]
+        costs.append(
+            f"| {words[name]} | {spread(rows, 'elbo_gap')} | {spread(rows, 'smc_excess')}{star} | "
+            f"{spread(rows, 'width')} | {' | '.join(ahead)} |"
+        )
+        bound = spread(rows, lambda row: row["exact"] - row["elbo_gap"])
+        measured = [row for row in rows if "squared_error" in row]
+        if measured:
+            by_horizon = (spread(measured, lambda row, k=k: row["squared_error"][k]) for k in ("1", "5", "20"))
+            errors.append(f"| {words[name]} | {' | '.join(by_horizon)} |")
+        claims.append(
+            f"| {words[name]} | {spread(rows, 'claimed')} | {bound} | {spread(rows, 'exact')} | {spread(rows, 'kl')} |"
+        )
+    seeds = {len(rows) for rows in by_trick.values()}
+    return "\n".join(
+        [
+            f"{'/'.join(map(str, sorted(seeds)))} seeds each, {'/'.join(map(str, updates))} updates (median "
+            f"{seconds:.0f} CPU seconds with one thread); mean over seeds ± standard deviation over seeds, in nats per "
+            f"step. Standard error of one run's bound and evidence over held-out episodes: "
+            f"{statistics.mean(row['elbo_gap_error'] for row in first):.3f} and "
+            f"{statistics.mean(row['smc_excess_error'] for row in first):.3f} without a trick.",
+            "",
+            "![costs](tricks.png)",
+            "",
+            "Below the exact value, in nats per step:",
+            "",
+            *costs,
+            "",
+            "\\* the sandwich is wider than a quarter of the bound's gap: SMC has not converged, and what it says of",
+            "evidence and of the rows ahead is an upper limit of what was lost.",
+            "",
+            "What each run believes of itself, in nats per step:",
+            "",
+            *claims,
+            "",
+            "Squared error of the mean of 32 imagined futures, in units of the data's variance (no ±: of one seed):",
+            "",
+            *errors,
+        ]
+    )
+
+
+def wide(rows: Sequence[Result]) -> bool:
+    return statistics.mean(abs(row["width"]) for row in rows) > WIDE * statistics.mean(row["elbo_gap"] for row in rows)
+
+
+def spread(rows: Sequence[Result], value: str | Callable[[Result], float]) -> str:
+    """Mean ± standard deviation over seeds."""
+    numbers = [row[value] if isinstance(value, str) else value(row) for row in rows]
+    mean = statistics.mean(numbers)
+    return f"{mean:.3f} ± {statistics.stdev(numbers):.3f}" if len(numbers) > 1 else f"{mean:.3f}"
+
+
+def figure(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str], path: Path) -> None:
+    """Bound, evidence and imagination of every trick, one dot a seed, on a logarithmic axis."""
+    columns: list[tuple[str, str, Callable[[Result], float]]] = [
+        ("the bound's gap", RAW, lambda row: row["elbo_gap"]),
+        ("evidence lost (SMC)", OPTIMISED, lambda row: row["smc_excess"]),
+        ("5 steps ahead", BASELINE, lambda row: row["ahead"]["5"]["mean"]),
+    ]
+    drawing = Figure(figsize=(9, 0.52 * len(by_trick) + 1.2), layout="constrained")
+    axes = drawing.subplots()
+    for place, rows in enumerate(by_trick.values()):
+        for offset, (label, colour, value) in zip((-0.24, 0.0, 0.24), columns, strict=True):
+            numbers = [max(value(row), 1e-3) for row in rows]
+            at = [place + offset] * len(numbers)
+            axes.plot(statistics.mean(numbers), at[0], "|", color=colour, markersize=11, markeredgewidth=2.2)
+            axes.plot(numbers, at, "o", color=colour, markersize=3.6, label=label if place == 0 else None)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(by_trick)), [words[name] for name in by_trick], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlabel("nats per step below the exact value (0.001 and less at 0.001)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    drawing.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

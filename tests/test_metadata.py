@@ -6,7 +6,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
+
+import worldmodel
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -24,6 +27,13 @@ def test_the_citation_is_of_this_version_and_names_what_a_citation_needs():
 def test_the_changelog_has_this_version_and_what_comes_next():
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "Unreleased" and PROJECT["version"] in headings
+
+
+def test_every_public_name_is_there_and_another_one_is_refused_with_the_list():
+    for name in worldmodel.__all__:
+        assert getattr(worldmodel, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'fit'; it has Config, LatentSequence, Run, iwae"):
+        worldmodel.fit  # noqa: B018
 
 
 def test_every_package_that_is_always_imported_is_a_declared_dependency():

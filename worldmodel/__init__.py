@@ -5,7 +5,9 @@
     run = worldmodel.train("pendulum")       # or worldmodel.open_run("runs/pendulum-...")
     dream = run.imagine(context=16, horizon=48, samples=16)
 
-The names below are imported when they are first used, so that `import worldmodel` costs nothing.
+To train: `train`, `resume`, `open_run`, `Run`, and for settings `Config` and `read_config`. To measure the evidence of
+your own model as a `LatentSequence`: `sequence_elbo`, `iwae`, `smc` and `sandwich`. Each name is imported when it is
+first used, so that `import worldmodel` is quick.
 """
 
 from importlib import import_module
@@ -14,17 +16,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worldmodel.config import Config
     from worldmodel.config_io import read_config
+    from worldmodel.evidence.iwae import iwae
+    from worldmodel.evidence.sandwich import sandwich
+    from worldmodel.evidence.smc import smc
+    from worldmodel.objectives.elbo import sequence_elbo
     from worldmodel.runs.run import Run, open_run
     from worldmodel.runs.session import resume, train
+    from worldmodel.types import LatentSequence
 
-__all__ = ["Config", "Run", "open_run", "read_config", "resume", "train"]
+__all__ = [
+    "Config",
+    "LatentSequence",
+    "Run",
+    "iwae",
+    "open_run",
+    "read_config",
+    "resume",
+    "sandwich",
+    "sequence_elbo",
+    "smc",
+    "train",
+]
 
 _HOME = {
     "Config": "worldmodel.config",
+    "LatentSequence": "worldmodel.types",
     "Run": "worldmodel.runs.run",
+    "iwae": "worldmodel.evidence.iwae",
     "open_run": "worldmodel.runs.run",
     "read_config": "worldmodel.config_io",
     "resume": "worldmodel.runs.session",
+    "sandwich": "worldmodel.evidence.sandwich",
+    "sequence_elbo": "worldmodel.objectives.elbo",
+    "smc": "worldmodel.evidence.smc",
     "train": "worldmodel.runs.session",
 }
 

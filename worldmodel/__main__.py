@@ -1,4 +1,4 @@
-"""`python -m worldmodel` is the command `worldmodel`."""
+"""Makes `python -m worldmodel` the same as the command `worldmodel`."""
 
 from worldmodel.cli import main
 

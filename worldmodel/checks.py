@@ -1,4 +1,4 @@
-"""Checks of arguments. Every error names the argument, what was expected and what came."""
+"""Checks of numbers that are passed in. Every error names the argument, what was expected and what came."""
 
 
 def require_positive(**counts: int) -> None:

@@ -1,4 +1,4 @@
-"""The command line. The commands are in `commands/`.
+"""The command line. Each command is a module of `commands/`.
 
 worldmodel train --config pendulum sizes/medium --rssm.deter 256 [--print_config]
 worldmodel train --resume runs/pendulum-...
@@ -24,11 +24,11 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from worldmodel.config_io import config_from_options, explain, settings_text, spelt_out
+from worldmodel.config_io import config_from_options, explain, rewrite_entries, settings_text
 from worldmodel.system.installation import versions
 from worldmodel.training.interruptions import StoppedError
 
-COMMANDS = {  # what is typed, and the module of `commands` that does it
+COMMANDS = {  # the command's name -> its module in `commands`
     "train": "train",
     "evaluate": "evaluate",
     "imagine": "imagine",
@@ -41,14 +41,14 @@ COMMANDS = {  # what is typed, and the module of `commands` that does it
     "export": "export",
     "presets": "presets",
 }
-# Commands that make environments by the user's own wish, and so from modules in the current folder too.
-# `evaluate` makes one only where it is to play episodes.
+# Commands for which the user asks to make environments, and so may name modules in the current folder.
+# `evaluate` makes one only if it plays episodes.
 MAKE_ENVIRONMENTS = {"train", "collect"}
 PLAYS = "evaluate"
 
 
 class _Parser(ArgumentParser):
-    """Says what is wrong in a sentence, instead of under two screens of usage."""
+    """A parser that reports an error in one sentence, without two screens of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         print(f"worldmodel: {explain(message)}\n`{self.prog} --help` lists what there is.", file=sys.stderr)
@@ -58,8 +58,8 @@ class _Parser(ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command.
 
-    Mistakes in the input end with status 2 and a sentence, failures of a run with status 1, Ctrl-C with 130 and SIGTERM
-    with 143.
+    Exits with status 2 and a sentence for a mistake in the input, with 1 for a run that fails, with 130 after Ctrl-C,
+    and with 143 after SIGTERM.
     """
     parser = _Parser(
         prog="worldmodel",
@@ -70,13 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subcommands = parser.add_subcommands(dest="command")
     modules = {name: import_module(f"worldmodel.commands.{module}") for name, module in COMMANDS.items()}
     parsers = {name: _Parser(allow_abbrev=False, description=module.__doc__) for name, module in modules.items()}
-    given = spelt_out(sys.argv[1:] if arguments is None else arguments)
+    given = rewrite_entries(sys.argv[1:] if arguments is None else arguments)
     chosen = next((one for one in given if not one.startswith("-")), None)
     for name, module in modules.items():
-        if name == chosen:  # alone: its options may be in the signatures of functions that take seconds to load
+        if name == chosen:  # no other: options come from signatures of functions that may take seconds to import
             module.add_options(parsers[name])
         subcommands.add_subcommand(name, parsers[name], help=module.__doc__)
-        parsers[name].prog = f"{parser.prog} {name}"  # without the options of `worldmodel` itself
+        parsers[name].prog = f"{parser.prog} {name}"  # otherwise it would list the options of `worldmodel` itself
     options = parser.parse_args(given)
     settings = options[options.command]
     try:
@@ -104,9 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _current_folder_importable() -> Iterator[None]:
-    """Let imports find modules in the current folder first, as they do with `python -m worldmodel`.
+    """Let imports find modules in the current folder first, also from the installed script.
 
-    The installed script would not. Nothing changes where Python was told to leave that folder out (`python -P`,
+    `python -m worldmodel` does so by itself. Does nothing if Python was told to leave that folder out (`python -P`,
     PYTHONSAFEPATH).
     """
     folder = os.getcwd()
@@ -127,6 +127,6 @@ def _version() -> str:
 
 
 def _of_memory(error: Exception) -> bool:
-    """Whether an allocation failed; torch says so in the text of its error only."""
+    """Whether an allocation failed, which torch says only in the text of its error."""
     words = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
     return isinstance(error, MemoryError) or any(one in str(error) for one in words)

@@ -1,7 +1,7 @@
 """Configuration files and command-line options -> Config, and back.
 
-One reader serves run folders, presets, the command line and Python, so all refuse the same mistakes in the same words.
-It checks plain data against the types of the settings, and imports or makes nothing that the data names.
+Run folders, presets, the command line and Python share one reader, and so the same error messages. It checks plain data
+against the types of the settings; it imports and makes nothing that the data names.
 """
 
 import argparse
@@ -25,25 +25,25 @@ from worldmodel.system.presets import find_preset
 from worldmodel.system.typed import choices, described, shown, typed
 
 FILE = "config"  # the option that names a file of settings
-ENTRY = "entry"  # the hidden option that `--env.kwargs.NAME VALUE` becomes, since NAME is not known beforehand
+ENTRY = "entry"  # the hidden option that `--env.kwargs.NAME VALUE` is rewritten to, since NAME can be anything
 
 
 def add_config_options(parser: ArgumentParser) -> None:
     """Give a parser `--config FILE_OR_PRESET ...` (later ones win) and an option per setting, such as `--rssm.deter`.
 
-    They are kept as they were typed, in order; `config_from_options` reads them.
+    The parser keeps them as typed and in order; `config_from_options` reads them.
     """
-    said: dict[str, Any] = {"action": _Said, "dest": "settings", "default": argparse.SUPPRESS}
+    shared: dict[str, Any] = {"action": _AppendTyped, "dest": "settings", "default": argparse.SUPPRESS}
     words = "YAML files that override defaults, or names of presets (`worldmodel presets`); later ones and options win"
-    parser.add_argument(f"--{FILE}", **said, nargs="+", metavar="FILE", help=words)
+    parser.add_argument(f"--{FILE}", **shared, nargs="+", metavar="FILE", help=words)
     words = "print all settings, with these files and options, as YAML that can be read again, and end"
     parser.add_argument("--print_config", nargs="?", const="", default=argparse.SUPPRESS, metavar="", help=words)
-    parser.add_argument(f"--{ENTRY}", **said, help=argparse.SUPPRESS)
+    parser.add_argument(f"--{ENTRY}", **shared, help=argparse.SUPPRESS)
     for section, kind in {"": Config, **_sections()}.items():
         title, documented = _documentation(kind)
         group = parser.add_argument_group(title)
         if section:
-            group.add_argument(f"--{section}", **said, metavar="MAPPING", help="several of these at once, as YAML")
+            group.add_argument(f"--{section}", **shared, metavar="MAPPING", help="several of these at once, as YAML")
         for field in dataclasses.fields(kind):
             if field.name in _sections() and not section:
                 continue
@@ -52,10 +52,10 @@ def add_config_options(parser: ArgumentParser) -> None:
             words = f"{documented[field.name]} ({described(_settings()[key])}; default: {_yaml(default)})"
             names = [f"--{key}"] + ([f"--{key}+"] if get_origin(_settings()[key]) is list else [])
             metavar = field.name.upper()
-            group.add_argument(*names, **said, metavar=metavar, help=words.replace("%", "%%"))
+            group.add_argument(*names, **shared, metavar=metavar, help=words.replace("%", "%%"))
 
 
-def spelt_out(arguments: Iterable[str]) -> list[str]:
+def rewrite_entries(arguments: Iterable[str]) -> list[str]:
     """Rewrite `--env.kwargs.NAME VALUE` and `--env.kwargs.NAME=VALUE` as `--entry=env.kwargs.NAME=VALUE`."""
     mappings = [re.escape(key) for key, hint in _settings().items() if get_origin(hint) is dict]
     entry = re.compile(rf"--(?P<key>(?:{'|'.join(mappings)})\.[^=]+)(?P<value>=.*)?", re.DOTALL)
@@ -77,7 +77,7 @@ def config_from_options(options: Namespace) -> Config:
 
 
 def given_options(options: Namespace) -> list[tuple[str, str]]:
-    """The settings and files of settings that were typed, by key, in order."""
+    """The settings that were typed and the files of settings, by key and in order."""
     return options.get("settings") or []
 
 
@@ -86,8 +86,8 @@ def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mappin
 
     Args:
         paths: one YAML file or several, each by its path or as a preset's name, such as "pendulum"; later files win.
-            None at all gives the defaults.
-        overrides: settings by dotted key, such as {"rssm.deter": 256}; text is read as on the command line.
+            None given means the defaults.
+        overrides: settings by dotted key, such as {"rssm.deter": 256}; strings are read as on the command line.
     Raises:
         ValueError: for an unknown key, a wrong type or an impossible combination; the message names the key, what was
             expected and what came.
@@ -97,33 +97,33 @@ def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mappin
 
 
 def read_run_config(path: Path) -> Config:
-    """Read the settings that a run's folder holds, as `read_config` reads a file.
+    """Read the settings in a run's folder, as `read_config` reads a file.
 
-    The file names every setting that existed when the run began. A newer setting has the value that stands for what
-    was done before it existed: held-out episodes, for one, were decided by the run's own seed.
+    The file has every setting that existed when the run began. A newer setting gets the value that reproduces the
+    behaviour of that time; for example, held-out episodes then depended on the run's own seed.
     """
     seed = _read_file(path).get("seed", Config().seed)
     return _config([*BEFORE.items(), ("evaluation.seed", seed), (FILE, path)])
 
 
 def explain(message: str) -> str:
-    """A parser's error message; for an option that does not exist, with the setting that was probably meant."""
+    """A parser's error message; if an option does not exist, the message suggests the setting probably meant."""
     unknown = re.search(r"arguments: --([\w.]+)", message)
     return f"{message}: {_unknown(unknown[1])}" if unknown else message
 
 
 def settings_text(config: Config) -> str:
-    """Every setting as YAML."""
+    """All settings as YAML."""
     return plain_yaml.dump(dataclasses.asdict(config))
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write every setting as YAML for `read_config`: the whole file or none, since what is missing means defaults."""
+    """Write all settings as YAML, the whole file or nothing: `read_config` would take missing ones for defaults."""
     write_whole(path, settings_text(config))
 
 
-class _Said(argparse.Action):
-    """Keeps what was typed, in order."""
+class _AppendTyped(argparse.Action):
+    """Appends an option to the list of those typed before it."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         key = (option_string or "").lstrip("-")
@@ -135,7 +135,7 @@ class _Said(argparse.Action):
 
 @cache
 def _documentation(kind: type) -> tuple[str, dict[str, str]]:
-    """What a section is, and the lines under its fields."""
+    """The description of a section of the settings, and of each of its fields."""
     found = docstring_parser.parse_from_object(kind)
     return (found.short_description or "").rstrip("."), {one.arg_name: one.description or "" for one in found.params}
 
@@ -158,10 +158,10 @@ def _settings() -> dict[str, Any]:
     return top
 
 
-def _config(said: Iterable[tuple[str, Any]]) -> Config:
-    """Settings and files of settings by key, the later ones over the earlier."""
+def _config(given: Iterable[tuple[str, Any]]) -> Config:
+    """The Config of settings and files of settings, by key; later ones override earlier ones."""
     values: dict[str, Any] = {}
-    for key, value in said:
+    for key, value in given:
         if key == FILE:
             values |= _read_file(find_preset(str(value)))
         else:
@@ -184,7 +184,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Settings by dotted key, checked one by one."""
+    """Nested settings by dotted key, each checked against its type."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if not prefix and key in _sections():
@@ -217,7 +217,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _from_text(hint: Any, value: Any, key: str) -> Any:
-    """What was typed for a setting of this type: text as it is where text or a word may stand, else YAML."""
+    """Read what was typed for a setting: as it is if the setting is text or a choice of words, otherwise as YAML."""
     if not isinstance(value, str):
         return value
     if value == "null" and NoneType in choices(hint):

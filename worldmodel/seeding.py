@@ -1,4 +1,4 @@
-"""Random generators: one seed for a run, and a stream of its own for everything in it that is random."""
+"""Random generators: a run has one seed, and everything random in it draws from a stream of its own."""
 
 from enum import IntEnum
 
@@ -7,7 +7,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """Who draws. Every consumer has a stream of its own, so that adding one does not change the others."""
+    """The consumers of random numbers. Each has its own stream, so that a new one does not change the others' draws."""
 
     POLICY = 0
     SAMPLING = 1
@@ -20,13 +20,13 @@ class Stream(IntEnum):
 
 
 def make_generator(seed: int, *, stream: int, device: torch.device | str = "cpu", rank: int = 0) -> torch.Generator:
-    """A generator of its own for each consumer of randomness: streams of one seed are independent of each other.
+    """A generator for one consumer of random numbers; the streams of one seed are independent of each other.
 
     Args:
         seed: of the run.
-        stream: who draws.
-        device: where.
-        rank: of the process, where several draw different numbers from the same stream.
+        stream: the consumer, a `Stream`.
+        device: the generator's.
+        rank: of the process, if several processes draw different numbers from the same stream.
     Raises:
         ValueError: if the seed is negative.
     """

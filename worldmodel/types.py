@@ -1,20 +1,20 @@
-"""Letters, index conventions and the values that cross layers. No functions.
+"""Letters, index conventions, and the types that pass between layers. No functions.
 
 | letter | meaning              | letter | meaning                                             |
 | B      | batch                | S      | latent groups (stochastic variables)                |
 | T      | time                 | K      | classes of a categorical latent                     |
 | D      | deterministic width  | Z      | latent width: S for Gaussian, S * K for categorical |
 | E      | embedding width      | A      | action width                                        |
-| N      | Monte Carlo samples, always leading: [N, B, T, ...]; environments, where no model is near |
+| N      | Monte Carlo samples, always leading: [N, B, T, ...]; in `data`, environments side by side |
 | H      | imagination horizon                                                                       |
 
 Row t of an episode is complete when observation x_t arrives. It holds x_t, the action that led to it, the reward
-received on arriving at it, and three flags. The first row of an episode has no action and no reward: both are zero
-there, and the reward is no observation, so its likelihood is masked.
+received on arriving at it, and three flags. The first row of an episode has no action and no reward: both are zero,
+and the reward's likelihood is masked there.
 
     is_first     the row after a reset
-    is_last      the last row of its episode, for whatever reason
-    is_terminal  the episode terminated here: the value after it is zero. A truncated episode is last, not terminal.
+    is_last      the last row of its episode, whether that terminated or was truncated
+    is_terminal  the episode terminated here, so that the value after it is zero; False if it was truncated
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """h_t and z_t, which decoders and policies read, with any leading shape."""
+    """The model's state, h_t (`deter`) and z_t (`stoch`), with any leading shape."""
 
     deter: Float[Tensor, "*batch D"]
     stoch: Float[Tensor, "*batch Z"]
@@ -54,17 +54,17 @@ class ObservationSpec:
 
     @property
     def width(self) -> int:
-        """How many numbers the leaf is to a network: pixels for an image, one-hot entries for a categorical."""
+        """How many numbers a network reads of the leaf: an image's pixels, a categorical's one-hot entries."""
         return sum(self.classes) if self.kind == "categorical" else int(np.prod(self.shape))
 
     @property
     def is_numeric(self) -> bool:
-        """Whether it is n numbers, real or whole, each read and measured in units of its own spread."""
+        """Whether it is n numbers, real or whole, which are standardised one by one."""
         return self.kind in ("vector", "integer")
 
     @property
     def dtype(self) -> np.dtype:
-        """What its rows are stored as; whole numbers take the smallest of three types that holds them all."""
+        """The type of its stored rows; for whole numbers, the smallest of three types that holds them all."""
         if self.kind == "integer":
             low, high = min(self.low), max(self.high)
             if low >= 0 and high < 2**8:
@@ -74,13 +74,13 @@ class ObservationSpec:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The same for a tensor."""
+        """`dtype` as a tensor's type."""
         return torch.from_numpy(np.empty(0, self.dtype)).dtype
 
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """An action space as a vector of A numbers: [-1, 1] each, one-hot groups, or zeros and ones."""
+    """An action space as a vector of A numbers: numbers in [-1, 1], one-hot groups, or zeros and ones, by kind."""
 
     kind: Literal["continuous", "categorical", "binary"]
     width: int
@@ -89,19 +89,19 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """Everything a model needs to know of an environment. Observations are named by their path in the space."""
+    """Everything that a model needs to know about an environment. Observations are named by their path."""
 
     observations: dict[str, ObservationSpec]
     action: ActionSpec
 
     @property
     def width(self) -> int:
-        """How many numbers an observation is to a network, all leaves together."""
+        """How many numbers a network reads of an observation, all leaves together."""
         return sum(leaf.width for leaf in self.observations.values())
 
 
 class Batch(NamedTuple):
-    """Rows as a model reads them: B sequences of T rows each."""
+    """B sequences of T rows each, as a model reads them."""
 
     obs: dict[str, Tensor]  # [B, T, ...] by path, dtypes as in ObservationSpec
     prev_action: Float[Tensor, "B T A"]
@@ -113,14 +113,14 @@ class Batch(NamedTuple):
     valid: Bool[Tensor, "B T"]  # False where a row only warms the state up (burn-in) or pads a shorter episode
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same rows on another device. A copy to the host is waited for: whoever reads it there sees all of it."""
-        queued = torch.device(device).type != "cpu"  # on the device's own stream, and so before whatever uses it
+        """The same rows on another device. A copy to the host is complete when this returns."""
+        queued = torch.device(device).type != "cpu"  # a copy to a device is queued there, before whatever uses it
         rest = (field.to(device, non_blocking=queued) for field in self[1:])
         return Batch({key: value.to(device, non_blocking=queued) for key, value in self.obs.items()}, *rest)
 
 
 class Rows(NamedTuple):
-    """One row of each of N environments, as they come from a rollout."""
+    """One row of each of N environments, as a rollout makes them."""
 
     obs: dict[str, np.ndarray]  # [N, ...] by path
     prev_action: np.ndarray  # [N, A] float32
@@ -133,13 +133,13 @@ class Rows(NamedTuple):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Chooses actions for N environments side by side. It may keep memory; `is_first` says when to clear it."""
+    """Chooses actions for N environments side by side. One with memory clears it for an environment at `is_first`."""
 
     def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
-        """Actions as ActionSpec lays them out, after the newest row of each environment.
+        """Actions as ActionSpec lays them out, given the newest row of each environment.
 
-        The row holds the action that was executed and the reward that it earned. What is returned for an episode that
-        has just ended is not used.
+        A row holds the action that was executed and the reward that it earned. The action for an episode that has just
+        ended is not used.
         """
         ...
 
@@ -153,7 +153,7 @@ class SavedPolicy(Policy, Protocol):
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state that `state` gave."""
+        """Continue from what `state` returned."""
         ...
 
 
@@ -163,12 +163,12 @@ class Likelihood(Protocol):
 
     @property
     def measure(self) -> Literal["density", "mass", "mixed"]:
-        """What `log_prob` is the logarithm of: nats of different measures cannot be compared."""
+        """Whether `log_prob` is a log-density, a log-mass or a mix; nats of different measures cannot be compared."""
         ...
 
     @property
     def exact(self) -> bool:
-        """Whether `log_prob` is log p(x) itself, not a lower bound on it."""
+        """Whether `log_prob` is log p(x) itself; if not, it is a lower bound on it."""
         ...
 
     @property
@@ -194,7 +194,7 @@ class Latent(Protocol):
         ...
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
-        """One draw, with no gradient behind it."""
+        """One draw, without gradient."""
         ...
 
     def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch S"]:
@@ -206,16 +206,16 @@ class Latent(Protocol):
         ...
 
     def kl(self, other: Any) -> Float[Tensor, "*batch S"]:
-        """KL(self || other) of each group, raw, in nats, for another of the same family; their sum is the step's KL."""
+        """KL(self || other) of each group in nats, for another of the same family; the sum is the KL of the step."""
         ...
 
     def detach(self) -> "Latent":
-        """The same distribution with no gradient behind it."""
+        """The same distribution, detached from the graph of gradients."""
         ...
 
 
 class KL(NamedTuple):
-    """KL(posterior || prior) of each latent group, raw, and what else comes out with it, in nats."""
+    """KL(posterior || prior) of each latent group, and both entropies, in nats."""
 
     kl: Float[Tensor, "*batch S"]  # its sum over S is the step's KL
     posterior_entropy: Float[Tensor, "*batch S"]
@@ -223,7 +223,7 @@ class KL(NamedTuple):
 
 
 class BalancedKL(NamedTuple):
-    """The KL of each step as training optimises it, and the raw one beside it, in nats."""
+    """The KL of each step as training optimises it, the raw KL of each group, and both entropies, in nats."""
 
     balanced: Float[Tensor, "*batch"]  # clamped and weighted
     kl: Float[Tensor, "*batch S"]
@@ -233,19 +233,19 @@ class BalancedKL(NamedTuple):
 
 @runtime_checkable
 class BalancedLatent(Latent, Protocol):
-    """A `Latent` that can also be trained: each of its divergences is one call, with all that an update reports."""
+    """A `Latent` that can be trained: one call gives its KL and everything else that an update reports."""
 
     def divergence(self, other: Any) -> KL:
-        """KL(self || other) of each group as `kl` has it, and both entropies."""
+        """KL(self || other) of each group, as `kl`, and both entropies."""
         ...
 
     def balanced_kl(self, other: Any, *, dyn: float, rep: float, free_nats: float) -> BalancedKL:
-        """dyn max(KL( sg(self) || other ), free_nats) + rep max(KL( self || sg(other) ), free_nats), by row."""
+        """dyn max(KL( sg(self) || other ), free_nats) + rep max(KL( self || sg(other) ), free_nats) of each step."""
         ...
 
 
 class Trajectory(NamedTuple):
-    """A filtered sequence: states, and the two distributions that each z_t stands between, all [B, T, ...]."""
+    """A filtered sequence, all [B, T, ...]: the states, and the posterior and prior of each z_t."""
 
     states: State
     posterior: BalancedLatent
@@ -261,23 +261,23 @@ Act = Callable[[State], Tensor]
 
 @runtime_checkable
 class Dynamics(Protocol):
-    """A recurrence with a latent z_t per row: what the world model, imagination and evidence need of one.
+    """A recurrence with a latent z_t at every step, as the world model, imagination and evidence use it.
 
-        h_t = f(carry of the rows before, action of row t)      step
+        h_t = f(carry, action that led to x_t)                  step
         z_t ~ p(z_t | h_t)                                      prior
         z_t ~ q(z_t | h_t, x_t)                                 posterior, which reads x_t through `project`
-        carry = the same with (h_t, z_t) taken in               advance
+        carry = g(carry, h_t, z_t)                              advance
 
-    An RSSM carries (h_t, z_t); a transformer would carry its keys and values, a state-space model its state.
+    The carry of an RSSM is (h_t, z_t); a transformer's would be its keys and values, a state-space model's its state.
     """
 
     @property
     def marginal_gradient(self) -> bool:
-        """Whether likelihoods' gradients reach q by summing over classes (`objectives.marginal`), not through z_t."""
+        """Whether q gets the likelihoods' gradients by sums over classes (`objectives.marginal`), not through z_t."""
         ...
 
     def initial(self, batch: int) -> Carry:
-        """What is carried before an episode's first row, [B, ...]."""
+        """The carry before an episode's first row, [B, ...]."""
         ...
 
     def noise(self, batch: int, steps: int, generator: torch.Generator | None = None) -> Float[Tensor, "B T *noise"]:
@@ -287,19 +287,19 @@ class Dynamics(Protocol):
     def step(
         self, carry: Carry, prev_action: Float[Tensor, "B A"], is_first: Bool[Tensor, " B"] | None = None
     ) -> tuple[Carry, Float[Tensor, "B D"]]:
-        """The carry with the action taken in, and h_t; begins from nothing where `is_first`."""
+        """The carry after the action, and h_t. Where `is_first`, it starts from the initial carry."""
         ...
 
     def advance(self, carry: Carry, state: State) -> Carry:
-        """The carry once z_t is known."""
+        """The carry after z_t."""
         ...
 
     def project(self, embed: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch I"]:
-        """All that the posterior reads of a row, from the row's embedding."""
+        """The part of the posterior's input that depends on a row's embedding alone."""
         ...
 
     def posterior(self, deter: Float[Tensor, "*batch D"], projected: Float[Tensor, "*#batch I"]) -> BalancedLatent:
-        """q(z_t | h_t, x_t); many h_t may share one row."""
+        """q(z_t | h_t, x_t); many h_t may share the projection of one row."""
         ...
 
     def prior(self, deter: Float[Tensor, "*batch D"]) -> BalancedLatent:
@@ -314,31 +314,31 @@ class Dynamics(Protocol):
         noise: Float[Tensor, "B T *noise"],
         carry: Carry | None = None,
     ) -> Trajectory:
-        """Filter a sequence, beginning anew where `is_first`; starts from `carry`, or from nothing."""
+        """Filter a sequence from `carry`, or the initial carry; restart where `is_first`."""
         ...
 
     def imagine(
         self, carry: Carry, state: State, act: Act, noise: Float[Tensor, "B H *noise"]
     ) -> tuple[State, Float[Tensor, "B H A"]]:
-        """Roll the prior forward: the states [B, H, ...] after each of H actions, and the actions.
+        """Roll the prior forward: -> the states [B, H, ...] after each of H actions, and the actions.
 
-        `act` is asked for an action at every state, at `state` first.
+        `act` chooses the action at every state, beginning with `state`.
         """
         ...
 
 
 @runtime_checkable
 class LatentSequence(Protocol):
-    """A latent-variable model together with the B sequences of T rows that it is to explain.
+    """A latent-variable model together with its data, B sequences of T rows.
 
         p(x_1:T, z_1:T) = prod_t p(z_t | h_t) p(x_t | h_t, z_t),    h_t = f(h_{t-1}, z_{t-1}, action of row t)
         q(z_1:T | x)    = prod_t q(z_t | h_t, x)
 
-    This is all that the bound and the estimators of the evidence see of a model, so they are the same for a mixture
-    (T = 1), a Kalman filter's model, an HMM and an RSSM. The sequence holds the rows; t is the index of one. States
-    carry N samples or particles in front: [N, B, ...]. Everything is in nats.
+    The bound and the estimators of the evidence use nothing else of a model, so they are the same for a mixture
+    (T = 1), a linear-Gaussian model, an HMM and an RSSM. The sequence holds the rows, and t is the index of one. States
+    have N samples or particles in the first dimension: [N, B, ...]. Everything is in nats.
 
-    What the model remembers between rows, the carry, is its own affair: any tree of tensors led by [N, B]. One row is
+    The carry, which the model remembers between rows, is any tree of tensors with leading shape [N, B]. One step is
 
         carry, deter, prior = sequence.step(carry, t)              h_t and p(z_t | h_t)
         z = sequence.proposal(deter, t).sample(generator)          z_t ~ q(z_t | h_t, x)
@@ -348,23 +348,23 @@ class LatentSequence(Protocol):
 
     @property
     def valid(self) -> Bool[Tensor, "B T"]:
-        """The rows that count. Where False, a row is padding behind the end of a shorter sequence."""
+        """The rows that count; the others are padding behind the end of a shorter sequence."""
         ...
 
     def initial(self, samples: int) -> Carry:
-        """What is carried before the first row."""
+        """The carry before the first row."""
         ...
 
     def step(self, carry: Carry, t: int) -> tuple[Carry, Float[Tensor, "N B D"], Latent]:
-        """The carry with row t's action taken in, h_t, and the prior p(z_t | h_t). No sampling; x_t is not read."""
+        """The carry after the action of row t, h_t, and the prior p(z_t | h_t). Does not sample, does not read x_t."""
         ...
 
     def advance(self, carry: Carry, state: State) -> Carry:
-        """The carry once z_t is known."""
+        """The carry after z_t."""
         ...
 
     def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Latent:
-        """q(z_t | h_t, x): what is proposed for z_t after looking at the rows."""
+        """q(z_t | h_t, x), the proposal for z_t given the rows."""
         ...
 
     def likelihood(self, state: State, t: int) -> dict[str, Float[Tensor, "N B"]]:

@@ -5,9 +5,5 @@ Importing this registers the environments, so that `gymnasium.make("worldmodel/L
 
 import gymnasium
 
-gymnasium.register(  # 64 rows
-    "worldmodel/HiddenMarkov-v0", "worldmodel_envs.hidden_markov:HiddenMarkov", max_episode_steps=63
-)
-gymnasium.register(  # 64 rows
-    "worldmodel/LinearGaussian-v0", "worldmodel_envs.linear_gaussian:LinearGaussian", max_episode_steps=63
-)
+for _name, _module in (("HiddenMarkov", "hidden_markov"), ("LinearGaussian", "linear_gaussian")):
+    gymnasium.register(f"worldmodel/{_name}-v0", f"worldmodel_envs.{_module}:{_name}", max_episode_steps=63)  # 64 rows

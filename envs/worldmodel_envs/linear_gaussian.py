@@ -1,4 +1,4 @@
-"""Damped oscillators in Brownian weather: an environment whose evidence a Kalman filter knows exactly.
+"""Damped oscillators under random forces: an environment whose exact evidence a Kalman filter computes.
 
 Each oscillator has a position and a velocity, and is pushed by its own action, held for one step of time:
 
@@ -6,24 +6,34 @@ Each oscillator has a position and a velocity, and is pushed by its own action, 
     d velocity = (-stiffness position - damping velocity + action) dt + force_noise dW
     x_t = positions + observation_noise e_t,    r_t = sum of velocities + reward_noise e'_t
 
-Sampled every `interval`, without approximation, that is s_{t+1} = A s_t + B a_t + w_t with w_t ~ N(0, Q).
+Sampled every `interval`, this is exactly s_{t+1} = A s_t + B a_t + w_t with w_t ~ N(0, Q).
 """
 
 import math
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldmodel_envs.known_law import KnownLaw, require, require_positive
 
-class LinearGaussian(gymnasium.Env):
+
+class LinearGaussian(KnownLaw):
     """Noisy positions of damped oscillators, forces in [-1, 1] as actions, a noisy sum of the velocities as reward.
 
-    An episode starts from the Gaussian that is stationary under independent uniform actions, so under a random policy
-    no row differs from another in mean and covariance. It ends by a time limit alone, or with a fixed probability at
-    every step, whatever the state. `law` has all that an oracle needs for the evidence of a recorded episode.
+    An episode starts from the Gaussian that is stationary under independent uniform actions, so that under a random
+    policy all rows have the same mean and covariance. It ends by a time limit, or with a fixed probability at every
+    step, whatever the state.
+
+    Its `law` has the kind "linear_gaussian" and the numbers of
+
+        s_1 ~ N(initial_mean, initial_covariance)
+        s_t = transition s_{t-1} + control a_t + N(0, transition_covariance)
+        x_t = observation s_t + N(0, observation_covariance)
+        r_t = reward . s_t + N(0, reward_variance), from t = 2
+
+    where a_t is the action that led to row t. From row 2 on, a row ends the episode with probability `termination`.
     """
 
     def __init__(
@@ -40,7 +50,7 @@ class LinearGaussian(gymnasium.Env):
     ) -> None:
         """Args:
         oscillators: how many (n); positions, actions and half of the state are n numbers.
-        stiffness, damping: of all of them; damping^2 < 4 stiffness, so that they swing.
+        stiffness, damping: of all of them; damping^2 < 4 stiffness, so that they oscillate.
         interval: time between two rows.
         force_noise: strength of the Brownian force.
         observation_noise, reward_noise: standard deviations.
@@ -48,71 +58,53 @@ class LinearGaussian(gymnasium.Env):
         Raises:
             ValueError: for numbers outside these ranges.
         """
-        positive = {"stiffness": stiffness, "damping": damping, "interval": interval, "force_noise": force_noise}
-        positive |= {"oscillators": oscillators, "observation_noise": observation_noise, "reward_noise": reward_noise}
-        for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"{name}: expected a number greater than zero, got {value!r}")
-        if not damping**2 < 4 * stiffness:
-            expected = f"less than 2 sqrt(stiffness) = {2 * math.sqrt(stiffness):g}"
-            raise ValueError(f"damping: expected {expected}, got {damping!r}")
-        if not 0 <= termination < 1:
-            raise ValueError(f"termination: expected a probability in [0, 1), got {termination!r}")
-        transition, control, covariance = oscillator(stiffness, damping, interval, force_noise)
-        initial = stationary_covariance(transition, covariance + control @ control.T / 3)  # 1/3: of a uniform action
-        self._transition, self._control, self._covariance, self._initial = (
-            np.kron(np.eye(oscillators), block) for block in (transition, control, covariance, initial)
+        require_positive(stiffness=stiffness, damping=damping, interval=interval, force_noise=force_noise)
+        require_positive(oscillators=oscillators, observation_noise=observation_noise, reward_noise=reward_noise)
+        limit = 2 * math.sqrt(stiffness)
+        require(damping**2 < 4 * stiffness, "damping", f"less than 2 sqrt(stiffness) = {limit:g}", damping)
+        require(0 <= termination < 1, "termination", "a probability in [0, 1)", termination)
+        blocks = oscillator(stiffness, damping, interval, force_noise)
+        uniform = blocks[1] @ blocks[1].T / 3  # what a uniform action, of variance 1/3, adds to the covariance
+        initial = stationary_covariance(blocks[0], blocks[2] + uniform)
+        transition, control, covariance, initial, observation = (
+            np.kron(np.eye(oscillators), block) for block in (*blocks, initial, [[1.0, 0.0]])
         )
-        self._observation = np.kron(np.eye(oscillators), [[1.0, 0.0]])
-        self._reward = np.tile([0.0, 1.0], oscillators)
+        self._law = {
+            "kind": "linear_gaussian",
+            "initial_mean": np.zeros(2 * oscillators),
+            "initial_covariance": initial,
+            "transition": transition,
+            "control": control,
+            "transition_covariance": covariance,
+            "observation": observation,
+            "observation_covariance": observation_noise**2 * np.eye(oscillators),
+            "reward": np.tile([0.0, 1.0], oscillators),
+            "reward_variance": reward_noise**2,
+            "termination": termination,
+        }
         self.observation_noise, self.reward_noise, self.termination = observation_noise, reward_noise, termination
-        # One product a step: of (state, action, noise), where three would take three times as long.
-        self._advance = np.hstack([self._transition, self._control, np.linalg.cholesky(self._covariance)])
+        # One product with (state, action, noise) a step; three products would take three times as long.
+        self._advance = np.hstack([transition, control, np.linalg.cholesky(covariance)])
         self.observation_space = spaces.Box(-np.inf, np.inf, (oscillators,), np.float32)
         self.action_space = spaces.Box(-1, 1, (oscillators,), np.float32)
         self._state = np.zeros(2 * oscillators)
-
-    @property
-    def law(self) -> dict[str, Any]:
-        """The process as numbers: the exact law of every row, given the actions.
-
-        s_1 ~ N(initial_mean, initial_covariance)
-        s_t = transition s_{t-1} + control a_t + N(0, transition_covariance)
-        x_t = observation s_t + N(0, observation_covariance)
-        r_t = reward . s_t + N(0, reward_variance), from t = 2
-
-        a_t is the action that led to row t. From row 2 on, a row ends the episode with probability `termination`.
-        """
-        n = len(self._state) // 2
-        return {
-            "kind": "linear_gaussian",
-            "initial_mean": np.zeros(2 * n),
-            "initial_covariance": self._initial.copy(),
-            "transition": self._transition.copy(),
-            "control": self._control.copy(),
-            "transition_covariance": self._covariance.copy(),
-            "observation": self._observation.copy(),
-            "observation_covariance": self.observation_noise**2 * np.eye(n),
-            "reward": self._reward.copy(),
-            "reward_variance": self.reward_noise**2,
-            "termination": self.termination,
-        }
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin an episode from the stationary Gaussian."""
         super().reset(seed=seed)
-        self._state = np.linalg.cholesky(self._initial) @ self.np_random.standard_normal(len(self._state))
+        noise = self.np_random.standard_normal(len(self._state))
+        self._state = np.linalg.cholesky(self._law["initial_covariance"]) @ noise
         return self._observe(self.np_random.standard_normal(len(self._state) // 2)), {}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Hold a force for one interval; the reward is of the state that it leads to."""
+        """Hold a force for one interval; the reward depends on the state that it leads to."""
         width = len(self._state)
         noise = self.np_random.standard_normal(width + width // 2 + 1)  # of the state, the observation, the reward
         force = np.minimum(np.maximum(action, -1), 1)
         self._state = self._advance @ np.concatenate([self._state, force, noise[:width]])
-        reward = self._reward @ self._state + self.reward_noise * noise[-1]
+        reward = self._law["reward"] @ self._state + self.reward_noise * noise[-1]
         terminated = self.termination > 0 and self.np_random.random() < self.termination
         return self._observe(noise[width:-1]), float(reward), terminated, False, {}
 
@@ -128,7 +120,7 @@ def oscillator(
     With F = [[0, 1], [-k, -c]] and w^2 = k - c^2 / 4,
 
         A = exp(F dt) = exp(-c dt / 2) (cos(w dt) I + sin(w dt) / w (F + c / 2 I)),    B = F^-1 (A - I) (0, 1)'
-        Q = P - A P A',    P = diag(1 / k, 1) force_noise^2 / (2 c)  the covariance that noise alone would keep up
+        Q = P - A P A',    P = diag(1 / k, 1) force_noise^2 / (2 c)  the stationary covariance without actions
 
     Source: Uhlenbeck and Ornstein 1930, Physical Review 36, 823, section on the harmonically bound particle.
     """

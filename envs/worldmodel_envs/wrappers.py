@@ -1,4 +1,4 @@
-"""Wrappers that Gymnasium does not have: action repeat, and rendering that can be trusted."""
+"""Wrappers that Gymnasium does not have: action repeat, and reliable rendering without a screen."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from gymnasium.wrappers import AddRenderObservation
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """Hold each action for several steps, or until the episode ends; rewards add up."""
+    """Repeats each action for several steps, or until the episode ends, and sums the rewards."""
 
     def __init__(self, env: gymnasium.Env, times: int) -> None:
         if times < 1:
@@ -31,12 +31,12 @@ class ActionRepeat(gymnasium.Wrapper):
 
 
 class MujocoRendering(gymnasium.Wrapper):
-    """Makes MuJoCo frames right and fast with software rendering. Every MuJoCo environment in a process needs it.
+    """Makes MuJoCo's frames correct and fast under software rendering. Every MuJoCo environment of a process needs it.
 
-    Several environments share one thread's GL context, so it is made current before each frame and before it is freed;
-    without that, frames freeze or go black, silently. Shadow maps and multisampling are switched off: they cost 60 to
-    90 ms a frame in software, against 2 ms. The free camera looks at where the model was at the first frame, so that
-    frame is taken after a seeded reset.
+    A thread has one current GL context, so each environment makes its own context current before it renders and before
+    it frees the context; otherwise frames silently freeze or go black. Shadow maps and multisampling are switched off:
+    in software they cost 60 to 90 ms a frame, against 2 ms without. The free camera is aimed at where the model is at
+    the first frame, so that frame is rendered after a seeded reset.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
@@ -80,9 +80,9 @@ def with_pixels(env: gymnasium.Env, *, only: bool) -> gymnasium.Env:
 
 
 def _load_triton_first() -> None:
-    """Triton is a segmentation fault if it is loaded after Mesa's software renderer, and works if loaded before.
+    """Import Triton before Mesa's software renderer: the other order ends in a segmentation fault.
 
-    Each brings an LLVM of its own; torch loads Triton when the first optimiser is made, long after the first frame.
+    Both bring their own LLVM, and torch would import Triton with the first optimiser, long after the first frame.
     """
     if find_spec("triton") is not None:
         import_module("triton")

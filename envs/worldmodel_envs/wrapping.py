@@ -1,4 +1,4 @@
-"""Wrappers that settings name: imported where the environment is made, and applied in order, the first innermost."""
+"""Apply the wrappers that settings name: each is imported in the process that makes the environment."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -8,7 +8,7 @@ import gymnasium
 
 
 def apply_wrappers(env: gymnasium.Env, wrappers: Sequence[str | Mapping[str, Any]]) -> gymnasium.Env:
-    """Wrap an environment.
+    """Wrap an environment in each wrapper in turn, so that the first is innermost.
 
     Args:
         env: the environment.

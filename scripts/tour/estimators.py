@@ -1,4 +1,4 @@
-"""Estimates of the evidence: importance weighting and SMC over time and particles, a wrong one, and the sandwich."""
+"""Estimates of the evidence: importance weighting and SMC, an estimate that is wrong, and the sandwich."""
 
 from typing import NamedTuple
 
@@ -89,7 +89,7 @@ def tightening(quick: bool, generator: torch.Generator) -> Section:
 
 
 def averaged_per_step(sequence: HiddenMarkovSequence, samples: int, generator: torch.Generator) -> Tensor:
-    """sum_t log mean_i w_t^i [B] of independent paths: what must not be done, kept here as an exhibit."""
+    """sum_t log mean_i w_t^i [B] of independent paths: a wrong estimate, which the article warns of."""
     carry, total = sequence.initial(samples), torch.zeros(len(sequence.valid), dtype=torch.float64)
     for t in range(sequence.valid.shape[1]):
         carry, _, log_weight = move(sequence, carry, t, 0.0, generator)
@@ -98,7 +98,7 @@ def averaged_per_step(sequence: HiddenMarkovSequence, samples: int, generator: t
 
 
 def wrong(quick: bool, generator: torch.Generator) -> Section:
-    """Averaging the weights of every step by themselves: an estimate that goes past the truth."""
+    """Averaging the weights of each step separately: an estimate that exceeds the truth."""
     counts = [1, 4, 16, 64] if quick else [1, 2, 4, 8, 16, 32, 64, 128, 256]
     world = walks(100, 32, generator, ahead=0.5)
     truth = world.truth.sum(1)
@@ -132,7 +132,7 @@ def wrong(quick: bool, generator: torch.Generator) -> Section:
 
 
 def between(quick: bool, generator: torch.Generator) -> Section:
-    """SMC below and conditional SMC above the truth, on rows that the model has simulated."""
+    """SMC below and conditional SMC above the truth, on rows that the model simulated."""
     counts = [2, 8, 32] if quick else [2, 4, 8, 16, 32, 64, 128, 256]
     world = walks(20 if quick else 200, 32, generator)
     truth = world.truth.sum(1)

@@ -1,4 +1,4 @@
-"""log p(x) = ELBO + KL(q || p(z | x)) for an arbitrary q on six models, the three computed apart from each other."""
+"""log p(x) = ELBO + KL(q || p(z | x)) for an arbitrary q on six models, with the three terms computed independently."""
 
 import itertools
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from worldmodel.types import ActionSpec, EnvSpec, LatentSequence, ObservationSpe
 
 
 class Parts(NamedTuple):
-    """Of one data point or sequence, in nats."""
+    """The terms of the identity for one data point or sequence, in nats."""
 
     evidence: float
     elbo: float
@@ -101,7 +101,7 @@ def along(sequence: LatentSequence, classes: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def enumerated(sequence: LatentSequence, classes: int) -> Parts:
-    """Everything by sums over all paths: p(x), the posterior, and both KLs."""
+    """All terms by sums over all paths: p(x), the posterior, and both KLs."""
     seen, log_p, log_q = along(sequence, classes)
     evidence, q = (seen + log_p).logsumexp(0), log_q.exp()
     posterior = seen + log_p - evidence

@@ -1,4 +1,4 @@
-"""What a section puts out, and the one visual language of all figures: a quantity has one colour throughout."""
+"""The output of a section, and the style of all figures, in which each quantity has one colour."""
 
 import io
 import re
@@ -35,7 +35,7 @@ BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Section:
-    """One stop of the tour."""
+    """The figure and the numbers of one section of the article."""
 
     figure: Figure
     numbers: Mapping[str, str]  # what was measured, by what it is
@@ -53,7 +53,7 @@ def label(axis: Axes, title: str, x: str, y: str) -> None:
 
 
 def f64(numbers: Any) -> Tensor:
-    """Numbers as the oracles want them."""
+    """A float64 tensor, as the oracles require."""
     return torch.tensor(numbers, dtype=torch.float64)
 
 
@@ -63,7 +63,7 @@ def nats(x: float, digits: int = 4) -> str:
 
 
 def rounding(x: float) -> str:
-    """An error that is rounding alone, without the digits that another machine would change."""
+    """An error of rounding, without the digits that another machine would change."""
     return "less than 1e-9" if abs(x) < 1e-9 else f"{x:.1e}"
 
 
@@ -77,7 +77,7 @@ def fill(article: str, sections: Mapping[str, Section]) -> str:
     """The article with the numbers of these sections between their markers.
 
     Raises:
-        ValueError: if the markers are not those of the sections, in their order.
+        ValueError: if the article's markers are not those of the sections, in the same order.
     """
     marked = [name for _, name, _ in BLOCK.findall(article)]
     if marked != list(sections):

@@ -1,14 +1,14 @@
-"""The RSSM: trained on a world whose evidence is known, and one identity on every model of the tour."""
+"""A small RSSM, trained on an environment whose exact evidence is known."""
 
 import tempfile
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from scripts.tour.page import BOUND, GAP, RATE, SMC, TRUTH, Section, canvas, label, nats
 from worldmodel.build import build_model
 from worldmodel.config_io import read_config
+from worldmodel.data.batches import select
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
@@ -58,11 +58,6 @@ def collect(episodes: int, seed: int) -> tuple[EnvSpec, Batch]:
             return env.spec, read_episodes(Path(folder) / "rows", ROWS)
 
 
-def some(batch: Batch, index: Tensor) -> Batch:
-    """Some of the episodes."""
-    return Batch({name: x[index] for name, x in batch.obs.items()}, *(field[index] for field in batch[1:]))
-
-
 def per_row(model: WorldModel, heldout: Batch, particles: int, generator: torch.Generator) -> tuple[float, float]:
     """ELBO and SMC evidence in nats per row."""
     sequence = model.given(heldout)
@@ -82,7 +77,7 @@ def train(updates: int, heldout: Batch, generator: torch.Generator) -> tuple[Wor
     for update in range(updates + 1):
         if update % (updates // 10) == 0:
             rows.append((update, *per_row(model, heldout, 64, generator)))
-        learner.update(some(episodes, torch.randint(len(episodes.valid), (24,), generator=generator)))
+        learner.update(select(episodes, torch.randint(len(episodes.valid), (24,), generator=generator)))
     return model, rows
 
 
@@ -101,7 +96,7 @@ def rssm(quick: bool, generator: torch.Generator) -> Section:
     left.set_ylim(truth - 1.6, truth + 0.15)
     label(left, "A small RSSM learns an exact world", "updates", "nats per row, held out")
     left.legend(loc="lower right")
-    one = some(heldout, torch.arange(1))
+    one = select(heldout, slice(1))
     filtered = smc(model.given(one), 1024, generator=generator, prior_share=SHARE)
     step = range(1, ROWS + 1)
     right.plot(step, exact[0], "o--", ms=3, color=TRUTH, lw=1, label="log p(x_t | x_<t), exact")

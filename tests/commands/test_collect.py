@@ -81,7 +81,6 @@ def test_progress_is_told_now_and_then(capsys, monkeypatch):
         (["--rows", "0", "--output", "new"], "rows: expected at least 1, got 0"),
         (["--rows", "10", "--output", "there"], "output: expected a folder that does not exist yet, got there"),
         (["--rows", "10", "--output", "new", "--env.id", "Nothing-v0"], "env.id: expected an environment"),
-        (["--rows", "10", "--output", "new", "--policy", "clever"], "policy"),
         (["--rows", "10"], "output"),
         (["--output", "new"], "rows"),
     ],

@@ -43,5 +43,5 @@ def test_the_seed_decides_and_an_untrained_model_can_dream_of_them():
 
 
 def test_no_rows_are_refused():
-    with pytest.raises(ValueError, match="batch, length: expected at least 1 each"):
+    with pytest.raises(ValueError, match="length: expected at least 1, got 0"):
         random_batch(VECTOR_SPEC, 2, 0, seeded())

@@ -360,7 +360,7 @@ def test_a_header_that_was_altered_is_found_out(tmp_path):
     sealed_replay(tmp_path)
     text = (tmp_path / "replay.json").read_text()
     (tmp_path / "replay.json").write_text(text.replace('"capacity": 7', '"capacity": 8'))
-    with pytest.raises(DamagedReplayError, match="its checksum is that of another"):
+    with pytest.raises(DamagedReplayError, match="its checksum belongs to other contents"):
         Replay.open(tmp_path)
 
 

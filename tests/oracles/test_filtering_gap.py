@@ -9,7 +9,7 @@ import torch
 from latent_paths import log_weights
 from oracles.gaussian_worlds import normal, random_model, random_rows
 from worldmodel.oracles.filtering_gap import (
-    Policy,
+    StationaryFilter,
     best_filter,
     filtering_gap,
     innovations,
@@ -42,7 +42,8 @@ def constant_velocity(q):
 @pytest.mark.parametrize(("q", "expected"), CONSTANT_VELOCITY.items())
 def test_constant_velocity_has_the_known_figures(q, expected):
     form = physical(constant_velocity(q))
-    figures = form.entropy_rate(), form.best_filtering_gap(), form.bound(form.greedy()).gap
+    greedy = form.bound(form.greedy())
+    figures = greedy.entropy_rate, form.best_filtering_gap(), greedy.gap
     for figure, known in zip(figures, expected, strict=True):
         digits = len(known.partition(".")[2])
         assert f"{figure:.{digits}f}" == known
@@ -60,12 +61,13 @@ def test_the_closed_form_is_what_the_stationary_moments_say(form, generator):
     for _ in range(30):  # a maximum: whatever else the filter does loses more
         U, Y = (x + 0.03 * normal(generator, *x.shape) for x in (best.U, best.Y))
         V = best.V * (0.1 * normal(generator, 1)).exp()
-        assert form.bound(Policy(U, Y, V)).gap > gap
+        assert form.bound(StationaryFilter(U, Y, V)).gap > gap
 
 
 def test_all_forms_are_one_law_of_x(generator):
     model = random_model(generator)
-    rates = [form.entropy_rate() for form in (physical(model), *(innovations(model, f) for f in (1.0, 0.5, 0.01)))]
+    forms = physical(model), *(innovations(model, f) for f in (1.0, 0.5, 0.01))
+    rates = [form.bound(form.best_filter()).entropy_rate for form in forms]
     torch.testing.assert_close(torch.tensor(rates), torch.full((4,), rates[0]), rtol=1e-10, atol=0)
     x = torch.zeros(1, 120, 2).double()  # the covariances of the filter do not depend on what it sees
     predicted = model.filter(x).predicted.cov[0, -1]
@@ -164,8 +166,8 @@ def test_what_has_no_steady_state_is_refused(generator):
         innovations(model, 0)
     form = physical(model)
     best = form.best_filter()
-    with pytest.raises(ValueError, match="policy: expected a stable error"):
-        form.bound(Policy(best.U, -5 * torch.eye(3).double(), best.V))
+    with pytest.raises(ValueError, match="q: expected a stable error e_t"):
+        form.bound(StationaryFilter(best.U, -5 * torch.eye(3).double(), best.V))
     blind = dataclasses.replace(model, A=2 * torch.eye(3).double(), C=torch.zeros(2, 3).double())
     with pytest.raises(ValueError, match="model: expected a steady state"):
-        physical(blind).entropy_rate()
+        physical(blind).belief()

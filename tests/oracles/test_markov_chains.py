@@ -25,11 +25,6 @@ def test_a_gaussian_chain_is_its_joint_gaussian(generator):
         torch.testing.assert_close(marginals.cov[:, t], joint.covariance_matrix[:, block, block])
 
 
-def test_a_gaussian_chain_cut_short_is_its_beginning(generator):
-    chain = random_chain(generator, B, T, n)
-    torch.testing.assert_close(chain.cut(2).joint().cov, chain.joint().cov[:, : 2 * n, : 2 * n])
-
-
 def test_the_first_step_of_a_gaussian_chain_reads_nothing(generator):
     chain = random_chain(generator, B, T, n)
     before = normal(generator, 5, B, n)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dense_gaussian import moments_of_rows
-from worldmodel.oracles.resampling import can_resample, resample_rows
+from worldmodel.oracles.worlds import can_resample, resample_rows
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 from worldmodel_envs.linear_gaussian import LinearGaussian
 from worlds import make_batch

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -48,14 +48,13 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         sys.exit(128 + error.signal)
 
 
-def collect(config: Config, *, output: Path, rows: int, policy: Literal["random"] = "random") -> None:
+def collect(config: Config, *, output: Path, rows: int) -> None:
     """Write config.yaml, heldout/ and replay/: the rows that a training with these settings would begin with.
 
     Args:
         config: the settings.
         output: the folder to make; must not exist.
         rows: how many to write, over all environments; a few more where these cannot all write as many.
-        policy: who chooses the actions.
     """
     from worldmodel import build
     from worldmodel.data.offline import HELDOUT, REPLAY, tally, written_whole

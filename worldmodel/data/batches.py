@@ -1,6 +1,7 @@
-"""Operations on batches of rows: select, pad, cut, repeat, check, and how much of a batch fits in memory at once.
+"""Operations on batches: select, pad, cut, repeat and check them, and how much of one fits in memory at once.
 
-An episode batch holds one whole episode a sequence, from its reset at row 0, padded at the end where `valid` is False.
+In a batch of episodes, each sequence is one whole episode: its reset is row 0, and behind its end come rows of padding,
+where `valid` is False.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,14 +12,14 @@ from torch import Tensor
 
 from worldmodel.types import Batch
 
-# The memory budget: float32 numbers of states, observations and embeddings that one pass without gradients handles.
-# What a pass allocates in between, such as an image's likelihood, is about ten times that: some hundred MiB in all.
+# The memory budget: how many float32 numbers of states, observations and embeddings one pass without gradients handles.
+# Temporary tensors, such as an image's likelihood, take about ten times as much: some hundred MiB in all.
 NUMBERS_AT_ONCE = 2**24
-FEWEST_A_ROW = 2**9  # numbers that a sampled row counts as at least: the layers around a small state are wider than it
+FEWEST_A_ROW = 2**9  # the least numbers to count for a sampled row: the layers around a small state are wider than it
 
 
 def at_once(numbers_each: int, *, gradients: bool = False) -> int:
-    """How many sequences, samples or particles of so many numbers each fit in the memory budget; at least one.
+    """How many sequences, samples or particles of `numbers_each` numbers fit in the memory budget; at least one.
 
     A pass that keeps gradients has a quarter of the budget.
     """
@@ -26,25 +27,25 @@ def at_once(numbers_each: int, *, gradients: bool = False) -> int:
 
 
 def select(batch: Batch, sequences: slice | Tensor = slice(None), rows: slice = slice(None)) -> Batch:
-    """Some sequences of a batch (a slice or a mask), and some of their rows."""
+    """Some sequences of a batch (by a slice, a mask or indices), and a slice of their rows."""
     obs = {path: x[sequences, rows] for path, x in batch.obs.items()}
     rest = {name: getattr(batch, name)[sequences, rows] for name in Batch._fields[1:]}
     return Batch(obs, **rest)
 
 
 def trimmed(episodes: Batch) -> Batch:
-    """The same episodes without the rows that are padding in all of them."""
+    """The same episodes without the rows that are padding in every one of them."""
     return select(episodes, rows=slice(longest_episode(episodes)))
 
 
 def in_parts(episodes: Batch, size: int) -> Iterator[Batch]:
-    """`size` episodes at a time, each part without the padding that none of its episodes needs."""
+    """`size` episodes at a time, trimmed to the longest of them."""
     for start in range(0, len(episodes.valid), size):
         yield trimmed(select(episodes, slice(start, start + size)))
 
 
 def repeated(batch: Batch, times: int) -> Batch:
-    """All B sequences `times` times over: sequence b again at b + B, b + 2 B, ..."""
+    """The B sequences repeated `times` times: sequence b is also at b + B, b + 2 B, ..."""
     obs = {path: torch.cat([x] * times) for path, x in batch.obs.items()}
     return Batch(obs, *(torch.cat([x] * times) for x in batch[1:]))
 
@@ -52,15 +53,18 @@ def repeated(batch: Batch, times: int) -> Batch:
 def fitting_rows(
     longest: int, usual: tuple[int, int], context: int | None = None, horizon: int | None = None
 ) -> tuple[int, int]:
-    """How many rows are seen and how many imagined, where the longest episode has so many: the one rule for it.
+    """The rows to see and the rows to imagine, given the length of the longest episode.
 
-    What is asked for is taken as it is. What is not is as usual, or where no episode is long enough for that, less:
-    both in their usual proportion, or one of them as far as the other leaves room; a row each at least.
+    A number that was asked for is kept. Others have their usual value if the longest episode has room for it. If not,
+    context and horizon shrink in proportion, or the one that was not asked for shrinks to the room that is left, to one
+    row at least.
 
     Args:
         longest: rows of the longest episode.
         usual: context and horizon where there is room for them.
-        context, horizon: asked for; None where not.
+        context, horizon: what was asked for, or None.
+    Returns:
+        Context and horizon.
     """
     if context is None and horizon is None:
         if sum(usual) <= longest:
@@ -73,12 +77,12 @@ def fitting_rows(
 
 
 def longest_episode(episodes: Batch) -> int:
-    """Rows of the longest of padded episodes."""
+    """How many rows the longest of the padded episodes has."""
     return int(episodes.valid.sum(1).max())
 
 
 def single_rows(x: Float[Tensor, "B n"], path: str = "obs") -> Batch:
-    """B vectors as episodes of one row each, without actions or rewards: data of a model without time."""
+    """B vectors as episodes of one row each, without actions or rewards, for a model without time."""
     B = len(x)
     yes, no = (torch.full((B, 1), value, device=x.device) for value in (True, False))
     zeros = x.new_zeros(B, 1)
@@ -101,7 +105,7 @@ def long_enough(episodes: Batch, length: int) -> Batch:
 def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
     """Batches of one episode each, as one [B, T] batch of whole episodes from their reset.
 
-    T is the longest episode or `max_length`, whichever is shorter; rows beyond an episode's end are not valid.
+    T is the length of the longest episode, at most `max_length`; rows behind an episode's end are not valid.
     """
     longest = min(max_length, max(e.is_first.shape[1] for e in episodes))
 
@@ -118,32 +122,31 @@ def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
 
 
 def pad_rows(x: Shaped[Tensor, "B t *rest"], length: int) -> Shaped[Tensor, "B T *rest"]:
-    """[B, t, ...] -> [B, T, ...] with zeros (or False) behind row t."""
+    """[B, t, ...] -> [B, T, ...], padded with zeros (or False) at the end."""
     out = x.new_zeros(len(x), length, *x.shape[2:])
     out[:, : x.shape[1]] = x
     return out
 
 
 def in_precision(batch: Batch, dtype: torch.dtype) -> Batch:
-    """The batch with its real numbers in a model's precision."""
+    """The batch with all real numbers in a model's precision; whole numbers stay as they are."""
     obs = {path: x.to(dtype) if x.is_floating_point() else x for path, x in batch.obs.items()}
     return batch._replace(obs=obs, prev_action=batch.prev_action.to(dtype), reward=batch.reward.to(dtype))
 
 
 def with_last_rows_marked(episodes: Batch) -> Batch:
-    """Episodes whose last valid row is_last, also where an episode was cut short: nothing after it is known.
+    """Episodes with `is_last` at their last valid row, also if they were cut there.
 
-    A posterior that smooths then reads none of the padding.
+    A smoothing posterior then reads none of the padding.
     """
     following = torch.cat([episodes.valid[:, 1:], torch.zeros_like(episodes.valid[:, :1])], 1)
     return episodes._replace(is_last=episodes.valid & ~following)
 
 
 def require_whole_episodes(batch: Batch) -> None:
-    """Refuse what has no evidence of its own: a sequence that is not one episode from its reset, padded at the end.
+    """Raise ValueError unless each sequence is one whole episode from its reset, padded at the end.
 
-    Raises:
-        ValueError: if it is not.
+    Only such a sequence has an evidence of its own.
     """
     first, valid = batch.is_first, batch.valid
     if not first[:, 0].all() or (first & valid)[:, 1:].any():

@@ -1,8 +1,8 @@
-"""Gymnasium environments, made ready: canonical spaces, side by side, and sure to end.
+"""Gymnasium environments side by side, with canonical spaces, time limits on every call, and a clean end.
 
-`make_environments` is the one way in. Each environment is wrapped so that its observations are the flat leaves of
-`spaces.observation_specs` and its actions the vector of `spaces.action_spec`; then Gymnasium's own vector environments
-run them, in this process or one worker each.
+`make_environments` makes them all. Each environment is wrapped so that its observations are the flat leaves of
+`spaces.observation_specs` and its actions the vector of `spaces.action_spec`; Gymnasium's own vector environments then
+run them, in this process or in one worker process each.
 """
 
 import contextlib
@@ -20,33 +20,25 @@ from gymnasium.wrappers import TimeLimit
 from jaxtyping import Bool, Float
 
 from worldmodel.data import hiding, spaces, suites
-from worldmodel.data.guard import (
-    CLOSE_TIMEOUT,
-    FAILURE,
-    EnvironmentFailureError,
-    Guard,
-    NoAnswerError,
-    is_of_environment,
-    start_timeout,
-)
-from worldmodel.data.workers import GRACE, Workers, read_spaces, read_spaces_elsewhere
-from worldmodel.types import EnvSpec, ObservationSpec
+from worldmodel.data.guard import CLOSE_TIMEOUT, FAILURE, EnvironmentFailureError, Guard, NoAnswerError, is_own_error
+from worldmodel.data.workers import Workers, read_spaces, read_spaces_elsewhere
+from worldmodel.types import EnvSpec
 from worldmodel_envs.wrappers import ActionRepeat, use_headless_rendering, with_pixels
 from worldmodel_envs.wrapping import apply_wrappers
 
 
 class Transition(NamedTuple):
-    """What one step of N environments gives."""
+    """What N environments return from one step."""
 
     obs: dict[str, np.ndarray]  # [N, ...] by path
     reward: np.ndarray  # [N]
     terminated: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] bool
-    restarted: np.ndarray  # [N] bool: failed and replaced; the observation is the first of a new episode
+    restarted: np.ndarray  # [N] bool: the environment failed and was replaced; the observation begins a new episode
 
 
 class Canonical(gymnasium.Wrapper):
-    """Observations as a Dict of flat leaves, actions as one float vector."""
+    """An environment whose observations are a Dict of flat leaves and whose actions are one float vector."""
 
     def __init__(
         self,
@@ -66,16 +58,16 @@ class Canonical(gymnasium.Wrapper):
         action = spaces.action_spec(env.action_space)
         self.row_spec = EnvSpec(self.specs, action)
         self.left_out = spaces.text_leaves(env.observation_space)
-        self.observation_space = gym_spaces.Dict({path: _leaf_space(spec) for path, spec in self.specs.items()})
+        self.observation_space = gym_spaces.Dict({path: spaces.leaf_space(spec) for path, spec in self.specs.items()})
         self.action_space = gym_spaces.Box(-1, 1, (action.width,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment; what it reports beside the observation is not kept."""
+        """Begin an episode; the environment's `info` is dropped."""
         obs, _ = self.env.reset(seed=seed, options=options)
         return self._encode(obs), {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step with an action vector."""
+        """Take a step, with the action as a vector; the environment's `info` is dropped."""
         obs, reward, terminated, truncated, _ = self.env.step(spaces.decode_action(self.env.action_space, action))
         ended = spaces.checked_flag("terminated", terminated), spaces.checked_flag("truncated", truncated)
         return self._encode(obs), spaces.checked_reward(reward), *ended, {}
@@ -85,7 +77,7 @@ class Canonical(gymnasium.Wrapper):
 
 
 class Environments:
-    """N environments side by side. Use it in a `with` block: its end is clean even after a worker died or hung."""
+    """N environments side by side. Use it in a `with` block, which closes them even after a worker died or hung."""
 
     def __init__(
         self,
@@ -97,11 +89,11 @@ class Environments:
         left_out: Sequence[str] = (),
     ) -> None:
         """Args:
-        make: makes the environments, each under a Guard; again where a worker died.
-        spec: of one environment.
+        make: makes the environments, each under a Guard; called again after a worker died.
+        spec: what a row of one environment holds.
         step_timeout: seconds that a reset or step may take.
-        restarts: failures after which an environment is replaced; the next one is raised.
-        left_out: paths of text leaves that rows do without.
+        restarts: how many failures are answered by a new environment; the next one is raised.
+        left_out: paths of text leaves, which rows do not hold.
         """
         self.spec, self.failures = spec, list[str]()
         self.left_out = tuple(left_out)
@@ -111,24 +103,24 @@ class Environments:
         assert self._vector.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP, self._vector.metadata
 
     def reset(self, seed: int) -> dict[str, np.ndarray]:
-        """Begin an episode everywhere, environment i with seed + i: -> observations [N, ...] by path."""
+        """Begin an episode in every environment, in number i with seed + i: -> observations [N, ...] by path."""
         self._seed, self._steps = seed, 0
         return self._attempt(lambda: self._reset(seed)).obs
 
     def step(self, action: Float[np.ndarray, "N A"]) -> Transition:
-        """One step everywhere.
+        """Take a step in every environment.
 
         An environment whose episode has just ended begins a new one instead: its action is not used, its reward is zero
         and its observation is the first of the new episode.
 
         Raises:
-            EnvironmentFailureError: if one fails, and as many have been replaced as may be.
+            EnvironmentFailureError: if one fails and no more may be replaced.
         """
         self._steps += 1
         return self._attempt(lambda: self._step(action))
 
     def close(self) -> None:
-        """End all environments, once; what does not close in time is left, or killed if it is a worker."""
+        """Close all environments, once. One that does not close in time is left as it is, and killed if a worker."""
         if self._vector.closed:
             return
         if isinstance(self._vector, Workers):
@@ -147,28 +139,17 @@ class Environments:
         self.close()
 
     def _reset(self, seed: int) -> Transition:
-        if isinstance(self._vector, Workers):
-            self._vector.reset_async(seed=seed)
-            self._vector.wait_for_answers(self._step_timeout + GRACE)
-            obs, info = self._vector.reset_wait()
-        else:
-            obs, info = self._vector.reset(seed=seed)
+        obs, info = self._vector.reset(seed=seed)
         self._count(info)
         none = np.zeros(self.count, bool)
         return Transition(dict(obs), np.zeros(self.count), none, none, ~none)
 
     def _step(self, action: np.ndarray) -> Transition:
-        if isinstance(self._vector, Workers):
-            self._vector.step_async(action)
-            self._vector.wait_for_answers(self._step_timeout + GRACE)
-            results = self._vector.step_wait()
-        else:
-            results = self._vector.step(action)
-        obs, reward, terminated, truncated, info = results
+        obs, reward, terminated, truncated, info = self._vector.step(action)
         return Transition(dict(obs), reward, terminated, truncated, self._count(info))
 
     def _attempt(self, call: Callable[[], Transition]) -> Transition:
-        """Call the environments; where that takes a worker's life, all begin again, as often as they may."""
+        """Call the environments. If a worker dies or hangs, all begin again, as often as `restarts` allows."""
         while True:
             try:
                 with _quiet():
@@ -180,7 +161,7 @@ class Environments:
             call = partial(self._reset, self._seed + 1_000_003 * len(self.failures))
 
     def _count(self, info: Mapping[str, Any]) -> Bool[np.ndarray, " N"]:
-        """Take note of the environments that were replaced: -> which."""
+        """Count the environments that were replaced: -> which they are."""
         replaced = np.asarray(info.get(f"_{FAILURE}", np.zeros(self.count, bool)))
         for i in np.flatnonzero(replaced):
             self._note(info[FAILURE][i], None)
@@ -193,7 +174,7 @@ class Environments:
             raise EnvironmentFailureError(words + after) from error
 
     def _lost_workers(self, error: Exception) -> str:
-        """Which workers died or hang, where no Guard could say so."""
+        """A sentence that names the workers that died or hang, which their Guards cannot report any more."""
         assert isinstance(self._vector, Workers), error
         when = f"step {self._steps}" if self._steps else "reset"
         if isinstance(error, WorkerTimeoutError):
@@ -228,12 +209,12 @@ def make_environments(
     """Make `count` environments of one kind. Arguments as in `EnvConfig`.
 
     Args:
-        row_limit: rows of an episode after which it is truncated, whatever the environment's own limit.
+        row_limit: rows after which an episode is truncated, also where the environment's own limit is later.
 
     Raises:
         UnsupportedSpaceError: if an observation or action space cannot be modelled.
-        ValueError: if Gymnasium does not know the id, its suite is not installed, a wrapper does not fit, what is to be
-            hidden is not there, or pixels are asked of an environment without `rgb_array`.
+        ValueError: if Gymnasium does not know the id, its suite is not installed, a wrapper does not fit, an entry to
+            be hidden does not exist, or pixels are asked of an environment without `rgb_array`.
         EnvironmentFailureError: if an environment is not made in time, or a worker does not start.
     """
     make = partial(
@@ -250,7 +231,7 @@ def make_environments(
         hide=hide or {},
         row_limit=row_limit,
     )
-    # The spaces are read once, from an environment of its own, whose errors have their own words.
+    # The spaces are read first, from one more environment, so that an error in making it keeps its own message.
     read = read_spaces_elsewhere if asynchronous else read_spaces
     found = read(make, env_id, step_timeout)
     guarded = partial(_make_guarded, make, env_id=env_id, timeout=step_timeout, replace=restarts > 0)
@@ -258,17 +239,17 @@ def make_environments(
 
     def make_vector() -> SyncVectorEnv | Workers:
         if asynchronous:
-            return Workers(makers, found, start_timeout=start_timeout(step_timeout))
+            return Workers(makers, found, step_timeout=step_timeout)
         return SyncVectorEnv(makers)
 
     return Environments(make_vector, found.spec, step_timeout=step_timeout, restarts=restarts, left_out=found.left_out)
 
 
 def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The law that an environment's rows are drawn from, where it states one; see `oracles.worlds`.
+    """The law that an environment states for its rows (see `oracles.worlds`), or None.
 
-    Making it imports the module that the id names. None where it states none, or cannot be made here: rows may be
-    looked at on another machine than wrote them.
+    Makes the environment, which imports the module that the id names. None if it states no law, or cannot be made here:
+    rows may be read on another machine than the one that wrote them.
     """
     try:
         with _quiet():
@@ -300,8 +281,8 @@ def _make_one(
     registered = suites.prepare(env_id)
     try:
         env = gymnasium.make(registered, max_episode_steps=time_limit, **kwargs)
-    except BaseException as error:  # of somebody else's constructor: a KeyError for a wrong env.kwargs is one
-        if isinstance(error, NoAnswerError) or not is_of_environment(error):
+    except BaseException as error:  # of somebody else's constructor, such as a KeyError for a wrong env.kwargs
+        if isinstance(error, NoAnswerError) or not is_own_error(error):
             raise
         if pixels != "off" and "render_mode" in str(error):
             raise ValueError(f"env.pixels: expected an environment that takes a render_mode, got {env_id!r}") from error
@@ -314,7 +295,7 @@ def _make_one(
             raise ValueError(f"env.pixels: expected an environment that renders rgb_array, got {env_id!r}")
         try:
             env = with_pixels(env, only=pixels == "only")
-        except Exception as error:  # a leaf of that name already, or frames that are not arrays
+        except Exception as error:  # such as a leaf that already has the name, or frames that are not arrays
             raise ValueError(
                 f"env.pixels: expected frames that can join the observation, got {env_id!r}: "
                 f"{type(error).__name__}: {error}"
@@ -346,18 +327,9 @@ def _listed(indices: list[int]) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Gymnasium's log, which fails itself on a traceback with a percent sign in it."""
+    """Silence Gymnasium's log, which itself fails on a traceback that contains a percent sign."""
     level, gymnasium.logger.min_level = gymnasium.logger.min_level, gymnasium.logger.ERROR + 1
     try:
         yield
     finally:
         gymnasium.logger.min_level = level
-
-
-def _leaf_space(spec: ObservationSpec) -> gymnasium.Space:
-    if spec.kind == "vector":
-        return gym_spaces.Box(-np.inf, np.inf, spec.shape, spec.dtype)
-    if spec.kind == "integer":
-        return gym_spaces.Box(min(spec.low), max(spec.high), spec.shape, spec.dtype)
-    highest = {"image": 255, "binary": 1}.get(spec.kind) or max(spec.classes) - 1
-    return gym_spaces.Box(0, highest, spec.shape, spec.dtype)

@@ -1,7 +1,7 @@
-"""replay.json, the header of a replay: what its rows hold, and of one that is finished, how many there are.
+"""replay.json, the header of a replay: what its rows hold and, once it is finished, how many there are.
 
-A header is read with suspicion: what it says decides how much memory is taken. Its checksum tells what was altered by
-accident; that its numbers are possible is checked one by one.
+A header decides how much memory is allocated, so nothing in it is trusted: a checksum finds what was altered by
+accident, and every number is checked against its limits.
 """
 
 import json
@@ -21,16 +21,16 @@ from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 HEADER = "replay.json"  # what makes a folder a replay
 STREAMS = "stream-*.rows"
 FORMAT = 3
-FORMATS = (2, 3)  # that are read; rows are appended in the format that a replay was begun in
+FORMATS = (2, 3)  # that can be read; rows are appended in the format that a replay was begun in
 DIMENSIONS = {"vector": 1, "integer": 1, "image": 3, "categorical": 1, "binary": 1}  # by kind of leaf
 ACTIONS = ("continuous", "categorical", "binary")
-LARGEST_ROW = 2**30  # bytes; NumPy's records end at twice that
-MOST_STREAMS = 100_000  # environments side by side: each has a file that is kept open
+LARGEST_ROW = 2**30  # bytes; a record of NumPy may have twice that
+MOST_STREAMS = 100_000  # environments side by side, each with a file that stays open
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a finished replay holds, which never changes again."""
+    """How many rows a finished replay holds, and their checksums; they never change again."""
 
     rows: int
     checksums: tuple[int, ...]  # CRC-32 of the file of every stream
@@ -38,7 +38,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Header:
-    """What replay.json says."""
+    """The contents of replay.json."""
 
     spec: EnvSpec
     capacity: int  # rows, over all streams
@@ -48,7 +48,7 @@ class Header:
 
     @property
     def row_type(self) -> np.dtype:
-        """The record that a row is stored as."""
+        """The NumPy record that a row is stored as."""
         return row_type(self.spec, self.format)
 
 
@@ -69,8 +69,8 @@ def read_header(folder: Path) -> Header:
 
     Raises:
         FileNotFoundError: if there is none.
-        DamagedReplayError: if it is not as it was written, or says what cannot be; the message names the entry.
-        ValueError: if it is of another format.
+        DamagedReplayError: if it was altered or holds an impossible value; the message names the entry.
+        ValueError: if it has another format.
     """
     path = folder / HEADER
     if not path.is_file():
@@ -86,7 +86,7 @@ def read_header(folder: Path) -> Header:
         )
     try:
         if form > 2 and data.pop("checksum") != _checksum(data):
-            raise ValueError("its checksum is that of another")
+            raise ValueError("its checksum belongs to other contents")
         return _header(data)
     except (ValueError, KeyError, TypeError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else error
@@ -94,19 +94,19 @@ def read_header(folder: Path) -> Header:
 
 
 def found_rows(folder: Path) -> str:
-    """What there is of streams, for a sentence about a replay that has no header; nothing where there are no rows."""
+    """The end of a sentence about a missing header: the rows that lie there without it. Empty if there are none."""
     streams = [path for path in sorted(folder.glob(STREAMS)) if path.is_symlink() or path.stat().st_size]
     shown = ", ".join(f"{path.name} ({path.lstat().st_size:,} bytes)" for path in streams[:3])
     return f", but rows without it: {shown}{', ...' if len(streams) > 3 else ''}" if streams else ""
 
 
 def row_type(spec: EnvSpec, form: int = FORMAT) -> np.dtype:
-    """The record that a row is stored as."""
+    """The NumPy record that a row is stored as."""
     check = ("check", np.uint32)  # of everything from `number` on
     head = [
         # The last row of an episode that was interrupted is closed when the next one begins: see `records`.
         *([("closed", np.uint8), check] if form == 2 else [check, ("closed", np.uint32)]),
-        ("number", np.uint64),  # rows written before it in its stream, and itself; zero in a slot never written
+        ("number", np.uint64),  # of rows written to its stream so far, this one included; zero in an unused slot
         *([] if form == 2 else [("before", np.uint64)]),  # rows of all streams before it was appended
         ("episode_step", np.int32),
         ("is_first", np.bool_),
@@ -122,7 +122,7 @@ def spec_from_json(data: Any) -> EnvSpec:
     """The inverse of `dataclasses.asdict(spec)` after a round trip through JSON.
 
     Raises:
-        ValueError, KeyError, TypeError: if it is something else.
+        ValueError, KeyError, TypeError: if the data is not such a spec.
     """
     data = _entries("spec", data)
     action = _entries("action", data["action"])
@@ -152,8 +152,9 @@ def _leaf(path: str, data: Any) -> ObservationSpec:
         raise ValueError(f"expected at most {MOST_CLASSES} classes of {path}, got {sum(classes)}")
     if len(classes) != (shape[0] if kind == "categorical" else 0):
         raise ValueError(f"expected as many classes as variables of {path}, got {len(classes)} for shape {shape}")
-    # Bounds are not in a spec that was written before there were integer leaves.
-    low, high = (_bounds(f"{name} of {path}", data.get(name, [])) for name in ("low", "high"))
+    # A spec that was written before there were integer leaves has no bounds.
+    bounds = {"least": -(2**63), "most": 2**63 - 1}
+    low, high = (_wholes(f"{name} of {path}", data.get(name, []), **bounds) for name in ("low", "high"))
     expected = shape[0] if kind == "integer" else 0
     if (len(low), len(high)) != (expected, expected) or any(a > b for a, b in zip(low, high, strict=True)):
         raise ValueError(f"expected {expected} bounds of {path}, the low ones first, got {list(low)} and {list(high)}")
@@ -184,16 +185,10 @@ def _entries(what: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _bounds(what: str, values: Any) -> tuple[int, ...]:
+def _wholes(what: str, values: Any, least: int = 1, most: int = LARGEST_ROW) -> tuple[int, ...]:
     if not isinstance(values, list):
         raise ValueError(f"expected whole numbers as {what}, got {values!r}")
-    return tuple(_whole(what, value, -(2**63), 2**63 - 1) for value in values)
-
-
-def _wholes(what: str, values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list):
-        raise ValueError(f"expected whole numbers as {what}, got {values!r}")
-    return tuple(_whole(what, value, 1, LARGEST_ROW) for value in values)
+    return tuple(_whole(what, value, least, most) for value in values)
 
 
 def _whole(what: str, value: Any, least: int, most: int) -> int:

@@ -1,4 +1,4 @@
-"""Entries of leaves that are left out, so that what they say must be inferred."""
+"""Hide entries of observations, so that a model has to infer them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,13 +9,13 @@ from worldmodel.types import ObservationSpec
 
 
 def kept_entries(specs: Mapping[str, ObservationSpec], hide: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-    """The indices that stay, by path, for the leaves of which something is hidden.
+    """The indices that stay, by path, of each leaf with hidden entries.
 
     Args:
         specs: the leaves of the observation.
-        hide: indices into leaves that are no images, by path.
+        hide: indices to hide, by the path of a leaf that is not an image.
     Raises:
-        ValueError: if a path is not that of such a leaf, an index is not there, or nothing of a leaf would stay.
+        ValueError: if there is no such leaf, an index is out of range, or a leaf would lose all its entries.
     """
     flat = {path: spec.shape[0] for path, spec in specs.items() if spec.kind != "image"}
     kept = {}
@@ -37,12 +37,12 @@ def kept_entries(specs: Mapping[str, ObservationSpec], hide: Mapping[str, Sequen
 
 
 def specs_of_kept(specs: Mapping[str, ObservationSpec], kept: Mapping[str, np.ndarray]) -> dict[str, ObservationSpec]:
-    """The leaves once only `kept` is left of some."""
+    """The specs of all leaves, without the hidden entries."""
     return {path: _part(spec, kept[path]) if path in kept else spec for path, spec in specs.items()}
 
 
 def keep(obs: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One observation, by path, without the hidden entries."""
+    """One observation by path, without the hidden entries."""
     return {path: value[kept[path]] if path in kept else value for path, value in obs.items()}
 
 

@@ -1,8 +1,8 @@
 """Minari datasets <-> stored episodes.
 
-Reading, the spaces of a dataset become leaves and an action vector as those of an environment do. Writing, the leaves
-become a Dict as nested as their paths, or the bare leaf where there is only "obs", and the action vector becomes the
-plainest space of its kind, so that what is written is read back row for row and byte for byte.
+When a dataset is read, its spaces become leaves and an action vector, as those of an environment do. When episodes are
+written, the leaves become a Dict nested as their paths are, or the bare leaf if "obs" is the only one, and the action
+vector becomes the plainest space of its kind. What was written is read back row for row and byte for byte.
 
 Minari is an extra of this package and is imported when it is first needed. It keeps its datasets under
 MINARI_DATASETS_PATH, or in the home folder.
@@ -26,15 +26,15 @@ from worldmodel.data.replay import Replay
 from worldmodel.system.installation import install_command
 from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec
 
-PREFIX = "minari:"  # what marks a dataset's id where a folder could stand instead
+PREFIX = "minari:"  # tells a dataset's id from a folder
 
 
 class MissingExtraError(ModuleNotFoundError):
-    """A part of the package that is installed on demand is not there; the message says how to install it."""
+    """An optional part of the package is not installed; the message says how to install it."""
 
 
 class MinariEpisodes:
-    """The episodes of a Minari dataset, read from it anew every time they are walked through."""
+    """The episodes of a Minari dataset, read from the disk again at every pass over them."""
 
     def __init__(
         self, dataset: Any, *, image_size: int, drop_text: bool, integers: Literal["mass", "density"] = "mass"
@@ -44,7 +44,7 @@ class MinariEpisodes:
         image_size, drop_text, integers: see `spaces.observation_specs`.
         """
         self._dataset = dataset
-        self.left_out = tuple(spaces.text_leaves(dataset.observation_space))  # text leaves that rows go without
+        self.left_out = tuple(spaces.text_leaves(dataset.observation_space))  # rows do not hold them
         observations = spaces.observation_specs(
             dataset.observation_space, image_size=image_size, drop_text=drop_text, integers=integers
         )
@@ -57,7 +57,7 @@ class MinariEpisodes:
 
     @property
     def lossy(self) -> bool:
-        """Whether pictures were changed when the dataset was written: Minari's default is to store them as JPEG."""
+        """Whether images were changed when the dataset was written: by default, Minari stores them as JPEG."""
         from minari.dataset.minari_storage import is_image_space
 
         space = self._dataset.observation_space
@@ -69,7 +69,7 @@ class MinariEpisodes:
         """Every episode in the order of the dataset, as a batch of one.
 
         Raises:
-            ValueError: for data that is not what the dataset's own spaces promise; the message names the episode.
+            ValueError: for data that does not fit the dataset's own spaces; the message names the episode.
         """
         for episode in self._dataset.iterate_episodes():
             try:
@@ -83,7 +83,7 @@ class MinariEpisodes:
         actions = [spaces.encode_action(dataset.action_space, action) for action in episode.actions]
         _check(obs, actions, episode)
         step = np.arange(steps + 1)
-        nothing = np.zeros((1, self.spec.action.width), np.float32)  # led to the first row
+        nothing = np.zeros((1, self.spec.action.width), np.float32)  # no action leads to the first row
         rows = {
             "prev_action": np.concatenate([nothing, np.stack(actions)]),
             "reward": np.concatenate([[0], episode.rewards]).astype(np.float32),
@@ -100,11 +100,11 @@ class MinariEpisodes:
 
 
 class Exported(NamedTuple):
-    """What an export wrote."""
+    """How much an export wrote."""
 
     episodes: int
-    rows: int  # of these episodes; Minari counts steps, one less an episode
-    left_behind: int  # rows of episodes that are not whole
+    rows: int  # of these episodes; Minari counts steps, one fewer in each episode
+    left_behind: int  # rows that were not exported: of unfinished episodes, or of a single row
 
 
 def open_minari(
@@ -123,7 +123,7 @@ def open_minari(
         integers: what Boxes of whole numbers are, see `spaces.observation_specs`.
     Raises:
         MissingExtraError: if Minari is not installed.
-        ValueError: if that is no id.
+        ValueError: if the id is malformed.
         FileNotFoundError: if there is no such dataset.
         UnsupportedSpaceError: if its spaces cannot be modelled.
     """
@@ -151,13 +151,13 @@ def export_minari(
 ) -> Exported:
     """Write the whole episodes of a replay as a new Minari dataset, images bit for bit.
 
-    An action goes out as the one that the environment was given: clipped to [-1, 1], the largest entry of a one-hot
-    group. An episode of a single row stays behind, for Minari stores steps.
+    Each action is written as the environment received it: clipped to [-1, 1], or the largest entry of a one-hot group.
+    An episode of a single row is left out, because Minari stores steps.
 
     Args:
         replay: open; read one episode at a time.
         dataset_id: such as "pendulum/random-v0"; must be new.
-        environment: what Minari's `recover_environment` makes; its spaces need not be those that are stored.
+        environment: what Minari's `recover_environment` makes; its spaces may differ from those that are stored.
         author: filed with the dataset where given.
         author_email: likewise.
         algorithm_name: likewise; who chose the actions.
@@ -165,7 +165,7 @@ def export_minari(
         description: likewise.
     Raises:
         MissingExtraError: if Minari is not installed.
-        ValueError: if the id is malformed or taken, a leaf's path is impossible in Minari, or no episode is whole.
+        ValueError: if the id is malformed or taken, Minari cannot store a leaf's path, or no episode is whole.
     """
     minari, name = _import_minari(), _checked_id(dataset_id)
     observation_space, action_space = _observation_space(replay.spec), _action_space(replay.spec.action)
@@ -179,7 +179,7 @@ def export_minari(
         "description": description,
     }
     with _new_dataset(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of what was left out: it may not be known
+        warnings.simplefilter("ignore", UserWarning)  # about metadata that was not given
         dataset = minari.create_dataset_from_buffers(
             name,
             [],
@@ -197,7 +197,7 @@ def export_minari(
 
 @contextmanager
 def _new_dataset(name: str) -> Iterator[None]:
-    """Where a dataset is made: it must not be there yet, and half of one must not stay, for it would pass for one."""
+    """A block that makes a dataset. Refuses an id that exists; after an error, removes the half that was written."""
     from minari.storage import get_dataset_path
 
     path = get_dataset_path(name)
@@ -212,7 +212,7 @@ def _new_dataset(name: str) -> Iterator[None]:
 
 def _import_minari() -> ModuleType:
     try:
-        import h5py  # noqa: F401  Minari finds out later, and in other words
+        import h5py  # noqa: F401  without it, Minari would fail later and say something else
         import minari
     except ModuleNotFoundError as error:
         raise MissingExtraError(
@@ -234,7 +234,7 @@ def _checked_id(dataset_id: str) -> str:
 
 
 def _check(obs: dict[str, np.ndarray], actions: list[np.ndarray], episode: Any) -> None:
-    """That an episode of T steps has T + 1 observations, T actions, and no end but its last step."""
+    """Raise ValueError unless T steps have T + 1 observations and T actions and only the last one ends the episode."""
     steps = len(episode.rewards)
     if steps < 1 or len(actions) != steps:
         raise ValueError(f"expected a step at least, and an action for each; got {steps} and {len(actions)}")
@@ -252,7 +252,7 @@ def _exportable(replay: Replay) -> Iterator[Batch]:
 
 
 def _buffers(replay: Replay, action_space: gymnasium.Space) -> Iterator[Any]:
-    """Minari's form of every whole episode."""
+    """Every whole episode as the buffer that Minari stores."""
     from minari.data_collector import EpisodeBuffer
 
     for episode in _exportable(replay):
@@ -268,7 +268,7 @@ def _buffers(replay: Replay, action_space: gymnasium.Space) -> Iterator[Any]:
 
 
 def _decode_actions(space: gymnasium.Space, vectors: np.ndarray) -> np.ndarray:
-    if isinstance(space, gym_spaces.Box):  # already in its units; going there and back would round what is tiny
+    if isinstance(space, gym_spaces.Box):  # the stored units already; decoding would round small numbers
         return np.clip(vectors, -1, 1)
     return np.stack([spaces.decode_action(space, vector) for vector in vectors])
 
@@ -284,7 +284,7 @@ def _action_space(spec: ActionSpec) -> gymnasium.Space:
 
 
 def _observation_space(spec: EnvSpec) -> gymnasium.Space:
-    nested = _nest({path: _leaf_space(leaf) for path, leaf in spec.observations.items()})
+    nested = _nest({path: _minari_space(leaf) for path, leaf in spec.observations.items()})
 
     def space(node: Any) -> gymnasium.Space:
         if not isinstance(node, dict):
@@ -294,20 +294,16 @@ def _observation_space(spec: EnvSpec) -> gymnasium.Space:
     return space(nested)
 
 
-def _leaf_space(leaf: ObservationSpec) -> gymnasium.Space:
-    if leaf.kind == "image":
-        return gym_spaces.Box(0, 255, leaf.shape, np.uint8)
+def _minari_space(leaf: ObservationSpec) -> gymnasium.Space:
     if leaf.kind == "categorical":
         return gym_spaces.MultiDiscrete(list(leaf.classes), dtype=np.int32)
     if leaf.kind == "binary":
         return gym_spaces.MultiBinary(leaf.shape[0])
-    if leaf.kind == "integer":
-        return gym_spaces.Box(np.array(leaf.low, leaf.dtype), np.array(leaf.high, leaf.dtype), leaf.shape, leaf.dtype)
-    return gym_spaces.Box(-np.inf, np.inf, leaf.shape, np.float32)
+    return spaces.leaf_space(leaf)
 
 
 def _nest(leaves: dict[str, Any]) -> Any:
-    """{"arm/angle": x} -> {"arm": {"angle": x}}, for HDF5 reads a slash as a folder; {"obs": x} -> x."""
+    """{"arm/angle": x} -> {"arm": {"angle": x}}, since HDF5 takes a slash for a folder; {"obs": x} -> x."""
     if list(leaves) == [spaces.ROOT]:
         return leaves[spaces.ROOT]
     nested: dict[str, Any] = {}

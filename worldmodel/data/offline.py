@@ -1,7 +1,7 @@
-"""Stored episodes as data to learn from: which folders hold them, and how episodes are held out.
+"""Stored episodes to learn from: the folders that hold them, and how episodes are held out.
 
-A data folder holds replay/ (to learn from) and heldout/ (to be scored on). A run's folder holds the same two, so either
-will do; a replay alone, or episodes from elsewhere, are divided first.
+A data folder holds replay/ (to learn from) and heldout/ (to be scored on). So does a run's folder, which can be used in
+its place. A single replay, or a Minari dataset, is divided into the two first.
 """
 
 import shutil
@@ -24,7 +24,7 @@ REPLAY, HELDOUT = "replay", "heldout"
 
 @runtime_checkable
 class EpisodeSource(Protocol):
-    """Whole episodes that can be walked through more than once. `Replay` is one, `MinariEpisodes` another."""
+    """Whole episodes that can be read more than once, such as a `Replay` or `MinariEpisodes`."""
 
     @property
     def spec(self) -> EnvSpec:
@@ -37,22 +37,22 @@ class EpisodeSource(Protocol):
 
 
 class DataFolders(NamedTuple):
-    """Where stored episodes lie."""
+    """The folders of stored episodes."""
 
     replay: Path  # to learn from
-    heldout: Path | None  # to be scored on; None where the replay has yet to be divided
+    heldout: Path | None  # to be scored on; None if episodes have yet to be held out of the replay
 
 
 @dataclass
 class Tally:
-    """What was written: rows, and how many of them belong to episodes that ended."""
+    """Counts of written rows and episodes, and of the rows that belong to episodes that ended."""
 
     rows: int = 0
     episodes: int = 0
     whole_rows: int = 0
 
     def add(self, rows: Rows) -> None:
-        """Count one row of each environment. Every episode must be counted from its first row."""
+        """Count one row of each environment, from the first row of every episode on."""
         self.rows += len(rows.reward)
         self.episodes += int(rows.is_last.sum())
         self.whole_rows += int((rows.episode_step[rows.is_last] + 1).sum())
@@ -70,12 +70,12 @@ class Tally:
 
 
 def open_data(source: Path) -> DataFolders:
-    """Find the replay and the held-out episodes that a folder stands for.
+    """Find the replay and the held-out episodes of a folder.
 
     Args:
-        source: a data folder or a run's (replay/ and heldout/ in it), or a replay's own (replay.json in it).
+        source: a data folder or a run's (with replay/ and heldout/ in it), or the replay itself (with replay.json).
     Raises:
-        FileNotFoundError: if there is no such folder, or something else in it.
+        FileNotFoundError: if there is no such folder, or it holds something else.
         ValueError: if it is a file.
     """
     expected = f"{source}: expected a data folder or a run's (replay/ and heldout/ in it), or a replay's"
@@ -100,7 +100,7 @@ def open_data(source: Path) -> DataFolders:
 def source_spec(
     source: str, *, image_size: int, drop_text: bool = True, integers: Literal["mass", "density"] = "mass"
 ) -> EnvSpec:
-    """What the rows of a source hold. Arguments and errors as in `prepare_data`, but nothing is written."""
+    """What the rows of a source hold; writes nothing. Arguments and errors as in `prepare_data`."""
     if source.startswith(PREFIX):
         return open_minari(source, image_size=image_size, drop_text=drop_text, integers=integers).spec
     with Replay.open(open_data(Path(source)).replay, read_only=True) as replay:
@@ -117,12 +117,12 @@ def prepare_data(
     drop_text: bool = True,
     integers: Literal["mass", "density"] = "mass",
 ) -> tuple[Path, Path]:
-    """The replay and the held-out folder that a source means; what is not divided yet is divided into `folder`.
+    """The replay and the held-out folder of a source; if no episodes are held out yet, both are made in `folder`.
 
     Args:
-        source: a folder as `open_data` takes it, or "minari:" and the id of a Minari dataset on this machine.
+        source: a folder as in `open_data`, or "minari:" and the id of a Minari dataset on this machine.
         folder, heldout, generator: see `divide`.
-        image_size, drop_text, integers: of a Minari dataset, see `spaces.observation_specs`.
+        image_size, drop_text, integers: how a Minari dataset is read, see `spaces.observation_specs`.
     Raises:
         Whatever `open_data`, `open_minari` and `divide` raise.
     """
@@ -148,22 +148,21 @@ def tally(folder: Path) -> Tally:
 
 
 def divide(source: EpisodeSource, folder: Path, *, heldout: int, generator: torch.Generator) -> tuple[Tally, Tally]:
-    """Write whole episodes to FOLDER/replay and FOLDER/heldout, the held-out ones drawn at random without replacement.
+    """Write whole episodes to FOLDER/replay and FOLDER/heldout, holding some out at random.
 
-    Both keep the order of the source and have room for just what is written. The source is walked through twice, one
-    episode in memory at a time. Everything is written to FOLDER.partial and on the disk before it takes its name, so
-    that FOLDER/replay is there only if all is.
+    Both keep the order of the source, and their capacity is what is written. The source is read twice, with one episode
+    in memory at a time. See `written_whole` for what an interruption leaves.
 
     Args:
-        source: where the episodes come from.
-        folder: made, with its parents, or a folder with neither replay/ nor heldout/ in it, such as a new run's.
-        heldout: episodes to hold out.
-        generator: decides which.
+        source: the episodes.
+        folder: is made, with its parents, unless it exists; must not hold replay/ or heldout/.
+        heldout: how many episodes to hold out.
+        generator: source of the draw.
     Returns:
-        What went into the replay, and into the held-out set.
+        The counts of the replay and of the held-out set.
     Raises:
-        FileExistsError: if there is a replay/ or heldout/ in the folder.
-        ValueError: if no episode would be left to learn from, or none held out.
+        FileExistsError: if the folder holds replay/ or heldout/.
+        ValueError: if no episode would be held out, or none left to learn from.
     """
     for name in (REPLAY, HELDOUT):
         if (folder / name).exists():
@@ -194,10 +193,10 @@ def divide(source: EpisodeSource, folder: Path, *, heldout: int, generator: torc
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write in, FOLDER.partial, that takes its name once everything in it is on the disk itself.
+    """A block that writes to FOLDER.partial, which becomes FOLDER once everything in it is on the disk itself.
 
-    Where `folder` exists already, what was written moves into it, the replay last. After an error it keeps the name
-    that says it is partial, until the next attempt. Raises ValueError if `folder` is a link.
+    If `folder` exists already, what was written moves into it, the replay last: where FOLDER/replay is, the rest is
+    too. After an error, FOLDER.partial stays until the next attempt. Raises ValueError if `folder` is a link.
     """
     refuse_link(folder)
     partial = folder.with_name(folder.name + ".partial")
@@ -220,7 +219,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def episode_rows(episode: Batch) -> Iterator[Rows]:
-    """The rows of one episode, [1, T, ...], as the environment that made it would write them, one by one."""
+    """The rows of one episode, [1, T, ...], one after the other as its environment would have written them."""
     obs = {path: x[0].numpy() for path, x in episode.obs.items()}
     rest = {name: getattr(episode, name)[0].numpy() for name in Rows._fields[1:]}
     for t in range(len(rest["reward"])):

@@ -1,4 +1,4 @@
-"""Policies that need no model: uniformly random, and scripted. Any callable with the signature of `Policy` will do."""
+"""The policy that needs no model: uniformly random actions."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from worldmodel.types import ActionSpec, Rows
 
 
 class RandomPolicy:
-    """Uniform over the action space, drawn from the generator it is given. A `SavedPolicy`: the generator's state."""
+    """Uniform over the action space. It is a `SavedPolicy`, whose state is that of its generator."""
 
     def __init__(self, spec: ActionSpec, generator: torch.Generator) -> None:
         self.spec, self.generator = spec, generator
@@ -26,12 +26,12 @@ class RandomPolicy:
         return {"generator": self.generator.get_state()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on drawing from where `state` was asked for."""
+        """Continue with the draws that followed when `state` was called."""
         self.generator.set_state(state["generator"])
 
 
 def random_actions(spec: ActionSpec, lead: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*lead A"]:
-    """Independent actions, uniform over the action space, of any leading shape, on the generator's device."""
+    """Independent uniform actions with any leading shape, on the generator's device."""
     uniform = torch.rand(*lead, spec.width, generator=generator, device=generator.device)
     if spec.kind == "continuous":
         return 2 * uniform - 1
@@ -39,14 +39,3 @@ def random_actions(spec: ActionSpec, lead: tuple[int, ...], generator: torch.Gen
         return (uniform > 0.5).float()
     groups = uniform.split(spec.classes, -1)
     return torch.cat([one_hot(group.argmax(-1), group.shape[-1]) for group in groups], -1).float()
-
-
-class ScriptedPolicy:
-    """The same actions in every episode: row t of a table, its last row for ever after."""
-
-    def __init__(self, table: Float[np.ndarray, "T A"]) -> None:
-        self.table = np.asarray(table, np.float32)
-
-    def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
-        """The row of the table for the step of the episode that each of N environments is at."""
-        return self.table[np.minimum(rows.episode_step, len(self.table) - 1)]

@@ -1,24 +1,24 @@
-"""Rows of nothing in particular: to try a model that no environment has taught, or its speed."""
+"""Random rows, to run a model without an environment or to time it."""
 
 import torch
 from torch import Tensor
 
+from worldmodel.checks import require_positive
 from worldmodel.data.policy import random_actions
 from worldmodel.types import Batch, EnvSpec, ObservationSpec
 
 
 def random_batch(spec: EnvSpec, batch: int, length: int, generator: torch.Generator) -> Batch:
-    """B whole episodes of T rows each, with independent random observations, actions and rewards; they end truncated.
+    """B truncated episodes of T rows each, with independent random observations, actions and rewards.
 
     Args:
         spec: what a row holds.
         batch, length: B and T, at least 1.
-        generator: decides everything; its device is the batch's.
+        generator: source of all draws; the batch is on its device.
     Raises:
         ValueError: if B or T is not positive.
     """
-    if min(batch, length) < 1:
-        raise ValueError(f"batch, length: expected at least 1 each, got {(batch, length)}")
+    require_positive(batch=batch, length=length)
     device = generator.device
     step = torch.arange(length, dtype=torch.int32, device=device).expand(batch, -1)
     is_first = step == 0

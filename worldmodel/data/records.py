@@ -1,12 +1,12 @@
-"""A ring of numbered, checked records in a file: what a replay keeps of one environment.
+"""A ring of numbered records with checksums, in one file: the rows that a replay keeps of one environment.
 
-Every record carries its number and a checksum, so head and tail are found again without a second file that could
-disagree, and an altered record is an error when it is read.
+Every record carries its number and a checksum, so both ends of the ring are found without a second file that could
+disagree, and reading an altered record is an error.
 
-The checksum leaves one entry out, which is written later: `closed` is zero until the next episode begins although the
-record did not say that it was the last of its own, and then a seal, which is a checksum of the record's checksum.
-Whatever else is found there is an error as well, but for some bytes of the seal in the newest record: that one was
-being closed.
+The checksum does not cover one entry, `closed`, which is written later: if an episode begins although the record before
+it does not say `is_last`, that record is closed, which marks its episode as truncated. Then `closed` turns from zero to
+a seal, the checksum of the record's checksum. Anything else in it is an error, except a part of the seal in the newest
+record, which was being closed when the process ended.
 """
 
 import io
@@ -24,28 +24,28 @@ RESTORE = "restore it from a copy, or begin a new run"
 
 
 class DamagedReplayError(ValueError):
-    """A replay's file is not as it was written; the message says which, where, and what to do."""
+    """A replay's file was cut or altered; the message says which, where, and what to do."""
 
 
 class RecordFile:
     """A ring of rows in a file. Row i, counted from the first ever written, lies in slot i modulo capacity.
 
-    What begins with a whole episode stays that way: when the ring is full its oldest episode goes, or only its oldest
-    row where that episode takes up more than half of the ring.
+    When the ring is full its oldest episode is dropped, so that the ring still begins with a whole episode; if that
+    episode takes up more than half of the ring, only its oldest row is dropped.
     """
 
     def __init__(self, path: Path, dtype: np.dtype, capacity: int, mode: str) -> None:
-        """Open a file, finding the rows in it.
+        """Open a file and find the rows in it.
 
         Args:
-            path: the file; made by mode "x+b".
-            dtype: of a record, with check, closed and number before all else; see `header.row_type`.
+            path: the file, which mode "x+b" makes.
+            dtype: of a record, which begins with check, closed and number; see `header.row_type`.
             capacity: rows kept.
-            mode: "x+b" for a new file, "r+b" to go on, "rb" to read.
+            mode: "x+b" for a new file, "r+b" to append to an old one, "rb" to read.
         Raises:
-            DamagedReplayError: if it was cut or altered.
-            FileExistsError: if a new one is there already.
-            ValueError: if one that is to be written in is a link.
+            DamagedReplayError: if the file was cut or altered.
+            FileExistsError: if a new file exists already.
+            ValueError: if a file that is to be written is a link.
         """
         self.path, self.dtype, self.capacity = path, dtype, capacity
         self._covered: int = dtype.fields["number"][1]  # type: ignore[index]  # where the checked part begins
@@ -53,7 +53,7 @@ class RecordFile:
         self.torn = 0  # rows that were dropped when the file was opened
         self.starts: deque[int] = deque()  # the stored rows that begin an episode
         self._begin = 0  # the row, stored or not, that begins the episode of the oldest stored row
-        self.before = 0  # rows of all streams when the newest row was appended, where the format tells
+        self.before = 0  # rows in all streams when the newest row was appended; formats before 3 do not say
         self._inside = False  # whether the newest row is not the last of its episode
         self._check = 0  # of the newest row
         self._closing: int | None = None  # the row that was being closed when the last process ended
@@ -68,7 +68,7 @@ class RecordFile:
         return self.count - self.tail
 
     def append(self, record: np.void) -> None:
-        """Write one row, numbered, over the oldest if the ring is full; raises OSError if it cannot be written."""
+        """Number and write one row, over the oldest if the ring is full; raises OSError if it cannot be written."""
         if self._closing is not None or (record["is_first"] and self._inside):
             seal = self._seal(self._check).to_bytes(self.dtype["closed"].itemsize, sys.byteorder)
             self._write(self.count - 1, seal, self.dtype.fields["closed"][1])  # type: ignore[index]
@@ -84,7 +84,7 @@ class RecordFile:
         self.count += 1
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Rows start to start + length, which must be stored; raises DamagedReplayError if one was altered."""
+        """Read `length` stored rows from row `start` on; raises DamagedReplayError if one was altered."""
         assert self.tail <= start <= start + length <= self.count, (self.tail, start, length, self.count)
         records = np.empty(length, self.dtype)
         slot = start % self.capacity
@@ -106,22 +106,22 @@ class RecordFile:
         return records
 
     def flush(self) -> None:
-        """Return when every row is on the disk itself."""
+        """Wait until every row is on the disk itself."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file; nothing can be read or appended after that."""
         self._file.close()
 
     def _seal(self, check: int | np.integer) -> int:
-        """What is in `closed` once a record is; never zero. In format 2 it was a flag."""
+        """The value of `closed` in a closed record, never zero; format 2 has the flag 1 there."""
         return zlib.crc32(int(check).to_bytes(4, "little")) or 1 if self.dtype["closed"].itemsize == 4 else 1
 
     def _checksum(self, record: bytes) -> int:
         return zlib.crc32(memoryview(record)[self._covered :])
 
     def _drop_oldest(self) -> None:
-        """Make room for a row: drop the oldest episode, or only its oldest row if it takes up over half the stream."""
+        """Make room for a row: drop the oldest episode, or only its oldest row if it takes up over half of the ring."""
         if self.starts and self.starts[0] == self.tail:
             self.starts.popleft()
         whole = self.starts and self.starts[0] - self._begin <= self.capacity // 2
@@ -148,7 +148,7 @@ class RecordFile:
             data = data[got:]
 
     def _recover(self) -> None:
-        """Find the stored rows of an existing file from the numbers and checksums that its records carry."""
+        """Find the stored rows of a file by the numbers and checksums of its records."""
         size = self.path.stat().st_size
         slots = size // self.dtype.itemsize
         self.torn = int(size % self.dtype.itemsize > 0)
@@ -170,7 +170,7 @@ class RecordFile:
         while numbers.any() and drop_if_torn(int(numbers.argmax())):
             pass
         if slots == self.capacity and numbers[int(numbers.max()) % slots]:
-            drop_if_torn(int(numbers.max()) % slots)  # the oldest row, which the next takes the place of
+            drop_if_torn(int(numbers.max()) % slots)  # the oldest row, which the next one overwrites
         self.count = int(numbers.max())
         oldest = self._oldest(numbers)
         rows = np.arange(oldest, self.count)
@@ -187,17 +187,17 @@ class RecordFile:
         self.before = int(newest["before"]) if "before" in self.dtype.fields else 0  # type: ignore[operator]
         self.tail = oldest
         if self._begin < oldest and self.starts and self.starts[0] - self._begin <= self.capacity // 2:
-            self.tail = self._begin = self.starts[0]  # its first rows are overwritten, so it had been dropped whole
+            self.tail = self._begin = self.starts[0]  # its first rows are overwritten: the episode had been dropped
 
     def _is_sound(self, record: np.void, *, newest: bool) -> bool:
-        """Whether a record is as it was written; the newest one may have been in the middle of being closed."""
+        """Whether a record is intact; the newest one may hold a part of its seal, which was being written."""
         seal, closed = self._seal(record["check"]), record["closed"]
         pairs = zip(closed.tobytes(), seal.to_bytes(closed.itemsize, sys.byteorder), strict=True)
         marked = all(have in (0, byte) for have, byte in pairs) if newest else closed in (0, seal)
         return marked and bool(record["check"] == self._checksum(record.tobytes()))
 
     def _oldest(self, numbers: np.ndarray) -> int:
-        """The oldest row of the ring, where only rows right after the newest, being written, may be broken."""
+        """The oldest row of the ring. Only the slots after the newest row, which was being written, may be broken."""
         rows = np.arange(max(0, self.count - self.capacity), self.count)
         if self.count > len(numbers) and len(numbers) < self.capacity:
             missing = self.capacity - len(numbers)

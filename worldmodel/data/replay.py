@@ -1,18 +1,17 @@
-"""Rows on disk, and batches of sequences drawn from them.
+"""The replay: rows on disk, and batches of sequences drawn from them.
 
-Each environment writes a stream of its own: a ring of fixed-size records in one file, whole episodes one after the
-other. When a stream is full its oldest episode goes (row by row if it takes up over half of the stream, so that a full
-stream never falls below half). All rows of all streams lie on one circle, stream after stream; a
-sequence is T neighbours on it, from a start drawn uniformly. So every stored row is equally likely, those of short
-episodes and those at the ends included: a sequence that runs past an episode goes on with the next one, whose
-`is_first` tells the model to begin again.
+Each environment writes its own stream, a ring of fixed-size records in one file that holds one episode after the other.
+When a stream is full, its oldest episode is dropped (row by row if it is longer than half of the stream, so that a full
+stream never falls below half). All streams together form one circle of rows, and a sequence is T consecutive rows of
+it from a start drawn uniformly. Every stored row is therefore equally likely, also in short episodes and near the ends
+of episodes: a sequence that runs past an episode continues with the next one, whose `is_first` resets the model.
 
-Rows never stay in memory: what does is one number an episode.
+Rows are not kept in memory; only one number for each episode is.
 
-A process may be killed at any moment. Every row that `append` has returned from is there when the replay is opened
-again; a row that was being written is dropped with a warning. Every record carries its number and a checksum, so head
-and tail are found again without a file that could disagree, and an altered row is an error when it is read. A replay
-that is finished is sealed: how many rows it has, and a checksum of them, are in its header from then on.
+A process may be killed at any moment. When the replay is opened again, every row is there for which `append` had
+returned; a row that was being written is dropped with a warning. Every record carries its number and a checksum, so
+both ends of the ring are found without a second file that could disagree, and reading an altered row is an error. A
+finished replay is sealed: its header then states how many rows it has and the checksum of every stream.
 """
 
 import os
@@ -34,29 +33,29 @@ from worldmodel.data.records import RESTORE, DamagedReplayError, RecordFile
 from worldmodel.system.files import make_own_folder, refuse_link
 from worldmodel.types import Batch, EnvSpec, Rows
 
-CHUNK = 1024  # rows read at once where a whole stream is walked through
-CHUNK_BYTES = 2**20  # and at most so many, since pixels take eight times their room where they are averaged
+CHUNK = 1024  # rows read at once when a whole stream is read
+CHUNK_BYTES = 2**20  # bytes read at once, at most: statistics of pixels take eight times the memory of the pixels
 
 
 class TornRowsWarning(UserWarning):
-    """Rows at the end of a replay are torn or missing, as after a process was killed, and it goes on without them."""
+    """Rows at the end of a replay are torn or missing, as after a kill; the replay was opened without them."""
 
 
 class Replay:
-    """A bounded number of rows in a folder."""
+    """A bounded number of rows in a folder, the newest of every environment."""
 
     def __init__(self, folder: Path, spec: EnvSpec, *, capacity: int, streams: int) -> None:
         """Make a new, empty replay.
 
         Args:
-            folder: made, with its parents; must not hold a replay yet.
+            folder: is made, with its parents; must not hold a replay yet.
             spec: what a row holds.
             capacity: rows kept, over all streams.
-            streams: environments that write side by side.
+            streams: how many environments write side by side.
         Raises:
-            FileExistsError: if there is a replay in the folder already.
-            DamagedReplayError: if there are rows without a header.
-            ValueError: if the capacity leaves a stream without a row, or the folder is a link.
+            FileExistsError: if the folder holds a replay already.
+            DamagedReplayError: if it holds rows without a header.
+            ValueError: if the capacity is below one row for each stream, or the folder is a link.
         """
         if capacity < streams:
             raise ValueError(f"capacity: expected at least one row for each of {streams} streams, got {capacity}")
@@ -65,23 +64,23 @@ class Replay:
         if found := found_rows(folder):
             raise DamagedReplayError(f"{folder}: expected no replay, found no {HEADER}{found}; {RESTORE}")
         make_own_folder(folder)
-        for empty in folder.glob(STREAMS):  # of a replay whose making was interrupted
+        for empty in folder.glob(STREAMS):  # left by an interruption in these lines
             empty.unlink()
         header = Header(spec, capacity, streams)
         self._open(folder, header, "x+b")
-        write_header(folder, header)  # last: where there is one, there is a whole replay
+        write_header(folder, header)  # last, so that a header means that the replay is complete
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> "Replay":
-        """Open a stored replay, with every row that was in it; `read_only` needs no right to write.
+        """Open a stored replay with all its rows; `read_only` needs no permission to write.
 
-        Rows at its end that are torn, or missing although later ones of other environments are there, are counted in a
-        TornRowsWarning. A sealed replay must be whole.
+        A TornRowsWarning counts the rows at the end that are torn, or missing although later rows of other environments
+        are there. A sealed replay must be complete.
 
         Raises:
-            FileNotFoundError: if there is none, or a stream of it is missing.
-            DamagedReplayError: if a file of it was cut or altered.
-            ValueError: if it was written in another format, or is to be written in and is a link.
+            FileNotFoundError: if there is no replay, or one of its streams is missing.
+            DamagedReplayError: if one of its files was cut or altered.
+            ValueError: if its format is unknown, or it is a link and not opened read-only.
         """
         header = read_header(folder)
         if not read_only:
@@ -147,7 +146,7 @@ class Replay:
 
     @property
     def sealed(self) -> bool:
-        """Whether it is finished: nothing may be appended, and a row that is missing is an error."""
+        """Whether it is finished: nothing can be appended, and a missing row is an error."""
         return self._header.contents is not None
 
     def __len__(self) -> int:
@@ -156,18 +155,18 @@ class Replay:
 
     @property
     def streams(self) -> int:
-        """Environments that write side by side."""
+        """How many environments write side by side."""
         return len(self._streams)
 
     @property
     def rows_written(self) -> int:
-        """Rows ever appended, those that have been overwritten included."""
+        """Rows ever appended, including those that were dropped since."""
         return sum(stream.count for stream in self._streams)
 
     def append(self, rows: Rows) -> None:
-        """Store one row of each environment. Once this returns, the rows survive the death of the process.
+        """Store one row of each environment. Once this returns, the rows survive a kill of the process.
 
-        A row that begins an episode ends the one before it: where that was interrupted, it counts as truncated.
+        A row that begins an episode ends the episode before it, which counts as truncated if it had not ended.
 
         Raises:
             ValueError: if there are not as many rows as streams, or the replay is sealed.
@@ -190,14 +189,14 @@ class Replay:
     def sample(
         self, batch_size: int, length: int, generator: torch.Generator, *, burn_in: int = 0, restart: bool = False
     ) -> Batch:
-        """Draw B sequences of T rows; every stored row is equally likely to be at every place.
+        """Draw B sequences of T rows; every stored row is equally likely at every position.
 
         Args:
             batch_size, length: B and T.
-            generator: decides which; the same state gives the same batch of the same replay.
-            burn_in: rows at the start of a sequence that starts inside an episode which do not count as valid.
-            restart: take a sequence that starts inside an episode for an episode that begins there: its first row is a
-                reset's, without an action or a reward.
+            generator: source of the draws; the same state gives the same batch of the same replay.
+            burn_in: how many of the first rows are not valid in a sequence that starts inside an episode.
+            restart: treat a sequence that starts inside an episode as an episode that begins there: its first row
+                becomes that of a reset, without an action or a reward.
         Raises:
             ValueError: if fewer than T rows are stored.
         """
@@ -207,7 +206,7 @@ class Replay:
         starts = torch.randint(rows, (batch_size,), generator=generator).tolist()
         sequences, colds = zip(*(self._read_circle(start, length) for start in starts), strict=True)
         records, place = np.stack(sequences), np.arange(length)  # [B, T]
-        cold = np.stack(colds)  # [B, T] where the state begins from nothing inside an episode
+        cold = np.stack(colds)  # [B, T]
         if restart:
             records[cold] = _marked_beginning(records[cold])
             cold = np.zeros_like(cold)
@@ -244,14 +243,14 @@ class Replay:
         return {names.get(name, name): moment.mean_and_std() for name, moment in moments.items()}
 
     def seal(self) -> None:
-        """Finish the replay: nothing is appended from now on, and whoever opens it finds the same rows or an error."""
+        """Finish the replay: nothing can be appended any more, and opening it gives the same rows or an error."""
         self.flush()
         checksums = tuple(file_checksum(stream.path) for stream in self._streams)
         self._header = replace(self._header, contents=Contents(self.rows_written, checksums))
         write_header(self.folder, self._header)
 
     def distinct_rewards(self, most: int) -> Tensor | None:
-        """The values that the reward takes, float32 [n] in rising order; None where they are more than `most`."""
+        """The values that the reward takes, float32 [n] in rising order; None if there are more than `most`."""
         found = np.empty(0, np.float32)
         for stream in self._streams:
             for start in range(stream.tail, stream.count, CHUNK):
@@ -262,12 +261,12 @@ class Replay:
         return torch.from_numpy(found)
 
     def flush(self) -> None:
-        """Return when every row is on the disk itself."""
+        """Wait until every row is on the disk itself."""
         for stream in self._streams:
             stream.flush()
 
     def close(self) -> None:
-        """Release the files. The replay can be opened again."""
+        """Close the files. The replay can be opened again."""
         for stream in self._streams:
             stream.close()
 
@@ -278,9 +277,11 @@ class Replay:
         self.close()
 
     def _read_circle(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows start, start + 1, ... of the circle, with a beginning marked wherever one stream follows another.
+        """Rows start, start + 1, ... of the circle; where one stream follows another, a new episode is marked.
 
-        Beside them, [T], the rows before which nothing is known although their episode had begun: these want a burn-in.
+        Returns:
+            The rows [T], and [T] flags for the rows at which the state starts empty although the episode had begun
+            earlier; after such a row, a burn-in warms the state up.
         """
         parts: list[np.ndarray] = []
         cold = np.zeros(length, bool)
@@ -292,8 +293,8 @@ class Replay:
             part = stream.read(stream.tail + start, min(needed, len(stream) - start))
             cold[length - needed] = not part["is_first"][0]
             if parts:
-                # The oldest row may lie inside an episode that outgrew its whole stream: a row that follows another
-                # stream's is a beginning even then.
+                # The oldest row of this stream may lie inside an episode longer than the stream. It still begins an
+                # episode here, because the row before it belongs to another stream.
                 part[:1] = _marked_beginning(part[:1])
             parts.append(part)
             needed, start, index = needed - len(part), 0, (index + 1) % len(self._streams)
@@ -311,13 +312,13 @@ class Replay:
 
 
 class _Moments:
-    """Mean and variance of rows that come in pieces. Source: Chan et al. 1979, the pairwise update."""
+    """Mean and variance, accumulated over pieces of the rows. Source: Chan et al. 1979, the pairwise update."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.count, self.mean, self.squares = 0, np.zeros(shape), np.zeros(shape)
 
     def add(self, x: np.ndarray) -> None:
-        """Take in some more rows, [rows, n], or none."""
+        """Add some rows, [rows, n], or none."""
         if not len(x):
             return
         x = x.astype(np.float64).reshape(len(x), *self.mean.shape)
@@ -332,7 +333,7 @@ class _Moments:
 
 
 def file_checksum(path: Path) -> int:
-    """CRC-32 of a file; read once a process, unless the file changes."""
+    """CRC-32 of a file, which a process reads only once unless the file changes."""
     about = path.stat()
     return _file_checksum(path.absolute(), about.st_size, about.st_mtime_ns)
 
@@ -356,6 +357,6 @@ def read_episodes(folder: Path, max_length: int) -> Batch:
 
 
 def _marked_beginning(records: np.ndarray) -> np.ndarray:
-    """Rows as they would be if each of them came after a reset."""
+    """The same rows, each turned into the first row of an episode."""
     records["is_first"], records["episode_step"], records["prev_action"], records["reward"] = True, 0, 0, 0
     return records

@@ -1,4 +1,4 @@
-"""Environments and a policy -> rows, one for each environment at every step."""
+"""Run environments with a policy: one row of each environment at every step."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from worldmodel.types import Policy, Rows
 
 
 class Rollout:
-    """Steps environments with a policy for ever; every call of `step` returns the next rows.
+    """Steps environments with a policy, without end; every call of `step` returns the next row of each.
 
-    The first call resets all environments. When an episode ends, the next row of that environment is the first of a new
-    one, so every observation that an environment makes becomes exactly one row: the final one too.
+    The first call resets all environments. After the last row of an episode comes the first row of the next one, so
+    every observation of an environment becomes exactly one row, an episode's last observation included.
     """
 
     def __init__(self, environments: Environments, policy: Policy, seed: int) -> None:
@@ -21,8 +21,8 @@ class Rollout:
         """The next rows.
 
         Raises:
-            EnvironmentFailureError: if an environment fails and may not be replaced. Where it may, the row is the first
-                of a new episode, though the one before it was not the last of its own.
+            EnvironmentFailureError: if an environment fails and may not be replaced. If it is replaced, the row begins
+                a new episode, although the row before did not end one.
             ValueError: if the policy's actions have the wrong shape.
         """
         self._last = self._begin() if self._last is None else self._advance(self._last)
@@ -47,9 +47,9 @@ class Rollout:
         if action.shape != last.prev_action.shape:
             raise ValueError(f"policy: expected actions of shape {last.prev_action.shape}, got {action.shape}")
         if self.environments.spec.action.kind == "continuous":
-            action = action.clip(-1, 1)  # what is stored is what the environment is told
+            action = action.clip(-1, 1)  # store what the environment receives
         obs, reward, terminated, truncated, restarted = self.environments.step(action)
-        is_first = last.is_last | restarted  # these environments have just been reset and did not use their action
+        is_first = last.is_last | restarted  # these were just reset and did not use their action
         return Rows(
             obs=obs,
             prev_action=np.where(is_first[:, None], np.float32(0), action),

@@ -1,7 +1,7 @@
-"""Gymnasium spaces <-> what rows store: nested observations as named flat leaves, actions as one vector.
+"""Gymnasium spaces <-> stored rows: nested observations as named flat leaves, actions as one vector.
 
-A leaf is named by its path: "position", "goal/0", and "obs" where the space is a single leaf. Spaces that cannot be
-modelled are refused with their path.
+A leaf is named by its path, such as "position" or "goal/0"; the only leaf of a space that is not nested is "obs".
+Spaces that cannot be modelled are refused with their path.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,20 +15,20 @@ from PIL import Image
 from worldmodel.types import ActionSpec, ObservationSpec
 
 ROOT = "obs"
-RESERVED = {"reward", "continue", "elbo", "kl"}  # names of the bound's other terms: a leaf of that name is "obs/NAME"
-EXACT_INTEGERS = 2**53  # beyond it a float64 skips whole numbers, and the largest 64-bit ones are out of its reach
-MOST_CLASSES = 2**20  # of a leaf or an action: each is a number that networks read, and rows of actions store
-SMALLEST_IMAGE = 16  # pixels; smaller uint8 grids are symbols rather than pictures, and are read as whole numbers
-MOST_ONE_HOT = 1024  # numbers that a Box of whole numbers may be to a network as classes; larger ones stay numbers
-MOST_VALUES = 256  # of an entry of such a Box
+RESERVED = {"reward", "continue", "elbo", "kl"}  # other terms of the bound: a leaf with such a name is "obs/NAME"
+EXACT_INTEGERS = 2**53  # a float64 holds every whole number up to here, and not every one beyond
+MOST_CLASSES = 2**20  # of a leaf or an action: each class is a number that networks read and that rows of actions store
+SMALLEST_IMAGE = 16  # pixels a side; smaller uint8 grids hold symbols rather than pictures, and are whole numbers
+MOST_ONE_HOT = 1024  # one-hot entries of a Box of whole numbers that is read as classes; a larger one stays numbers
+MOST_VALUES = 256  # classes of one entry of such a Box
 
 
 class UnsupportedSpaceError(ValueError):
-    """A space that the model cannot read or act in; the message names it and its place in the tree."""
+    """A space that the model cannot read or act in; the message names the space and its path."""
 
 
 class UnexpectedValueError(ValueError):
-    """What an environment gave is not what its spaces promise; the message names the key and both."""
+    """A value that does not fit the environment's space; the message names the key, the space and the value."""
 
 
 def observation_specs(
@@ -40,10 +40,10 @@ def observation_specs(
         space: Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these, nested.
         image_size: height and width that images (uint8 Boxes [H, W] or [H, W, C], at least 16 a side) are resized to.
         drop_text: leave text leaves out instead of refusing them.
-        integers: whether Boxes of whole numbers that are no images are bits, classes or integers, which have a mass; or
+        integers: what Boxes of whole numbers are, other than images: bits, classes or integers, which have a mass, or
             vectors of real numbers, which have a density.
     Raises:
-        UnsupportedSpaceError: for any other space, an empty leaf, or where nothing is left.
+        UnsupportedSpaceError: for any other space, an empty leaf, or a space with nothing but text.
     """
     specs = {}
     for path, leaf in leaves(space):
@@ -59,6 +59,16 @@ def observation_specs(
     if not specs:
         raise UnsupportedSpaceError(f"observation space {space}: expected at least one leaf that is not text")
     return specs
+
+
+def leaf_space(spec: ObservationSpec) -> spaces.Box:
+    """The Box of the arrays that a leaf is stored as."""
+    if spec.kind == "vector":
+        return spaces.Box(-np.inf, np.inf, spec.shape, np.float32)
+    if spec.kind == "integer":
+        return spaces.Box(np.array(spec.low, spec.dtype), np.array(spec.high, spec.dtype), spec.shape, spec.dtype)
+    highest = {"image": 255, "binary": 1}.get(spec.kind) or max(spec.classes) - 1
+    return spaces.Box(0, highest, spec.shape, spec.dtype)
 
 
 def text_leaves(space: Space) -> list[str]:
@@ -79,27 +89,20 @@ def encode_observation(space: Space, specs: Mapping[str, ObservationSpec], value
 
     Raises:
         UnexpectedValueError: if a leaf is missing, has another shape or dtype than its space, holds a number that is
-            not finite in float32, or a class or a whole number that there is not.
+            not finite in float32, or a class or a whole number outside its space.
     """
-    parts = zip(leaves(space), _values(space, value), strict=True)
-    return {
-        path: _encode_leaf(leaf, specs[path], _checked(path, leaf, specs[path], part))
-        for (path, leaf), (_, part) in parts
-        if not _is_text(leaf)  # by kind, not by path: a text that is left out may have the path of another leaf
-    }
+    return {path: _encode_leaf(path, leaf, specs[path], part) for path, leaf, part in _parts(space, value)}
 
 
 def encode_observations(space: Space, specs: Mapping[str, ObservationSpec], values: Any) -> dict[str, np.ndarray]:
-    """T observations whose leaves are stacked, [T, ...] each, as the arrays [T, ...] that `specs` describes.
+    """T observations with stacked leaves, [T, ...] each, as the arrays [T, ...] that `specs` describes.
 
     Raises:
         UnexpectedValueError: as `encode_observation`.
     """
-    parts = zip(leaves(space), _values(space, values), strict=True)
     return {
-        path: np.stack([_encode_leaf(leaf, specs[path], _checked(path, leaf, specs[path], value)) for value in part])
-        for (path, leaf), (_, part) in parts
-        if not _is_text(leaf)
+        path: np.stack([_encode_leaf(path, leaf, specs[path], value) for value in part])
+        for path, leaf, part in _parts(space, values)
     }
 
 
@@ -120,10 +123,10 @@ def checked_reward(value: Any) -> float:
 
 
 def checked_flag(name: str, value: Any) -> bool:
-    """`terminated` or `truncated` as a bool; numpy's are bools too.
+    """`terminated` or `truncated` as a bool.
 
     Raises:
-        UnexpectedValueError: if it is anything else, whatever Python would make of it.
+        UnexpectedValueError: if it is not a bool of Python or NumPy, even if Python could read it as one.
     """
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind != "b":
@@ -132,10 +135,10 @@ def checked_flag(name: str, value: Any) -> bool:
 
 
 def action_spec(space: Space) -> ActionSpec:
-    """An action space as a vector of numbers.
+    """The layout of an action space as a vector of numbers.
 
     Raises:
-        UnsupportedSpaceError: unless it is Discrete, a bounded Box, MultiDiscrete or MultiBinary, and not empty.
+        UnsupportedSpaceError: unless the space is Discrete, a bounded Box, MultiDiscrete or MultiBinary, and not empty.
     """
     if _is_empty(space):
         raise UnsupportedSpaceError(f"action space {space}: expected at least one number, got the shape {space.shape}")
@@ -156,7 +159,7 @@ def action_spec(space: Space) -> ActionSpec:
 
 
 def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
-    """The environment's action for a vector as `action_spec` lays it out."""
+    """The environment's action for a vector that `action_spec` lays out."""
     if isinstance(space, spaces.Discrete):
         return space.dtype.type(space.start + vector.argmax())
     if isinstance(space, spaces.MultiDiscrete):
@@ -169,17 +172,18 @@ def decode_action(space: Space, vector: Float[np.ndarray, " A"]) -> Any:
     unit = (np.minimum(np.maximum(vector, -1), 1).reshape(space.shape).astype(np.float64) + 1) / 2
     action = (1 - unit) * space.low + unit * space.high  # exact at both ends
     action = action if space.dtype.kind == "f" else np.rint(action)
-    # Rounding may go beyond the bounds in between. This runs at every step, and np.clip takes three times as long.
+    # Rounding may have gone beyond the bounds. This runs at every step, and np.clip would take three times as long.
     return np.minimum(np.maximum(action, space.low), space.high).astype(space.dtype)
 
 
 def encode_action(space: Space, action: Any) -> Float[np.ndarray, " A"]:
     """The vector for an environment's action, as `action_spec` lays it out: the inverse of `decode_action`.
 
-    Numbers of a Box come back to float32 rounding, its bounds exactly, and what lies beyond them as they do.
+    For a Box, decoding the vector gives the number back to float32 rounding, a bound exactly, and the nearest bound for
+    a number outside.
 
     Raises:
-        ValueError: if the action has another shape than the space, or is none of its choices.
+        ValueError: if the action has another shape than the space, or is not one of its choices.
     """
     if np.shape(action) != space.shape:
         raise ValueError(f"action: expected the shape {space.shape} of {space}, got {np.shape(action)}")
@@ -193,12 +197,20 @@ def encode_action(space: Space, action: Any) -> Float[np.ndarray, " A"]:
         return np.asarray(action, np.float32).ravel()
     assert isinstance(space, spaces.Box)
     low, high = space.low.astype(np.float64).ravel() / 2, space.high.astype(np.float64).ravel() / 2
-    half = high - low  # of the range: the whole of the widest Box has no float64
+    half = high - low  # of the range, since the full range of the widest Box is beyond float64
     offset = np.asarray(action, np.float64).ravel() - (low + high)
     return np.clip(np.divide(offset, half, out=np.zeros_like(half), where=half > 0), -1, 1).astype(np.float32)
 
 
-def _values(space: Space, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def _parts(space: Space, value: Any) -> Iterator[tuple[str, Space, Any]]:
+    """The path, the space and the value of every leaf that is not text."""
+    for (path, leaf), part in zip(leaves(space), _values(space, value), strict=True):
+        if not _is_text(leaf):  # by kind, not by path: a text that is left out may have the path of another leaf
+            yield path, leaf, part
+
+
+def _values(space: Space, value: Any, path: str = "") -> Iterator[Any]:
+    """The values of all leaves, in the order of `leaves`."""
     for name, child in _children(space):
         try:
             part = value[name]
@@ -207,7 +219,7 @@ def _values(space: Space, value: Any, path: str = "") -> Iterator[tuple[str, Any
             raise UnexpectedValueError(f"{expected}, got {_short(value)}") from error
         yield from _values(child, part, _join(path, name))
     if not isinstance(space, spaces.Dict | spaces.Tuple):
-        yield path or ROOT, value
+        yield value
 
 
 def _join(path: str, name: Any) -> str:
@@ -260,10 +272,10 @@ def _observation_spec(
 
 
 def _integer_spec(space: spaces.Box) -> ObservationSpec:
-    """Whole numbers within bounds, which have a mass: bits, classes where there are few, integers where there are many.
+    """Whole numbers within bounds, which have a mass: bits, classes if they are few, or integers if they are many.
 
-    A class for every value costs a network an input and an output each: a board of 9 cells with 3 values is 27 numbers,
-    but MiniGrid's 7 x 7 x 3 bytes would be 37,632, of which hardly one in thirty ever occurs.
+    Each class costs a network an input and an output: a board of 9 cells with 3 values is 27 numbers, but MiniGrid's
+    7 x 7 x 3 bytes would be 37,632, of which hardly one in thirty ever occurs.
     """
     low, high = _bounds(space)
     if not any(low) and all(bound == 1 for bound in high):
@@ -275,7 +287,7 @@ def _integer_spec(space: spaces.Box) -> ObservationSpec:
 
 
 def _bounds(space: spaces.Box) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The bounds of whole numbers, within those that a float64 holds."""
+    """The bounds of a Box of whole numbers, cut to those that a float64 holds."""
 
     def within(bounds: np.ndarray) -> tuple[int, ...]:
         return tuple(max(-EXACT_INTEGERS, min(EXACT_INTEGERS, int(bound))) for bound in bounds.flat)
@@ -304,7 +316,7 @@ def _is_channels_first(space: spaces.Box) -> bool:
 
 
 def _checked(path: str, space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:
-    """A leaf's value as an array, if it is one that its space promises."""
+    """A leaf's value as an array, or UnexpectedValueError if it does not fit the leaf's space."""
     array = np.asarray(value)
     assert space.dtype is not None
     if array.shape != space.shape:
@@ -330,7 +342,7 @@ def _checked(path: str, space: Space, spec: ObservationSpec, value: Any) -> np.n
 
 
 def _is_exact(array: np.ndarray) -> np.ndarray | bool:
-    """Which whole numbers a float64 holds, them and their neighbours."""
+    """Which entries of whole numbers are within those that a float64 holds exactly."""
     if array.dtype.itemsize < 8:
         return True
     return (array <= EXACT_INTEGERS) & (array >= (-EXACT_INTEGERS if array.dtype.kind == "i" else 0))
@@ -340,20 +352,21 @@ def _short(value: Any) -> str:
     return np.array2string(value, threshold=8) if isinstance(value, np.ndarray) else repr(value)[:200]
 
 
-def _encode_leaf(space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:
+def _encode_leaf(path: str, space: Space, spec: ObservationSpec, value: Any) -> np.ndarray:
+    value = _checked(path, space, spec, value)
     if spec.kind == "image":
-        return _resize(np.asarray(value), spec.shape[0])
+        return _resize(value, spec.shape[0])
     if spec.kind == "binary":
-        return np.asarray(value, np.uint8).reshape(spec.shape)
+        return value.astype(np.uint8).reshape(spec.shape)
     if spec.kind == "categorical":
         assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box)
         start = space.low if isinstance(space, spaces.Box) else space.start
-        return (np.asarray(value, np.int64) - np.asarray(start, np.int64)).reshape(spec.shape).astype(np.int32)
+        return (value.astype(np.int64) - np.asarray(start, np.int64)).reshape(spec.shape).astype(np.int32)
     return np.asarray(value, spec.dtype).reshape(spec.shape)
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    """[H, W] or [H, W, C] bytes -> [size, size, C], averaging the pixels under each new one."""
+    """[H, W] or [H, W, C] bytes -> [size, size, C], where a new pixel is the mean of those that it covers."""
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[:2] == (size, size):

@@ -1,4 +1,4 @@
-"""Which package an environment's id belongs to, the extra that this needs, and the modules that making it imports."""
+"""The packages that environment ids belong to, the extras that install them, and the modules that an id imports."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ import worldmodel_envs
 from worldmodel.system.installation import install_command
 from worldmodel_envs.wrapping import named
 
-OWN = "worldmodel/"  # begins the ids that `worldmodel_envs` registers
-OLD_IDS = {  # as run folders of version 0.1.0 and before have them -> as they are registered now
+OWN = "worldmodel/"  # prefix of the ids that `worldmodel_envs` registers
+OLD_IDS = {  # ids in run folders up to version 0.1.0 -> the ids of today
     "envs:HiddenMarkov-v0": f"{OWN}HiddenMarkov-v0",
     "envs:LinearGaussian-v0": f"{OWN}LinearGaussian-v0",
 }
@@ -21,12 +21,12 @@ OLD_IDS = {  # as run folders of version 0.1.0 and before have them -> as they a
 
 @dataclass(frozen=True)
 class Suite:
-    """Environments that come with an extra."""
+    """Environments that an extra of this package installs."""
 
-    extra: str  # of this package
-    module: str  # what has to be importable
-    entry_point: str = ""  # beginning of the entry points of ids that Gymnasium itself knows
-    ids: tuple[str, ...] = ()  # beginnings of the ids that importing the module registers
+    extra: str
+    module: str  # must be importable
+    entry_point: str = ""  # prefix of the entry points, for ids that Gymnasium itself registers
+    ids: tuple[str, ...] = ()  # prefixes of the ids, for those that importing the module registers
 
 
 SUITES = (
@@ -38,15 +38,15 @@ SUITES = (
 
 
 def current_id(env_id: str) -> str:
-    """The id that an environment is registered under now, where it had another one in older run folders."""
+    """The id under which an environment is registered now, for an id of today or one in an old run folder."""
     return OLD_IDS.get(env_id, env_id)
 
 
 def prepare(env_id: str) -> str:
-    """Make an id known to Gymnasium if it is this project's or a suite's: -> the id to make the environment by.
+    """Register the environment of an id with Gymnasium if a suite has it: -> the id to make it with.
 
     Raises:
-        ValueError: if the suite is not installed; the message names the command that installs it.
+        ValueError: if the suite is not installed; the message gives the command that installs it.
     """
     env_id = current_id(env_id)
     for suite in SUITES:
@@ -60,24 +60,24 @@ def prepare(env_id: str) -> str:
 
 
 def suite_of_module(name: str) -> Suite | None:
-    """The suite that a module's package belongs to."""
+    """The suite that a module belongs to, or None."""
     return next((suite for suite in SUITES if suite.module == name.split(".")[0]), None)
 
 
 def is_own(env_id: str) -> bool:
-    """Whether an id is of an environment that comes with this package. Nothing is imported to find out."""
+    """Whether an environment comes with this package; imports nothing."""
     own = worldmodel_envs.__name__
     module, _, name = current_id(env_id).rpartition(":")
     return module in ("", own) and _entry_point(name).startswith(f"{own}.")
 
 
 def is_well_known(env_id: str) -> bool:
-    """Whether an id is of Gymnasium's own environments or of a suite's, none of which states a law."""
+    """Whether an environment is one of Gymnasium or of a suite, none of which states a law."""
     return _entry_point(env_id).startswith("gymnasium.") or any(_belongs(env_id, suite) for suite in SUITES)
 
 
 def modules_of(env_id: str, wrappers: Sequence[str | Mapping[str, Any]] = ()) -> list[str]:
-    """The modules that are imported because settings name them, as far as that can be told without an import."""
+    """The modules that making an environment imports because of its settings, as far as ids and registry tell."""
     module, _, name = current_id(env_id).rpartition(":")
     modules = [module, *(suite.module for suite in SUITES if suite.ids and _belongs(env_id, suite))]
     modules += [_entry_point(name).partition(":")[0], *(named(entry)[0].partition(":")[0] for entry in wrappers)]
@@ -85,7 +85,7 @@ def modules_of(env_id: str, wrappers: Sequence[str | Mapping[str, Any]] = ()) ->
 
 
 def install(suite: Suite) -> str:
-    """What to do where a suite is missing."""
+    """Words that say which package is missing and how to install it."""
     return f"its package {suite.module} is not there; {install_command(suite.extra)}"
 
 
@@ -96,6 +96,6 @@ def _belongs(env_id: str, suite: Suite) -> bool:
 
 
 def _entry_point(env_id: str) -> str:
-    """`module:Class` of an id that is registered by one; empty of all others."""
+    """`module:Class` of a registered id; empty if the id is unknown or registered by a function."""
     known = gymnasium.registry.get(env_id)
     return known.entry_point if known is not None and isinstance(known.entry_point, str) else ""

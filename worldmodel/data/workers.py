@@ -1,7 +1,7 @@
-"""Environments in processes of their own, so that nothing that one of them does can end this process.
+"""Environments in worker processes, so that nothing an environment does can end this process.
 
-A worker ignores Ctrl-C and SIGTERM, which a terminal or a cluster sends to a whole group: this process decides, and
-ends its workers by a message, or by SIGKILL where they do not heed it. They also end when this process does.
+A worker ignores Ctrl-C and SIGTERM, which a terminal or a cluster sends to the whole process group. This process ends
+its workers by a message, or by SIGKILL if they do not obey it. They also end when this process ends.
 """
 
 import atexit
@@ -27,11 +27,11 @@ from gymnasium.vector import AsyncVectorEnv
 from gymnasium.vector.async_vector_env import _async_worker
 from gymnasium.vector.utils import CloudpickleWrapper
 
-from worldmodel.data.guard import CLOSE_TIMEOUT, EnvironmentFailureError, close_or_warn, made_in_time, start_timeout
+from worldmodel.data.guard import CLOSE_TIMEOUT, EnvironmentFailureError, close_or_warn, make_in_time, start_timeout
 from worldmodel.types import EnvSpec
 
-GRACE = 2.0  # seconds beyond a deadline that a worker has to report a hang itself
-SLICE = 0.25  # seconds of a wait that are counted at a time
+GRACE = 2.0  # seconds after a deadline in which a worker can report the hang itself
+SLICE = 0.25  # seconds by which a wait is counted
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -41,21 +41,25 @@ class Spaces(NamedTuple):
     spec: EnvSpec
     observation: gymnasium.Space
     action: gymnasium.Space
-    left_out: tuple[str, ...]  # text leaves that rows do without
+    left_out: tuple[str, ...]  # paths of text leaves, which rows do not hold
 
 
 class Workers(AsyncVectorEnv):
-    """One worker process for each environment; every wait has a deadline."""
+    """One worker process for each environment.
 
-    def __init__(self, makers: Sequence[Callable[[], gymnasium.Env]], spaces: Spaces, *, start_timeout: float) -> None:
+    A reset or a step raises multiprocessing.TimeoutError if a worker does not answer in time, and EOFError or
+    ConnectionError if one is dead.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], gymnasium.Env]], spaces: Spaces, *, step_timeout: float) -> None:
         """Args:
         makers: make the environments, in their workers.
         spaces: of each of them.
-        start_timeout: seconds that a constructor may take.
+        step_timeout: seconds that a reset or step may take; a constructor may take longer, see `start_timeout`.
         Raises:
             EnvironmentFailureError: if a worker dies or hangs at its start.
         """
-        self._start_timeout = start_timeout
+        self._step_timeout, self._start_timeout = step_timeout, start_timeout(step_timeout)
         here = [partial(_make_elsewhere, make, spaces, os.getpid()) for make in makers]
         try:
             super().__init__(here, worker=partial(_work, _ends_with_this_process()))
@@ -63,25 +67,35 @@ class Workers(AsyncVectorEnv):
             self.close_extras()
             self.closed = True
             if isinstance(error, WorkerTimeoutError):
-                late = f"an environment worker gave no answer within {start_timeout:g} seconds of its start"
+                late = f"an environment worker gave no answer within {self._start_timeout:g} seconds of its start"
                 raise EnvironmentFailureError(late) from error
             if isinstance(error, EOFError | ConnectionError):
                 words = "an environment worker died at its start; its own words are above"
                 raise EnvironmentFailureError(words) from error
             raise
-        self._at_exit = partial(_end, self.processes)  # or Python waits there for workers that ignore its SIGTERM
+        self._at_exit = partial(_end, self.processes)  # Python would wait there for workers, which ignore its SIGTERM
         atexit.register(self._at_exit)
 
-    def wait_for_answers(self, seconds: float) -> None:
-        """Wait until every worker has answered or died; raises multiprocessing.TimeoutError."""
-        if not wait_for([pipe for pipe in self.parent_pipes if pipe is not None], seconds):
+    def reset_wait(self, timeout: float | None = None) -> Any:
+        """Receive the observations of a reset."""
+        self._wait_for_answers(self._step_timeout)
+        return super().reset_wait()
+
+    def step_wait(self, timeout: float | None = None) -> Any:
+        """Receive the results of a step."""
+        self._wait_for_answers(self._step_timeout)
+        return super().step_wait()
+
+    def _wait_for_answers(self, seconds: float) -> None:
+        """Wait until every worker has answered or died."""
+        if not wait_for([pipe for pipe in self.parent_pipes if pipe is not None], seconds + GRACE):
             raise WorkerTimeoutError
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Ask all workers to close their environments and end; kill those that have not after two seconds."""
+        """Ask all workers to close their environments and end; after CLOSE_TIMEOUT, kill those that have not."""
         for pipe in getattr(self, "parent_pipes", []):
             if pipe is not None and not pipe.closed:
-                with contextlib.suppress(OSError):  # of a worker that is dead
+                with contextlib.suppress(OSError):  # the worker is dead
                     pipe.send(("close", None))
         processes: list[BaseProcess] = getattr(self, "processes", [])
         end = time.monotonic() + CLOSE_TIMEOUT
@@ -95,21 +109,21 @@ class Workers(AsyncVectorEnv):
             atexit.unregister(self._at_exit)
 
     def _check_spaces(self) -> None:
-        self.call_async("render_mode")  # any question: it is answered once the environment is made
-        self.wait_for_answers(self._start_timeout + GRACE)
+        self.call_async("render_mode")  # any question will do: the answer comes once the environment is made
+        self._wait_for_answers(self._start_timeout)
         self.call_wait()
         super()._check_spaces()
 
 
 def read_spaces(make: Callable[[], Any], name: str, timeout: float) -> Spaces:
-    """Make an environment and close it again: -> its spaces; raises what its constructor does."""
-    env = made_in_time(make, name, timeout)
+    """Make an environment and close it again: -> its spaces. Raises whatever its constructor raises."""
+    env = make_in_time(make, name, timeout)
     close_or_warn(env, name)
     return _spaces_of(env)
 
 
 def read_spaces_elsewhere(make: Callable[[], Any], name: str, timeout: float) -> Spaces:
-    """The same in a process of its own.
+    """`read_spaces` in a process of its own.
 
     Raises:
         EnvironmentFailureError: if that process dies or gives no answer in time; otherwise what `read_spaces` raises.
@@ -142,9 +156,9 @@ def read_spaces_elsewhere(make: Callable[[], Any], name: str, timeout: float) ->
 
 
 def wait_for(objects: Sequence[Any], seconds: float) -> bool:
-    """Wait until all of these (pipes, sentinels) are ready: -> whether they are.
+    """Wait until all objects (pipes, sentinels) are ready: -> whether they are.
 
-    Time is counted in slices, so that time in which this process was stopped does not count.
+    Time is counted in short slices, so that time during which this process was stopped does not count.
     """
     waiting, left = set(objects), seconds
     while waiting and left > 0:
@@ -155,27 +169,27 @@ def wait_for(objects: Sequence[Any], seconds: float) -> bool:
 
 
 class _Elsewhere(gymnasium.Env):
-    """The spaces of an environment that runs in a worker."""
+    """Stands in this process for an environment that runs in a worker; it has spaces and nothing else."""
 
     def __init__(self, spaces: Spaces) -> None:
         self.observation_space, self.action_space = spaces.observation, spaces.action
 
 
 def _make_elsewhere(make: Callable[[], gymnasium.Env], spaces: Spaces, parent: int) -> gymnasium.Env:
-    """The environment, in a worker. Gymnasium makes one in this process too, to read its spaces, which are known."""
+    """Make the environment in a worker, and a stand-in here, where Gymnasium makes one only to read its spaces."""
     return make() if os.getpid() != parent else _Elsewhere(spaces)
 
 
 def _ends_with_this_process() -> bool:
-    """Whether Linux can end a worker with the thread that makes it, because that thread lives as long as the process.
+    """Whether Linux can tie a worker's life to this thread, which it can if the thread lives as long as the process.
 
-    Elsewhere a worker ends when it finds its pipe closed.
+    Otherwise a worker ends when it finds its pipe closed.
     """
     return sys.platform == "linux" and threading.current_thread() is threading.main_thread()
 
 
 def _settle(dies_with_parent: bool) -> None:
-    """What a worker does about signals."""
+    """Ignore the signals that this process group receives, and, on Linux, die with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if dies_with_parent:
@@ -193,7 +207,7 @@ def _answer_spaces(
     _settle(dies_with_parent)
     env = None
     try:
-        env = made_in_time(make, name, timeout)
+        env = make_in_time(make, name, timeout)
         pipe.send(_spaces_of(env))
     except Exception as error:
         pipe.send(_portable(error, name))
@@ -206,7 +220,7 @@ def _spaces_of(env: Any) -> Spaces:
 
 
 def _portable(error: Exception, name: str) -> Exception:
-    """The exception itself, if it survives the way between processes; or one with its words."""
+    """The exception itself if it can be pickled, and otherwise one with the same words."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

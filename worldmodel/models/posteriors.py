@@ -17,11 +17,6 @@ from worldmodel.models.world_model import WorldModel
 Kind = Literal["filtering", "smoothing"]
 
 
-def kind_of(model: WorldModel) -> Kind:
-    """Whether its posterior looks ahead."""
-    return "filtering" if model.backward_network is None else "smoothing"
-
-
 def with_posterior(model: WorldModel, kind: Kind, *, seed: int = 0) -> WorldModel:
     """A copy with a posterior of this kind, which alone can be trained: all that generates has no gradient any more.
 

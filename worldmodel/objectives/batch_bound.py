@@ -1,4 +1,4 @@
-"""The bound and the loss of a training batch from one draw of its latents, with gradients."""
+"""The bound and the loss of a training batch, from one draw of its latents and with gradients."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,11 +26,11 @@ class TrainedModel(Protocol):
 
     @property
     def marginal_gradient(self) -> bool:
-        """Whether likelihoods' gradients reach a categorical q by summing over its classes."""
+        """Whether a categorical q gets the likelihoods' gradients by sums over classes, see `objectives.marginal`."""
         ...
 
     def noise(self, batch: int, steps: int, generator: torch.Generator | None = None) -> Float[Tensor, "B T *noise"]:
-        """What the samples of z_t are made from."""
+        """The noise from which the samples of z_t are computed."""
         ...
 
     def __call__(self, batch: Batch, noise: Float[Tensor, "B T *noise"]) -> tuple[Trajectory, dict[str, Likelihood]]:
@@ -46,14 +46,14 @@ class TrainedModel(Protocol):
         ...
 
     def observed(self, batch: Batch) -> dict[str, Bool[Tensor, "B T"]]:
-        """Where a target is an observation, for those that are not everywhere."""
+        """For each target that is not an observation at every row, the rows where it is one."""
         ...
 
 
 def bound_and_loss(
     model: TrainedModel, batch: Batch, objective: Objective, generator: torch.Generator, *, autocast: bool = False
 ) -> tuple[Bound, Loss]:
-    """The bound and the loss of a batch, for one draw of the latents; with gradients unless they are switched off."""
+    """The bound and the loss of a batch for one draw of the latents, with gradients unless under `torch.no_grad`."""
     return bound_loss_and_states(model, batch, objective, generator, autocast=autocast)[:2]
 
 
@@ -66,15 +66,15 @@ def bound_loss_and_states(
     autocast: bool = False,
     total: Total = own,
 ) -> tuple[Bound, Loss, State]:
-    """The same, and the states that the bound was computed at.
+    """The bound, the loss, and the states at which the bound was computed.
 
     Args:
         model: the model.
         batch: rows [B, T].
-        objective: what the loss is.
+        objective: how the loss departs from the bound.
         generator: source of the draw.
         autocast: run the networks in bfloat16.
-        total: sums over the rows of all processes, where the batch is only this process's share of them.
+        total: sums over the rows of all processes, if the batch is this process's share of them.
     """
     bound, each, states = _bound_and_divergence(model, batch, objective, generator, autocast)
     bound = replace(bound, total=total)
@@ -82,14 +82,14 @@ def bound_loss_and_states(
 
 
 def sampled_bound(model: TrainedModel, batch: Batch, generator: torch.Generator) -> Bound:
-    """The bound of a batch for one draw of the latents; with gradients unless they are switched off."""
+    """The bound of a batch for one draw of the latents, with gradients unless under `torch.no_grad`."""
     return _bound_and_divergence(model, batch, Objective(), generator, autocast=False)[0]
 
 
 def _bound_and_divergence(
     model: TrainedModel, batch: Batch, objective: Objective, generator: torch.Generator, autocast: bool
 ) -> tuple[Bound, KL | BalancedKL, State]:
-    """The bound, which no objective changes, the divergence in it as the objective needs it, and the states."""
+    """The bound, which does not depend on the objective, the divergence as the objective needs it, and the states."""
     B, T = batch.is_first.shape
     noise = model.noise(B, T, generator)
     targets, observed = model.targets(batch), model.observed(batch)

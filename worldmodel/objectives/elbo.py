@@ -1,12 +1,12 @@
-"""The evidence lower bound of a sequence, per term and per time step, raw, in nats.
+"""The evidence lower bound (ELBO) of a sequence, per term and per time step, in nats.
 
     log p(x_1:T) >= sum_t  sum_terms log p(x_t | h_t, z_t)  -  KL( q(z_t | h_t, x_t) || p(z_t | h_t) ),   z_t ~ q
 
-Terms are normalised log-densities and log-masses of observation, reward and continue flag. Nothing is clipped, scaled
-or averaged here. One sample of z_1:T makes it an unbiased estimate of the bound.
+The terms are normalised log-densities and log-masses of observation, reward and continue flag. Nothing is clipped,
+scaled or averaged here. With one sample of z_1:T it is an unbiased estimate of the bound.
 
-`elbo` takes what the fast, batched path of training has computed; `sequence_elbo` is the same bound for anything that
-is a `LatentSequence`, as a loop that reads like the equation.
+`elbo` computes it from the distributions of the batched training path; `sequence_elbo` computes the same bound for any
+`LatentSequence`, in a loop that reads like the equation.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,13 +24,13 @@ Total = Callable[[Tensor], Tensor]  # a sum over this process's rows -> the sum 
 
 
 def own(x: Tensor) -> Tensor:
-    """The total where one process has all rows: its own sum."""
+    """The `Total` of a single process, which has all rows: the sum itself."""
     return x
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The pieces of the bound at every row, in nats: [B, T], or [N, B, T] for N draws of the latents."""
+    """The terms of the bound at every row, in nats: [B, T], or [N, B, T] for N draws of the latents."""
 
     log_likelihood: dict[str, Float[Tensor, "*batch T"]]  # by name; zero where there is no observation of that name
     kl_groups: Float[Tensor, "*batch T S"]  # raw KL(posterior || prior) of each latent group
@@ -49,7 +49,7 @@ class Bound:
 
     @property
     def elbo(self) -> Float[Tensor, "*batch T"]:
-        """The bound's contribution of each row; its sum over an episode bounds the episode's log evidence."""
+        """Each row's contribution to the bound; the sum over an episode bounds the episode's log evidence."""
         return self.reconstruction - self.kl
 
     def per_step(self) -> dict[str, Float[Tensor, ""]]:
@@ -58,7 +58,7 @@ class Bound:
         return {name: self.mean(term) for name, term in terms.items()}
 
     def mean(self, term: Float[Tensor, "*batch T"]) -> Float[Tensor, ""]:
-        """Mean of a term over the rows that count, those of other processes included."""
+        """Mean of a term over the rows that count, in all processes."""
         return masked_mean(term, self.valid, self.total)
 
 
@@ -77,11 +77,11 @@ def elbo(
     Args:
         likelihoods: p(x_t | h_t, z_t) by name, with batch shape [B, T].
         targets: x_t by the same names.
-        posterior: q(z_t | h_t, x_t), the distribution the states were sampled from.
+        posterior: q(z_t | h_t, x_t), the distribution that the states were sampled from.
         prior: p(z_t | h_t).
         valid: the rows that count in `Bound.per_step`.
-        observed: for names that are not observed at every row, where they are; elsewhere their term is zero.
-        kl_groups: KL(posterior || prior) of each group, where it is known already.
+        observed: for a name that is not observed at every row, the rows where it is; its term is zero elsewhere.
+        kl_groups: KL(posterior || prior) of each group, if it is known already.
     Returns:
         Every term at every row, in float32 or better.
     Raises:
@@ -109,9 +109,9 @@ def log_likelihoods(
 
 
 def explained(likelihoods: Mapping[str, Likelihood]) -> dict[str, dict[str, Any]]:
-    """Which data a bound with these likelihoods explains, for JSON: the measure of each term, and whether it is exact.
+    """The measure of each term of a bound with these likelihoods, and whether it is exact, as data for JSON.
 
-    Bounds may be compared where they explain the same terms in the same measures.
+    Two bounds can be compared if they have the same terms in the same measures.
     """
     return {name: {"measure": one.measure, "exact": one.exact} for name, one in likelihoods.items()}
 
@@ -124,15 +124,15 @@ def sequence_elbo(
     generator: torch.Generator | None = None,
     sampled_kl: bool = False,
 ) -> Bound:
-    """The bound of any model's sequences, by ancestral sampling from q: no gradient passes through the samples.
+    """The bound of any model's sequences, by ancestral sampling from q, without gradients.
 
     Args:
         sequence: the model and its B sequences of T rows.
         samples: N draws of z_1:T.
         generator: source of the draws.
-        sampled_kl: use log q(z_t) - log p(z_t) at the draw instead of the closed-form KL, which is its mean. Near the
-            exact posterior its noise cancels that of the log-likelihoods; at the exact posterior every draw of the
-            bound equals the log evidence.
+        sampled_kl: use log q(z_t) - log p(z_t) at the draw, whose mean is the KL, instead of the KL in closed form.
+            Near the exact posterior its noise cancels the noise of the log-likelihoods; with the exact posterior, every
+            draw of the bound equals the log evidence.
     Returns:
         Every term at every row, [N, B, T], zero at rows that are not valid; the mean over N estimates the bound.
     Raises:
@@ -158,12 +158,12 @@ def sequence_elbo(
 
 
 def masked_mean(x: Float[Tensor, "*batch T"], valid: Bool[Tensor, "*batch T"], total: Total = own) -> Float[Tensor, ""]:
-    """Mean of x over the rows that count. The one place where rows are reduced.
+    """Mean of x over the rows that count. The only place where rows are reduced.
 
     Args:
         x: a number for each row.
         valid: the rows that count.
-        total: makes sum and count those of all processes, where each has a share of the rows.
+        total: turns this process's sum and count into those of all processes.
     """
     assert x.shape == valid.shape, (x.shape, valid.shape)
     return total(torch.where(valid, x, 0.0).sum()) / total(valid.sum()).clamp(min=1)

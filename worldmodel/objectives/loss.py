@@ -1,12 +1,12 @@
-"""What is optimised: the negative bound, unless a usual trick is asked for. The ledger prices each trick.
+"""The loss: the negative bound, with the usual tricks as options, and a ledger of what each trick adds to it.
 
     loss = -E[ sum_terms scale * log p(x_t | h_t, z_t) ] + E[ beta * KL_t ]
 
-with, where balancing is on, KL_t replaced by two halves that have each other's value but only one gradient each,
+With balancing, KL_t is replaced by two terms of the same KL, of which one has the gradient of p and one that of q:
 
     KL_t -> dyn * KL( sg(q) || p ) + rep * KL( q || sg(p) )
 
-and free nats applied to each KL, per step on its sum over groups (one kernel on a GPU). Sources: PlaNet (arXiv
+Free nats apply to each KL, per step and to the sum over groups (one kernel on a GPU). Sources: PlaNet (arXiv
 1811.04551, section 4 and its released code), DreamerV1 (1912.01603), V2 (2010.02193, equation 3), V3 (2301.04104,
 equations 4 and 5).
 """
@@ -27,7 +27,7 @@ FreeNatsRule = Literal["step", "mean", "excess"]
 
 @dataclass(frozen=True)
 class Objective:
-    """Departures from the bound; the defaults make none. Fields as in `LossConfig`, names of terms as in the bound."""
+    """How the loss departs from the bound, by default not at all. Fields as in `LossConfig`; `scales` by term."""
 
     beta: float = 1.0
     kl_warmup: int = 0
@@ -37,7 +37,7 @@ class Objective:
     scales: Mapping[str, float] = field(default_factory=dict)
 
     def at(self, update: int) -> "Objective":
-        """The objective of update 0, 1, ...: beta rises linearly over the warm-up, from almost nothing.
+        """The objective of update 0, 1, ...: over the warm-up, beta rises linearly from beta / kl_warmup.
 
         Source: Bowman et al. 2016, arXiv 1511.06349, section 3.1.
         """
@@ -48,18 +48,19 @@ class Objective:
 
 @dataclass(frozen=True)
 class Loss:
-    """The optimised value and what it is made of, in nats per step."""
+    """The value that is optimised, and its parts, in nats per step."""
 
     value: Float[Tensor, ""]
-    optimised_kl: Float[Tensor, "B T"]  # beta * KL after clipping and balancing, beside the raw one in the bound
-    ledger: dict[str, Float[Tensor, ""]]  # negative_elbo, then one entry a departure; they sum to the value
-    latent: dict[str, Float[Tensor, ""]]  # both entropies, in nats per step, and the share of steps under free nats
+    optimised_kl: Float[Tensor, "B T"]  # beta * KL after free nats and balancing; the bound has the raw KL
+    ledger: dict[str, Float[Tensor, ""]]  # negative_elbo, then an entry for each departure; they sum to the value
+    latent: dict[str, Float[Tensor, ""]]  # both entropies in nats per step, and the share of steps under free nats
 
 
 def divergence(posterior: BalancedLatent, prior: BalancedLatent, objective: Objective) -> KL | BalancedKL:
-    """KL(posterior || prior) for the bound and for the loss, in one call: balanced where the objective says so.
+    """KL(posterior || prior) for both the bound and the loss, balanced if the objective asks for it.
 
-    Of free nats it has those by step; the other rules know all rows, and `loss` applies them.
+    A balanced KL includes free nats if their rule is "step". The other rules depend on all rows or on the balanced sum,
+    and `loss` applies them.
     """
     if objective.dyn_rep is None:
         return posterior.divergence(prior)
@@ -72,19 +73,19 @@ def loss(bound: Bound, each: KL | BalancedKL, objective: Objective) -> Loss:
     """The optimised loss for a bound.
 
     Args:
-        bound: the bound at these states.
-        each: the `divergence` for this objective, whose raw KL the bound holds.
-        objective: the departures from it.
+        bound: the bound at the sampled states.
+        each: the `divergence` of these states under the objective; the bound holds its raw KL.
+        objective: how the loss departs from the bound.
     Returns:
-        The loss, and the ledger that leads from the negative bound to it.
+        The loss, with the ledger of its differences from the negative bound.
     Raises:
-        ValueError: if the divergence is balanced and the objective does not balance, or the other way round.
+        ValueError: if only one of divergence and objective is balanced.
     """
     free, rule = objective.free_nats, objective.free_nats_rule
     _check_balance(each, objective)
     clipped = balanced = with_free_nats(bound.kl, bound.valid, free, rule, bound.total)
     if isinstance(each, BalancedKL) and objective.dyn_rep is not None:
-        # The other rules clamp the sum of the halves instead: both are clamped at once, dyn and rep not being negative.
+        # The other rules clamp the sum of the two terms, which have one value and so reach the threshold together.
         total = sum(objective.dyn_rep) * free
         balanced = each.balanced
         if rule != "step":
@@ -110,7 +111,7 @@ def loss(bound: Bound, each: KL | BalancedKL, objective: Objective) -> Loss:
 
 
 def optimised_kl(kl: Float[Tensor, "B T"], valid: Tensor, objective: Objective) -> Float[Tensor, "B T"]:
-    """The value, though not the gradient, that the loss makes of a raw KL: clipped, balanced and weighted."""
+    """The value (not the gradient) of a raw KL in the loss: with free nats, balanced and weighted."""
     weight = objective.beta * (1.0 if objective.dyn_rep is None else sum(objective.dyn_rep))
     return weight * with_free_nats(kl, valid, objective.free_nats, objective.free_nats_rule)
 
@@ -118,7 +119,7 @@ def optimised_kl(kl: Float[Tensor, "B T"], valid: Tensor, objective: Objective) 
 def with_free_nats(
     kl: Float[Tensor, "B T"], valid: Tensor, free_nats: float, rule: FreeNatsRule, total: Total = own
 ) -> Float[Tensor, "B T"]:
-    """The KL with its first `free_nats` not punished.
+    """The KL without a penalty on its first `free_nats`, by one of three rules.
 
     step    max(KL_t, free)                DreamerV2 and V3
     mean    max(mean KL, free), everywhere DreamerV1

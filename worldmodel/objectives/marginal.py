@@ -1,15 +1,15 @@
 """The exact gradient of a row's expected log-likelihoods with respect to a categorical posterior.
 
-For a posterior of independent groups, and f(z) = log p(x_t | h_t, z), any group s may be summed over by itself:
+With independent groups in the posterior and f(z) = log p(x_t | h_t, z), the sum over any one group s is exact:
 
     d E_q[f(z)]  =  E_q[ sum_s sum_k dq_s(k) f(z with class k in group s) ]
 
-so that one sample and its S * K alternatives make an unbiased estimate; with one group it is exact. A straight-through
-gradient puts the tangent f(z) + f'(z) (k - z_s) in the place of f. For a log-likelihood that goes wrong where it
-matters most: at a code that explains the row, log p(x_t | h_t, z) is near its maximum and flat, and the tangent says
-that nothing is lost by another code. The KL then pulls the code away, and the posterior forgets what it knew.
+One sample and its S * K alternatives therefore give an unbiased estimate, which is exact if there is one group. A
+straight-through gradient replaces f by its tangent f(z) + f'(z) (k - z_s). This fails where it matters most: if z
+explains the row, log p(x_t | h_t, z) is near its maximum and flat, so by the tangent another class would lose nothing.
+The KL then pulls the posterior away from z, and the posterior forgets it.
 
-What z_t does to later rows is not summed over: that gradient stays the one of `rsample`.
+The effect of z_t on later rows is not summed over; its gradient is still that of `rsample`.
 
 Source: Titsias and Lazaro-Gredilla 2015, Local expectation gradients for black box variational inference, NeurIPS 28.
 """
@@ -33,13 +33,13 @@ def with_marginal_gradient(
     stoch: Float[Tensor, "B T Z"],
     log_likelihood: Callable[[Float[Tensor, "Z B T Z"]], LogLikelihoods],
 ) -> Bound:
-    """The same bound, whose log-likelihoods have the gradient of their expectation over each group of z_t.
+    """The same bound, with the gradient of each log-likelihood's expectation over every group of z_t.
 
     Args:
-        bound: at the samples; its log-likelihoods must have been computed at z_t without a gradient behind it.
+        bound: the bound at the samples; its log-likelihoods must not have a gradient through z_t.
         posterior: q(z_t | h_t, x).
         stoch: z_t, the samples.
-        log_likelihood: log p(x_t | h_t, z_t) by name, as the bound has them, at other z_t [Z, B, T, Z]: -> [Z, B, T].
+        log_likelihood: other z_t [Z, B, T, Z] -> log p(x_t | h_t, z_t) by name [Z, B, T], with the bound's names.
     """
     with torch.no_grad():
         alternatives = log_likelihood(posterior.alternatives(stoch))

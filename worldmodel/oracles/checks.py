@@ -1,14 +1,14 @@
-"""Checks of an oracle's parameters and data; every error names the argument, what was expected and what came."""
+"""Checks of an oracle's tensors. Every error names the argument, what was expected and what came."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-TOLERANCE = 1e-9  # of sums of probabilities and of symmetry, relative: float64 parameters written out and read back
+TOLERANCE = 1e-9  # relative, for sums of probabilities and symmetry: float64 numbers may have been printed and read
 
 
 def expect_shape(name: str, x: Tensor, *shape: int | None) -> None:
-    """Raise ValueError unless x is float64 and has this shape; None stands for any size."""
+    """Raise ValueError unless x is float64 and has this shape, where None allows any size."""
     if x.dtype != torch.float64:
         raise ValueError(f"{name}: expected float64, got {x.dtype}")
     if x.ndim != len(shape) or any(want is not None and want != got for want, got in zip(shape, x.shape, strict=True)):
@@ -41,7 +41,7 @@ def expect_positive(name: str, x: Tensor) -> None:
 
 
 def as_rows(name: str, x: Tensor, *shape: int | None) -> Float[Tensor, "..."]:
-    """Data as float64 (float32 is exact in it), after a check of its shape; None stands for any size."""
+    """Data as float64 (which holds every float32 exactly), after a check of its shape; None allows any size."""
     x = x.double()
     expect_shape(name, x, *shape)
     return x

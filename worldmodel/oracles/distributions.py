@@ -1,6 +1,7 @@
-"""The two distributions over latents that the oracles need: a Gaussian with a full covariance, and a one-hot vector.
+"""The two distributions of the oracles' latents: a Gaussian with a full covariance, and a one-hot vector.
 
-Both are one latent group (S = 1): the entries of z_t are dependent, so log_prob, entropy and kl end in one number.
+Each is a single latent group (S = 1), since the entries of z_t are dependent: log_prob, entropy and kl have a last
+dimension of size one.
 """
 
 import math
@@ -19,7 +20,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(mean, cov). A singular covariance is a legal belief, but has no density: only moments and samples."""
+    """N(mean, cov). With a singular covariance it has moments and samples, but no density."""
 
     mean: Float[Tensor, "*batch Z"]
     cov: Float[Tensor, "*#batch Z Z"]
@@ -36,7 +37,7 @@ class Gaussian:
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
-        """One draw, with no gradient behind it; the covariance may be singular."""
+        """One draw, without gradient; the covariance may be singular."""
         return self.mean + apply(square_root(self.cov), self.noise(generator))
 
     def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
@@ -66,18 +67,19 @@ class Gaussian:
         return (0.5 * (spread + distance) + log_ratio)[..., None]
 
     def detach(self) -> "Gaussian":
-        """The same distribution with no gradient behind it."""
+        """The same distribution, detached from the graph of gradients."""
         return Gaussian(self.mean.detach(), self.cov.detach())
 
     @property
     def parameters(self) -> int:
-        """P = Z + Z^2, of which Z (Z + 1) / 2 of the last Z^2 are read."""
+        """P = Z + Z^2, the width of an offset for `shifted`, which reads the lower triangle of the last Z^2 only."""
         return self.mean.shape[-1] * (1 + self.mean.shape[-1])
 
     def shifted(self, offset: Float[Tensor, "*#batch P"]) -> "Gaussian":
-        """Another Gaussian: mean + d and the Cholesky factor L M, M lower triangular with exp of its offset's diagonal.
+        """The Gaussian with mean + d and Cholesky factor L M, where the offset holds d and a Z x Z matrix.
 
-        Every covariance can be reached, whatever L is, and a zero offset changes nothing.
+        M is the lower triangle of that matrix with its diagonal exponentiated. A zero offset changes nothing, and every
+        covariance can be reached from any L.
         """
         Z = self.mean.shape[-1]
         d, M = offset[..., :Z], offset[..., Z:].unflatten(-1, (Z, Z))
@@ -104,7 +106,7 @@ class OneHot:
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch K"]:
-        """One draw, with no gradient behind it."""
+        """One draw, without gradient."""
         return self.rsample(self.noise(generator))
 
     def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch K"]:
@@ -125,21 +127,21 @@ class OneHot:
         return expectation(self.log_probs.exp(), self.log_probs - other.log_probs)
 
     def detach(self) -> "OneHot":
-        """The same distribution with no gradient behind it."""
+        """The same distribution, detached from the graph of gradients."""
         return OneHot(self.log_probs.detach())
 
     @property
     def parameters(self) -> int:
-        """P = K."""
+        """P = K, the width of an offset for `shifted`."""
         return self.log_probs.shape[-1]
 
     def shifted(self, offset: Float[Tensor, "*#batch P"]) -> "OneHot":
-        """Another of the family: logits moved by an offset. What was impossible stays impossible."""
+        """The distribution with an offset added to its logits. A class of probability zero keeps it."""
         return OneHot((self.log_probs + offset).log_softmax(-1))
 
 
 def expectation(probs: Float[Tensor, "*batch K"], values: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch 1"]:
-    """sum_k p_k v_k, where a class of probability zero counts nothing, whatever its value."""
+    """sum_k p_k v_k, where a class of probability zero contributes zero, even with an infinite value."""
     return torch.where(probs > 0, probs * torch.where(probs > 0, values, 0.0), 0.0).sum(-1, keepdim=True)
 
 
@@ -159,16 +161,16 @@ def half_log_det(scale_tril: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*bat
 
 
 def symmetric(x: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
-    """The symmetric part: rounding makes a computed covariance slightly asymmetric."""
+    """The symmetric part of a covariance, which rounding has made slightly asymmetric."""
     return 0.5 * (x + x.mT)
 
 
 def square_root(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
-    """A matrix whose square is the covariance, which may be singular."""
+    """A symmetric matrix whose square is the covariance, which may be singular."""
     values, vectors = torch.linalg.eigh(cov)
     return vectors @ torch.diag_embed(values.clamp(min=0).sqrt()) @ vectors.mT
 
 
 def stack(beliefs: Sequence[Gaussian]) -> Gaussian:
-    """Beliefs [B, ...] of T steps as one [B, T, ...]."""
+    """T Gaussians [B, ...] as one [B, T, ...]."""
     return Gaussian(torch.stack([b.mean for b in beliefs], 1), torch.stack([b.cov for b in beliefs], 1))

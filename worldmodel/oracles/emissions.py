@@ -1,4 +1,4 @@
-"""Categorical observations of a hidden state: several named ones, independent of each other given the state."""
+"""Categorical observations of a hidden state, several by name, independent of each other given the state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldmodel.oracles.checks import expect_probabilities, expect_shape
 
-UNSEEN = -1  # stands in the data where a name was not observed
+UNSEEN = -1  # the value in the data where a name was not observed
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Emissions:
     """p(x_t = v | z_t = k) by name, float64.
 
     Raises:
-        ValueError: if the names disagree about the number of states, or probabilities do not sum to one.
+        ValueError: if the tables have different numbers of states, or probabilities do not sum to one.
     """
 
     probs: Mapping[str, Float[Tensor, "K _"]]  # [K, V] each
@@ -31,10 +31,10 @@ class Emissions:
             expect_probabilities(f"probs.{name}", table)
 
     def log_prob(self, x: Mapping[str, Int[Tensor, "B T"]]) -> dict[str, Float[Tensor, "B T K"]]:
-        """log p(x_t | z_t = k) by name in nats; zero where x is -1, which stands for unobserved.
+        """log p(x_t | z_t = k) by name in nats; zero where x is -1, which means not observed.
 
         Raises:
-            ValueError: if the names are others, or a value is none of a name's.
+            ValueError: as `check`.
         """
         self.check(x)
         found = {name: self.probs[name].mT.log()[values.clamp(min=0)] for name, values in x.items()}
@@ -52,9 +52,9 @@ class Emissions:
         return drawn
 
     def m_step(self, marginals: Float[Tensor, "B T K"], x: Mapping[str, Int[Tensor, "B T"]]) -> "Emissions":
-        """The tables that maximise the bound when z_t has these marginals: expected counts, normalised.
+        """The M-step of EM: the tables that maximise the bound for these marginals of z_t, normalised expected counts.
 
-        A state that is never visited keeps its row.
+        A state that is never visited keeps its probabilities.
         """
         self.check(x)
         tables = {}
@@ -67,7 +67,7 @@ class Emissions:
         return Emissions(tables)
 
     def check(self, x: Mapping[str, Int[Tensor, "B T"]]) -> None:
-        """Raise ValueError unless x has the same names, and values of theirs or -1."""
+        """Raise ValueError unless x has the names of the tables, with values that they have, or -1."""
         if x.keys() != self.probs.keys():
             raise ValueError(f"x: expected the names {sorted(self.probs)}, got {sorted(x)}")
         for name, values in x.items():

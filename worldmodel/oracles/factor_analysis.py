@@ -1,8 +1,8 @@
-"""Factor analysis and probabilistic PCA, in float64: a latent sequence of one step.
+"""Factor analysis and probabilistic PCA, in float64, as latent sequences of one step.
 
     z ~ N(0, I),    x = W z + mean + N(0, diag(noise))
 
-Probabilistic PCA is the case of one noise for all entries; its maximum has a closed form.
+Probabilistic PCA is the case in which all entries have the same noise; its maximum has a closed form.
 
 | B | data points | n | width of z | D | width of x | N | samples |
 
@@ -68,7 +68,7 @@ class FactorAnalysis:
         return z[:, 0], x[:, 0]
 
     def chain(self) -> LinearGaussian:
-        """The same model as a linear-Gaussian one, of which only the first step is used."""
+        """The same model as the first step of a linear-Gaussian one."""
         identity = torch.eye(self.W.shape[-1]).to(self.W)
         start = {"m": torch.zeros_like(self.W[0]), "P": identity}
         return LinearGaussian.create(A=identity, Q=identity, C=self.W, d=self.mean, R=torch.diag(self.noise), **start)
@@ -78,10 +78,12 @@ class FactorAnalysis:
         return self.chain().elbo(one_step(q), x[:, None])[:, 0]
 
     def m_step(self, q: Gaussian, x: Float[Tensor, "B D"], *, isotropic: bool = False) -> "FactorAnalysis":
-        """The parameters that maximise the bound under q: a regression of x on (z, 1).
+        """The M-step of EM: the parameters that maximise the bound under q, by a regression of x on (z, 1).
 
         Args:
-            isotropic: one noise for all entries, as probabilistic PCA has it.
+            q: of every data point, [B, n].
+            x: the data points.
+            isotropic: the same noise for all entries, as in probabilistic PCA.
         """
         x = as_rows("x", x, None, self.mean.numel())
         r = torch.cat([q.mean, torch.ones_like(x[:, :1])], -1)  # [B, n + 1]
@@ -95,29 +97,29 @@ class FactorAnalysis:
     def given(
         self, x: Float[Tensor, "B D"], *, proposal: Callable[[Tensor, int], Latent] | Gaussian | None = None
     ) -> LinearGaussianSequence:
-        """The model with the data it is to explain, as `worldmodel.types.LatentSequence` of T = 1.
+        """The model together with its data, as a `worldmodel.types.LatentSequence` of T = 1.
 
         Args:
-            x: data points, one a sequence; NaN where an entry was not observed.
-            proposal: q(z) as a Gaussian [B, n], or a proposal as of `LinearGaussian.given`; the exact posterior unless
-                given.
+            x: data points, one in each sequence; NaN where an entry was not observed.
+            proposal: q(z) as a Gaussian [B, n], or as in `LinearGaussian.given`; the exact posterior by default.
         """
         q = one_step(proposal) if isinstance(proposal, Gaussian) else proposal
         return self.chain().given(x[:, None], proposal=q)
 
 
 def one_step(q: Gaussian) -> MarkovGaussian:
-    """q(z), [B, n], as a chain of T = 1."""
+    """q(z), [B, n], as a Markov chain of one step."""
     cov = q.cov.expand(*q.mean.shape, q.mean.shape[-1])[:, None]
     return MarkovGaussian(torch.zeros_like(cov), q.mean[:, None], cov)
 
 
 def probabilistic_pca(x: Float[Tensor, "B D"], width: int) -> FactorAnalysis:
-    """The greatest evidence with one noise, from the eigenvectors u_i and eigenvalues l_i of the data's covariance.
+    """Probabilistic PCA of greatest evidence, from the eigenvectors u_i and eigenvalues l_i of the data's covariance.
 
     noise = mean of the D - n smallest l_i,    W = [u_i sqrt(l_i - noise)] over the n largest
 
     Args:
+        x: data points.
         width: n, less than D.
     Source: Tipping and Bishop 1999, equations 7 and 8.
     """

@@ -1,14 +1,15 @@
-"""What a filtering posterior must lose: the best bound that q(z_t | z_{t-1}, x_<=t) can reach, in closed form.
+"""What a filtering posterior must lose: the best bound that any q(z_t | z_{t-1}, x_<=t) can reach, in closed form.
 
-The exact posterior p(z_t | z_{t-1}, x_t:T) looks ahead. With S_t the information that x_t+1:T holds about z_t, it is
-proportional to p(z_t | z_{t-1}) p(x_t | z_t) exp(-z' S_t z / 2 + z' s_t). A filter cannot know s_t; the best it can do
-is to put its expectation S_t m_t in its place, m_t the mean of the Kalman filter: the smoother's covariance, centred on
-certainty equivalence. Given x_<=t the future's s_t - S_t m_t has covariance S_t + S_t P_t S_t, so row t loses
+The exact posterior p(z_t | z_{t-1}, x_t:T) depends on later rows. It is proportional to
+p(z_t | z_{t-1}) p(x_t | z_t) exp(-z' S_t z / 2 + z' s_t), where S_t is the information that x_t+1:T holds about z_t. A
+filter knows S_t but not s_t, which depends on the later rows themselves. The best it can do is to replace s_t by its
+expectation S_t m_t, with m_t the mean of the Kalman filter (certainty equivalence); its covariance is then that of the
+exact posterior. Given x_<=t, the error s_t - S_t m_t has covariance S_t + S_t P_t S_t, so row t loses
 
     g_t = tr[ V_t (S_t + S_t P_t S_t) ] / 2    nats,   V_t = (Q^-1 + C' R^-1 C + S_t)^-1,   P_t the filter's covariance.
 
-That is the price of one choice of latents. `innovations` describes the same law of x by latents that hold a share of
-the observation's own noise; there the loss vanishes with the noise that is left to the decoder, while the rate grows.
+This loss depends on the choice of latents. `innovations` describes the same law of x by latents that also hold a share
+of the observation's noise: the less noise they leave to the decoder, the smaller the loss and the larger the rate.
 
 Related: Bayer, Soelch et al. 2021, arXiv 2101.07046 (partially conditioned posteriors).
 """
@@ -24,16 +25,16 @@ from worldmodel.oracles.distributions import LOG_2PI, apply, half_log_det, symme
 from worldmodel.oracles.linear_gaussian import LinearGaussian
 from worldmodel.oracles.markov_gaussian import MarkovGaussian
 
-SETTLED = 1e-13  # relative change at which a Riccati equation in float64 is said to be at its fixed point
-LIMIT = 10_000  # iterations of a Riccati equation before it is said to have no fixed point
+SETTLED = 1e-13  # relative change at which the iteration of a Riccati equation, in float64, has converged
+LIMIT = 10_000  # iterations after which a Riccati equation counts as having no fixed point
 
 
 def best_filter(
     model: LinearGaussian, x: Float[Tensor, "B T p"], action: Float[Tensor, "B T A"] | None = None
 ) -> MarkovGaussian:
-    """The q(z_t | z_{t-1}, x_<=t) of the greatest expected bound, to be handed to `LinearGaussian.given`.
+    """The q(z_t | z_{t-1}, x_<=t) with the greatest expected bound, as a proposal for `LinearGaussian.given`.
 
-    It reads which entries of later rows are observed, but not what they are.
+    Of later rows it knows which entries are observed, but not their values.
     """
     x, action = model.rows(x, action)
     here, ahead, belief = model.local(x, action), model.future(x, action), model.filter(x, action).filtered
@@ -41,9 +42,10 @@ def best_filter(
 
 
 def filtering_gap(model: LinearGaussian, observed: Bool[Tensor, "B T p"]) -> Float[Tensor, "B T"]:
-    """g_t of every row in nats: the expected gap, over rows of the model, of the best filtering posterior.
+    """g_t of every row in nats: the gap of `best_filter`, in expectation over rows that the model draws.
 
     Args:
+        model: the model.
         observed: the entries of x that are observed; actions do not matter.
     """
     x = torch.where(observed, 0.0, torch.nan).to(model.A)
@@ -52,8 +54,8 @@ def filtering_gap(model: LinearGaussian, observed: Bool[Tensor, "B T p"]) -> Flo
 
 
 @dataclass(frozen=True)
-class Policy:
-    """A stationary q(w_t | h_t, x_<=t) = N(U i_t - Y e_t, V): i_t the innovation of x_t, e_t = h_t - E[h_t | x_<t]."""
+class StationaryFilter:
+    """q(w_t | h_t, x_<=t) = N(U i_t - Y e_t, V), where i_t = x_t - E[x_t | x_<t] and e_t = h_t - E[h_t | x_<t]."""
 
     U: Float[Tensor, "k p"]
     Y: Float[Tensor, "k n"]
@@ -62,7 +64,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class StationaryBound:
-    """Nats per step, in expectation, long after the start."""
+    """The bound and its parts, in expectation long after the start, in nats per step."""
 
     entropy_rate: float  # -E log p(x_t | x_<t)
     reconstruction: float  # E log p(x_t | h_t, w_t)
@@ -76,7 +78,7 @@ class StationaryBound:
 
 @dataclass(frozen=True)
 class StationaryForm:
-    """A law of x_1, x_2, .. as latent noise w_t and a carried h_t, without actions and long after the start.
+    """A law of x_1, x_2, .. in terms of latent noise w_t and a state h_t, without actions, long after the start.
 
         h_{t+1} = A h_t + E w_t,    w_t ~ N(0, W)
         x_t     = C h_t + D w_t + N(0, N)
@@ -112,7 +114,7 @@ class StationaryForm:
         return P, *gain(P)
 
     def information(self) -> Float[Tensor, "n n"]:
-        """S, the information that x_t, x_{t+1}, .. hold about h_t.
+        """S, the information that the rows x_t, x_{t+1}, .. hold about h_t.
 
         V = (W^-1 + D' N^-1 D + E' S E)^-1,   Y = V (D' N^-1 C + E' S A)
         S = (A - E Y)' S (A - E Y) + (C - D Y)' N^-1 (C - D Y) + Y' W^-1 Y
@@ -126,40 +128,36 @@ class StationaryForm:
 
         return fixed_point(earlier, torch.zeros_like(self.A))
 
-    def entropy_rate(self) -> float:
-        """log det(2 pi e F) / 2 in nats per step: minus the expected log evidence of a row."""
-        return entropy(self.belief()[2])
-
-    def best_filter(self) -> Policy:
-        """The filtering posterior with the greatest bound, among all q(w_t | h_t, x_<=t)."""
+    def best_filter(self) -> StationaryFilter:
+        """The q(w_t | h_t, x_<=t) with the greatest bound."""
         K, S = self.belief()[1], self.information()
         V = self.spread(S)
-        return Policy(V @ (self.precise(self.D).mT + self.E.mT @ S @ K), V @ self.cross(S), V)
+        return StationaryFilter(V @ (self.precise(self.D).mT + self.E.mT @ S @ K), V @ self.cross(S), V)
 
-    def greedy(self) -> Policy:
-        """p(w_t | h_t, x_t): the exact posterior of one step, blind to what its choice does to later ones."""
+    def greedy(self) -> StationaryFilter:
+        """p(w_t | h_t, x_t): the exact posterior of one step, which ignores its effect on later steps."""
         V = self.spread(torch.zeros_like(self.A))
         U = V @ self.precise(self.D).mT
-        return Policy(U, U @ self.C, V)
+        return StationaryFilter(U, U @ self.C, V)
 
     def best_filtering_gap(self) -> float:
-        """tr[ V E' (S + S P S) E ] / 2 in nats per step: what the best filter's bound lacks."""
+        """tr[ V E' (S + S P S) E ] / 2: the gap of `best_filter` in nats per step."""
         P, S = self.belief()[0], self.information()
         return float(0.5 * trace(self.spread(S) @ self.E.mT @ (S + S @ P @ S) @ self.E))
 
-    def bound(self, policy: Policy) -> StationaryBound:
-        """The bound under a policy, from the stationary moments of e_t (a Lyapunov equation), term by term.
+    def bound(self, q: StationaryFilter) -> StationaryBound:
+        """The bound under q, term by term, from the stationary moments of e_t (a Lyapunov equation).
 
             e_{t+1} = (A - E Y) e_t + (E U - K) i_t + E N(0, V)
 
         Raises:
-            ValueError: if e_t grows without limit under this policy.
+            ValueError: if e_t grows without limit under q.
         """
         _, K, F = self.belief()
-        U, Y, V = policy.U, policy.Y, policy.V
+        U, Y, V = q.U, q.Y, q.V
         noise = self.E @ U - K
         error = lyapunov(self.A - self.E @ Y, noise @ F @ noise.mT + self.E @ V @ self.E.mT)  # Cov e_t
-        centre = U @ F @ U.mT + Y @ error @ Y.mT  # E of the square of q's mean
+        centre = U @ F @ U.mT + Y @ error @ Y.mT  # the second moment of q's mean
         rate = 0.5 * trace(torch.linalg.solve(self.W, V + centre)) - 0.5 * len(self.W)
         rate = rate + half_log_det(torch.linalg.cholesky(self.W)) - half_log_det(torch.linalg.cholesky(V))
         left = torch.eye(len(self.N)).to(V) - self.D @ U  # what q leaves of the innovation
@@ -173,11 +171,11 @@ class StationaryForm:
         return torch.linalg.solve(self.N, X)
 
     def cross(self, S: Float[Tensor, "n n"]) -> Float[Tensor, "k n"]:
-        """D' N^-1 C + E' S A: how w_t must answer to h_t."""
+        """D' N^-1 C + E' S A, the cross term of the information about (w_t, h_t)."""
         return self.D.mT @ self.precise(self.C) + self.E.mT @ S @ self.A
 
     def spread(self, S: Float[Tensor, "n n"]) -> Float[Tensor, "k k"]:
-        """V = (W^-1 + D' N^-1 D + E' S E)^-1, the covariance of the posterior of w_t that looks ahead with S."""
+        """V = (W^-1 + D' N^-1 D + E' S E)^-1, the posterior covariance of w_t if later rows have information S."""
         information = self.D.mT @ self.precise(self.D) + self.E.mT @ S @ self.E
         return symmetric(torch.linalg.inv(torch.linalg.inv(self.W) + information))
 
@@ -189,12 +187,13 @@ def physical(model: LinearGaussian) -> StationaryForm:
 
 
 def innovations(model: LinearGaussian, share: float) -> StationaryForm:
-    """The same law of x with latents that hold it: z_t = C s_t + N(0, (1 - f) R),   x_t = z_t + N(0, f R).
+    """The same law of x with noisy observations as latents: z_t = C s_t + N(0, (1 - f) R),   x_t = z_t + N(0, f R).
 
-    h_t is the Kalman prediction of s_t from z_<t, so that z_t = C h_t + w_t with white w_t. A model that is free to
-    choose its latents, as a trained RSSM is, is free to choose f.
+    h_t is the Kalman prediction of s_t from z_<t, so that z_t = C h_t + w_t with white w_t. A model that chooses its
+    own latents, such as a trained RSSM, can choose any f.
 
     Args:
+        model: the law, whose states are s_t.
         share: f in (0, 1], the share of the observation's noise that is left to the decoder.
     """
     if not 0 < share <= 1:
@@ -206,10 +205,10 @@ def innovations(model: LinearGaussian, share: float) -> StationaryForm:
 
 
 def fixed_point(step: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """The limit of start, step(start), .. to rounding, for a step that contracts.
+    """The limit of start, step(start), step(step(start)), .. to rounding.
 
     Raises:
-        ValueError: if there is none within reach: the system is not detectable, or not stabilisable.
+        ValueError: if it does not converge: the system is not detectable, or not stabilisable.
     """
     x = start
     for _ in range(LIMIT):
@@ -229,7 +228,7 @@ def lyapunov(A: Float[Tensor, "n n"], Q: Float[Tensor, "n n"]) -> Float[Tensor, 
     """
     radius = float(torch.linalg.eigvals(A).abs().max())
     if radius >= 1:
-        raise ValueError(f"policy: expected a stable error, got one that grows by {radius:.3g} a step")
+        raise ValueError(f"q: expected a stable error e_t, got one that grows by {radius:.3g} a step")
     identity = torch.eye(A.numel()).to(A)
     return symmetric(torch.linalg.solve(identity - torch.kron(A, A), Q.flatten()).unflatten(0, A.shape))
 

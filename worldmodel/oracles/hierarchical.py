@@ -1,9 +1,9 @@
-"""Random effects, in float64: groups that differ, and observations that differ within a group.
+"""A random-effects model, in float64: groups that differ, and observations that differ within a group.
 
-    z_g ~ N(mean, between I)                 the effect of group g, one latent a group
-    x_gi ~ N(z_g, within I),  i = 1 .. n     its observations; a row that is NaN is none, so groups may differ in size
+    z_g ~ N(mean, between I)                 the effect of group g, one latent for each group
+    x_gi ~ N(z_g, within I),  i = 1 .. n     its observations; a row of NaN is no observation, so sizes may differ
 
-| B | groups | n | observations a group (rows) | D | width of z and of x | N | samples |
+| B | groups | n | observations in a group (rows) | D | width of z and of x | N | samples |
 
 Source: Laird and Ware 1982.
 """
@@ -41,10 +41,10 @@ class RandomEffects:
             expect_positive(name, getattr(self, name))
 
     def sizes(self, x: Float[Tensor, "B n D"]) -> tuple[Float[Tensor, "B n D"], Float[Tensor, " B"]]:
-        """The data with zeros for rows that are none, and the number of observations of every group.
+        """The data with zeros in place of NaN, and the number of observations in every group.
 
         Raises:
-            ValueError: if a row is NaN in part.
+            ValueError: if a row is only partly NaN.
         """
         x = as_rows("x", x, None, None, self.mean.numel())
         absent = torch.isnan(x)
@@ -55,8 +55,8 @@ class RandomEffects:
     def log_evidence(self, x: Float[Tensor, "B n D"]) -> Float[Tensor, " B"]:
         """log p(x_g1, .., x_gn) of every group in nats.
 
-        An entry's n observations have the covariance within I + between 1 1', whose eigenvalues are within (n - 1
-        times) and within + n between (along their mean).
+        The n observations of one entry have the covariance within I + between 1 1'. Its eigenvalues are within (n - 1
+        times) and, in the direction of the mean, within + n between.
         """
         filled, size = self.sizes(x)
         centre = filled.sum(1) / size.clamp(min=1)[:, None]  # [B, D], of the observations
@@ -69,7 +69,7 @@ class RandomEffects:
         return -0.5 * (inside + around + self.mean.numel() * (log_det + size * LOG_2PI))
 
     def posterior(self, x: Float[Tensor, "B n D"]) -> Gaussian:
-        """p(z_g | x_g): precision 1 / between + n / within, mean drawn from the group's towards the common one."""
+        """p(z_g | x_g): precision 1 / between + n / within, and the precision-weighted mean of group and prior."""
         filled, size = self.sizes(x)
         precision = (1 / self.between + size / self.within)[:, None]
         mean = (self.mean / self.between + filled.sum(1) / self.within) / precision
@@ -84,7 +84,7 @@ class RandomEffects:
         return z[:, 0], x.view(groups, size, -1)
 
     def chain(self, size: int) -> LinearGaussian:
-        """The same model as a linear-Gaussian one: a group is one row that holds all its observations."""
+        """The same model as the first step of a linear-Gaussian one, whose row holds all observations of a group."""
         D = self.mean.numel()
         identity = torch.eye(D).to(self.mean)
         R = self.within * torch.eye(size * D).to(self.mean)
@@ -96,7 +96,7 @@ class RandomEffects:
         return self.chain(x.shape[1]).elbo(one_step(q), x.flatten(1)[:, None])[:, 0]
 
     def m_step(self, q: Gaussian, x: Float[Tensor, "B n D"]) -> "RandomEffects":
-        """The parameters that maximise the bound under q: mean effect, spread of effects, spread around them."""
+        """The M-step of EM: mean and variance of the effects, and variance around them, that maximise the bound."""
         filled, size = self.sizes(x)
         seen = ~torch.isnan(x[..., 0])
         mean, spread = q.mean.mean(0), q.cov.diagonal(dim1=-2, dim2=-1)  # [B, D]
@@ -107,12 +107,11 @@ class RandomEffects:
     def given(
         self, x: Float[Tensor, "B n D"], *, proposal: Callable[[Tensor, int], Latent] | Gaussian | None = None
     ) -> LinearGaussianSequence:
-        """The model with the data it is to explain, as `worldmodel.types.LatentSequence` of T = 1: a group a sequence.
+        """The model together with its data, as a `worldmodel.types.LatentSequence` of T = 1 with a group a sequence.
 
         Args:
-            x: observations by group; a row of NaN is none.
-            proposal: q(z_g) as a Gaussian [B, D], or a proposal as of `LinearGaussian.given`; the exact posterior
-                unless given.
+            x: observations by group; a row of NaN is no observation.
+            proposal: q(z_g) as a Gaussian [B, D], or as in `LinearGaussian.given`; the exact posterior by default.
         """
         self.sizes(x)
         q = one_step(proposal) if isinstance(proposal, Gaussian) else proposal

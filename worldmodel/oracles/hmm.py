@@ -4,9 +4,9 @@
     p(z_t = j | z_{t-1} = i, a_t) = transition[a_t, i, j]
     p(x_t | z_t = k) = exp(log_emission[t, k])
 
-a_t is the action of row t, the one that led to x_t (`prev_action[t]` of a batch), one-hot; on the first row it is not
-read. The chain takes log p(x_t | z_t = k) as numbers, by name, so an observation may be anything at all; `Emissions`
-makes them for categorical observations. A row or a name with nothing observed has the log-emission zero.
+a_t is the action that led to x_t (`prev_action[t]` of a batch), one-hot; on the first row it is not read. The model is
+given the numbers log p(x_t | z_t = k), by name, so observations may be of any kind; `Emissions` computes these numbers
+for categorical observations. They are zero where nothing was observed.
 
 | letter | meaning | letter | meaning | letter | meaning           | letter | meaning |
 | B      | batch   | T      | time    | K      | states            | N      | samples |
@@ -30,14 +30,14 @@ from worldmodel.types import Latent, State
 
 @dataclass(frozen=True)
 class HiddenMarkov:
-    """The chain's parameters, float64.
+    """The parameters of the chain, float64.
 
     Raises:
         ValueError: if a shape disagrees, or probabilities do not sum to one.
     """
 
     initial: Float[Tensor, " K"]
-    transition: Float[Tensor, "A K K"]  # one matrix an action, its rows sum to one; A = 1 where there are no actions
+    transition: Float[Tensor, "A K K"]  # a matrix for each action, whose rows sum to one; A = 1 without actions
 
     def __post_init__(self) -> None:
         K = self.initial.numel()
@@ -47,16 +47,16 @@ class HiddenMarkov:
         expect_probabilities("transition", self.transition)
 
     def log_transition(self, size: Sequence[int], action: Float[Tensor, "B T A"] | None) -> Float[Tensor, "B T K K"]:
-        """log p(z_t = j | z_{t-1} = i, a_t) of every row; on the first, log p(z_1 = j) whatever i. size is [B, T]."""
+        """log p(z_t = j | z_{t-1} = i, a_t) of every row; on the first, log p(z_1 = j) for every i. size is [B, T]."""
         index = self.actions(size, action)
         first = self.initial.expand(size[0], 1, len(self.initial), -1)
         return torch.cat([first, self.transition[index[:, 1:]]], 1).log()
 
     def actions(self, size: Sequence[int], action: Float[Tensor, "B T A"] | None) -> Int[Tensor, "B T"]:
-        """The number of every row's action; zero where there are none.
+        """The index of every row's action; zero in a model without actions.
 
         Raises:
-            ValueError: if a row after the first is not one-hot, or actions are missing in a model that has several.
+            ValueError: if a row after the first is not one-hot, or no actions are given to a model with several.
         """
         A = len(self.transition)
         if action is None and A > 1:
@@ -77,7 +77,7 @@ class HiddenMarkov:
         predict:  p(z_t = j | x_<t) = sum_i p(z_{t-1} = i | x_<t) p(z_t = j | z_{t-1} = i, a_t)
         update:   p(x_t | x_<t) = sum_j p(z_t = j | x_<t) p(x_t | z_t = j)
 
-        A row that cannot happen has the log evidence -inf, and is passed over as if it had not been observed.
+        An impossible row has the log evidence -inf; the beliefs after it are as if it had not been observed.
         """
         log_emission = self.emission(log_emission)
         log_transition = self.log_transition(log_emission.shape[:2], action)
@@ -129,7 +129,7 @@ class HiddenMarkov:
     ) -> MarkovCategorical:
         """The chain q(z_t = j | z_{t-1} = i) proportional to p(z_t = j | z_{t-1} = i) exp(log_tilt[t, j]).
 
-        A state i that the tilt leaves nowhere to go keeps its row of p: no path of positive weight passes through it.
+        If the tilt excludes every state that i can go to, i keeps its row of p: no possible path passes through it.
         """
         log_transition = self.log_transition(log_tilt.shape[:2], action)
         tilted = log_transition + log_tilt[:, :, None]
@@ -158,9 +158,9 @@ class HiddenMarkov:
         return expectation(q.pairs().flatten(-2), (log_p - q.log_probs).flatten(-2))[..., 0]
 
     def m_step(self, q: MarkovCategorical, action: Float[Tensor, "B T A"] | None = None) -> "HiddenMarkov":
-        """The chain that maximises the bound under q: expected counts, normalised (Baum and Welch).
+        """The M-step of EM: the chain that maximises the bound under q, normalised expected counts (Baum and Welch).
 
-        A state that is never left under an action keeps its row.
+        A state that is never left under an action keeps its transition probabilities.
         """
         index, pairs = self.actions(q.log_probs.shape[:2], action), q.pairs()
         chosen = one_hot_rows(index, len(self.transition))
@@ -170,10 +170,10 @@ class HiddenMarkov:
         return HiddenMarkov(pairs[:, 0].sum(-2).mean(0), transition / transition.sum(-1, keepdim=True))
 
     def emission(self, log_emission: Float[Tensor, "B T K"]) -> Float[Tensor, "B T K"]:
-        """Log-emissions in float64, checked.
+        """Log-emissions in float64, after a check.
 
         Raises:
-            ValueError: if they do not fit the states, or are NaN or +inf.
+            ValueError: if their number of states differs, or they are NaN or +inf.
         """
         log_emission = as_rows("log_emission", log_emission, None, None, len(self.initial))
         if bool((torch.isnan(log_emission) | torch.isposinf(log_emission)).any()):
@@ -188,14 +188,14 @@ class HiddenMarkov:
         valid: Bool[Tensor, "B T"] | None = None,
         proposal: Callable[[Tensor, int], Latent] | None = None,
     ) -> "HiddenMarkovSequence":
-        """The model with the rows it is to explain, as `worldmodel.types.LatentSequence`.
+        """The model together with its data, as a `worldmodel.types.LatentSequence`.
 
         Args:
             log_emissions: log p(x_t | z_t = k) by name, independent given the state; zero where nothing was observed.
             action: a_t as one-hot vectors, the action that led to row t.
-            valid: the rows that count; all unless given. The others are taken for unobserved.
-            proposal: q(z_t | z_{t-1}, x) from the one-hot z_{t-1} [N, B, K] and t, as a `MarkovCategorical` is; the
-                exact posterior unless given.
+            valid: the rows that count, by default all. The others are treated as unobserved.
+            proposal: q(z_t | z_{t-1}, x) as a function of the one-hot z_{t-1} [N, B, K] and t, such as a
+                `MarkovCategorical`; the exact posterior by default.
         """
         if not log_emissions:
             raise ValueError("log_emissions: expected at least one name, got none")
@@ -206,7 +206,7 @@ class HiddenMarkov:
         if valid.shape != (batch, steps):
             raise ValueError(f"valid: expected shape {[batch, steps]}, got {list(valid.shape)}")
         named = {name: torch.where(valid[..., None], table, 0.0) for name, table in named.items()}
-        if valid.shape[1] > 1 and action is not None:  # whatever led to a row of padding
+        if valid.shape[1] > 1 and action is not None:  # any action will do for a row of padding
             action = torch.where(valid[..., None], action, one_hot_rows(valid.long() * 0, action.shape[-1]))
         if proposal is None:
             proposal = self.posterior(torch.stack(list(named.values())).sum(0), action)
@@ -215,7 +215,7 @@ class HiddenMarkov:
 
 @dataclass(frozen=True)
 class HiddenMarkovSequence:
-    """A `LatentSequence` that carries z_{t-1}, which is also its h_t (not read on the first row). Made by `given`."""
+    """The `LatentSequence` that `given` makes. Its carry and its h_t are both z_{t-1}, unread on the first row."""
 
     log_transition: Float[Tensor, "B T K K"]
     log_emissions: Mapping[str, Float[Tensor, "B T K"]]
@@ -223,15 +223,15 @@ class HiddenMarkovSequence:
     q: Callable[[Tensor, int], Latent]
 
     def initial(self, samples: int) -> Float[Tensor, "N B K"]:
-        """Zeros: the first step starts from p(z_1) whatever came before."""
+        """Zeros, which the first step does not read: it starts from p(z_1)."""
         return self.log_transition.new_zeros(samples, len(self.valid), self.log_transition.shape[-1])
 
     def step(self, carry: Float[Tensor, "N B K"], t: int) -> tuple[Tensor, Float[Tensor, "N B K"], OneHot]:
-        """z_{t-1} twice, and p(z_t | z_{t-1}, a_t)."""
+        """The carry z_{t-1}, h_t = z_{t-1}, and the prior p(z_t | z_{t-1}, a_t)."""
         return carry, carry, OneHot(select(self.log_transition[:, t], carry.argmax(-1)))
 
     def advance(self, carry: Float[Tensor, "N B K"], state: State) -> Float[Tensor, "N B K"]:
-        """z_t."""
+        """The carry z_t."""
         return state.stoch
 
     def proposal(self, deter: Float[Tensor, "N B K"], t: int) -> Latent:

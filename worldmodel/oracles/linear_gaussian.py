@@ -4,8 +4,8 @@
     z_t = A z_{t-1} + B a_t + N(0, Q)
     x_t = C z_t + D a_t + d + N(0, R)
 
-a_t is the action of row t, the one that led to x_t (`prev_action[t]` of a batch); on the first row it acts on no state.
-An entry of x that is NaN was not observed, as the reward on an episode's first row. A row of NaN is padding.
+a_t is the action that led to x_t (`prev_action[t]` of a batch); on the first row it does not move the state. A NaN in x
+is an entry that was not observed, such as the reward on an episode's first row. A row of NaN is padding.
 
 | letter | meaning | letter | meaning          | letter | meaning            |
 | B      | batch   | n      | width of a state | p      | width of a row x_t |
@@ -29,7 +29,7 @@ from worldmodel.types import Latent, State
 
 
 class Filtered(NamedTuple):
-    """What the Kalman filter knows at every row."""
+    """The Kalman filter's beliefs about z_t and the log evidence, at every row."""
 
     predicted: Gaussian  # p(z_t | x_<t), [B, T, ...]
     filtered: Gaussian  # p(z_t | x_<=t), [B, T, ...]
@@ -37,7 +37,7 @@ class Filtered(NamedTuple):
 
 
 class Information(NamedTuple):
-    """A likelihood of z_t up to a constant: exp(-z' J z / 2 + z' j)."""
+    """A likelihood of z_t up to a constant, exp(-z' J z / 2 + z' j)."""
 
     J: Float[Tensor, "*batch n n"]
     j: Float[Tensor, "*batch n"]
@@ -46,8 +46,8 @@ class Information(NamedTuple):
 class Seen(NamedTuple):
     """p(x_t | z_t) on the entries that were observed: y = C z + N(0, R).
 
-    An entry that was not observed has y = 0, a zero row of C and an independent unit variance in R: it changes no
-    belief, and adds nothing to the log-density as long as log(2 pi) is not counted for it.
+    An entry that was not observed has y = 0, a zero row of C and an independent unit variance in R. So it changes no
+    belief and contributes nothing to the log-density, which counts log(2 pi) once for each observed entry.
     """
 
     y: Float[Tensor, "*batch p"]
@@ -63,10 +63,10 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class LinearGaussian:
-    """The parameters, float64. See the module's equations; `create` fills in what a model does not need.
+    """The parameters in the module's equations, float64; `create` fills in those that a model does not need.
 
     Raises:
-        ValueError: if a shape disagrees with the others, or a covariance is none.
+        ValueError: if a shape disagrees with the others, or a matrix is not a covariance.
     """
 
     A: Float[Tensor, "n n"]
@@ -74,7 +74,7 @@ class LinearGaussian:
     C: Float[Tensor, "p n"]
     D: Float[Tensor, "p A"]
     d: Float[Tensor, " p"]
-    Q: Float[Tensor, "n n"]  # may be singular: all but the bound is defined
+    Q: Float[Tensor, "n n"]  # may be singular; then only the bound is undefined
     R: Float[Tensor, "p p"]
     m: Float[Tensor, " n"]
     P: Float[Tensor, "n n"]  # may be singular, as Q
@@ -105,7 +105,7 @@ class LinearGaussian:
         D: Tensor | None = None,
         d: Tensor | None = None,
     ) -> "LinearGaussian":
-        """A model in which B, D and d are zero unless they are given; the actions are as wide as B or D says."""
+        """A model whose B, D and d are zero unless given. B or D determines the width of the actions."""
         n, p = C.shape[-1], C.shape[0]
         actions = next((matrix.shape[-1] for matrix in (B, D) if matrix is not None), 0)
         B = A.new_zeros(n, actions) if B is None else B
@@ -115,7 +115,7 @@ class LinearGaussian:
     def rows(
         self, x: Float[Tensor, "B T p"], action: Float[Tensor, "B T A"] | None = None
     ) -> tuple[Float[Tensor, "B T p"], Float[Tensor, "B T A"]]:
-        """Rows and actions in float64, checked; no actions stand for zeros.
+        """Rows and actions in float64, after a check; actions are zero if none are given.
 
         Raises:
             ValueError: if a shape does not fit the model, x is infinite, or an action is not finite.
@@ -146,7 +146,9 @@ class LinearGaussian:
     def update(
         self, belief: Gaussian, x: Float[Tensor, "B p"], action: Float[Tensor, "B A"]
     ) -> tuple[Gaussian, Float[Tensor, " B"]]:
-        """p(z_t | x_<=t) and log p(x_t | x_<t) from p(z_t | x_<t), in Joseph's form, which keeps the covariance one.
+        """p(z_t | x_<=t) and log p(x_t | x_<t) from p(z_t | x_<t).
+
+        In Joseph's form, in which the result stays positive semi-definite despite rounding:
 
         S = C P C' + R,   K = P C' S^-1,   m + K (y - C m),   (I - K C) P (I - K C)' + K R K'
         """
@@ -178,14 +180,14 @@ class LinearGaussian:
         return self.filter(x, action).log_evidence
 
     def forecast(self, x: Float[Tensor, "B T p"], action: Float[Tensor, "B T A"] | None = None) -> Gaussian:
-        """p(x_t | x_<t) of every row with all its entries, [B, T, ...]:  N(C m + D a_t + d, C P C' + R)."""
+        """p(x_t | x_<t) of every row, over all its entries, [B, T, ...]:  N(C m + D a_t + d, C P C' + R)."""
         x, action = self.rows(x, action)
         belief = self.filter(x, action).predicted
         mean = belief.mean @ self.C.mT + action @ self.D.mT + self.d
         return Gaussian(mean, symmetric(self.C @ belief.cov @ self.C.mT + self.R))
 
     def smooth(self, x: Float[Tensor, "B T p"], action: Float[Tensor, "B T A"] | None = None) -> Gaussian:
-        """p(z_t | x_1:T) at every row, by Rauch, Tung and Striebel; needs predicted covariances that can be inverted.
+        """p(z_t | x_1:T) at every row (Rauch, Tung and Striebel); the predicted covariances must not be singular.
 
         G = P_t A' P_{t+1|t}^-1,   m_t + G (m_{t+1|T} - m_{t+1|t}),   P_t + G (P_{t+1|T} - P_{t+1|t}) G'
         """
@@ -200,13 +202,13 @@ class LinearGaussian:
         return stack(smoothed[::-1])
 
     def local(self, x: Float[Tensor, "B T p"], action: Float[Tensor, "B T A"] | None = None) -> Information:
-        """What row t alone says of z_t: J = C' R^-1 C, j = C' R^-1 (x_t - D a_t - d)."""
+        """The likelihood of z_t given row t alone: J = C' R^-1 C, j = C' R^-1 (x_t - D a_t - d)."""
         y, C, R, _ = self.seen(*self.rows(x, action))
         weighted = torch.linalg.solve(R, C).mT
         return Information(symmetric(weighted @ C), apply(weighted, y))
 
     def future(self, x: Float[Tensor, "B T p"], action: Float[Tensor, "B T A"] | None = None) -> Information:
-        """What the rows after t say of z_t: p(x_t+1:T | z_t) up to a constant, [B, T, ...]; zero at the last row.
+        """The likelihood p(x_t+1:T | z_t) of z_t given the later rows, [B, T, ...]; zero at the last row.
 
         With J, j = local + future at t and M = (I + J Q)^-1:
         future at t-1:  J' = A' M J A,   j' = A' M (j - J B a_t)
@@ -226,7 +228,8 @@ class LinearGaussian:
     ) -> MarkovGaussian:
         """The chain q(z_t | z_{t-1}) proportional to p(z_t | z_{t-1}) exp(-z_t' J_t z_t / 2 + z_t' j_t).
 
-        With M = (I + Q J)^-1:   F = M A,   f = M (B a_t + Q j),   V = M Q;   at first P and m for Q and B a_1
+        With M = (I + Q J)^-1:   F = M A,   f = M (B a_t + Q j),   V = M Q.
+        At the first step, P takes the place of Q and m that of B a_t.
         """
         Q = torch.cat([self.P.expand(len(J), 1, -1, -1), self.Q.expand(len(J), J.shape[1] - 1, -1, -1)], 1)
         mean = torch.cat([self.m.expand(len(J), 1, -1), action[:, 1:] @ self.B.mT], 1)
@@ -246,7 +249,7 @@ class LinearGaussian:
     def simulate(
         self, action: Float[Tensor, "B T A"], generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "B T n"], Float[Tensor, "B T p"]]:
-        """States and rows drawn from the model under these actions (pass [B, T, 0] where it has none)."""
+        """States and rows drawn from the model under these actions, [B, T, 0] if it has none."""
         action = as_rows("action", action, None, None, self.B.shape[-1])
         z = [self.first(len(action)).sample(generator)]
         for t in range(1, action.shape[1]):
@@ -283,14 +286,14 @@ class LinearGaussian:
         valid: Bool[Tensor, "B T"] | None = None,
         proposal: Callable[[Tensor, int], Latent] | None = None,
     ) -> "LinearGaussianSequence":
-        """The model with the rows it is to explain, as `worldmodel.types.LatentSequence`.
+        """The model together with its data, as a `worldmodel.types.LatentSequence`.
 
         Args:
             x: rows; NaN where an entry was not observed.
             action: a_t, the action that led to row t.
-            valid: the rows that count; all unless given. The others are taken for unobserved.
-            proposal: q(z_t | z_{t-1}, x) from z_{t-1} [N, B, n] and t, as a `MarkovGaussian` is; the exact posterior
-                unless given.
+            valid: the rows that count, by default all. The others are treated as unobserved.
+            proposal: q(z_t | z_{t-1}, x) as a function of z_{t-1} [N, B, n] and t, such as a `MarkovGaussian`; the
+                exact posterior by default.
         """
         x, action = self.rows(x, action)
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
@@ -306,7 +309,7 @@ class LinearGaussian:
 
 @dataclass(frozen=True)
 class LinearGaussianSequence:
-    """A `LatentSequence` that carries z_{t-1}, which is also its h_t (not read on the first row). Made by `given`."""
+    """The `LatentSequence` that `given` makes. Its carry and its h_t are both z_{t-1}, unread on the first row."""
 
     model: LinearGaussian
     x: Float[Tensor, "B T p"]  # NaN where an entry was not observed
@@ -315,18 +318,18 @@ class LinearGaussianSequence:
     q: Callable[[Tensor, int], Latent]
 
     def initial(self, samples: int) -> Float[Tensor, "N B n"]:
-        """Zeros: the first step starts from N(m, P) whatever came before."""
+        """Zeros, which the first step does not read: it starts from N(m, P)."""
         return self.x.new_zeros(samples, len(self.x), len(self.model.m))
 
     def step(self, carry: Float[Tensor, "N B n"], t: int) -> tuple[Tensor, Float[Tensor, "N B n"], Gaussian]:
-        """z_{t-1} twice, and p(z_t | z_{t-1}) = N(A z_{t-1} + B a_t, Q)."""
+        """The carry z_{t-1}, h_t = z_{t-1}, and the prior p(z_t | z_{t-1}) = N(A z_{t-1} + B a_t, Q)."""
         if t == 0:
             return carry, carry, Gaussian(self.model.m.expand(carry.shape), self.model.P)
         mean = carry @ self.model.A.mT + self.action[:, t] @ self.model.B.mT
         return carry, carry, Gaussian(mean, self.model.Q)
 
     def advance(self, carry: Float[Tensor, "N B n"], state: State) -> Float[Tensor, "N B n"]:
-        """z_t."""
+        """The carry z_t."""
         return state.stoch
 
     def proposal(self, deter: Float[Tensor, "N B n"], t: int) -> Latent:

@@ -1,8 +1,8 @@
 """EM for the linear-Gaussian model: coordinate ascent on the bound `LinearGaussian.elbo`.
 
-E-step: q = `model.posterior(x, action)`, which closes the gap. M-step, here: the parameters that maximise the bound
-under q, as two linear regressions on expected moments. Entries that were not observed are latent as well: they are
-completed from z_t and the entries beside them under the old parameters, and then the bound still never falls.
+The E-step is q = `model.posterior(x, action)`, which closes the gap. The M-step is below: the parameters that maximise
+the bound under q, by two linear regressions on expected moments. Entries that were not observed are latent variables
+too, completed from z_t and the observed entries of their row under the old parameters; the bound still never falls.
 
 Sources: Shumway and Stoffer 1982; Ghahramani and Hinton 1996.
 """
@@ -19,7 +19,7 @@ from worldmodel.oracles.markov_gaussian import MarkovGaussian
 
 
 class Regression(NamedTuple):
-    """Expected moments of y and its regressors r over `rows` rows, sufficient for y = W r + N(0, Sigma)."""
+    """Summed moments of y and of its regressors r, in expectation, from which y = W r + N(0, Sigma) is fitted."""
 
     rr: Float[Tensor, "k k"]
     yr: Float[Tensor, "m k"]
@@ -27,7 +27,7 @@ class Regression(NamedTuple):
     rows: int
 
     def fit(self) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m m"]]:
-        """W and Sigma of the greatest expected log-likelihood: W = yr rr^-1, Sigma = E (y - W r)(y - W r)'."""
+        """The W and Sigma of greatest expected log-likelihood: W = yr rr^-1, Sigma = E (y - W r)(y - W r)'."""
         W = torch.linalg.solve(self.rr, self.yr.mT).mT
         residual = self.yy - W @ self.yr.mT - self.yr @ W.mT + W @ self.rr @ W.mT
         return W, symmetric(residual) / self.rows
@@ -39,10 +39,12 @@ def m_step(
     x: Float[Tensor, "B T p"],
     action: Float[Tensor, "B T A"] | None = None,
 ) -> LinearGaussian:
-    """The parameters that maximise the bound under q (with entries missing: that raise it).
+    """The M-step of EM: all parameters that maximise the bound under q, or raise it if entries are missing.
 
-    All of them are fitted, from B sequences of at least two rows.
-
+    Args:
+        model: the old parameters.
+        q: p(z_1:T | x_1:T) under them.
+        x, action: B sequences of at least two rows.
     Raises:
         ValueError: if there are too few rows, or the actions too alike, to fit every parameter.
     """
@@ -94,7 +96,7 @@ def completion(
     """G, g, H of p(x_t | z_t, the entries of x_t that were observed) = N(G z_t + g, H).
 
     With u = D a_t + d, e = C z_t + u the mean of x_t, o the observed and m the missing entries:
-    x_o is what it is;   x_m = e_m + R_mo R_oo^-1 (x_o - e_o) + N(0, R_mm - R_mo R_oo^-1 R_om)
+    x_o is as observed;   x_m = e_m + R_mo R_oo^-1 (x_o - e_o) + N(0, R_mm - R_mo R_oo^-1 R_om)
     """
     y, C, R, _ = model.seen(x, action)
     missing = torch.isnan(x)

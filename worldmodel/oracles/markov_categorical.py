@@ -1,4 +1,4 @@
-"""A Markov chain over K classes: the form of every posterior of a hidden Markov model, exact or not.
+"""A Markov chain over K classes, the form of the exact posterior of a hidden Markov model and of its approximations.
 
 q(z_1:T) = prod_t q(z_t | z_{t-1})
 """
@@ -15,9 +15,9 @@ from worldmodel.oracles.distributions import OneHot, expectation
 
 @dataclass(frozen=True)
 class MarkovCategorical:
-    """q(z_t = j | z_{t-1} = i) of B sequences of T steps. Called, it is a proposal over one-hot vectors.
+    """q(z_t = j | z_{t-1} = i) of B sequences of T steps. Calling it gives a proposal over one-hot vectors.
 
-    At the first step nothing came before: all the rows i say q(z_1 = j).
+    At the first step, every row i holds q(z_1 = j).
 
     Raises:
         ValueError: if the rows of the first step differ.
@@ -35,7 +35,7 @@ class MarkovCategorical:
         return OneHot(select(self.log_probs[:, t], previous.argmax(-1)))
 
     def pairs(self) -> Float[Tensor, "B T K K"]:
-        """q(z_{t-1} = i, z_t = j); at the first step q(z_1 = j) on every row i, divided by K."""
+        """q(z_{t-1} = i, z_t = j); at the first step, q(z_1 = j) / K in every row i."""
         K = self.log_probs.shape[-1]
         before, pairs = self.log_probs.new_full((len(self.log_probs), K), 1 / K), []
         for t in range(self.log_probs.shape[1]):
@@ -71,7 +71,7 @@ def select(rows: Float[Tensor, "B K K"], index: Int[Tensor, "N B"]) -> Float[Ten
 
 
 def chain_of(probs: Float[Tensor, "B K"]) -> MarkovCategorical:
-    """The chain of one step that has these probabilities."""
+    """The chain of one step with these probabilities."""
     return MarkovCategorical(probs.log()[:, None, None, :].expand(-1, 1, probs.shape[-1], -1))
 
 

@@ -1,4 +1,4 @@
-"""A Gaussian Markov chain: the form of every posterior of a linear-Gaussian model, exact or not.
+"""A Gaussian Markov chain, the form of the exact posterior of a linear-Gaussian model and of its approximations.
 
 q(z_1:T) = prod_t N(z_t; F_t z_{t-1} + f_t, V_t),    with F_1 = 0
 """
@@ -14,7 +14,7 @@ from worldmodel.oracles.distributions import Gaussian, apply, stack
 
 @dataclass(frozen=True)
 class MarkovGaussian:
-    """q(z_t | z_{t-1}) = N(F_t z_{t-1} + f_t, V_t) for B sequences of T steps. Called, it is a proposal."""
+    """q(z_t | z_{t-1}) = N(F_t z_{t-1} + f_t, V_t) for B sequences of T steps. Calling it gives a proposal."""
 
     F: Float[Tensor, "B T n n"]  # not read at the first step
     f: Float[Tensor, "B T n"]
@@ -24,10 +24,6 @@ class MarkovGaussian:
         """q(z_t | z_{t-1}) for z_{t-1} = previous."""
         mean = self.f[:, t].expand(previous.shape)
         return Gaussian(mean + apply(self.F[:, t], previous) if t else mean, self.V[:, t])
-
-    def cut(self, steps: int) -> "MarkovGaussian":
-        """q(z_1:steps), the chain's beginning."""
-        return MarkovGaussian(self.F[:, :steps], self.f[:, :steps], self.V[:, :steps])
 
     def marginals(self) -> Gaussian:
         """q(z_t) at every step, [B, T, ...]."""
@@ -40,7 +36,7 @@ class MarkovGaussian:
     def joint(self) -> Gaussian:
         """q(z_1:T) as one Gaussian over T * n numbers, [B, T * n].
 
-        z_1:T = L^-1 (f_1:T + noise), noise ~ N(0, diag(V_1, .., V_T)), L = I with -F_t left of its diagonal
+        z_1:T = L^-1 (f_1:T + noise), noise ~ N(0, diag(V_1, .., V_T)), L = I with the blocks -F_t below its diagonal
         """
         B, T, n = self.f.shape
         L = torch.eye(T * n, dtype=self.f.dtype, device=self.f.device).repeat(B, 1, 1)

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians, in float64: a latent sequence of one step.
+"""A mixture of Gaussians, in float64, as a latent sequence of one step.
 
     p(z = k) = weight_k,    p(x | z = k) = N(mean_k, cov_k)
 
@@ -26,7 +26,7 @@ class GaussianMixture:
     """The parameters, float64.
 
     Raises:
-        ValueError: if a shape disagrees, a covariance is none, or the weights do not sum to one.
+        ValueError: if a shape disagrees, a covariance is not positive definite, or the weights do not sum to one.
     """
 
     weight: Float[Tensor, " K"]
@@ -66,7 +66,7 @@ class GaussianMixture:
         return one_hot_rows(index, len(self.weight)), x
 
     def chain(self) -> HiddenMarkov:
-        """The same prior as a hidden Markov model, of which only the first step is used."""
+        """The same prior as the first step of a hidden Markov model."""
         return HiddenMarkov(self.weight, torch.eye(len(self.weight)).to(self.weight)[None])
 
     def elbo(self, q: Float[Tensor, "B K"], x: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
@@ -74,10 +74,10 @@ class GaussianMixture:
         return self.chain().elbo(chain_of(q), self.log_likelihood(x)[:, None])[:, 0]
 
     def m_step(self, q: Float[Tensor, "B K"], x: Float[Tensor, "B D"]) -> "GaussianMixture":
-        """The parameters that maximise the bound under q: weighted shares, means and covariances.
+        """The M-step of EM: the shares, means and covariances, weighted by q, that maximise the bound.
 
         Raises:
-            ValueError: if a component is left with too little to have a covariance.
+            ValueError: if a component keeps too little weight for a positive definite covariance.
         """
         x = as_rows("x", x, None, self.mean.shape[-1])
         share = q.sum(0)
@@ -89,12 +89,11 @@ class GaussianMixture:
     def given(
         self, x: Float[Tensor, "B D"], *, proposal: Callable[[Tensor, int], Latent] | Float[Tensor, "B K"] | None = None
     ) -> HiddenMarkovSequence:
-        """The model with the data it is to explain, as `worldmodel.types.LatentSequence` of T = 1.
+        """The model together with its data, as a `worldmodel.types.LatentSequence` of T = 1.
 
         Args:
-            x: data points, one a sequence.
-            proposal: q(z = k) as probabilities [B, K], or a proposal as of `HiddenMarkov.given`; the exact posterior
-                unless given.
+            x: data points, one in each sequence.
+            proposal: q(z = k) as probabilities [B, K], or as in `HiddenMarkov.given`; the exact posterior by default.
         """
         q: Callable[[Tensor, int], Latent] | MarkovCategorical | None
         q = chain_of(proposal) if isinstance(proposal, Tensor) else proposal

@@ -1,7 +1,7 @@
-"""The exact evidence of episodes that an environment with a known law has written.
+"""Exact evidence, and exact resampling of rows, for episodes of an environment that states its law.
 
-Such an environment states its law as plain numbers, {"kind": ..., ...}; what a kind means is said by the environment
-itself. `KINDS` is the list: another world adds its function there.
+Such an environment states its law as plain numbers, {"kind": ..., ...}; its own docstring says what they mean. A new
+kind of law adds its functions to the tables `EVIDENCE` and, if its rows can be resampled, `FORECAST`.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from worldmodel.data.batches import require_whole_episodes
+from worldmodel.oracles.distributions import Gaussian
 from worldmodel.oracles.hmm import HiddenMarkov
 from worldmodel.oracles.linear_gaussian import LinearGaussian
 from worldmodel.types import Batch
@@ -26,43 +27,76 @@ def exact_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
         log p(x_t, r_t, c_t | x_<t, r_<t, c_<t || a_<=t)
 
     Args:
-        law: of the environment that wrote the rows, without wrappers that change what a row holds.
+        law: of the environment that wrote the rows; no wrapper may have changed what a row holds.
         batch: whole episodes from their reset, padded at the end.
     Returns:
-        `total`; and the parts that it is the sum of: `observation_and_reward`, which have one state behind them and so
-        no evidence apart, and `continue`, given those two where the state has a say in it. Zero where a row is not
-        valid. Summed over t it is the evidence of an episode.
+        `total` and the two parts it is the sum of, zero where a row is not valid: `observation_and_reward`, one number
+        since both depend on the same state, and `continue`, given those two if the state decides when an episode ends.
+        The sum of `total` over t is the evidence of an episode.
     Raises:
-        ValueError: if the law is of no known kind, the rows are not as the law has them, or a sequence is not one
-            episode from its reset.
+        ValueError: if the kind of law is unknown, the rows do not fit the law, or a sequence is not one episode from
+            its reset.
     """
     kind = law.get("kind")
-    if kind not in KINDS:
-        raise ValueError(f"law: expected one of the kinds {sorted(KINDS)}, got {kind!r}")
+    if kind not in EVIDENCE:
+        raise ValueError(f"law: expected one of the kinds {sorted(EVIDENCE)}, got {kind!r}")
     require_whole_episodes(batch)
-    parts = {name: torch.where(batch.valid, part, 0.0) for name, part in KINDS[kind](law, batch).items()}
+    parts = {name: torch.where(batch.valid, part, 0.0) for name, part in EVIDENCE[kind](law, batch).items()}
     return {"total": torch.stack(list(parts.values())).sum(0), **parts}
 
 
+def can_resample(law: Mapping[str, Any]) -> bool:
+    """Whether `resample_rows` knows this kind of law."""
+    return law.get("kind") in FORECAST
+
+
+def resample_rows(law: Mapping[str, Any], batch: Batch, *, generator: torch.Generator | None = None) -> Batch:
+    """Draw every row again from its exact law given the recorded rows before it.
+
+    The result is no episode: each row is a second draw by itself, which does not follow from the other new rows. The
+    aggregate posterior of a row is an average over such draws; see `evidence.rate`.
+
+    Args:
+        law, batch: as in `exact_evidence`.
+        generator: source of all draws.
+    Returns:
+        The batch with observations and rewards replaced and all flags as they were.
+    Raises:
+        ValueError: if rows of this kind of law cannot be resampled.
+    """
+    if not can_resample(law):
+        raise ValueError(f"law: expected one of the kinds {sorted(FORECAST)}, got {law.get('kind')!r}")
+    drawn = FORECAST[law["kind"]](law, batch).sample(generator)  # the observation, then the reward
+    ((path, old),) = batch.obs.items()
+    reward = torch.where(batch.is_first, 0.0, drawn[..., -1]).to(batch.reward.dtype)
+    return batch._replace(obs={path: drawn[..., :-1].to(old.dtype)}, reward=reward)
+
+
 def continue_evidence(law: Mapping[str, Any], batch: Batch) -> Float[Tensor, "B T"]:
-    """log p(c_t): an episode ends at each row but the first with the same probability, whatever happens in it."""
+    """log p(c_t), where every row but the first ends its episode with the same probability, whatever the state."""
     ends = torch.as_tensor(law["termination"], dtype=torch.float64)
     evidence = torch.where(batch.is_terminal, ends.log(), torch.log1p(-ends))
     return torch.where(batch.is_first, torch.where(batch.is_terminal, -torch.inf, 0.0).double(), evidence)
 
 
 def linear_gaussian_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
-    """The Kalman filter's, for the law of `worldmodel_envs.linear_gaussian.LinearGaussian`.
+    """The evidence by the Kalman filter, for the law of `worldmodel_envs.linear_gaussian.LinearGaussian`.
 
-    No reward leads to a first row.
+    The first row of an episode has no reward.
     """
     model, rows = linear_gaussian(law, batch)
     evidence = model.log_evidence(rows, batch.prev_action.double())
     return {"observation_and_reward": evidence, "continue": continue_evidence(law, batch)}
 
 
+def linear_gaussian_forecast(law: Mapping[str, Any], batch: Batch) -> Gaussian:
+    """p(x_t, r_t | x_<t, r_<t) of every row as one Gaussian, by the Kalman filter."""
+    model, rows = linear_gaussian(law, batch)
+    return model.forecast(rows, batch.prev_action.double())
+
+
 def linear_gaussian_model(law: Mapping[str, Any]) -> LinearGaussian:
-    """The model that the law is; its rows are the observation, then the reward."""
+    """The law as an oracle's model; its rows are the observation, then the reward."""
     number = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in law.items() if key != "kind"}
     return LinearGaussian.create(
         A=number["transition"],
@@ -76,16 +110,16 @@ def linear_gaussian_model(law: Mapping[str, Any]) -> LinearGaussian:
 
 
 def linear_gaussian(law: Mapping[str, Any], batch: Batch) -> tuple[LinearGaussian, Float[Tensor, "B T p"]]:
-    """The model that the law is, and the rows as it reads them: observation and reward, NaN where there is none."""
+    """The law as a model, and the batch as rows of that model: observation and reward, NaN where there is none."""
     reward = torch.where(batch.is_first, torch.nan, batch.reward.double())
     rows = torch.cat([_only_vector(batch, len(law["observation"])), reward[..., None]], -1)
     return linear_gaussian_model(law), torch.where(batch.valid[..., None], rows, torch.nan)
 
 
 def hidden_markov_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
-    """The forward algorithm's, for the law of `worldmodel_envs.hidden_markov.HiddenMarkov`.
+    """The evidence by the forward algorithm, for the law of `worldmodel_envs.hidden_markov.HiddenMarkov`.
 
-    No reward leads to a first row, and no episode ends there.
+    The first row of an episode has no reward and does not end it.
     """
     number = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in law.items() if key != "kind"}
     model = HiddenMarkov(number["initial"], number["transition"])
@@ -100,14 +134,15 @@ def hidden_markov_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
     arrival = model.log_transition(seen.shape[:2], action)[:, 1:]
     predicted = torch.cat([model.initial.log().expand_as(belief[:, :1]), _after(belief[:, :-1], arrival)], 1)
     without_flag = (predicted + seen).logsumexp(-1)
-    impossible = without_flag == -torch.inf  # whatever the flag, which then has nothing to add
+    impossible = without_flag == -torch.inf  # already without the flag, whose own term is then zero
     return {"observation_and_reward": without_flag, "continue": torch.where(impossible, 0.0, evidence - without_flag)}
 
 
-KINDS: dict[str, Callable[[Mapping[str, Any], Batch], Parts]] = {
+EVIDENCE: dict[str, Callable[[Mapping[str, Any], Batch], Parts]] = {
     "hidden_markov": hidden_markov_evidence,
     "linear_gaussian": linear_gaussian_evidence,
 }
+FORECAST: dict[str, Callable[[Mapping[str, Any], Batch], Gaussian]] = {"linear_gaussian": linear_gaussian_forecast}
 
 
 def _after(belief: Float[Tensor, "B T S"], log_transition: Float[Tensor, "B T S S"]) -> Float[Tensor, "B T S"]:
@@ -115,7 +150,7 @@ def _after(belief: Float[Tensor, "B T S"], log_transition: Float[Tensor, "B T S 
 
 
 def _only_class(batch: Batch, classes: int) -> Int[Tensor, "B T"]:
-    """The observation where it is a single category of so many; ValueError where it is not."""
+    """The only observation, a category below `classes`; ValueError if it is anything else."""
     leaves = {path: (list(x.shape[2:]), x.dtype) for path, x in batch.obs.items()}
     x = next(iter(batch.obs.values()))
     if list(leaves.values()) != [([1], torch.int32)] or not bool(((x >= 0) & (x < classes)).all()):
@@ -124,7 +159,7 @@ def _only_class(batch: Batch, classes: int) -> Int[Tensor, "B T"]:
 
 
 def _only_vector(batch: Batch, width: int) -> Float[Tensor, "B T n"]:
-    """The observation, in float64, where it is a single vector of this width; ValueError where it is not."""
+    """The only observation, a vector of this width, in float64; ValueError if it is anything else."""
     shapes = {path: list(x.shape[2:]) for path, x in batch.obs.items()}
     if list(shapes.values()) != [[width]]:
         raise ValueError(f"batch.obs: expected a single vector of {width} numbers, got {shapes}")

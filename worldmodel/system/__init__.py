@@ -1,1 +1,1 @@
-"""What the library needs of the machine: files, plain data in them, presets, how the package was installed."""
+"""Files, YAML and type checks of plain data, presets, names for files, and how the package was installed."""

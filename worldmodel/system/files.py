@@ -1,7 +1,7 @@
-"""Files of a run's folder: written whole or not at all, and never through a symbolic link.
+"""Write files whole or not at all, and never through a symbolic link.
 
-A link where a file is to be replaced is replaced itself, and what it points to stays as it is. A link where a file is
-to be appended to, or where a folder is to be written in, is refused.
+If a file is to be replaced and a link has its name, the link is replaced and its target stays as it is. Appending to a
+link, or writing into a folder that is a link, is refused.
 """
 
 import os
@@ -10,15 +10,15 @@ from typing import TextIO
 
 
 def write_whole(path: Path, content: str | bytes, *, durable: bool = False, keep: Path | None = None) -> None:
-    """Write a file; a reader sees the old one or the new one, never a part.
+    """Write a file so that a reader sees the old one or the new one, never a part.
 
     Args:
         path: the file, in a folder that exists.
         content: bytes, or text to be written as UTF-8.
-        durable: return only when the file and its name are on the disk itself.
-        keep: the name that the old file takes, if there is one.
+        durable: wait until the file and its name are on the disk itself.
+        keep: if given, the old file is renamed to this.
     Raises:
-        OSError: if there is no room or no right to write. The old file is still there then, under one of the names.
+        OSError: if there is no space or no permission to write. The old file then still has one of the two names.
     """
     data = content.encode() if isinstance(content, str) else content
     partial = path.with_name(path.name + ".partial")
@@ -40,18 +40,18 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = False, keep
 
 
 def open_to_append(path: Path) -> TextIO:
-    """A file to add lines to, each of which is handed to the system at once; raises ValueError if it is a link."""
+    """Open a file to append lines, each of which is written at once; raises ValueError if it is a link."""
     refuse_link(path)
     return open(path, "a", buffering=1, encoding="utf-8", opener=no_link)
 
 
 def no_link(path: str | Path, flags: int) -> int:
-    """An opener for `open` that follows no link, not even one that has only just been made."""
+    """An opener for `open` that follows no link, even one made since the last check."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)  # Windows has no such flag
 
 
 def make_own_folder(path: Path) -> None:
-    """Make a folder to write in, with its parents, if there is none; raises ValueError if it is a link."""
+    """Make a folder and its parents unless they exist; raises ValueError if the folder is a link."""
     refuse_link(path)
     path.mkdir(parents=True, exist_ok=True)
 
@@ -66,7 +66,7 @@ def refuse_link(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return when a file, or the names in a folder, are on the disk itself."""
+    """Wait until a file, or the names in a folder, are on the disk itself."""
     if os.name == "nt" and path.is_dir():
         return  # Windows does not open folders
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,24 +1,24 @@
-"""Names of observations, which may hold anything, as parts of file names and as text in figures."""
+"""Observations' names, which may hold any text, made fit for file names and figures."""
 
 import unicodedata
 import zlib
 from collections.abc import Collection
 
-LONGEST_FILE = 120  # bytes of a file name that come from a name; with what is put around it, it must be below 255
-LONGEST_LABEL = 48  # letters; more leave no room for the figure
-UNSAFE = set('%\\:*?"<>|')  # letters that some file system does not take, and the one that escapes them
+LONGEST_FILE = 120  # bytes that a name may take in a file name, which has at most 255 in all
+LONGEST_LABEL = 48  # letters; more would leave no room for the figure
+UNSAFE = set('%\\:*?"<>|')  # letters that some file system refuses, and the % that escapes them
 INVISIBLE = ("Cc", "Cs")  # Unicode's control characters and lone surrogates
 
 
 def file_name(name: str, taken: Collection[str] = ()) -> str:
     """A name as part of a file name.
 
-    Slashes become underscores; what file systems do not take is written as %HEX; the middle of a long name gives way
-    to a checksum of all of it.
+    Slashes become underscores, letters that a file system refuses are written as %HEX, and the middle of a long name is
+    replaced by a checksum of the whole name.
 
     Args:
         name: any text.
-        taken: names that are in use: one of those gets a number.
+        taken: names in use; a result among them gets a number.
     """
     escaped = "".join(_escaped(letter) for letter in name.replace("/", "_"))
     if escaped.startswith(".") or not escaped:
@@ -36,17 +36,17 @@ def file_name(name: str, taken: Collection[str] = ()) -> str:
 
 
 def tracked_name(name: str) -> str:
-    """A name by which W&B, which makes folders of what stands between slashes, files numbers and pictures."""
+    """A name for W&B, which turns slashes into folders: each part between slashes is made fit for a file name."""
     return "/".join(map(file_name, name.split("/")))
 
 
 def label(name: str) -> str:
-    """A name as text in a figure: as it is, but for control characters and dollars, and cut in the middle if long."""
+    """A name as text in a figure: control characters and dollars escaped, and the middle cut out if it is long."""
     shown = visible(name)
     if len(shown) > LONGEST_LABEL:
         half = LONGEST_LABEL // 2
         shown = f"{shown[:half]}\N{HORIZONTAL ELLIPSIS}{shown[-half:]}"
-    return shown.replace("$", r"\$")  # a pair of them would make a formula
+    return shown.replace("$", r"\$")  # a pair of dollars would make a formula
 
 
 def visible(text: str) -> str:

@@ -1,7 +1,7 @@
 """YAML as plain data: mappings, lists, text, numbers, true, false and null. Nothing that is read can run code.
 
-Whatever a file holds, reading it is quick and takes little memory: its size, its depth and what its aliases stand for
-are bounded. A key that is written twice is refused, and so is a tag, since plain data needs none.
+Reading any file is quick and takes little memory, because its size, its depth and the values that its aliases stand for
+are limited. Keys that occur twice and tags, which plain data does not need, are refused.
 """
 
 import re
@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 LARGEST = 2**18  # bytes of a file; settings take a few thousand
-DEEPEST = 50  # mappings and lists inside one another
+DEEPEST = 50  # levels of nested mappings and lists
 MOST = 2**14  # values in all, with every alias written out
 TAG = "tag:yaml.org,2002:"
-NUMBERS = {  # YAML 1.1 reads 1e-3 as text, 12:30 as a number to the base 60, and 2020-01-01 as a date
+NUMBERS = {  # as people write them: YAML 1.1 reads 1e-3 as text, 12:30 to the base 60, and 2020-01-01 as a date
     "int": re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
     "float": re.compile(
         r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*"
@@ -23,7 +23,7 @@ NUMBERS = {  # YAML 1.1 reads 1e-3 as text, 12:30 as a number to the base 60, an
     ),
 }
 KEPT = {TAG + name for name in ("bool", "null", "merge")}
-RESOLVERS = {  # by the first character: what text without quotes is taken for
+RESOLVERS = {  # by the first character: how text without quotes is read
     first: [(tag, form) for tag, form in forms if tag in KEPT]
     + [(TAG + name, form) for name, form in NUMBERS.items() if first and first in "-+.0123456789"]
     for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -32,7 +32,7 @@ QUOTED = {first: RESOLVERS[first] + forms for first, forms in yaml.SafeDumper.ya
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses while it reads, before anything is built."""
+    """A loader that refuses a file while reading it, before it builds any value."""
 
     yaml_implicit_resolvers = RESOLVERS
 
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[yaml.Node, int] = {}  # values in each node, with every alias written out
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """A node with what is in it, or the node that an alias stands for."""
+        """Read a node and its children, or find the node that an alias stands for."""
         event = self.peek_event()
         alias = isinstance(event, yaml.AliasEvent)
         if not alias and event.tag not in (None, "!"):
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """A mapping whose keys are words or numbers, each written once."""
+        """Read a mapping, whose keys must be words or numbers and differ from each other."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -75,12 +75,12 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what this or another loader would take for something else."""
+    """A dumper that quotes text which this or another loader would read as something else."""
 
     yaml_implicit_resolvers = QUOTED
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write everything out."""
+        """True: repeated values are written out, without aliases."""
         return True
 
 
@@ -88,7 +88,7 @@ def load(text: str) -> Any:
     """Read YAML.
 
     Raises:
-        ValueError: if it is none, or more than plain data; the message says where.
+        ValueError: if it is not YAML, or not plain data; the message says where.
     """
     try:
         loader = _Loader(text)
@@ -104,10 +104,10 @@ def load(text: str) -> Any:
 
 
 def read_mapping(path: Path) -> dict[Any, Any]:
-    """Read a file of values by name.
+    """Read a file that holds values by name.
 
     Raises:
-        ValueError: if that is not what it holds.
+        ValueError: if it holds anything else.
         OSError: if it cannot be read.
     """
     with path.open("rb") as file:
@@ -126,7 +126,7 @@ def read_mapping(path: Path) -> dict[Any, Any]:
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """Plain data as YAML that `load` reads back as it was."""
+    """Plain data as YAML, from which `load` gives the same data."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 

@@ -1,6 +1,6 @@
-"""The YAML files of settings that come with this package, found by name: tasks, sizes and recipes.
+"""Presets, the YAML files of settings that come with this package: tasks, sizes and recipes, found by name.
 
-They lie in `configs/`: at the top of the repository, or inside the package where it was installed from a wheel.
+They are in `configs/`, at the top of a checkout or inside an installed package.
 """
 
 import difflib
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from worldmodel.system.installation import PRESETS, checkout
 
 SUFFIX = ".yaml"
-TASKS = "tasks"  # what the presets that lie in no subfolder are called together
+TASKS = "tasks"  # the group of the presets that are in no subfolder
 
 
 class Preset(NamedTuple):
@@ -21,7 +21,7 @@ class Preset(NamedTuple):
 
     @property
     def group(self) -> str:
-        """`tasks`, or the subfolder it lies in."""
+        """Its subfolder, or `tasks`."""
         folder, _, _ = self.name.rpartition("/")
         return folder or TASKS
 
@@ -41,13 +41,13 @@ def presets() -> list[Preset]:
 
 
 def find_preset(name: str) -> Path:
-    """The file of settings that a path or a name stands for; a file that is there beats a preset's name.
+    """The file of settings for a path or a preset's name; a file that exists comes before a preset of that name.
 
     Args:
         name: the path of a YAML file; or a preset's name, such as "pendulum", "sizes/medium" or "recipes/dreamer3",
             with or without .yaml.
     Raises:
-        ValueError: if it is neither; the message lists the presets of similar names.
+        ValueError: if it is neither; the message lists presets with similar names.
     """
     if Path(name).is_file():
         return Path(name)
@@ -59,7 +59,7 @@ def find_preset(name: str) -> Path:
 
 
 def _advice(wanted: str, known: list[str]) -> str:
-    """Presets of similar names, whatever folder was meant; or where all are listed."""
+    """A hint: presets with similar names, in any folder, or the command that lists all."""
     last = wanted.rpartition("/")[2]
     of_last = {name.rpartition("/")[2]: name for name in known}
     if last in of_last:

@@ -1,6 +1,6 @@
-"""Plain data, checked against a type hint: true or false, numbers, text, a choice of words, lists and mappings.
+"""Check plain data against a type hint: true or false, numbers, text, a choice of words, lists and mappings.
 
-Nothing is converted but a whole number where any number may stand, and nothing is ever made of what the data names.
+The only conversion is from a whole number to a float. Nothing that the data names is imported or made.
 """
 
 import math
@@ -9,22 +9,22 @@ from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-LARGEST = 2**63 - 1  # a whole number, which tensors and files can hold
+LARGEST = 2**63 - 1  # the largest whole number that tensors and files can hold
 
 
 class _MisfitError(Exception):
-    """A value of another type; says what was expected where the type's own words are not enough."""
+    """A value does not fit a type; the message, if any, describes what was expected better than the type does."""
 
 
 def typed(hint: Any, value: Any, key: str) -> Any:
-    """The value of a setting, if it has the setting's type.
+    """The value of a setting, after a check of its type.
 
     Args:
         hint: bool, int, float, str, None, Any for plain data, or a Literal, list, dict or union of these.
         value: plain data.
-        key: the setting's, for the message.
+        key: of the setting, for the message.
     Raises:
-        ValueError: if it has another; the message names the key, what was expected and what came.
+        ValueError: if the type differs; the message names the key, what was expected and what came.
     """
     try:
         return _fit(hint, value)
@@ -33,7 +33,7 @@ def typed(hint: Any, value: Any, key: str) -> Any:
 
 
 def choices(hint: Any) -> tuple[Any, ...]:
-    """The types that a union allows; a type alone is its only one."""
+    """The types that a union allows; for another type, that type alone."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
