@@ -7,7 +7,7 @@ import torch
 from worldmodel.checks import require_positive
 from worldmodel.data.batches import at_once, repeated, select
 from worldmodel.evidence.rate import Rate, along, first_row, join_rates, posterior_path
-from worldmodel.models.simulation import resample_rows
+from worldmodel.models.simulation import predicted_rows
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, State
 
@@ -55,7 +55,7 @@ def every_row(
         states = posterior_path(given, generator=generator)
         many = repeated(part, alternatives)
         if resample is None:
-            again = resample_rows(
+            again = predicted_rows(
                 model, many, State(*(x.repeat(alternatives, 1, 1) for x in states)), generator=generator
             )
         else:

@@ -51,7 +51,9 @@ def simulate(model: WorldModel, template: Batch, *, generator: torch.Generator |
 
 
 @torch.no_grad()
-def resample_rows(model: WorldModel, batch: Batch, states: State, *, generator: torch.Generator | None = None) -> Batch:
+def predicted_rows(
+    model: WorldModel, batch: Batch, states: State, *, generator: torch.Generator | None = None
+) -> Batch:
     """Every row drawn anew from the model's own prediction p(x_t, r_t | h_t), the rows before it left as they are.
 
     Args:
