@@ -33,9 +33,7 @@ def test_a_loss_a_million_times_the_first_is_a_divergence(loss, first, diverged)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_every_weight_that_is_not_finite_is_named(tmp_path, value):
     weights = {"a": torch.ones(2), "b": torch.tensor([0.0, value]), "c": torch.tensor(value)}
-    with pytest.raises(
-        NonFiniteLossError, match="^after update 3: not finite: the weights b, c; no checkpoint had been"
-    ):
+    with pytest.raises(NonFiniteLossError, match=r"^after update 3: not finite: the weights b, c; no checkpoint"):
         require_finite_weights(weights, 3, tmp_path)
     require_finite_weights({"a": weights["a"]}, 3, tmp_path)
 
