@@ -8,21 +8,11 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# jaxtyping's hook compiles from source, in every process, what is first imported while a module of ours is imported.
-# So these libraries, thousands of files, come before it.
-import beartype.door  # noqa: F401
-import gymnasium.vector  # noqa: F401
-import jsonargparse  # noqa: F401
-import matplotlib.pyplot  # noqa: F401
 import pytest
-import rich.console  # noqa: F401
-import torch._dynamo
-from jaxtyping import install_import_hook
 
-# Every annotation of the library, shapes included, is checked when it is called; an int may stand for a float.
-install_import_hook(
-    ["worldmodel", "worldmodel_envs"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-)
+import shape_checks
+
+shape_checks.install("worldmodel", "worldmodel_envs")
 
 # Two OpenMP threads on a busy two-core machine run many times slower than one.
 torch.set_num_threads(1)

@@ -121,7 +121,7 @@ def test_triton_is_imported_by_kernel_files_alone_and_nobody_imports_those_when_
         ("from worldmodel.cli import main; main(['import', '--help'])", HEAVY),
         ("from worldmodel.cli import main\ntry: main(['train', '--rssm.dete=9'])\nexcept SystemExit: pass", HEAVY),
         ("from worldmodel.cli import main\ntry: main(['fly'])\nexcept SystemExit: pass", HEAVY),
-        ("import worldmodel.runs.run", ("wandb", "matplotlib", "worldmodel.kernels.kl_triton")),
+        ("import worldmodel.runs.run", ("wandb", "matplotlib", "torch._dynamo", "worldmodel.kernels.kl_triton")),
     ],
 )
 def test_what_is_heavy_is_not_imported_before_it_is_needed(statement, absent):

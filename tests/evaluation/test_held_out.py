@@ -55,6 +55,12 @@ def test_the_summary_is_over_the_six_rows_that_count(kl):
     assert kl.summary["active_units"] == 1  # the second group's mean is 0.005 nats
 
 
+def test_a_group_is_active_from_a_hundredth_of_a_nat_on():
+    groups = torch.tensor([0.009, 0.011, 0.09]).expand(2, 3, 3)
+    kl = kl_diagnostics(Bound({}, groups, torch.ones(2, 3) > 0), torch.ones(2, 3), torch.zeros(2, 3).long(), 0.0)
+    assert kl.summary["active_units"] == 2
+
+
 def test_a_place_without_any_row_is_nan_and_not_zero():
     bound = Bound({}, torch.ones(1, 2, 1), torch.tensor([[True, False]]))
     kl = kl_diagnostics(bound, torch.ones(1, 2), torch.tensor([[0, 1]]), free_nats=0.0)

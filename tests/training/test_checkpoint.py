@@ -161,7 +161,7 @@ def test_a_checkpoint_of_other_settings_is_refused_with_the_key_and_both_values(
 
 def test_all_settings_that_differ_are_named_and_one_that_is_newer_than_the_checkpoint_has_its_default(trained):
     _, path = trained
-    newer = {"skip": False, "kwargs": {"a": float("nan"), 1: [()]}}
+    newer = {"skip": False, "scale": float("nan"), "kwargs": {"a": float("nan"), 1: [()]}}
     require_settings(path, {**CONFIG, "decoder": newer}, {**CONFIG, "decoder": newer})
     changed = {"seed": 4, "decoder": {**newer, "skip": True}, "rssm": {"deter": 8}}
     with pytest.raises(CheckpointError) as refusal:
@@ -273,6 +273,12 @@ def test_counters_that_no_run_has_are_refused_in_a_sentence(tmp_path, counters, 
     with pytest.raises(CheckpointError, match=f"last.safetensors: {words}"):
         read_counters(path)
     assert newest_sound([path])[0] is None
+
+
+@pytest.mark.parametrize("best", [-1, -1.5, None])
+def test_a_best_bound_may_be_a_whole_number_or_none(tmp_path, best):
+    save(tmp_path / "last.safetensors", make_learner(), {**COUNTERS, "best_elbo": best})
+    assert read_counters(tmp_path / "last.safetensors")["best_elbo"] == best
 
 
 def test_a_checkpoint_has_the_mode_of_every_other_file(trained, tmp_path):

@@ -1,9 +1,33 @@
+"""The metrics so far: which of them become curves, and what stays of a record when a run goes back to a checkpoint."""
+
+import math
+
 import numpy as np
 import pytest
 
-from worldmodel.training.history import rewind_metrics
+from worldmodel.evaluation.held_out import Reconstruction
+from worldmodel.training.history import History, rewind_metrics
 
 BAD = [b"[3]", b'{"a": 1}', b"\xff", b'{"update": "x"}', b'{"update": NaN}', b'{"update": 1, "kl": "much"}', b"["]
+
+
+def test_metrics_go_to_the_table_that_they_are_named_after_and_to_no_other():
+    history = History([{"update": 1, "train/elbo": -1.0, "kl/mean": None, "training_kl/mean": 5.0, "env_steps": 9.0}])
+    history.add(2, {"train/elbo": -0.5, "heldout/elbo": -0.75, "heldout_kl/mean": 7.0})
+    assert math.isnan(history.tables["kl"].pop("mean")[0])
+    assert history.tables == {
+        "kl": {"update": [1]},
+        "train": {"update": [1, 2], "elbo": [-1.0, -0.5]},
+        "heldout": {"update": [2], "elbo": [-0.75]},
+    }
+
+
+def test_of_images_it_keeps_what_the_model_saw_by_update():
+    truth, first, second = (np.full((1, 2, 2, 3), level) for level in (0, 1, 2))
+    history = History()
+    history.add_frames(3, {"camera": Reconstruction(truth, first)})
+    history.add_frames(6, {"camera": Reconstruction(truth, second)})
+    assert {update: frames.max() for update, frames in history.frames["camera"].items()} == {3: 1, 6: 2}
 
 
 def test_lines_that_are_no_rows_are_left_out_and_that_is_said_but_for_a_torn_last_one(tmp_path):

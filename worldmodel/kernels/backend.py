@@ -1,6 +1,6 @@
 """Which code computes: a pure function of the request, the device and the dtypes; nothing is tried and caught."""
 
-import functools
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
@@ -10,6 +10,8 @@ from worldmodel.system.installation import install_command
 
 Backend = Literal["auto", "reference", "triton"]
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# A constant, which torch.compile can look at; its decorator for constant results would import the compiler everywhere.
+_INSTALLED = find_spec("triton") is not None
 
 
 def runs_on_triton(backend: Backend, *tensors: Tensor) -> bool:
@@ -40,20 +42,11 @@ def runs_on_triton(backend: Backend, *tensors: Tensor) -> bool:
     return True
 
 
-@torch.compiler.assume_constant_result
 def triton_installed() -> bool:
-    """Whether `import triton` works here; looked up once."""
-    return _find_triton()
+    """Whether `import triton` works here."""
+    return _INSTALLED
 
 
-@functools.cache
-def _find_triton() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("triton") is not None
-
-
-@torch.compiler.assume_constant_result
 def _interpreting() -> bool:
     from worldmodel.kernels.launch_triton import interpreting
 

@@ -23,6 +23,8 @@ import triton
 from torch import Tensor
 from triton import knobs
 
+_INTERPRETING = bool(knobs.runtime.interpret)  # a constant, which torch.compile can look at
+
 
 class Tile(NamedTuple):
     """How much one program takes: rows, groups at a time, classes of each (1 for Gaussians), and its warps."""
@@ -35,7 +37,7 @@ class Tile(NamedTuple):
 
 def interpreting() -> bool:
     """Whether Triton interprets kernels on the CPU (TRITON_INTERPRET=1 when it was imported)."""
-    return bool(knobs.runtime.interpret)
+    return _INTERPRETING
 
 
 def lanes() -> int:

@@ -1,0 +1,84 @@
+"""Every annotation of some packages, shapes included, checked whenever a function of theirs is called.
+
+As jaxtyping's own import hook does it, and as strict, but for a third of the time: that hook binds the arguments of
+every call, and has them checked before the call and once more after it.
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import sys
+from importlib.machinery import PathFinder, SourceFileLoader
+
+from beartype import BeartypeConf, beartype
+from jaxtyping import config, jaxtyped
+
+CONFIGURATION = BeartypeConf(is_pep484_tower=True)  # an int may stand for a float
+NAME = "__checked__"  # what `checked` is called in the modules
+
+
+def install(*packages):
+    """Check all modules of these packages that are imported from now on."""
+    sys.meta_path.insert(0, _Finder(packages))
+
+
+def checked(made):
+    """A function, or a dataclass, that checks what it is given and what it returns; one call shares its axes' sizes."""
+    if inspect.isclass(made):
+        if dataclasses.is_dataclass(made) and "__init__" in vars(made):
+            made.__init__ = checked(made.__init__)
+        return made
+    if not made.__annotations__:
+        return made
+    checking = beartype(conf=CONFIGURATION)(made)
+
+    @functools.wraps(made)
+    def call(*args, **kwargs):
+        __tracebackhide__ = True
+        if config.jaxtyping_disable:
+            return made(*args, **kwargs)
+        with jaxtyped("context"):
+            return checking(*args, **kwargs)
+
+    return call
+
+
+class _Decorate(ast.NodeTransformer):
+    """Puts `checked` below the other decorators of a function, and above those of a class."""
+
+    def visit_FunctionDef(self, node):
+        return self._decorated(node, len(node.decorator_list))
+
+    def visit_ClassDef(self, node):
+        return self._decorated(node, 0)
+
+    def _decorated(self, node, place):
+        if not any(isinstance(one, ast.Name) and one.id == "no_type_check" for one in node.decorator_list):
+            self.generic_visit(node)
+            node.decorator_list.insert(place, ast.copy_location(ast.Name(NAME, ast.Load()), node))
+        return node
+
+
+class _Loader(SourceFileLoader):
+    def get_code(self, fullname):
+        """Compile from source, so that no bytecode with the checks in it is stored."""
+        tree = _Decorate().visit(ast.parse(self.get_data(self.path), self.path))
+        return compile(tree, self.path, "exec", dont_inherit=True)
+
+    def exec_module(self, module):
+        setattr(module, NAME, checked)
+        super().exec_module(module)
+
+
+class _Finder:
+    def __init__(self, packages):
+        self.packages = packages
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in self.packages:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
