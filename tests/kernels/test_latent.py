@@ -412,3 +412,19 @@ def test_noise_in_half_precision_is_kept_off_zero_and_one_by_its_own_rounding_st
     probs = torch.tensor([[0.5, 0.5]]).log()
     noise = torch.tensor([[1.0, 0.99]], dtype=torch.bfloat16)
     assert torch.equal(latent_reference.straight_through(probs, noise), torch.tensor([1.0, 0.0]))
+
+
+class NothingReadBack(TorchDispatchMode):
+    """Raises where a number of a tensor is asked for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a number is read back"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", [GaussianFamily(6, MIN_STD), CategoricalFamily(4, 6, UNIMIX)])
+def test_a_reference_sample_reads_nothing_back(family):
+    raw = torch.randn(5, family.parameters, requires_grad=True)
+    with NothingReadBack():
+        family.distribution(raw).rsample(family.noise(5, like=raw)).sum().backward()
+    assert raw.grad.shape == raw.shape

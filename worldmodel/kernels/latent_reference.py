@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions.utils import clamp_probs
-from torch.nn.functional import one_hot
 
 from worldmodel.kernels.kl_reference import mix_uniform, split_gaussian
 from worldmodel.kernels.precision import full_precision
@@ -37,5 +36,6 @@ def straight_through(
     """
     probs = log_probs.exp()
     gumbel = -torch.log(-torch.log(full_precision(clamp_probs(noise))))
-    hard = one_hot((log_probs + gumbel).argmax(-1), probs.shape[-1]).to(probs.dtype)
+    drawn = (log_probs + gumbel).argmax(-1, keepdim=True)
+    hard = torch.zeros_like(probs).scatter_(-1, drawn, 1.0)  # one_hot reads the largest index back, even on a CPU
     return (hard + (probs - probs.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
