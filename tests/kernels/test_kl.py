@@ -5,7 +5,9 @@ import sys
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.distributions import Categorical, Normal, kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from worldmodel.kernels import backend
 from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
@@ -78,6 +80,68 @@ def test_first_and_second_derivatives_are_right(generator, output):
         alone = (lambda *x: function(*x)) if len(used) == 2 else (lambda x: function(x, x))  # noqa: B023
         assert torch.autograd.gradcheck(alone, used)
         assert torch.autograd.gradgradcheck(alone, used)
+
+
+@pytest.mark.parametrize("unimix", [0.0, UNIMIX])
+@pytest.mark.parametrize("free_nats", [0.0, 2.0])
+@pytest.mark.parametrize("wanted", ["both", "posterior", "prior"])
+def test_the_categorical_kl_is_its_formulas_with_first_and_second_derivatives(generator, unimix, free_nats, wanted):
+    q, p = (torch.randn(30, 3, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    q[:10] = p[:10] + 1e-3 * q[:10]  # nearly equal
+    sources = [x.requires_grad_() for x, name in ((q, "posterior"), (p, "prior")) if wanted in (name, "both")]
+    settings = {"unimix": unimix, "free_nats": free_nats}
+    settings |= {"dyn": 0.8 * (wanted != "posterior"), "rep": 0.1 * (wanted != "prior")}
+    expected, got = (balanced_categorical_kl(q, p, **settings, backend=name) for name in ("reference", "auto"))
+    held = expected.balanced == (settings["dyn"] + settings["rep"]) * free_nats
+    assert held.any() == (free_nats > 0) and not held.all()
+    assert type(got.kl.grad_fn).__name__ == "_CategoricalKLBackward" != type(expected.kl.grad_fn).__name__
+    directions = [torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in sources]
+    derivatives = []
+    for outputs in (expected, got):
+        generator.manual_seed(1)
+        trained = [x for x, formula in zip(outputs, expected, strict=True) if formula.requires_grad]
+        weights = [torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in trained]
+        once = torch.autograd.grad(trained, sources, weights, retain_graph=True)
+        graph = torch.autograd.grad(trained, sources, weights, create_graph=True)
+        derivatives.append((*once, *graph, *torch.autograd.grad(graph, sources, directions)))
+    torch.testing.assert_close(got, expected, **F64)
+    torch.testing.assert_close(derivatives[1], derivatives[0], **F64)
+
+
+def test_a_forward_mode_derivative_of_the_categorical_kl_is_the_formulas_alone(generator):
+    q, p = (torch.randn(2, 3, 5, generator=generator) for _ in range(2))
+    with forward_ad.dual_level():
+        moved = forward_ad.make_dual(q, p)
+        with pytest.raises(NotImplementedError, match="must implement the jvp function"):
+            categorical_kl(moved, p, unimix=UNIMIX)
+        kl = categorical_kl(moved, p, unimix=UNIMIX, backend="reference").kl
+        assert forward_ad.unpack_dual(kl).tangent.any()
+
+
+def test_a_compiler_is_given_the_formulas_of_the_categorical_kl(monkeypatch, generator):
+    q, p = (torch.randn(2, 3, 5, generator=generator, requires_grad=True) for _ in range(2))
+    names = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        names.append(type(categorical_kl(q, p, unimix=UNIMIX).kl.grad_fn).__name__)
+    assert names == ["_CategoricalKLBackward", "SumBackward1"]
+
+
+def test_each_side_of_a_categorical_kl_is_mixed_once(generator):
+    """Of the balanced value, the raw KL and both entropies, with the gradients."""
+    q, p = (torch.randn(4, 3, 5, generator=generator).requires_grad_() for _ in range(2))
+    mixtures = []
+
+    class Softmaxes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "softmax" in func.__name__ and "backward" not in func.__name__:
+                mixtures.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Softmaxes():
+        result = balanced_categorical_kl(q, p, unimix=UNIMIX, dyn=0.5, rep=0.1, free_nats=1.0)
+        (result.balanced.sum() + result.kl.sum() + result.posterior_entropy.sum()).backward()
+    assert len(mixtures) == 2
 
 
 @pytest.mark.parametrize("free_nats", [0.0, 2.0])

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from worldmodel.kernels import latent_reference, latent_triton, launch_triton
 from worldmodel.kernels.backend import runs_on_triton
-from worldmodel.kernels.kl_reference import mix_uniform
+from worldmodel.kernels.kl_reference import mix_uniform, mix_uniform_probs
 from worldmodel.kernels.latent import categorical_head, gaussian_head
 from worldmodel.kernels.launch_triton import Tile
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
@@ -147,11 +147,11 @@ def test_the_references_gradients_are_those_of_its_values(generator):
     assert torch.autograd.gradgradcheck(lambda x: gaussian_head(x, noise, min_std=MIN_STD), raw)
     logits, noise = categorical_inputs((2, 3, 4), torch.float64, generator)
     # A one-hot sample is constant almost everywhere: it is given the gradient of its probabilities.
-    sample, probs = categorical_head(logits, noise, unimix=UNIMIX), mix_uniform(logits, UNIMIX).exp().flatten(-2)
+    sample, probs = categorical_head(logits, noise, unimix=UNIMIX), mix_uniform_probs(logits, UNIMIX).flatten(-2)
     cotangent = torch.randn(sample.shape, generator=generator, dtype=torch.float64)
     assert torch.equal(*(torch.autograd.grad(x, logits, cotangent)[0] for x in (sample, probs)))
-    assert torch.autograd.gradcheck(lambda x: mix_uniform(x, UNIMIX).exp(), logits)
-    assert torch.autograd.gradgradcheck(lambda x: mix_uniform(x, UNIMIX).exp(), logits)
+    assert torch.autograd.gradcheck(lambda x: mix_uniform_probs(x, UNIMIX), logits)
+    assert torch.autograd.gradgradcheck(lambda x: mix_uniform_probs(x, UNIMIX), logits)
 
 
 def test_classes_win_as_often_as_their_probability_says(generator):
@@ -409,6 +409,32 @@ except ValueError as error:
 
 
 def test_noise_in_half_precision_is_kept_off_zero_and_one_by_its_own_rounding_step():
-    probs = torch.tensor([[0.5, 0.5]]).log()
+    probs = torch.tensor([[0.5, 0.5]])
     noise = torch.tensor([[1.0, 0.99]], dtype=torch.bfloat16)
-    assert torch.equal(latent_reference.straight_through(probs, noise), torch.tensor([1.0, 0.0]))
+    assert torch.equal(
+        latent_reference.straight_through(probs, latent_reference.rates(noise)), torch.tensor([1.0, 0.0])
+    )
+
+
+@pytest.mark.parametrize("unimix", [0.0, UNIMIX])
+def test_the_class_that_is_drawn_is_that_of_gumbel_max(unimix, generator):
+    logits, noise = (draw(2000, 8, 32, generator=generator, dtype=torch.float64) for draw in (torch.randn, torch.rand))
+    gumbel = mix_uniform(3 * logits, unimix) - torch.log(-torch.log(noise))
+    drawn = categorical_head(3 * logits, noise, unimix=unimix).unflatten(-1, (8, 32))
+    assert torch.equal(drawn.argmax(-1), gumbel.argmax(-1))
+
+
+class NothingReadBack(TorchDispatchMode):
+    """Raises where a number of a tensor is asked for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a number is read back"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", [GaussianFamily(6, MIN_STD), CategoricalFamily(4, 6, UNIMIX)])
+def test_a_reference_sample_reads_nothing_back(family):
+    raw = torch.randn(5, family.parameters, requires_grad=True)
+    with NothingReadBack():
+        family.distribution(raw).rsample(family.noise(5, like=raw)).sum().backward()
+    assert raw.grad.shape == raw.shape

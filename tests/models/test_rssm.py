@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from worldmodel.behaviour.imagination import recorded
 from worldmodel.models.latents import CategoricalFamily
-from worldmodel.models.networks import BlockLinear
+from worldmodel.models.networks import BlockLinear, side_by_side
 from worldmodel.models.rssm import RSSM, BlockGRU
 from worldmodel.types import State
 from worlds import CATEGORICAL, GAUSSIAN
@@ -78,13 +80,12 @@ def test_without_a_reset_the_past_matters(latent, generator):
 
 
 @families
-def test_a_carried_state_continues_a_sequence(latent, generator):
+def test_the_carry_of_a_trajectory_continues_the_sequence(latent, generator):
     model = make(latent)
     embed, action, is_first, noise = inputs(model, generator)
     whole = model.observe(embed, action, is_first, noise).states
-    first = model.observe(embed[:, :2], action[:, :2], is_first[:, :2], noise[:, :2]).states
-    carried = State(*(x[:, -1] for x in first))
-    rest = model.observe(embed[:, 2:], action[:, 2:], is_first[:, 2:], noise[:, 2:], carried).states
+    first = model.observe(embed[:, :2], action[:, :2], is_first[:, :2], noise[:, :2])
+    rest = model.observe(embed[:, 2:], action[:, 2:], is_first[:, 2:], noise[:, 2:], first.carry).states
     for a, b in zip(whole, rest, strict=True):
         torch.testing.assert_close(a[:, 2:], b, **ROUNDING)
 
@@ -156,17 +157,37 @@ def test_a_block_linear_is_a_block_diagonal_matrix(generator):
     layer = BlockLinear(6, 4, blocks=2).double()
     x = torch.randn(5, 6, generator=generator, dtype=torch.float64)
     dense = torch.block_diag(*layer.weight)
-    torch.testing.assert_close(layer(x), x @ dense + layer.bias)
+    torch.testing.assert_close(side_by_side(layer(x)), x @ dense + layer.bias)
 
 
 def test_the_block_gru_is_its_equation(generator):
     """One block, written out as in the docstring."""
     cell = BlockGRU(deter=4, stoch=3, hidden=5, blocks=1).double()
     h, z, a = (torch.randn(2, n, generator=generator, dtype=torch.float64) for n in (4, 3, 5))
-    mixed = cell.mix(torch.cat([h, cell.deter_in(h), cell.stoch_in(z), a], -1))
-    r, c, u = cell.gates(torch.nn.functional.silu(cell.norm(mixed))).chunk(3, -1)
+    mixed = cell.mix(torch.cat([h, cell.deter_in(h), cell.stoch_in(z), a], -1))[0]
+    r, c, u = cell.gates(torch.nn.functional.silu(cell.norm(mixed)))[0].chunk(3, -1)
     gate = torch.sigmoid(u - 1)
     torch.testing.assert_close(cell(h, z, a), gate * torch.tanh(r.sigmoid() * c) + (1 - gate) * h)
+
+
+def test_what_the_blocks_share_is_multiplied_without_a_copy_for_each(generator):
+    """Neither in one step nor in many does a tensor hold the inputs of every block."""
+    cell, rows, wide = BlockGRU(deter=16, stoch=3, hidden=50, blocks=8), 7, 8 * 3 * 50
+    h, z, a = (torch.randn(rows, n, generator=generator) for n in (16, 3, 50))
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(x.untyped_storage().nbytes() // 4 for x in tree_leaves(out) if not func.is_view)
+            return out
+
+    with Sizes(), torch.no_grad():
+        step = cell.unrolled()
+        sizes.clear()  # the matrices of all blocks, side by side, are laid out once
+        step(h, z, a)
+        cell(h, z, a)
+    assert max(sizes) < rows * wide
 
 
 def test_blocks_mix_only_through_the_narrow_inputs(generator):

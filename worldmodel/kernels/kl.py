@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.kernels import kl_reference
+from worldmodel.kernels import kl_closed_form, kl_reference
 from worldmodel.kernels.backend import Backend, runs_on_triton
 from worldmodel.kernels.precision import full_precision
 from worldmodel.types import KL, BalancedKL
@@ -97,7 +97,8 @@ def categorical_kl(
         posterior_logits: unnormalised log-probabilities before mixing.
         prior_logits: the same shape.
         unimix: share of the uniform distribution, in [0, 1).
-        backend: as in `gaussian_kl`.
+        backend: as in `gaussian_kl`. Without kernels "auto" works everything out once and gives the gradients in closed
+            form, which torch.func and forward mode cannot take; "reference" is the formulas, which they can.
     Returns:
         The KL and both entropies [*batch S], float32 or float64, each differentiable in both inputs.
     Raises:
@@ -110,7 +111,10 @@ def categorical_kl(
         from worldmodel.kernels import kl_triton
 
         return KL(*kl_triton.categorical_kl(posterior_logits, prior_logits, unimix, 0.0, 0.0, 0.0)[:3])
-    return _categorical_reference(full_precision(posterior_logits), full_precision(prior_logits), unimix)
+    q, p = full_precision(posterior_logits), full_precision(prior_logits)
+    if _in_one_function(backend):
+        return kl_closed_form.categorical_kl(q, p, unimix)
+    return _categorical_reference(q, p, unimix)
 
 
 def balanced_categorical_kl(
@@ -135,9 +139,16 @@ def balanced_categorical_kl(
         outputs = kl_triton.categorical_kl(posterior_logits, prior_logits, unimix, dyn, rep, free_nats)
         return BalancedKL(outputs[3], *outputs[:3])
     q, p = full_precision(posterior_logits), full_precision(prior_logits)
+    if _in_one_function(backend):
+        return kl_closed_form.balanced_categorical_kl(q, p, unimix, dyn, rep, free_nats)
     formula = functools.partial(kl_reference.categorical_kl, unimix=unimix)
     balanced = kl_reference.balance(formula, q, p, dyn, rep, free_nats)
     return BalancedKL(balanced, *_categorical_reference(q, p, unimix))
+
+
+def _in_one_function(backend: Backend) -> bool:
+    """Whether a categorical KL without kernels is one autograd function: unless asked otherwise, or being compiled."""
+    return backend == "auto" and not torch.compiler.is_compiling()
 
 
 def _gaussian_reference(q: Tensor, p: Tensor, min_std: float) -> KL:

@@ -26,6 +26,12 @@ def mix_uniform(logits: Float[Tensor, "*batch K"], unimix: float) -> Float[Tenso
     return torch.logaddexp(log_probs + math.log1p(-unimix), uniform)
 
 
+def mix_uniform_probs(logits: Float[Tensor, "*batch K"], unimix: float) -> Float[Tensor, "*batch K"]:
+    """(1 - unimix) softmax(logits) + unimix / K: the same probabilities without a logarithm."""
+    probs = logits.softmax(-1)
+    return probs if unimix == 0.0 else (1 - unimix) * probs + unimix / logits.shape[-1]
+
+
 def gaussian_kl(
     posterior_raw: Float[Tensor, "*batch P"], prior_raw: Float[Tensor, "*batch P"], min_std: float
 ) -> Float[Tensor, "*batch S"]:

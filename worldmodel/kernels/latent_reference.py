@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions.utils import clamp_probs
-from torch.nn.functional import one_hot
 
-from worldmodel.kernels.kl_reference import mix_uniform, split_gaussian
+from worldmodel.kernels.kl_reference import mix_uniform_probs, split_gaussian
 from worldmodel.kernels.precision import full_precision
 
 
@@ -22,20 +21,33 @@ def categorical_head(
     logits: Float[Tensor, "*batch S K"], noise: Float[Tensor, "*batch S K"], unimix: float
 ) -> Float[Tensor, "*batch Z"]:
     """One class of each group, drawn from p = (1 - unimix) softmax(logits) + unimix / K."""
-    return straight_through(mix_uniform(full_precision(logits), unimix), noise)
+    return straight_through(mix_uniform_probs(full_precision(logits), unimix), rates(noise))
 
 
 def straight_through(
-    log_probs: Float[Tensor, "*batch S K"], noise: Float[Tensor, "*batch S K"]
+    probs: Float[Tensor, "*batch S K"], rates: Float[Tensor, "*batch S K"]
 ) -> Float[Tensor, "*batch Z"]:
-    """A one-hot sample by Gumbel-max from uniform noise u, with the gradient of the probabilities.
+    """A one-hot sample with the gradient of the probabilities.
 
-        z = onehot( argmax_k  log p_k - log(-log u_k) ),    dz/dp = 1
+        z = onehot( argmax_k  p_k rates_k ),    dz/dp = 1
 
-    The first of equals wins; u is kept one rounding step of its dtype away from 0 and 1.
+    The first of equals wins.
     Source: Bengio et al. 2013, arXiv 1308.3432.
     """
-    probs = log_probs.exp()
-    gumbel = -torch.log(-torch.log(full_precision(clamp_probs(noise))))
-    hard = one_hot((log_probs + gumbel).argmax(-1), probs.shape[-1]).to(probs.dtype)
-    return (hard + (probs - probs.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
+    return (one_hot_draw(probs, rates) + (probs - probs.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
+
+
+def one_hot_draw(probs: Float[Tensor, "*batch S K"], rates: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch S K"]:
+    """onehot( argmax_k  p_k rates_k ), without a gradient."""
+    drawn = (probs.detach() * rates).argmax(-1, keepdim=True)
+    # torch's one_hot reads the largest index back, even on a CPU.
+    return torch.zeros_like(probs, requires_grad=False).scatter_(-1, drawn, 1.0)
+
+
+def rates(noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch S K"]:
+    """-1 / log u of uniform noise u: with these, class k is drawn with probability p_k.
+
+    It is the Gumbel-max draw, argmax_k log p_k - log(-log u_k), without its logarithms. u is kept one rounding step of
+    its dtype away from 0 and 1.
+    """
+    return full_precision(clamp_probs(noise)).log_().reciprocal_().neg_()

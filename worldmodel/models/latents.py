@@ -115,7 +115,15 @@ class OneHotCategorical:
         gradient: of a sample; see `CategoricalFamily`.
         """
         self.logits, self.unimix, self.gradient = logits, unimix, gradient
+        self._probs: Tensor | None = None
         self._log_probs: Tensor | None = None
+
+    @property
+    def probs(self) -> Float[Tensor, "*batch S K"]:
+        """Probabilities of the classes, mixed with the uniform distribution."""
+        if self._probs is None:
+            self._probs = kl_reference.mix_uniform_probs(self.logits, self.unimix)
+        return self._probs
 
     @property
     def log_probs(self) -> Float[Tensor, "*batch S K"]:
@@ -125,14 +133,14 @@ class OneHotCategorical:
         return self._log_probs
 
     def rsample(self, noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch Z"]:
-        """A one-hot sample by Gumbel-max from uniform noise, with a gradient of its probabilities; one launch on a GPU.
+        """A one-hot sample from uniform noise by Gumbel-max, with a gradient of its probabilities; one launch on a GPU.
 
         The gradient is straight-through, or ReinMax's on top of the same sample.
         """
         if runs_on_triton("auto", self.logits, noise):
             sample = categorical_head(self.logits, noise, unimix=self.unimix)
         else:
-            sample = latent_reference.straight_through(self.log_probs, noise)
+            sample = latent_reference.straight_through(self.probs, latent_reference.rates(noise))
         if self.gradient != "reinmax":
             return sample
         hard = sample.detach().unflatten(-1, self.logits.shape[-2:])

@@ -6,23 +6,28 @@
 
 `observe` and `imagine` are the loops over them. What does not depend on the recurrent state (projections of actions and
 embeddings) is computed before the loop for all steps at once, what only reads states (the prior) after it; inside
-remains `RSSM._filter`, a pure function of tensors that compiles by itself. Noise is drawn before the loop, so that
-eager, compiled and resumed runs draw the same numbers.
+remains `RSSM._filter`, a pure function of tensors that compiles by itself. For the block GRU, `observe`'s loop is one
+autograd function instead (`models.scan`). Noise is drawn before the loop, so that both of them, eager, compiled and
+resumed runs draw the same numbers.
 
 Sources: Hafner et al. 2019 (PlaNet), arXiv 1811.04551, equation 4; Hafner et al. 2023 (DreamerV3), arXiv 2301.04104.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from worldmodel.models.latents import LatentFamily
-from worldmodel.models.networks import BlockLinear, mlp
+from worldmodel.models.networks import BlockLinear, blocks_of, mlp, side_by_side
+from worldmodel.models.scan import gather, scan
 from worldmodel.types import Act, BalancedLatent, State, Trajectory
+
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # (h, z, projected action) -> the next h
 
 
 class BlockGRU(nn.Module):
@@ -47,14 +52,43 @@ class BlockGRU(nn.Module):
         self, deter: Float[Tensor, "B D"], stoch: Float[Tensor, "B Z"], action_in: Float[Tensor, "B I"]
     ) -> Float[Tensor, "B D"]:
         """One step, given the projected action."""
-        inputs = torch.cat([self.deter_in(deter), self.stoch_in(stoch), action_in], -1)
-        grouped = rearrange(deter, "B (G d) -> B G d", G=self.blocks)
-        x = torch.cat([grouped, repeat(inputs, "B i -> B G i", G=self.blocks)], -1)
-        x = silu(self.norm(self.mix(x.flatten(1))))
-        reset, candidate, update = rearrange(self.gates(x), "B (G three d) -> three B (G d)", G=self.blocks, three=3)
+        own, shared = self._mix_weights()
+        mixed = torch.bmm(self._inputs(deter, stoch, action_in).expand(self.blocks, -1, -1), shared)
+        mixed = torch.baddbmm(mixed, self._blocks(deter), own)  # [G, B, d]
+        return self._gate(side_by_side(mixed) + self.mix.bias, deter)
+
+    def read_action(self, action_in: Float[Tensor, "B T I"]) -> Float[Tensor, "B T D"]:
+        """The action's part of the mix, and the mix's bias: all of it that no state changes."""
+        weight = self.mix.weight[:, -action_in.shape[-1] :]
+        return action_in @ rearrange(weight, "G i d -> i (G d)") + self.mix.bias
+
+    def unrolled(self) -> Step:
+        """`forward` for many steps: the blocks' matrices are laid side by side once, so that what they share is one."""
+        own, shared = self._mix_weights()
+        dense = rearrange(shared, "G i d -> i (G d)")
+
+        def step(deter: Tensor, stoch: Tensor, action_in: Tensor) -> Tensor:
+            mixed = torch.addmm(self.mix.bias, self._inputs(deter, stoch, action_in), dense)
+            return self._gate(mixed + side_by_side(torch.bmm(self._blocks(deter), own)), deter)
+
+        return step
+
+    def _inputs(self, deter: Tensor, stoch: Tensor, action_in: Tensor) -> Float[Tensor, "B J"]:
+        """What every block reads."""
+        return torch.cat([self.deter_in(deter), self.stoch_in(stoch), action_in], -1)
+
+    def _mix_weights(self) -> tuple[Float[Tensor, "G d d"], Float[Tensor, "G J d"]]:
+        """What each block reads its own share of h with, and what it reads `_inputs` with."""
+        _, inputs, own = self.mix.weight.shape
+        return self.mix.weight.split([own, inputs - own], 1)
+
+    def _blocks(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "G B d"]:
+        return blocks_of(x, self.blocks)
+
+    def _gate(self, mixed: Float[Tensor, "B D"], deter: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        reset, candidate, update = self.gates(silu(self.norm(mixed))).chunk(3, -1)  # [G, B, d] each
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update - 1)
-        return update * candidate + (1 - update) * deter
+        return side_by_side(torch.lerp(self._blocks(deter), candidate, torch.sigmoid(update - 1)))
 
 
 class PlainGRU(nn.Module):
@@ -71,6 +105,10 @@ class PlainGRU(nn.Module):
         """One step, given the projected action."""
         return self.gru(torch.cat([self.stoch_in(stoch), action_in], -1), deter)
 
+    def unrolled(self) -> Step:
+        """`forward` for many steps."""
+        return self
+
 
 class BareGRU(nn.Module):
     """torch's GRUCell over (z, a) as they are: the cheapest, and linear in what it reads before the gates."""
@@ -84,6 +122,21 @@ class BareGRU(nn.Module):
     ) -> Float[Tensor, "B D"]:
         """One step, given the action."""
         return self.gru(torch.cat([stoch, action_in], -1), deter)
+
+    def unrolled(self) -> Step:
+        """`forward` for many steps."""
+        return self
+
+
+Cell = BlockGRU | PlainGRU | BareGRU
+
+
+def runs_as_scan(cell: Cell, latent: LatentFamily, compiled: bool) -> bool:
+    """Whether `observe` is one autograd function: for block GRUs whose samples it can differentiate, left uncompiled.
+
+    It knows no gradient of ReinMax, and a step that was compiled is there to be run.
+    """
+    return isinstance(cell, BlockGRU) and latent.gradient != "reinmax" and not compiled
 
 
 class RSSM(nn.Module):
@@ -113,7 +166,7 @@ class RSSM(nn.Module):
         """
         super().__init__()
         self.deter, self.latent, self.hidden, self.skip = deter, latent, hidden, skip
-        self.cell: nn.Module
+        self.cell: Cell
         if cell == "block_gru":
             self.cell = BlockGRU(deter, latent.width, hidden, blocks)
         elif cell == "gru":
@@ -132,6 +185,7 @@ class RSSM(nn.Module):
         self.prior_head = nn.Sequential(mlp([deter] + [hidden] * prior_layers), nn.Linear(hidden, latent.parameters))
         self.prior_skip = nn.Linear(deter, latent.parameters, bias=False) if skip else None
         self._filter_step = self._filter
+        self._compiled = False
 
     def initial(self, batch: int) -> State:
         """The empty state before an episode's first row, [B, ...]."""
@@ -160,6 +214,10 @@ class RSSM(nn.Module):
         """(h_t, z_t)."""
         return state
 
+    def carry_of(self, state: State) -> State:
+        """(h_t, z_t) again: nothing else is remembered."""
+        return state
+
     def project(self, embed: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch I"]:
         """The embedding's part of the posterior's first layer: all that q reads of a row."""
         return self.posterior_embed(embed)
@@ -180,21 +238,21 @@ class RSSM(nn.Module):
         is_first: Bool[Tensor, "B T"],
         noise: Float[Tensor, "B T *noise"],
         carry: State | None = None,
+        *,
+        plain_loop: bool = False,
     ) -> Trajectory:
-        """Filter a sequence, beginning anew where `is_first`; starts from `carry`, or from nothing."""
+        """Filter a sequence, beginning anew where `is_first`; starts from `carry`, or from nothing.
+
+        Where `runs_as_scan` says so the loop is `scan`, which can be differentiated once, backward. The plain loop
+        defines what is correct, has derivatives of all kinds, and runs instead where it is asked for.
+        """
         keep = self._keep(is_first)
         action_in = self.action_in(prev_action * keep)
-        embed_in = self.project(embed)
-        deter, stoch = carry or self.initial(embed.shape[0])
-        deters, stochs, raws = [], [], []
-        steps = (x.unbind(1) for x in (action_in, embed_in, keep, noise))
-        for inputs in zip(*steps, strict=True):
-            deter, stoch, raw = self._filter_step(deter, stoch, *inputs)
-            deters.append(deter)
-            stochs.append(stoch)
-            raws.append(raw)
-        states = State(torch.stack(deters, 1), torch.stack(stochs, 1))  # [B, T, D], [B, T, Z]
-        return Trajectory(states, self.latent.distribution(torch.stack(raws, 1)), self.prior(states.deter))
+        inputs = (action_in, self.project(embed), keep, noise)
+        scans = not plain_loop and runs_as_scan(self.cell, self.latent, self._compiled)
+        deters, stochs, raws = (self._scan if scans else self._loop)(*inputs, carry or self.initial(embed.shape[0]))
+        states, last = State(deters, stochs), State(deters[:, -1], stochs[:, -1])  # [B, T, D], [B, T, Z]
+        return Trajectory(states, self.latent.distribution(raws), self.prior(deters), carry=last)
 
     def imagine(
         self, carry: State, state: State, act: Act, noise: Float[Tensor, "B H *noise"]
@@ -203,10 +261,10 @@ class RSSM(nn.Module):
 
         The carry is the state itself, so that `state` is not read.
         """
-        states, actions = [], []
+        states, actions, step = [], [], self.cell.unrolled()
         for noise_t in noise.unbind(1):
             actions.append(act(carry))
-            _, deter = self.step(carry, actions[-1])
+            deter = step(*carry, self.action_in(actions[-1]))
             carry = State(deter, self.prior(deter).rsample(noise_t))
             states.append(carry)
         deter, stoch = (torch.stack(parts, 1) for parts in zip(*states, strict=True))
@@ -215,6 +273,30 @@ class RSSM(nn.Module):
     def compile(self) -> None:
         """Compile the body of `observe`'s loop; the loop itself stays eager, since unrolled it compiles for minutes."""
         self._filter_step = torch.compile(self._filter, fullgraph=True)
+        self._compiled = True
+
+    def _scan(
+        self, action_in: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor, carry: State
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `_loop` returns, as one autograd function."""
+        assert isinstance(self.cell, BlockGRU)
+        weights = gather(self.cell, self.posterior_deter, self.posterior_rest)
+        action_mix = self.cell.read_action(action_in)
+        return scan(weights, self.latent, action_mix, embed_in, keep, noise, *carry, self.cell.norm.eps)
+
+    def _loop(
+        self, action_in: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor, carry: State
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """h_t, z_t and the posterior's parameters [B, T, ...], step by step."""
+        deter, stoch = carry
+        deters, stochs, raws = [], [], []
+        steps = (x.unbind(1) for x in (action_in, embed_in, keep, noise))
+        for inputs in zip(*steps, strict=True):
+            deter, stoch, raw = self._filter_step(deter, stoch, *inputs)
+            deters.append(deter)
+            stochs.append(stoch)
+            raws.append(raw)
+        return torch.stack(deters, 1), torch.stack(stochs, 1), torch.stack(raws, 1)
 
     def _filter(
         self, deter: Tensor, stoch: Tensor, action_in: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor
