@@ -338,6 +338,9 @@ class EvaluationConfig:
     """Steps that it then predicts, under the recorded actions."""
     samples: int = 32
     """Imagined futures per context; the prediction is their mean."""
+    acting_episodes: int = 10
+    """Episodes that the present policy plays at every evaluation of a run that acts, without exploring, from the same
+    starts each time; the model is scored on them too. Zero leaves it out."""
     particles: int = 32
     """Particles of the rough estimate of evidence and gap at every evaluation; zero leaves it out."""
     particle_episodes: int = 8
@@ -347,6 +350,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, "evaluation.seed", "zero or more, below 2^63", self.seed)
         _positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples", "particle_episodes")
+        _not_negative(self, "evaluation", "acting_episodes")
         _require(self.particles != 1 and self.particles >= 0, "evaluation.particles", "0 or at least 2", self.particles)
 
 
@@ -371,7 +375,8 @@ class PlannerConfig:
     temperature: float = 0.2
     """Of mppi's softmax, in units of the returns' standard deviation over candidates."""
     discount: float = 0.99
-    """Worth of a reward that comes one row later, as a share of its worth now."""
+    """Worth of a reward that comes one row later, as a share of its worth now. In a run with a critic, whose value
+    stands for all that follows the plan, it is the critic's: behaviour.discount."""
 
     def __post_init__(self) -> None:
         _positive(self, "planner", "horizon", "candidates", "std", "elites", "temperature")
@@ -382,6 +387,101 @@ class PlannerConfig:
             _require(0 <= getattr(self, name) <= 1, f"planner.{name}", "a share in [0, 1]", getattr(self, name))
         fits = self.method == "mppi" or self.elites <= self.candidates
         _require(fits, "planner.elites", f"at most planner.candidates = {self.candidates}", self.elites)
+
+
+@dataclass(frozen=True)
+class ActingConfig:
+    """Who collects the rows of a run after its prefill, which is random."""
+
+    policy: Literal["random", "actor", "mppi", "cem"] = "random"
+    """A random policy; an actor, which is learned beside the world model in imagination (`actor`, `critic`,
+    `behaviour`); or a search in the world model (`planner`). Where `offline` names stored data nothing is collected,
+    and `actor` learns one all the same."""
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """A perceptron from the state (h_t, z_t) to a distribution over actions."""
+
+    units: int = 64
+    """Width of the hidden layers."""
+    layers: int = 2
+    """Hidden layers."""
+    unimix: float = 0.01
+    """Share of the uniform distribution that is mixed in, of actions that are classes or bits."""
+    min_std: float = 0.1
+    """Smallest std of a continuous action before it is clipped, in units of half the action's range."""
+    max_std: float = 1.0
+    """Largest std, likewise."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "actor", "units", "layers", "min_std", "max_std")
+        _require(0 <= self.unimix < 1, "actor.unimix", "a share in [0, 1)", self.unimix)
+        wide = self.max_std > self.min_std
+        _require(wide, "actor.max_std", f"more than actor.min_std = {self.min_std}", self.max_std)
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """A perceptron from the state (h_t, z_t) to the value of following the actor from there."""
+
+    units: int = 64
+    """Width of the hidden layers."""
+    layers: int = 2
+    """Hidden layers."""
+    bins: int = 63
+    """Bins of the value, evenly spaced in symlog units: an odd number."""
+    limit: float = 10.0
+    """The outermost bins, in symlog units: values lie within +-(exp(limit) - 1)."""
+    slow_rate: float = 0.02
+    """Share by which the slow critic moves towards the critic after each update."""
+    slow_regularisation: float = 1.0
+    """Weight of the cross-entropy from the critic to the slow critic, which steadies the critic and slows it down."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "critic", "units", "layers", "bins", "limit")
+        _not_negative(self, "critic", "slow_regularisation")
+        _require(self.bins % 2 == 1 and self.bins > 1, "critic.bins", "an odd number, at least 3", self.bins)
+        _require(0 < self.slow_rate <= 1, "critic.slow_rate", "a share in (0, 1]", self.slow_rate)
+
+
+@dataclass(frozen=True)
+class BehaviourConfig:
+    """How actor and critic learn in imagination: an update of theirs follows each of the world model's."""
+
+    starts: int = 64
+    """Posterior states of a batch that imagination starts from, at most: drawn from the rows that count and at which
+    no episode terminates."""
+    horizon: int = 30
+    """Steps imagined from each (H)."""
+    discount: float = 0.997
+    """Worth of a reward that comes one step later, as a share of its worth now (gamma)."""
+    lam: float = 0.95
+    """Of the returns: 1 takes imagined rewards to the horizon, 0 the critic's value one step later."""
+    gradient: Literal["auto", "reinforce", "pathwise"] = "auto"
+    """The actor's: of any model, or through the model along the imagined path; auto is pathwise for continuous actions
+    and Gaussian latents, and otherwise reinforce."""
+    entropy: float = 3e-4
+    """Reward for a nat of the policy's entropy, in units of the return's scale."""
+    least_scale: float = 1.0
+    """Smallest scale that returns are divided by, in reward units; larger ones are the range of most returns."""
+    optimizer: Literal["adamw", "laprop"] = "adamw"
+    """AdamW, or DreamerV3's LaProp."""
+    learning_rate: float = 1e-3
+    """The critic's, and the actor's; it does not fall."""
+    clip_norm: float = 100.0
+    """Largest norm of the gradient, of the actor and of the critic each; longer ones are scaled down to it."""
+    adaptive_clip: float | None = None
+    """Largest gradient of each parameter as a share of the parameter's own norm (AGC, 0.3 in DreamerV3), before
+    clip_norm; null leaves it out."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "behaviour", "starts", "horizon", "least_scale", "learning_rate", "clip_norm")
+        _not_negative(self, "behaviour", "entropy")
+        for name in ("discount", "lam"):
+            _require(0 <= getattr(self, name) <= 1, f"behaviour.{name}", "a share in [0, 1]", getattr(self, name))
+        above = self.adaptive_clip is None or self.adaptive_clip > 0
+        _require(above, "behaviour.adaptive_clip", "null or a number greater than zero", self.adaptive_clip)
 
 
 @dataclass(frozen=True)
@@ -412,6 +512,10 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
+    acting: ActingConfig = field(default_factory=ActingConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     offline: str | None = None
     """Stored data to learn from, without an environment: a data folder, a run's, a replay's, or minari:ID."""
@@ -431,6 +535,7 @@ class Config:
         _require(0 <= self.seed < 2**63, "seed", "zero or more, below 2^63", self.seed)
         alone = self.training.updates is None or self.offline is not None
         _require(alone, "training.updates", "null unless offline names stored data", self.training.updates)
+        self._require_what_acting_needs()
         streams, length = self.env.num_envs, self.replay.sequence_length
         enough = self.training.prefill >= length
         _require(enough, "training.prefill", f"at least replay.sequence_length = {length}", self.training.prefill)
@@ -453,3 +558,12 @@ class Config:
             f"context + horizon within evaluation.max_length = {self.evaluation.max_length}",
             self.evaluation.horizon,
         )
+
+    def _require_what_acting_needs(self) -> None:
+        policy = self.acting.policy
+        for scale in ("reward_scale", "continue_scale"):
+            learned = policy == "random" or getattr(self.loss, scale) > 0
+            _require(learned, "acting.policy", f"random where loss.{scale} is 0: the model learns no returns", policy)
+        if self.offline is not None:
+            expected = "random or actor where offline names stored data: nothing is collected"
+            _require(policy in ("random", "actor"), "acting.policy", expected, policy)
