@@ -11,7 +11,8 @@ from worldmodel.behaviour.actor_critic import Actor, ActorCritic
 from worldmodel.behaviour.critic import Critic
 from worldmodel.behaviour.planner import CEM, MPPI, Planner
 from worldmodel.behaviour.returns import ReturnScale
-from worldmodel.config import Config, PlannerConfig
+from worldmodel.config import Config
+from worldmodel.config_acting import PlannerConfig
 from worldmodel.data.environment import Environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
