@@ -87,7 +87,7 @@ class CriticConfig:
     """The outermost bins, in symlog units: values lie within +-(exp(limit) - 1)."""
     slow_rate: float = 0.02
     """Share by which the slow critic moves towards the critic after each update."""
-    slow_regularisation: float = 1.0
+    slow_regularisation: float = 0.1
     """Weight of the cross-entropy from the critic to the slow critic, which steadies the critic and slows it down."""
 
     def __post_init__(self) -> None:
