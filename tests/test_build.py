@@ -5,7 +5,8 @@ import re
 import pytest
 
 from worldmodel.behaviour.planner import CEM, MPPI
-from worldmodel.build import build_law, build_planner, lasting_settings, why_no_law
+from worldmodel.build import build_law, lasting_settings, why_no_law
+from worldmodel.build_acting import build_planner
 from worldmodel.config_io import read_config
 from worldmodel.types import ActionSpec
 

@@ -15,12 +15,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ENV_FILES = sorted((PACKAGE.parent / "envs").rglob("*.py"))
 # A module imports its own layer and those to the right of it.
 LAYERS = [
-    *("__main__", "cli", "commands", "runs", "build", "config_io", "training", "report", "evaluation", "behaviour"),
-    *("evidence", "objectives", "oracles", "models", "data", "kernels", "config", "checks", "train_ratio"),
-    *("seeding", "types", "system"),
+    *("__main__", "cli", "commands", "runs", "build", "build_acting", "config_io", "training", "report", "evaluation"),
+    *("behaviour", "evidence", "objectives", "oracles", "models", "data", "kernels", "config", "config_acting"),
+    *("checks", "train_ratio", "seeding", "types", "system"),
 ]
-SETTINGS = {"config", "config_io"}
-MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "runs", "build", "config_io"}
+SETTINGS = {"config", "config_acting", "config_io"}
+MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "runs", "build", "build_acting", "config", "config_io"}
 COMMAND_LINE = {"cli", *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("*.py"))}
 HEAVY = ("torch", "gymnasium", "wandb", "matplotlib")
 

@@ -1,4 +1,4 @@
-"""Settings -> objects. The one file that knows both: sections of the configuration become arguments here."""
+"""Settings -> objects: sections of the configuration become arguments here, and in `build_acting` of what acts."""
 
 import math
 import os
@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from worldmodel.behaviour.acting import FilteringPolicy, Planning
-from worldmodel.behaviour.planner import CEM, MPPI, Planner
-from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, PlannerConfig, RSSMConfig
+from worldmodel.behaviour.actor_critic import ActorCritic
+from worldmodel.build_acting import build_acting_look
+from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, RSSMConfig
 from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay
@@ -22,15 +22,12 @@ from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentF
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
-from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.learner import Learner
-from worldmodel.training.looks import EvidenceLook, HeldOutLook, Look
+from worldmodel.training.looks import EvidenceLook, HeldOutLook, Look, RoughEvidenceSettings
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.schedule import Schedule
 from worldmodel.training.tracking import FolderTracker, Tracker, Trackers, WandbTracker, wandb_mode
-from worldmodel.types import ActionSpec, Batch, EnvSpec, Policy
-
-ITERATIONS = {"mppi": 1, "cem": 3}  # of a search, unless planner.iterations says otherwise
+from worldmodel.types import Batch, EnvSpec
 
 
 def build_environments(config: Config, *, heldout: bool = False) -> Environments:
@@ -48,35 +45,6 @@ def build_evaluation_environments(config: Config, count: int) -> Environments:
     settings = asdict(config.env) | {"restarts": 0}
     env_id, _ = settings.pop("id"), settings.pop("num_envs")
     return make_environments(env_id, count=count, row_limit=config.evaluation.max_length, **settings)
-
-
-def build_policy(config: Config, model: WorldModel, seed: int) -> Policy:
-    """A policy that plans in a world model.
-
-    Raises:
-        ValueError: if the seed is negative, or the model has not learned what planning needs.
-    """
-    for scale in ("reward_scale", "continue_scale"):
-        if getattr(config.loss, scale) == 0:
-            expected = f"random where loss.{scale} is 0, since the model has not learned what planning needs"
-            raise ValueError(f"policy: expected {expected}, got a planner")
-    generator = make_generator(seed, stream=Stream.ACTING, device=model.device)
-    planner = build_planner(config.planner, model.spec.action)
-    planning = Planning(model, planner, discount=config.planner.discount, generator=generator)
-    return FilteringPolicy(model, planning, generator)
-
-
-def build_planner(config: PlannerConfig, spec: ActionSpec) -> Planner:
-    """The search for actions."""
-    return Planner(
-        spec,
-        CEM(config.elites) if config.method == "cem" else MPPI(config.temperature),
-        horizon=config.horizon,
-        iterations=ITERATIONS[config.method] if config.iterations is None else config.iterations,
-        candidates=config.candidates,
-        std=config.std,
-        explore=config.explore,
-    )
 
 
 def build_law(
@@ -248,9 +216,23 @@ def build_schedule(config: Config) -> Schedule:
 
 
 def build_looks(
-    config: Config, learner: Learner[WorldModel], heldout: Batch, replay: Replay
+    config: Config,
+    learner: Learner[WorldModel],
+    heldout: Batch,
+    replay: Replay,
+    agent: ActorCritic | None = None,
+    environments: Environments | None = None,
 ) -> tuple[HeldOutLook, list[Look]]:
-    """What every evaluation looks at: the held-out episodes, and what else there is."""
+    """What every evaluation looks at: the held-out episodes, and what else there is.
+
+    Args:
+        config: of the run.
+        learner: of the world model.
+        heldout: whole episodes, padded, on the model's device.
+        replay: the rows that are learned from.
+        agent: the actor and its critic where they learn.
+        environments: those that the present policy is to play in, if it is.
+    """
     settings, model = config.evaluation, learner.model
     held_out = HeldOutLook(
         learner,
@@ -262,18 +244,12 @@ def build_looks(
         samples=settings.samples,
         seed=settings.seed,
     )
-    looks: list[Look] = []
-    if settings.particles:
-        looks.append(
-            EvidenceLook(
-                model,
-                heldout,
-                particles=settings.particles,
-                episodes=settings.particle_episodes,
-                rows=held_out.context + held_out.horizon,
-                seed=settings.seed,
-            )
-        )
+    rough = RoughEvidenceSettings(
+        settings.particles, settings.particle_episodes, held_out.context + held_out.horizon, settings.seed
+    )
+    looks: list[Look] = [EvidenceLook(model, heldout, rough)] if settings.particles else []
+    if environments is not None:
+        looks.append(build_acting_look(config, learner, agent, environments, rough))
     return held_out, looks
 
 

@@ -1,4 +1,4 @@
-"""Checks of numbers that are passed in. Every error names the argument, what was expected and what came."""
+"""Checks of arguments and settings. Every error names the argument, what was expected and what came."""
 
 
 def require_positive(**counts: int) -> None:
@@ -20,3 +20,23 @@ def require_share(**shares: float) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise ValueError(f"{name}: expected a share in [0, 1], got {share}")
+
+
+def require(condition: bool, key: str, expected: str, got: object) -> None:
+    """Raise ValueError unless the condition on a setting is met; `key` is its dotted name."""
+    if not condition:
+        raise ValueError(f"{key}: expected {expected}, got {got!r}")
+
+
+def positive(section: object, prefix: str, *names: str) -> None:
+    """Raise ValueError unless these settings of a section are greater than zero."""
+    for name in names:
+        value = getattr(section, name)
+        require(value > 0, f"{prefix}.{name}", "a number greater than zero", value)
+
+
+def not_negative(section: object, prefix: str, *names: str) -> None:
+    """Raise ValueError if one of these settings of a section is below zero."""
+    for name in names:
+        value = getattr(section, name)
+        require(value >= 0, f"{prefix}.{name}", "zero or more", value)

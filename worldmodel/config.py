@@ -1,7 +1,8 @@
 """Every setting: its unit, its default, and what it may be.
 
 The sections are frozen dataclasses that check themselves when they are built, so an impossible setting fails before any
-work starts. Nothing below `build.py` sees them: that file unpacks a section into arguments.
+work starts. Nothing below `build.py` and `build_acting.py` sees them: those unpack a section into arguments. The
+sections of what acts are in `config_acting.py`.
 
 A step is one stored row: an observation with the action and the reward that led to it. A reset is one, and so is an
 action that is held (`env.action_repeat`).
@@ -11,27 +12,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from worldmodel.checks import not_negative, positive, require
+from worldmodel.config_acting import ActingConfig, ActorConfig, BehaviourConfig, CriticConfig, PlannerConfig
 from worldmodel.train_ratio import fewest_env_steps, updates_paid
 
 # Values to assume for settings that older runs do not name, where today's default differs.
 BEFORE = {"env.integers": "density"}
-
-
-def _require(condition: bool, key: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ValueError(f"{key}: expected {expected}, got {got!r}")
-
-
-def _positive(section: object, prefix: str, *names: str) -> None:
-    for name in names:
-        value = getattr(section, name)
-        _require(value > 0, f"{prefix}.{name}", "a number greater than zero", value)
-
-
-def _not_negative(section: object, prefix: str, *names: str) -> None:
-    for name in names:
-        value = getattr(section, name)
-        _require(value >= 0, f"{prefix}.{name}", "zero or more", value)
 
 
 @dataclass(frozen=True)
@@ -71,20 +57,18 @@ class EnvConfig:
     """Entries to leave out of observations that are no images, by path (obs where there is one): {obs: [1, 3]}."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.id), "env.id", "the id of a Gymnasium environment", self.id)
-        _positive(self, "env", "num_envs", "step_timeout", "action_repeat")
-        _not_negative(self, "env", "restarts")
+        require(bool(self.id), "env.id", "the id of a Gymnasium environment", self.id)
+        positive(self, "env", "num_envs", "step_timeout", "action_repeat")
+        not_negative(self, "env", "restarts")
         for entry in self.wrappers:
             paths = [entry] if isinstance(entry, str) else list(entry)
             named = len(paths) == 1 and re.fullmatch(r"[\w.]+:\w+", paths[0]) is not None
-            _require(named, "env.wrappers", "module:Class, or {module:Class: {keyword: value}}", entry)
+            require(named, "env.wrappers", "module:Class, or {module:Class: {keyword: value}}", entry)
         for path, indices in self.hide.items():
-            _require(all(i >= 0 for i in indices), "env.hide", f"indices of zero or more for {path}", indices)
-        _require(
-            self.time_limit is None or self.time_limit > 0, "env.time_limit", "null or at least 1", self.time_limit
-        )
+            require(all(i >= 0 for i in indices), "env.hide", f"indices of zero or more for {path}", indices)
+        require(self.time_limit is None or self.time_limit > 0, "env.time_limit", "null or at least 1", self.time_limit)
         power_of_two = self.image_size >= 16 and self.image_size & (self.image_size - 1) == 0
-        _require(power_of_two, "env.image_size", "a power of two, at least 16", self.image_size)
+        require(power_of_two, "env.image_size", "a power of two, at least 16", self.image_size)
 
 
 @dataclass(frozen=True)
@@ -104,11 +88,11 @@ class ReplayConfig:
     one after a reset, so that no state need be warmed up."""
 
     def __post_init__(self) -> None:
-        _positive(self, "replay", "capacity", "batch_size", "sequence_length")
+        positive(self, "replay", "capacity", "batch_size", "sequence_length")
         in_range = 0 <= self.burn_in < self.sequence_length
-        _require(in_range, "replay.burn_in", f"0 to sequence_length - 1 = {self.sequence_length - 1}", self.burn_in)
+        require(in_range, "replay.burn_in", f"0 to sequence_length - 1 = {self.sequence_length - 1}", self.burn_in)
         if self.restart:
-            _require(self.burn_in == 0, "replay.burn_in", "0 where replay.restart is set", self.burn_in)
+            require(self.burn_in == 0, "replay.burn_in", "0 where replay.restart is set", self.burn_in)
 
 
 @dataclass(frozen=True)
@@ -130,7 +114,7 @@ class EncoderConfig:
     """Append the perceptron's inputs, unchanged, to the embedding."""
 
     def __post_init__(self) -> None:
-        _positive(self, "encoder", "layers", "units", "depth")
+        positive(self, "encoder", "layers", "units", "depth")
 
 
 @dataclass(frozen=True)
@@ -170,16 +154,16 @@ class RSSMConfig:
     """Add linear maps of (h_t, embedding) to the posterior's parameters, and of h_t to the prior's."""
 
     def __post_init__(self) -> None:
-        _positive(self, "rssm", "deter", "hidden", "blocks", "stoch", "classes", "min_std")
-        _positive(self, "rssm", "posterior_layers", "prior_layers")
-        _require(0 <= self.unimix < 1, "rssm.unimix", "a share in [0, 1)", self.unimix)
+        positive(self, "rssm", "deter", "hidden", "blocks", "stoch", "classes", "min_std")
+        positive(self, "rssm", "posterior_layers", "prior_layers")
+        require(0 <= self.unimix < 1, "rssm.unimix", "a share in [0, 1)", self.unimix)
         of_samples = self.latent == "categorical" or self.gradient == "straight_through"
-        _require(of_samples, "rssm.gradient", "straight_through where latents are Gaussian", self.gradient)
+        require(of_samples, "rssm.gradient", "straight_through where latents are Gaussian", self.gradient)
         if self.cell != "block_gru":
             expected = f"1 where rssm.cell is {self.cell}, which has no blocks"
-            _require(self.blocks == 1, "rssm.blocks", expected, self.blocks)
+            require(self.blocks == 1, "rssm.blocks", expected, self.blocks)
         divides = self.deter % self.blocks == 0
-        _require(divides, "rssm.deter", f"a multiple of rssm.blocks = {self.blocks}", self.deter)
+        require(divides, "rssm.deter", f"a multiple of rssm.blocks = {self.blocks}", self.deter)
 
 
 @dataclass(frozen=True)
@@ -213,12 +197,12 @@ class DecoderConfig:
     """Add a linear map of z_t to the mean of vector observations and Gaussian rewards."""
 
     def __post_init__(self) -> None:
-        _positive(self, "decoder", "layers", "units", "depth", "fixed_std", "resolution")
+        positive(self, "decoder", "layers", "units", "depth", "fixed_std", "resolution")
         above = self.initial_std is None or self.initial_std > self.resolution
         expected = f"null or more than decoder.resolution = {self.resolution}"
-        _require(above, "decoder.initial_std", expected, self.initial_std)
+        require(above, "decoder.initial_std", expected, self.initial_std)
         learned = self.initial_std is None or self.std == "learned"
-        _require(learned, "decoder.initial_std", "null where decoder.std is fixed", self.initial_std)
+        require(learned, "decoder.initial_std", "null where decoder.std is fixed", self.initial_std)
 
 
 @dataclass(frozen=True)
@@ -250,19 +234,17 @@ class LossConfig:
     """Factor of the continue flag's log-likelihood."""
 
     def __post_init__(self) -> None:
-        _not_negative(
+        not_negative(
             self, "loss", "beta", "kl_warmup", "free_nats", "observation_scale", "reward_scale", "continue_scale"
         )
-        _require(
-            (self.dyn is None) == (self.rep is None), "loss.dyn, loss.rep", "both or neither", (self.dyn, self.rep)
-        )
+        require((self.dyn is None) == (self.rep is None), "loss.dyn, loss.rep", "both or neither", (self.dyn, self.rep))
         for name in ("dyn", "rep"):
             value = getattr(self, name)
-            _require(value is None or value >= 0, f"loss.{name}", "null, zero or more", value)
+            require(value is None or value >= 0, f"loss.{name}", "null, zero or more", value)
         in_range = self.alpha is None or 0 <= self.alpha <= 1
-        _require(in_range, "loss.alpha", "null or a number in [0, 1]", self.alpha)
+        require(in_range, "loss.alpha", "null or a number in [0, 1]", self.alpha)
         one = self.alpha is None or self.dyn is None
-        _require(one, "loss.alpha", "null where loss.dyn and loss.rep are set: they say the same thing", self.alpha)
+        require(one, "loss.alpha", "null where loss.dyn and loss.rep are set: they say the same thing", self.alpha)
 
 
 @dataclass(frozen=True)
@@ -285,9 +267,9 @@ class OptimizerConfig:
     """Adam's denominator offset."""
 
     def __post_init__(self) -> None:
-        _positive(self, "optimizer", "learning_rate", "clip_norm", "eps")
-        _not_negative(self, "optimizer", "warmup", "weight_decay")
-        _require(0 <= self.final_fraction <= 1, "optimizer.final_fraction", "a share in [0, 1]", self.final_fraction)
+        positive(self, "optimizer", "learning_rate", "clip_norm", "eps")
+        not_negative(self, "optimizer", "warmup", "weight_decay")
+        require(0 <= self.final_fraction <= 1, "optimizer.final_fraction", "a share in [0, 1]", self.final_fraction)
 
 
 @dataclass(frozen=True)
@@ -314,11 +296,11 @@ class TrainingConfig:
     """Compile the recurrent step with torch.compile: half a minute of start-up; needs a C++ compiler on a CPU."""
 
     def __post_init__(self) -> None:
-        _positive(self, "training", "env_steps", "prefill", "train_ratio")
-        _positive(self, "training", "log_every", "evaluate_every", "save_every")
-        _require(self.updates is None or self.updates > 0, "training.updates", "null or at least 1", self.updates)
+        positive(self, "training", "env_steps", "prefill", "train_ratio")
+        positive(self, "training", "log_every", "evaluate_every", "save_every")
+        require(self.updates is None or self.updates > 0, "training.updates", "null or at least 1", self.updates)
         more = self.env_steps > self.prefill
-        _require(more, "training.env_steps", f"more than training.prefill = {self.prefill}", self.env_steps)
+        require(more, "training.env_steps", f"more than training.prefill = {self.prefill}", self.env_steps)
 
 
 @dataclass(frozen=True)
@@ -338,6 +320,9 @@ class EvaluationConfig:
     """Steps that it then predicts, under the recorded actions."""
     samples: int = 32
     """Imagined futures per context; the prediction is their mean."""
+    acting_episodes: int = 10
+    """Episodes that the present policy plays at every evaluation of a run that acts, without exploring, from the same
+    starts each time; the model is scored on them too. Zero leaves it out."""
     particles: int = 32
     """Particles of the rough estimate of evidence and gap at every evaluation; zero leaves it out."""
     particle_episodes: int = 8
@@ -345,43 +330,10 @@ class EvaluationConfig:
     large."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**63, "evaluation.seed", "zero or more, below 2^63", self.seed)
-        _positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples", "particle_episodes")
-        _require(self.particles != 1 and self.particles >= 0, "evaluation.particles", "0 or at least 2", self.particles)
-
-
-@dataclass(frozen=True)
-class PlannerConfig:
-    """The search for actions by which a trained model acts: see `behaviour.planner`. No part of training."""
-
-    method: Literal["mppi", "cem"] = "mppi"
-    """How candidates are weighed: all of them by a softmax of their returns, or the best of them alike."""
-    horizon: int = 15
-    """Actions that are planned ahead (H). Rewards behind them do not count."""
-    candidates: int = 64
-    """Sequences of actions that are imagined in each iteration."""
-    iterations: int | None = None
-    """Rounds of the search at every step; null: 1 for mppi, 3 for cem."""
-    std: float = 0.7
-    """Spread of the first candidates around the plan, of continuous actions, in units of half the action's range."""
-    explore: float = 0.1
-    """Share of the uniform distribution that candidates are drawn from, of actions that are classes or bits."""
-    elites: int = 8
-    """Of cem: how many of the best candidates make the next plan."""
-    temperature: float = 0.2
-    """Of mppi's softmax, in units of the returns' standard deviation over candidates."""
-    discount: float = 0.99
-    """Worth of a reward that comes one row later, as a share of its worth now."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "planner", "horizon", "candidates", "std", "elites", "temperature")
-        _require(self.candidates > 1, "planner.candidates", "at least 2", self.candidates)
-        several = self.iterations is None or self.iterations > 0
-        _require(several, "planner.iterations", "null or at least 1", self.iterations)
-        for name in ("explore", "discount"):
-            _require(0 <= getattr(self, name) <= 1, f"planner.{name}", "a share in [0, 1]", getattr(self, name))
-        fits = self.method == "mppi" or self.elites <= self.candidates
-        _require(fits, "planner.elites", f"at most planner.candidates = {self.candidates}", self.elites)
+        require(0 <= self.seed < 2**63, "evaluation.seed", "zero or more, below 2^63", self.seed)
+        positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples", "particle_episodes")
+        not_negative(self, "evaluation", "acting_episodes")
+        require(self.particles != 1 and self.particles >= 0, "evaluation.particles", "0 or at least 2", self.particles)
 
 
 @dataclass(frozen=True)
@@ -412,6 +364,10 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
+    acting: ActingConfig = field(default_factory=ActingConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     offline: str | None = None
     """Stored data to learn from, without an environment: a data folder, a run's, a replay's, or minari:ID."""
@@ -427,16 +383,17 @@ class Config:
     """A torch device such as cpu or cuda:0; auto is a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.name) and "/" not in self.name, "name", "a file name", self.name)
-        _require(0 <= self.seed < 2**63, "seed", "zero or more, below 2^63", self.seed)
+        require(bool(self.name) and "/" not in self.name, "name", "a file name", self.name)
+        require(0 <= self.seed < 2**63, "seed", "zero or more, below 2^63", self.seed)
         alone = self.training.updates is None or self.offline is not None
-        _require(alone, "training.updates", "null unless offline names stored data", self.training.updates)
+        require(alone, "training.updates", "null unless offline names stored data", self.training.updates)
+        self._require_what_acting_needs()
         streams, length = self.env.num_envs, self.replay.sequence_length
         enough = self.training.prefill >= length
-        _require(enough, "training.prefill", f"at least replay.sequence_length = {length}", self.training.prefill)
+        require(enough, "training.prefill", f"at least replay.sequence_length = {length}", self.training.prefill)
         pay: dict[str, Any] = {"prefill": self.training.prefill, "train_ratio": self.training.train_ratio}
         pay |= {"batch_size": self.replay.batch_size, "sequence_length": length}
-        _require(
+        require(
             updates_paid(self.training.env_steps, **pay) >= 1,
             "training.env_steps",
             f"enough steps for one update: at least {fewest_env_steps(**pay)}",
@@ -445,11 +402,20 @@ class Config:
         share = self.replay.capacity // streams
         roomy = share >= 2 * length
         expected = f"at least two sequences per environment = {2 * length * streams}"
-        _require(roomy, "replay.capacity", expected, self.replay.capacity)
+        require(roomy, "replay.capacity", expected, self.replay.capacity)
         fits = self.evaluation.context + self.evaluation.horizon <= self.evaluation.max_length
-        _require(
+        require(
             fits,
             "evaluation.horizon",
             f"context + horizon within evaluation.max_length = {self.evaluation.max_length}",
             self.evaluation.horizon,
         )
+
+    def _require_what_acting_needs(self) -> None:
+        policy = self.acting.policy
+        for scale in ("reward_scale", "continue_scale"):
+            learned = policy == "random" or getattr(self.loss, scale) > 0
+            require(learned, "acting.policy", f"random where loss.{scale} is 0: the model learns no returns", policy)
+        if self.offline is not None:
+            expected = "random or actor where offline names stored data: nothing is collected"
+            require(policy in ("random", "actor"), "acting.policy", expected, policy)

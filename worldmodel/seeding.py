@@ -17,6 +17,8 @@ class Stream(IntEnum):
     EVIDENCE = 5
     STARTS = 6  # of the episodes that policies are evaluated on
     ACTING = 7
+    AGENT = 8  # the first weights of actor and critic
+    BEHAVIOUR = 9  # what they imagine
 
 
 def make_generator(seed: int, *, stream: int, device: torch.device | str = "cpu", rank: int = 0) -> torch.Generator:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.behaviour.acting import FilteringPolicy, Planning, Reflexes
+from worldmodel.behaviour.acting import FilteringPolicy, Planning, Reflexes, Successor
 from worldmodel.behaviour.imagination import imagine_rewards, recorded
 from worldmodel.behaviour.planner import CEM, MPPI, Planner
 from worldmodel.types import Rows, SavedPolicy, State
@@ -208,3 +208,54 @@ def test_planning_finds_the_action_that_a_model_rewards():
     state = State(torch.zeros(2, 8), torch.zeros(2, 4))
     action = planning(state, torch.ones(2, dtype=torch.bool))
     assert (action[:, 0] > 0.8).all()
+
+
+def test_a_value_stands_for_what_follows_the_plan_as_far_as_it_is_reached():
+    model = make_model(VECTOR_SPEC)
+    generator = seeded()
+    planner = Planner(model.spec.action, MPPI(), horizon=3, candidates=6)
+    deter, stoch = model.decoder.widths
+    states = State(torch.randn(2, deter, generator=generator), torch.zeros(2, stoch))
+    found = []
+    for value in (None, lambda state: 7 + state.deter[..., 0]):
+        planning = Planning(model, planner, discount=0.9, value=value, generator=seeded(1))
+        planning(states, torch.ones(2, dtype=torch.bool))
+        planning._plan = torch.zeros_like(planning._plan)  # the same plan of both
+        found.append(planning.predicted_return(states, 5, seeded(2)))
+    start = State(*(x.expand(5, *x.shape) for x in states))
+    act = recorded(planner.actions(torch.zeros(2, 3, 2)), 5)
+    imagined = imagine_rewards(model, start, act, 3, discount=0.9, generator=seeded(2))
+    reached = 0.9**3 * imagined.alive.prod(-1)
+    expected = (reached * (7 + imagined.states.deter[:, :, -1, 0])).mean(0)
+    torch.testing.assert_close(found[1] - found[0], expected, rtol=1e-4, atol=1e-5)
+
+
+class Constant:
+    """A policy that keeps count and does the same thing always."""
+
+    def __init__(self, action):
+        self.action, self.seen = action, 0
+
+    def __call__(self, rows):
+        self.seen += 1
+        return np.full((len(rows.is_first), 2), self.action, np.float32)
+
+    def state(self):
+        return {"seen": torch.tensor(self.seen)}
+
+    def restore(self, state):
+        self.seen = int(state["seen"])
+
+
+def test_a_successor_acts_from_when_it_is_ready_and_both_are_saved():
+    ready = []
+    policy = Successor(Constant(0.25), Constant(0.5), lambda: bool(ready))
+    assert isinstance(policy, SavedPolicy)
+    rows = next(rows_of(make_batch(VECTOR_SPEC)))
+    assert (policy(rows) == 0.25).all() and (policy(rows) == 0.25).all()
+    ready.append(True)
+    assert (policy(rows) == 0.5).all()
+    assert (policy.first.seen, policy.second.seen) == (2, 1)
+    again = Successor(Constant(0.25), Constant(0.5), lambda: True)
+    again.restore(policy.state())
+    assert (again.first.seen, again.second.seen) == (2, 1)

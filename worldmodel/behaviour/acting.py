@@ -7,7 +7,7 @@ Both are policies over rows of N environments side by side, with memory: the fil
 search starts from. Where an episode begins, both begin anew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -21,7 +21,7 @@ from worldmodel.behaviour.imagination import imagine_rewards, recorded, scripted
 from worldmodel.behaviour.planner import Planner
 from worldmodel.checks import require_positive
 from worldmodel.models.world_model import WorldModel
-from worldmodel.types import Act, Carry, Rows, State
+from worldmodel.types import Act, Carry, Rows, SavedPolicy, State
 
 CARRY, CHOOSER, GENERATOR = "carry", "chooser", "generator"  # what the names of a policy's state begin with
 
@@ -69,15 +69,24 @@ class Planning:
     """
 
     def __init__(
-        self, model: WorldModel, planner: Planner, *, discount: float, generator: torch.Generator | None = None
+        self,
+        model: WorldModel,
+        planner: Planner,
+        *,
+        discount: float,
+        value: Callable[[State], Tensor] | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
         """Args:
         model: the world model that is planned in.
         planner: the search, for the model's action space.
         discount: of a reward one step later.
+        value: of states [*batch, ...], in reward units [*batch]: stands for all that follows the plan, which otherwise
+            counts for nothing.
         generator: source of all noise, on the model's device.
         """
         self.model, self.planner, self.discount, self.generator = model, planner, discount, generator
+        self.value = value
         self._plan: Tensor | None = None  # [N, H, A] the newest plan; its first action was taken
 
     @torch.no_grad()
@@ -99,7 +108,8 @@ class Planning:
     def predicted_return(
         self, state: State, samples: int, generator: torch.Generator | None = None
     ) -> Float[Tensor, " N"]:
-        """What the newest plan is expected to earn over its H steps from these states, the discounted sum of rewards.
+        """What the newest plan is expected to earn over its H steps from these states, the discounted sum of rewards,
+        and where there is a value, that of the state behind them.
 
         New futures are imagined for it: those that chose the plan flatter it.
 
@@ -121,7 +131,11 @@ class Planning:
     ) -> Float[Tensor, "N B"]:
         start = State(*(repeat(x, "B W -> N B W", N=samples) for x in state))
         imagined = imagine_rewards(self.model, start, act, horizon, discount=self.discount, generator=generator)
-        return imagined.returns
+        if self.value is None:
+            return imagined.returns
+        last = State(*(x[:, :, -1] for x in imagined.states))
+        reached = imagined.weight[..., -1] * self.discount * imagined.alive[..., -1]
+        return imagined.returns + reached * self.value(last)
 
     def state(self) -> dict[str, Tensor]:
         """The newest plan, if there is one."""
@@ -194,3 +208,29 @@ class FilteringPolicy:
         """An array of rows where the model is, real numbers in its precision."""
         tensor = torch.from_numpy(np.ascontiguousarray(x)).to(self.model.device)
         return tensor.to(next(self.model.parameters()).dtype) if tensor.is_floating_point() else tensor
+
+
+class Successor:
+    """A `SavedPolicy` that acts as one policy does until another one is ready, and from then on as the other."""
+
+    def __init__(self, first: SavedPolicy, second: SavedPolicy, ready: Callable[[], bool]) -> None:
+        """Args:
+        first, second: policies for the same environments.
+        ready: asked before every choice until it says yes: whether the second one is to act.
+        """
+        self.first, self.second, self.ready = first, second, ready
+
+    def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
+        """The actions of the one whose turn it is. The other one does not see the rows."""
+        return (self.second if self.ready() else self.first)(rows)
+
+    def state(self) -> dict[str, Tensor]:
+        """Of both."""
+        both = {"first": self.first.state(), "second": self.second.state()}
+        return {f"{which}/{name}": x for which, state in both.items() for name, x in state.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state that `state` gave."""
+        for which, policy in (("first", self.first), ("second", self.second)):
+            of_one = {name: x for name, x in state.items() if name.startswith(f"{which}/")}
+            policy.restore({name.removeprefix(f"{which}/"): x for name, x in of_one.items()})

@@ -32,7 +32,7 @@ from worldmodel.behaviour.action_distributions import ActionDistribution, Action
 from worldmodel.behaviour.critic import Critic, critic_loss, move_towards
 from worldmodel.behaviour.returns import ReturnScale, discount_weights, lambda_return
 from worldmodel.models.networks import mlp
-from worldmodel.types import State
+from worldmodel.types import Act, State
 
 ActorGradient = Literal["reinforce", "pathwise"]
 
@@ -128,6 +128,14 @@ class Actor(nn.Module):
         """The policy in states with any leading shape."""
         return self.family.distribution(self.head(self.hidden(features)))
 
+    def exploring(self, generator: torch.Generator) -> Act:
+        """Draws actions in states [*batch, ...], with no gradient behind them."""
+        return lambda state: self(state_features(state)).sample(generator)
+
+    def likeliest(self, state: State) -> Float[Tensor, "*batch A"]:
+        """The actions that the actor holds for best in states [*batch, ...]: an `Act` that does not explore."""
+        return self(state_features(state)).mode
+
 
 class ActorCritic(nn.Module):
     """Actor, critic, slow critic and the scale of the returns: all that a checkpoint of the behaviour holds."""
@@ -168,6 +176,10 @@ class ActorCritic(nn.Module):
         self.return_scale = ReturnScale() if return_scale is None else return_scale
         self.gradient, self.lam, self.entropy_scale = gradient, lam, entropy_scale
         self.slow_rate, self.slow_regularisation = slow_rate, slow_regularisation
+
+    def value(self, state: State) -> Float[Tensor, "*batch"]:
+        """The critic's value of states with any leading shape, in the environment's reward units."""
+        return self.critic(state_features(state)).mean
 
     def targets(self, dream: DreamSteps) -> Targets:
         """Returns by the critic's own values; differentiable in what was imagined if the gradient is pathwise."""

@@ -28,8 +28,9 @@ def add_options(parser: ArgumentParser) -> None:
     add_options_of(parser, open_run)
     words = "play so many whole episodes in the run's environment; imports what the run's settings name"
     parser.add_argument("--episodes", type=int | None, default=None, help=words)
-    words = "who acts in them: a planner with the run's model (by default as planner.method says), or nobody"
-    parser.add_argument("--policy", type=Literal["mppi", "cem", "random"] | None, default=None, help=words)
+    words = "who acts in them: the actor that the run has learned (by default, where it has), a planner with the run's "
+    words += "model (by default as planner.method says), or nobody"
+    parser.add_argument("--policy", type=Literal["actor", "mppi", "cem", "random"] | None, default=None, help=words)
     parser.add_argument("--seed", type=int, default=OF_EPISODES["seed"], help="of their starts, and of the policy")
     for name, words in OF_SEARCH.items():
         parser.add_argument(f"--{name}", type=int | None, default=None, help=f"{words}; by default planner.{name}")
@@ -72,8 +73,8 @@ def _play(console: "Console", opened: "Run", options: Namespace) -> None:
     from worldmodel.data.guard import EnvironmentFailureError
     from worldmodel.training.progress import Watch
 
-    name = options.policy or opened.config.planner.method
     settings = {one: value for one in OF_SEARCH if (value := getattr(options, one)) is not None}
+    name = options.policy or (opened.config.planner.method if opened.agent is None or settings else "actor")
     policy = opened.policy(name, seed=options.seed, **settings)
     watch = Watch()
     try:

@@ -17,7 +17,8 @@ from pathlib import Path
 from signal import Signals
 from typing import Any, Literal, NamedTuple
 
-from worldmodel import build
+from worldmodel import build, build_acting
+from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.behaviour.imagination import Dream, dream
 from worldmodel.checks import require_positive, require_several
 from worldmodel.config import Config
@@ -37,7 +38,7 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import make_own_folder, write_whole
-from worldmodel.training.checkpoint import CheckpointError, load_model, newest_sound, require_settings
+from worldmodel.training.checkpoint import CheckpointError, load_agent, load_model, newest_sound, require_settings
 from worldmodel.types import Batch, Policy
 
 BASELINE_ROWS = 20_000  # training rows, at most, that baselines are fitted on
@@ -66,6 +67,8 @@ class Run:
     folder: Path
     config: Config
     model: WorldModel
+    agent: ActorCritic | None = None
+    """The actor and its critic, of a run that learns them."""
     ended_by: Signals | None = None
     """The signal that the training which returned this run was ended by, if one was: SIGINT (Ctrl-C) or SIGTERM."""
 
@@ -126,21 +129,24 @@ class Run:
         """A policy for the run's environment: rows of N environments side by side -> actions.
 
         Args:
-            name: "mppi" or "cem", which plan with the run's model; or "random".
+            name: "actor", which does as the run has learned, without exploring; "mppi" or "cem", which plan with the
+                run's model, and its critic where it has one; or "random".
             seed: of everything that is random in it.
             planner: settings of the search that differ from the run's, such as horizon=25.
         Raises:
-            ValueError: if there is no such policy, a setting is impossible or does not belong to it, or the model has
-                not learned what planning needs.
+            ValueError: if there is no such policy, the run has learned no actor, a setting is impossible or does not
+                belong to the policy, or the model has not learned what planning needs.
         """
-        if name not in ("mppi", "cem", "random"):
-            raise ValueError(f"policy: expected mppi, cem or random, got {name!r}")
-        if name == "random":
-            if planner:
-                raise ValueError(f"{', '.join(planner)}: expected a policy that plans, got random")
-            return RandomPolicy(self.model.spec.action, make_generator(seed, stream=Stream.ACTING))
-        settings = replace(self.config.planner, **{**planner, "method": name})
-        return build.build_policy(replace(self.config, planner=settings), self.model, seed)
+        if name not in ("actor", "mppi", "cem", "random"):
+            raise ValueError(f"policy: expected actor, mppi, cem or random, got {name!r}")
+        if name in ("mppi", "cem"):
+            settings = replace(self.config, planner=replace(self.config.planner, **{**planner, "method": name}))
+            return build_acting.build_policy(settings, self.model, "planner", seed, self.agent)
+        if planner:
+            raise ValueError(f"{', '.join(planner)}: expected a policy that plans, got {name}")
+        return build_acting.build_policy(
+            self.config, self.model, "actor" if name == "actor" else "random", seed, self.agent
+        )
 
     def evaluate_policy(
         self,
@@ -405,7 +411,10 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
     with Replay.open(stored_data(config, folder)[1], read_only=True) as heldout:
         model = build.build_model(config, heldout.spec)
     load_model(found, model)
-    return Run(folder, config, model.to(build.build_device(device)).eval())
+    model = model.to(build.build_device(device)).eval()
+    if (agent := build_acting.build_agent(config, model)) is not None:
+        load_agent(found, agent)
+    return Run(folder, config, model, agent)
 
 
 def read_settings(folder: Path) -> Config:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from worldmodel import build
+from worldmodel import build, build_acting
+from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.environment import Environments
@@ -26,6 +27,7 @@ from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.records import RESTORE
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
+from worldmodel.evaluation.episodes import side_by_side
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import explained
 from worldmodel.runs.folder import (
@@ -41,10 +43,11 @@ from worldmodel.runs.folder import (
 from worldmodel.runs.messages import announce, conclude
 from worldmodel.runs.run import Run, open_run, read_settings, reading, stored_data, write_report
 from worldmodel.seeding import Stream, make_generator
-from worldmodel.training.checkpoint import Checkpoint, CheckpointError, newest_sound, require_settings
+from worldmodel.training.checkpoint import BEHAVIOUR, Checkpoint, CheckpointError, newest_sound, require_settings
 from worldmodel.training.divergence import ADVICE, NonFiniteLossError
 from worldmodel.training.history import History, rewind_metrics
 from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
+from worldmodel.training.learner import AnyLearner
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
 from worldmodel.training.tracking import Tracker
@@ -58,7 +61,7 @@ def train(
     *,
     progress: RunProgress | None = None,
 ) -> Run:
-    """Train a world model on rollouts of a random policy, or on stored data where `offline` names some.
+    """Train a world model on rollouts of the policy that `acting.policy` names, or on stored data (`offline`).
 
     Args:
         config: settings; or YAML files of settings, by path or by a preset's name; the defaults if left out.
@@ -129,24 +132,37 @@ def _beginning(progress: RunProgress, config: Config, making: str) -> AbstractCo
     return progress.phase("setting up")
 
 
+class Worlds(NamedTuple):
+    """The environments of a run; none of a run from stored rows."""
+
+    learning: Environments | None = None  # that the rows come from
+    heldout: Environments | None = None  # of held-out episodes
+    playing: Environments | None = None  # that the present policy is evaluated in, of a run that acts
+
+
 @contextmanager
 def _world(
     config: Config, interruptions: Interruptions, folder: Path | None = None
-) -> Iterator[tuple[WorldModel, Environments | None, Environments | None]]:
-    """The untrained model, the environments it learns from, and one for held-out episodes; none of these offline.
+) -> Iterator[tuple[WorldModel, Worlds]]:
+    """The untrained model, and the environments of the run.
 
     Nothing is written here, so that impossible settings leave nothing behind.
     """
     device = build.build_device(config.device)
     build.tracking_mode(config)
     with ExitStack() as stack:
-        environments = heldout_environments = None
+        worlds, acting = Worlds(), config.acting.policy != "random"
         with interruptions.abandoning(*SIGNALS):  # there is nothing yet to save
             if config.offline is None:
-                environments = stack.enter_context(build.build_environments(config))
-                heldout_environments = stack.enter_context(build.build_environments(config, heldout=True))
-            model = build.build_model(config, _spec(config, environments, folder)).to(device)
-        yield model, environments, heldout_environments
+                learning = stack.enter_context(build.build_environments(config))
+                heldout = stack.enter_context(build.build_environments(config, heldout=True))
+                playing = None
+                if acting and (episodes := config.evaluation.acting_episodes):
+                    count = side_by_side(episodes)
+                    playing = stack.enter_context(build.build_evaluation_environments(config, count))
+                worlds = Worlds(learning, heldout, playing)
+            model = build.build_model(config, _spec(config, worlds.learning, folder)).to(device)
+        yield model, worlds
 
 
 def _spec(config: Config, environments: Environments | None, folder: Path | None) -> EnvSpec:
@@ -175,8 +191,7 @@ def _run(
     config: Config,
     folder: Path,
     model: WorldModel,
-    environments: Environments | None,
-    heldout_environments: Environments | None,
+    worlds: Worlds,
     progress: RunProgress,
     checkpoint: Checkpoint | None,
     interruptions: Interruptions,
@@ -190,19 +205,19 @@ def _run(
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
         stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
         stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error))
-        announce(progress.log, config, model, folder, wandb_at, _left_out(config, environments, folder))
+        announce(progress.log, config, model, folder, wandb_at, _left_out(config, worlds.learning, folder))
         stages = Stages()
         try:
             with interruptions.abandoning(*SIGNALS), stages("held_out"), progress.phase("held-out episodes"):
-                replay, heldout = _data(config, folder, environments, heldout_environments, progress)
+                replay, heldout = _data(config, folder, worlds, progress)
         except AbandonedError:
             progress.log(f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
             return replace(run, model=model.eval(), ended_by=interruptions.signal)
-        if heldout_environments is not None:
-            heldout_environments.close()
+        if worlds.heldout is not None:
+            worlds.heldout.close()
         stack.enter_context(replay)
         given = {"stages": stages, "history": history, "interruptions": interruptions}
-        trainer = _trainer(config, folder, model, environments, replay, heldout, tracker, progress, **given)
+        trainer = _trainer(config, folder, model, worlds, replay, heldout, tracker, progress, **given)
         if checkpoint is not None:
             trainer.restore(checkpoint)
             checkpoint.parts.clear()  # or they would stay in memory for as long as the training
@@ -227,7 +242,7 @@ def _trainer(
     config: Config,
     folder: Path,
     model: WorldModel,
-    environments: Environments | None,
+    worlds: Worlds,
     replay: Replay,
     heldout: Batch,
     tracker: Tracker,
@@ -238,11 +253,16 @@ def _trainer(
         "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
         "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device),
     }
+    agent = build_acting.build_agent(config, model)
+    learners: dict[str, AnyLearner] = {}
+    if agent is not None:
+        randomness[BEHAVIOUR] = make_generator(config.seed, stream=Stream.BEHAVIOUR, device=model.device)
+        learners[BEHAVIOUR] = build_acting.build_behaviour_learner(config, agent, model, randomness[BEHAVIOUR])
     learner = build.build_learner(config, model, randomness["latents"])
-    held_out, looks = build.build_looks(config, learner, heldout.to(model.device), replay)
+    held_out, looks = build.build_looks(config, learner, heldout.to(model.device), replay, agent, worlds.playing)
     return Trainer(
         learner,
-        _rollout(config, environments, replay),
+        _rollout(config, model, agent, worlds.learning, replay),
         replay,
         held_out,
         tracker,
@@ -252,6 +272,8 @@ def _trainer(
         randomness=randomness,
         settings=build.lasting_settings(config),
         looks=looks,
+        best_by="elbo" if worlds.playing is None else "return",
+        others=learners,
         **others,
     )
 
@@ -322,11 +344,11 @@ def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Checkpoi
 def _data(
     config: Config,
     folder: Path,
-    environments: Environments | None,
-    heldout_environments: Environments | None,
+    worlds: Worlds,
     progress: RunProgress,
 ) -> tuple[Replay, Batch]:
     """The replay, and the held-out episodes: made now, or those of an earlier session."""
+    environments, heldout_environments, _ = worlds
     if environments is None or heldout_environments is None:
         if not _is_divided(folder):  # of a division that was cut short: the replay comes last
             shutil.rmtree(folder / HELDOUT, ignore_errors=True)
@@ -385,13 +407,18 @@ def _own_replay(config: Config, folder: Path, environments: Environments) -> Rep
     return replay
 
 
-def _rollout(config: Config, environments: Environments | None, replay: Replay) -> Rollout | None:
+def _rollout(
+    config: Config, model: WorldModel, agent: ActorCritic | None, environments: Environments | None, replay: Replay
+) -> Rollout | None:
     if environments is None:
         return None
     rows = replay.rows_written  # a resumed run goes on with other episodes than those it began with
     seed = config.seed if rows == 0 else int(np.random.SeedSequence([config.seed, rows]).generate_state(1)[0])
-    policy = RandomPolicy(environments.spec.action, make_generator(config.seed, stream=Stream.POLICY))
-    return Rollout(environments, policy, seed)
+    randomness = {
+        "policy": make_generator(config.seed, stream=Stream.POLICY),
+        "acting": make_generator(config.seed, stream=Stream.ACTING, device=model.device),
+    }
+    return Rollout(environments, build_acting.build_collecting_policy(config, model, replay, agent, randomness), seed)
 
 
 def _progress(config: Config) -> RunProgress:

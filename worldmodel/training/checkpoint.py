@@ -3,7 +3,8 @@
 The state has named parts: one for each learner, `policy` for a policy that keeps memory, `random` for the random
 generators. The tensors of a part are named `PART/...`: `world/model/...` are the world model's weights. The file's
 header holds, as JSON, a checksum of the tensors, the counters and the run's settings. `last` is the newest state,
-`previous` the one before it, `best` the one with the highest held-out bound.
+`previous` the one before it, `best` the one with the highest held-out bound, or of a run that acts with the highest
+return.
 """
 
 import json
@@ -24,6 +25,7 @@ from worldmodel.training.states import restore_model, under
 
 FORMAT = 3
 WORLD, POLICY, RANDOM = "world", "policy", "random"  # parts that every run may have
+BEHAVIOUR = "behaviour"  # actor and critic, of a run that learns them
 RENAMED = {  # how names of tensors began in format 2, and how they begin now; the first that fits counts
     "model/rssm.": f"{WORLD}/model/dynamics.",
     "model/hindsight.": f"{WORLD}/model/backward_network.",
@@ -124,6 +126,17 @@ def load_model(source: Path | Checkpoint, model: nn.Module) -> dict[str, Any]:
     return checkpoint.counters
 
 
+def load_agent(source: Path | Checkpoint, agent: nn.Module) -> None:
+    """Put a checkpoint's actor and critic into ones of the same shape.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, has no actor, or one of another shape.
+    """
+    checkpoint = _in_memory(source)
+    with said_of(checkpoint.path):
+        restore_model(agent, checkpoint.part(BEHAVIOUR))
+
+
 @contextmanager
 def said_of(path: Path) -> Iterator[None]:
     """A ValueError in the `with` block, in which a part is put back, becomes a CheckpointError that names the file."""
@@ -203,9 +216,11 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
     evaluated = counters.get("evaluated")
     if evaluated is not None and type(evaluated) is not int:
         raise CheckpointError(f"{path}: expected a whole number as its counter evaluated, got {evaluated!r}")
-    best, seconds = counters.get("best_elbo"), counters.get("seconds", {})
-    if best is not None and type(best) not in (int, float):
-        raise CheckpointError(f"{path}: expected a number as its counter best_elbo, got {best!r}")
+    for name in ("best_elbo", "best_return"):
+        best = counters.get(name)
+        if best is not None and type(best) not in (int, float):
+            raise CheckpointError(f"{path}: expected a number as its counter {name}, got {best!r}")
+    seconds = counters.get("seconds", {})
     if not isinstance(seconds, dict) or not all(type(value) in (int, float) for value in seconds.values()):
         raise CheckpointError(f"{path}: expected seconds by stage, got {seconds!r}")
 

@@ -4,7 +4,7 @@ A look reports to the journal, and returns the numbers that weights can be compa
 """
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -106,33 +106,30 @@ class HeldOutLook:
         return self.learner.loss(trimmed(batch), generator)
 
 
+class RoughEvidenceSettings(NamedTuple):
+    """How much of some episodes a rough estimate looks at; arguments of `rough_evidence`."""
+
+    particles: int
+    sequences: int
+    rows: int
+    seed: int
+
+
 class EvidenceLook:
     """A rough estimate of the evidence of held-out episodes, and of its gap to the bound."""
 
     stage, words = "evidence", "estimating the evidence"
 
-    def __init__(
-        self, model: WorldModel, heldout: Batch, *, particles: int, episodes: int, rows: int, seed: int
-    ) -> None:
+    def __init__(self, model: WorldModel, heldout: Batch, settings: RoughEvidenceSettings) -> None:
         """Args:
         model: the world model.
         heldout: whole episodes, padded, on the model's device.
-        particles: two at least.
-        episodes, rows: how much of the held-out episodes is looked at.
-        seed: of all noise.
+        settings: of the estimate.
         """
-        self.model, self.heldout, self.particles = model, heldout, particles
-        self.episodes, self.rows, self.seed = episodes, rows, seed
+        self.model, self.heldout, self.settings = model, heldout, settings
 
     def __call__(self, update: int, journal: Journal) -> dict[str, float]:
         """Report; no weights are compared by it."""
-        rough = rough_evidence(
-            self.model,
-            self.heldout,
-            particles=self.particles,
-            sequences=self.episodes,
-            rows=self.rows,
-            seed=self.seed,
-        )
+        rough = rough_evidence(self.model, self.heldout, **self.settings._asdict())
         journal.scalars(update, {f"heldout_evidence/{name}": value for name, value in rough._asdict().items()})
         return {}

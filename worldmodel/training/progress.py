@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -120,6 +120,7 @@ class RunProgress(Watch):
         self._task = self._bar.add_task("", total=total)
         self._rows = self._updates = 0
         self._measured = ""  # ELBO and KL, once there are
+        self._return = ""  # of the newest evaluation, once there is one
         self._counting: tuple[float, int, int] | None = None  # the time, rows and updates when training began
 
     def __enter__(self) -> "RunProgress":
@@ -151,6 +152,11 @@ class RunProgress(Watch):
         if self._place >= self.total and not self._bar.live.is_started:
             self.log(self.line())
 
+    def evaluated(self, scores: Mapping[str, float]) -> None:
+        """The present weights were evaluated: shows the policy's mean `return`, in reward units, if there is one."""
+        if "return" in scores:
+            self._return = f", return {_short(scores['return'], 1)}"
+
     def beat(self) -> None:
         """Bring the bar up to date where it is shown; else say a line, if nothing was said for long."""
         if self._bar.live.is_started:
@@ -172,7 +178,7 @@ class RunProgress(Watch):
         pace = (self._place - (rows if self.unit == "rows" else updates)) / seconds
         left = f", {_duration((self.total - self._place) / pace)} left" if pace > 0 and self._place < self.total else ""
         rate = f", {_short((self._updates - updates) / seconds, 2)}/s"
-        return _fitting(f"{counts}{update}{rate}{self._measured}{left}")
+        return _fitting(f"{counts}{update}{rate}{self._return}{self._measured}{left}")
 
     @property
     def _place(self) -> int:

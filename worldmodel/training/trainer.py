@@ -51,6 +51,7 @@ class Trainer:
         randomness: Mapping[str, torch.Generator],
         settings: Mapping[str, Any],
         looks: Sequence[Look] = (),
+        best_by: str = "elbo",
         stages: Stages | None = None,
         history: History | None = None,
         interruptions: Interruptions | None = None,
@@ -68,6 +69,7 @@ class Trainer:
             `sampling` decides which sequences are drawn.
         settings: stored in every checkpoint; it can be resumed under the same ones only.
         looks: the others, in their order.
+        best_by: the score of a look by which the best weights are chosen.
         stages: adds up how long things take.
         history: of earlier sessions.
         interruptions: signals that came before, and those that come while it runs.
@@ -77,7 +79,7 @@ class Trainer:
         if taken := sorted({WORLD, POLICY, RANDOM} & (others or {}).keys()):
             raise ValueError(f"others: expected names of learners that no other part has, got {', '.join(taken)}")
         self.learner, self.rollout, self.replay = learner, rollout, replay
-        self.heldout, self.looks = heldout, (heldout, *looks)
+        self.heldout, self.looks, self.best_by = heldout, (heldout, *looks), best_by
         self.learners: dict[str, AnyLearner] = {WORLD: learner, **(others or {})}
         self.tracker, self.progress, self.folder, self.schedule = tracker, progress, folder, schedule
         self.randomness, self.settings = randomness, settings
@@ -86,7 +88,7 @@ class Trainer:
         self.journal = Journal(tracker, history or History(), self.interruptions.holding)
         self.processes = processes
         self.updates = 0  # in all, those of earlier sessions included
-        self.best_elbo = -np.inf
+        self.best = -np.inf  # score by now
         self.first_loss: float | None = None  # of the weights of the run's first checkpoint
         self._evaluated: int | None = None  # the update of the newest evaluation, those of earlier sessions included
         self._ready = False  # whether the prefill is over, so that there is something to save
@@ -105,6 +107,10 @@ class Trainer:
         """The rollout's policy, if it keeps memory."""
         policy = None if self.rollout is None else self.rollout.policy
         return policy if isinstance(policy, SavedPolicy) else None
+
+    @property
+    def _best_counter(self) -> str:
+        return f"best_{self.best_by}"
 
     @property
     def _checkpoints(self) -> Path:
@@ -143,7 +149,8 @@ class Trainer:
                 self._restore_generator(name, generator, random[name])
         self.updates, self._ready = counters["updates"], True
         self.first_loss = counters.get("first_loss")  # checkpoints did not always have it
-        self.best_elbo = -np.inf if counters["best_elbo"] is None else counters["best_elbo"]
+        best = counters.get(self._best_counter)
+        self.best = -np.inf if best is None else best
         self._evaluated = counters.get("evaluated")
         for stage, seconds in counters["seconds"].items():
             self.stages.seconds[stage] = self.stages.seconds.get(stage, 0.0) + seconds
@@ -267,8 +274,9 @@ class Trainer:
             for look in self.looks:
                 with self.stages(look.stage), self.progress.phase(look.words):
                     scores |= look(self.updates, self.journal)
-        if scores["elbo"] > self.best_elbo:
-            self.best_elbo = scores["elbo"]
+        self.progress.evaluated(scores)
+        if scores[self.best_by] > self.best:
+            self.best = scores[self.best_by]
             self._save("best")
         self._evaluated = self.updates
 
@@ -291,7 +299,7 @@ class Trainer:
         counters = {
             "updates": self.updates,
             "env_steps": self.env_steps,
-            "best_elbo": self.best_elbo if np.isfinite(self.best_elbo) else None,
+            self._best_counter: self.best if np.isfinite(self.best) else None,
             "evaluated": self._evaluated,
             "first_loss": self.first_loss,
             "seconds": self.stages.seconds,

@@ -1,0 +1,87 @@
+"""How a run acts by now: whole episodes of its present policy, what they earn, and how well the model knows them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from worldmodel.behaviour.acting import FilteringPolicy
+from worldmodel.behaviour.actor_critic import ActorCritic
+from worldmodel.data.batches import trimmed
+from worldmodel.data.environment import Environments
+from worldmodel.evaluation.evidence import rough_evidence
+from worldmodel.evaluation.own_episodes import bound_per_step, collect_episodes
+from worldmodel.models.world_model import WorldModel
+from worldmodel.training.journal import Journal
+from worldmodel.training.learner import Learner
+from worldmodel.training.looks import RoughEvidenceSettings
+from worldmodel.types import Batch, Policy
+
+
+class ActingLook:
+    """Plays episodes with the present policy, which does not explore, from the same starts each time."""
+
+    stage, words = "play", "playing"
+
+    def __init__(
+        self,
+        learner: Learner[WorldModel],
+        agent: ActorCritic | None,
+        policy: Callable[[], Policy],
+        environments: Environments,
+        *,
+        episodes: int,
+        discount: float,
+        rough: RoughEvidenceSettings | None,
+        seed: int,
+    ) -> None:
+        """Args:
+        learner: of the world model.
+        agent: the actor and its critic where these act.
+        policy: makes the present policy, without memory of earlier episodes.
+        environments: that it plays in.
+        episodes: how many.
+        discount: the critic's.
+        rough: of an estimate of the episodes' evidence, if there is to be one.
+        seed: of the starts and of all noise.
+        """
+        self.learner, self.agent, self.policy, self.environments = learner, agent, policy, environments
+        self.episodes, self.discount, self.rough, self.seed = episodes, discount, rough, seed
+
+    def __call__(self, update: int, journal: Journal) -> dict[str, float]:
+        """Report: -> `return`, the mean over episodes, in reward units."""
+        episodes, predicted = self._play()
+        model = self.learner.model
+        returns, lengths = (episodes.reward * episodes.valid).sum(1), (episodes.valid.sum(1) - 1).float()
+        bound = bound_per_step(model, episodes, self.seed)
+        values = {
+            "acting/return": returns.mean().item(),
+            "acting/median_return": returns.quantile(0.5).item(),
+            "acting/least_return": returns.min().item(),
+            "acting/length": lengths.mean().item(),
+            **{f"acting_heldout/{name}": value for name, value in bound.items()},
+        }
+        if predicted is not None:
+            worth = self.discount ** (episodes.episode_step - 1).clamp(min=0).double()
+            values["acting/discounted_return"] = (worth * episodes.reward * episodes.valid).sum(1).mean().item()
+            values["acting/predicted_return"] = predicted.mean().item()
+        if self.rough is not None:
+            found = rough_evidence(model, episodes, **self.rough._asdict())
+            values |= {f"acting_evidence/{name}": value for name, value in found._asdict().items()}
+        journal.scalars(update, values)
+        return {"return": values["acting/return"]}
+
+    def _play(self) -> tuple[Batch, Tensor | None]:
+        """Whole episodes, and the critic's value of each one's first state where there is a critic."""
+        predicted: list[Tensor] = []
+
+        def at_start(policy: Policy) -> None:
+            if self.agent is not None and isinstance(policy, FilteringPolicy) and policy.newest is not None:
+                with torch.no_grad():
+                    predicted.append(self.agent.value(policy.newest))
+
+        episodes = collect_episodes(
+            self.environments, self.policy, episodes=self.episodes, seed=self.seed, at_start=at_start
+        )
+        batch = trimmed(episodes.to(self.learner.model.device))
+        return batch, torch.cat(predicted)[: self.episodes] if predicted else None

@@ -1,0 +1,155 @@
+"""Actor and critic as a learner: a step of both on what the world model imagines from the states it has just found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.behaviour.actor_critic import ActorCritic, DreamSteps, state_features
+from worldmodel.behaviour.imagination import imagine_rewards
+from worldmodel.models.world_model import WorldModel
+from worldmodel.training.checkpoint import WORLD
+from worldmodel.training.learner import AnyUpdate, Update
+from worldmodel.training.optimizers import OptimizerName, clip_adaptively, make_optimizer
+from worldmodel.training.states import learner_state, restore_learner
+from worldmodel.types import Batch, State
+
+
+@dataclass(frozen=True)
+class BehaviourUpdate:
+    """What one step of actor and critic reports, detached, on the device."""
+
+    numbers: dict[str, Tensor]  # [] each
+    losses: dict[str, Tensor]  # of actor and critic by imagined step, [S, H]
+    learning_rate: float
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Everything that is one number per update: nats, reward units, or as its name says."""
+        return self.numbers
+
+    def first_non_finite(self) -> dict[str, Tensor]:
+        """By loss, the first imagined step with a value that is not finite, or -1."""
+        bad = {name: (~torch.isfinite(loss)).any(0) for name, loss in self.losses.items()}  # [H]
+        return {name: torch.where(steps.any(), steps.int().argmax(), -1) for name, steps in bad.items()}
+
+
+class BehaviourLearner:
+    """Trains actor and critic on imagined trajectories; the world model is read, and left as it is."""
+
+    def __init__(
+        self,
+        agent: ActorCritic,
+        world: WorldModel,
+        generator: torch.Generator,
+        *,
+        starts: int,
+        horizon: int,
+        discount: float,
+        optimizer: OptimizerName,
+        learning_rate: float,
+        clip_norm: float,
+        adaptive_clip: float | None = None,
+    ) -> None:
+        """Args:
+        agent: what is trained, on the world model's device.
+        world: the world model that is imagined in.
+        generator: source of all noise: the choice of starts, latents, actions.
+        starts, horizon: trajectories of an update, at most, and their steps (S and H).
+        discount: of a reward one step later.
+        optimizer, learning_rate: of both networks.
+        clip_norm: largest gradient norm, of each network.
+        adaptive_clip: largest gradient of each parameter in units of the parameter; see `clip_adaptively`.
+        """
+        self.model, self.world, self.generator = agent, world, generator
+        self.starts, self.horizon, self.discount = starts, horizon, discount
+        self.learning_rate, self.clip_norm, self.adaptive_clip = learning_rate, clip_norm, adaptive_clip
+        self.networks: dict[str, nn.Module] = {"actor": agent.actor, "critic": agent.critic}
+        trained = [p for network in self.networks.values() for p in network.parameters()]
+        self.optimizer = make_optimizer(optimizer, trained, learning_rate=learning_rate)
+        self.updates = 0
+
+    def update(self, batch: Batch, before: Mapping[str, AnyUpdate]) -> BehaviourUpdate:
+        """Take one step of both on what follows from the states that the world model's update found in the batch."""
+        of_world = before[WORLD]
+        assert isinstance(of_world, Update)
+        agent, dream = self.model, self._imagine(*self._draw_starts(of_world.states, batch))
+        targets = agent.targets(dream)
+        agent.return_scale.update(targets.returns.detach(), targets.weight)
+        actor_loss, critic_loss = agent.actor_loss(dream, targets), agent.critic_loss(dream, targets)
+        self.optimizer.zero_grad()
+        for name, loss in (("actor", actor_loss.value), ("critic", critic_loss.value)):
+            loss.mean().backward(inputs=list(self.networks[name].parameters()), retain_graph=name == "actor")
+        norms = {f"grad_norm/{name}": self._clip(network) for name, network in self.networks.items()}
+        self.optimizer.step()
+        agent.update_slow_critic()
+        self.updates += 1
+        losses = {"actor": actor_loss.value.detach(), "critic": critic_loss.value.detach()}
+        means = {f"loss/{name}": loss.mean() for name, loss in losses.items()}
+        numbers = {
+            "loss/value": means["loss/actor"] + means["loss/critic"],
+            **means,
+            **norms,
+            "return": _mean(targets.returns, targets.weight),
+            "value": _mean(targets.value, targets.weight),
+            "slow_value": _mean(targets.slow_value, targets.weight),
+            "return_scale": agent.return_scale(),
+            "reward": _mean(dream.reward, targets.weight),
+            "entropy": _mean(actor_loss.entropy, targets.weight),
+            "lasting": targets.weight[:, -1].mean() / targets.weight[:, 0].mean().clamp(min=1e-8),
+        }
+        return BehaviourUpdate({name: x.detach() for name, x in numbers.items()}, losses, self.learning_rate)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, the returns' scale and the optimiser's state, by name; the generator's is not among them."""
+        return learner_state(self.model, self.optimizer)
+
+    def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from a state that `state` gave after so many updates; raises ValueError for another agent's."""
+        restore_learner(self.model, self.optimizer, state)
+        self.updates = updates
+
+    def _draw_starts(self, states: State, batch: Batch) -> tuple[State, Tensor]:
+        """S states of the batch, each row at most once, and which of them count: [S, ...] and [S].
+
+        Rows that warm the state up, and rows at which an episode terminates, are drawn where there are too few others,
+        and count for nothing.
+        """
+        counts = (batch.valid & ~batch.is_terminal).flatten()  # [B T]
+        order = torch.rand(len(counts), generator=self.generator, device=counts.device) + counts
+        chosen = order.topk(min(self.starts, len(counts))).indices
+        return State(*(x.flatten(0, 1)[chosen] for x in states)), counts[chosen].to(states.deter.dtype)
+
+    def _imagine(self, start: State, counts: Tensor) -> DreamSteps:
+        pathwise, actor = self.model.gradient == "pathwise", self.model.actor
+
+        def act(state: State) -> Tensor:
+            policy = actor(state_features(state))
+            return policy.rsample(policy.noise(self.generator)) if pathwise else policy.sample(self.generator)
+
+        imagined = imagine_rewards(
+            self.world,
+            State(*(x[None] for x in start)),
+            act,
+            self.horizon,
+            discount=self.discount,
+            generator=self.generator,
+            gradients=pathwise,
+        )
+        later = state_features(imagined.states)[0]  # [S, H, F]
+        features = torch.cat([state_features(start)[:, None], later], 1)  # [S, H + 1, F]
+        return DreamSteps(features, imagined.action[0], imagined.reward[0], self.discount * imagined.alive[0], counts)
+
+    def _clip(self, network: nn.Module) -> Tensor:
+        """Clip the gradients of a network: -> their norm before."""
+        parameters = list(network.parameters())
+        if self.adaptive_clip is None:
+            return nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        clip_adaptively(parameters, self.adaptive_clip)
+        nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        return norm
+
+
+def _mean(x: Tensor, weight: Tensor) -> Tensor:
+    return (x * weight).sum() / weight.sum().clamp(min=1e-8)
