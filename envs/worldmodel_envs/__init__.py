@@ -1,6 +1,7 @@
-"""Gymnasium environments and wrappers. Nothing here knows of the library that trains on them.
+"""Gymnasium environments and wrappers. Nothing here imports the library that trains on them.
 
-Importing this registers the environments, so that `gymnasium.make("worldmodel/LinearGaussian-v0")` finds them.
+Importing this registers the environments, so that `gymnasium.make("worldmodel/LinearGaussian-v0")` finds them. The
+dream of a run, `gymnasium.make("worldmodel/Dream-v0", run=...)`, is the library's, which is imported when one is made.
 """
 
 import gymnasium
@@ -10,4 +11,9 @@ gymnasium.register(  # 64 rows
 )
 gymnasium.register(  # 64 rows
     "worldmodel/LinearGaussian-v0", "worldmodel_envs.linear_gaussian:LinearGaussian", max_episode_steps=63
+)
+gymnasium.register(
+    "worldmodel/Dream-v0",
+    "worldmodel.runs.dream:make_dream",
+    vector_entry_point="worldmodel.runs.dream:make_dreams",
 )
