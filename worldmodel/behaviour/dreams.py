@@ -12,7 +12,7 @@ A dream begins at a row that was seen: the rows up to it are filtered, and every
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,8 +27,8 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import Batch, Carry, Likelihood, ObservationSpec, State
 
-Observed = Literal["mean", "sample"]
-Ends = Literal["sampled", "likeliest", "never"]
+OBSERVED = ("mean", "sample")
+ENDS = ("sampled", "likeliest", "never")
 HORIZON = 50  # steps of a dream, unless another number is asked for
 CONTEXT = 16  # rows before a dream that are filtered, at most
 POOL = 256  # contexts that are filtered at once, at least: a dream that begins alone takes one that is ready
@@ -44,18 +44,17 @@ class DreamRules:
     horizon: int | None = HORIZON
     """Steps after which a dream is truncated; None: never. Short dreams from any row keep to what the model knows:
     small errors add up, and an agent lives off the largest of them."""
-    observed: Observed = "mean"
+    observed: str = "mean"
     """Observations are the likelihood's mean (the likeliest class or bit), or a draw. The mean is for worlds that are
     seen without noise; what is random in the world itself is in z and is sampled in either case."""
-    ends: Ends = "sampled"
+    ends: str = "sampled"
     """A dream terminates with the probability that the model gives, or where that is above a half, or never. Only the
     first has the right frequency; an agent that may choose exploits the others."""
 
     def __post_init__(self) -> None:
         if self.horizon is not None:
             require_positive(horizon=self.horizon)
-        for name, choices in (("observed", Observed), ("ends", Ends)):
-            known, got = get_args(choices), getattr(self, name)
+        for name, known, got in (("observed", OBSERVED, self.observed), ("ends", ENDS, self.ends)):
             if got not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
 

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 from gymnasium import Space, spaces
-from gymnasium.vector.utils import batch_space
 from jaxtyping import Float
 
-from worldmodel.data.spaces import ROOT, action_spec, encode_action, leaves, observation_specs
+from worldmodel.data.spaces import ROOT, action_spec, encode_actions, leaves, observation_specs
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 
 Tree = dict[str, Any] | tuple[Any, ...] | str  # the paths of leaves, nested as a space of observations is
@@ -89,12 +88,7 @@ class RowSpaces:
         Raises:
             ValueError: if they are not N members of the action space.
         """
-        count = len(actions)
-        if isinstance(self.action, spaces.MultiBinary):  # whose batch is a Box
-            if np.shape(actions) != (count, *self.action.shape):
-                raise ValueError(f"action: expected [N, ...] of {self.action}, got the shape {np.shape(actions)}")
-            return np.asarray(actions, np.float32).reshape(count, -1)
-        return encode_action(batch_space(self.action, count), actions).reshape(count, -1)
+        return encode_actions(self.action, actions)
 
 
 def _leaf_space(leaf: ObservationSpec) -> Space:
@@ -124,7 +118,10 @@ def _without_text(space: Space, spec: EnvSpec, whole: set[str]) -> "tuple[Space,
     def seen(part: Space) -> tuple[Space, Tree] | None:
         if isinstance(part, spaces.Dict):
             named = {name: built for name, child in part.spaces.items() if (built := seen(child)) is not None}
-            both = spaces.Dict({name: one for name, (one, _) in named.items()}), {n: tree for n, (_, tree) in named.items()}
+            both = (
+                spaces.Dict({name: one for name, (one, _) in named.items()}),
+                {n: tree for n, (_, tree) in named.items()},
+            )
             return both if named else None
         if isinstance(part, spaces.Tuple):
             listed = [built for child in part.spaces if (built := seen(child)) is not None]

@@ -11,12 +11,12 @@ Opening a run's dream imports nothing that its settings name, unless it is asked
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
 from worldmodel.behaviour.dream_environment import DreamEnv, DreamVectorEnv
-from worldmodel.behaviour.dreams import CONTEXT, HORIZON, DrawContexts, DreamRules, Dreams, Ends, Observed, going_on, joined
+from worldmodel.behaviour.dreams import CONTEXT, HORIZON, DrawContexts, DreamRules, Dreams, going_on, joined
 from worldmodel.checks import require_positive
 from worldmodel.data import suites
 from worldmodel.data.batches import select
@@ -26,8 +26,8 @@ from worldmodel.data.row_spaces import RowSpaces
 from worldmodel.runs.run import Run, open_run, stored_data
 from worldmodel.types import Batch
 
-Starts = Literal["replay", "heldout"]
-SpacesOf = Literal["world", "rows"]
+STARTS = ("replay", "heldout")
+SPACES = ("world", "rows", None)
 
 
 def make_dream(run: str | Path | Run, *, render_mode: str | None = None, **options: Any) -> DreamEnv:
@@ -59,12 +59,12 @@ def _prepare(
     count: int,
     *,
     horizon: int | None = HORIZON,
-    observed: Observed = "mean",
-    ends: Ends = "sampled",
-    starts: Starts = "replay",
+    observed: str = "mean",
+    ends: str = "sampled",
+    starts: str = "replay",
     from_resets: bool = False,
     context: int = CONTEXT,
-    spaces: SpacesOf | None = None,
+    spaces: str | None = None,
     checkpoint: str | None = None,
     device: str = "cpu",
 ) -> tuple[Dreams, RowSpaces]:
@@ -82,7 +82,7 @@ def _prepare(
     """
     rules = DreamRules(horizon, observed, ends)
     require_positive(num_envs=count, context=context)
-    for name, given, known in (("starts", starts, get_args(Starts)), ("spaces", spaces, (*get_args(SpacesOf), None))):
+    for name, given, known in (("starts", starts, STARTS), ("spaces", spaces, SPACES)):
         if given not in known:
             raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {given!r}")
     opened = run if isinstance(run, Run) else open_run(run, checkpoint, device)
@@ -95,7 +95,7 @@ def _prepare(
     return Dreams(opened.model, count, draw, rules), seen
 
 
-def dream_spaces(run: Run, spaces: SpacesOf | None = None) -> RowSpaces:
+def dream_spaces(run: Run, spaces: str | None = None) -> RowSpaces:
     """The spaces that a run's dream is seen in.
 
     Args:
@@ -125,9 +125,14 @@ def dream_spaces(run: Run, spaces: SpacesOf | None = None) -> RowSpaces:
 
 def _any_rows(folder: Path, context: int) -> DrawContexts:
     """Contexts that end at any stored row, each as likely, but no episode's last."""
-    replay = Replay.open(folder, read_only=True)
-    length = min(context, len(replay))
-    return lambda count, generator: going_on(lambda n: replay.sample(n, length, generator), count)
+
+    def draw(count: int, generator: torch.Generator) -> Batch:
+        with Replay.open(folder, read_only=True) as replay:  # closed in between: nobody has to close a dream
+            length = min(context, len(replay))
+            return going_on(lambda n: replay.sample(n, length, generator), count)
+
+    draw(1, torch.Generator())  # what is wrong with the rows is said at once
+    return draw
 
 
 def _first_rows(folder: Path) -> DrawContexts:
