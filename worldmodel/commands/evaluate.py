@@ -7,6 +7,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from worldmodel.commands.options import add_options_of, arguments_of
 
+EPISODES = 20  # of a dream gap, unless another number is asked for
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -18,6 +20,7 @@ OF_SEARCH = {  # the settings of the planner that may be set here
     "candidates": "sequences of actions in each iteration of the search",
     "iterations": "rounds of the search at every step",
 }
+OF_GAP = {"steps": None, "context": None}  # options that need --dream_gap; their defaults
 OF_EPISODES = {"policy": None, "seed": 0, **dict.fromkeys(OF_SEARCH)}  # options that need --episodes; their defaults
 
 
@@ -30,6 +33,11 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int | None, default=None, help=words)
     words = "who acts in them: a planner with the run's model (by default as planner.method says), or nobody"
     parser.add_argument("--policy", type=Literal["mppi", "cem", "random"] | None, default=None, help=words)
+    words = "let the policy act in the model's dream too, from the same starts, and show how far the two are apart"
+    parser.add_argument("--dream_gap", "--dream-gap", action="store_true", help=words)
+    parser.add_argument("--steps", type=int | None, default=None, help="after the start that dreams are compared for")
+    words = "rows seen before dream and world part; by default evaluation.context"
+    parser.add_argument("--context", type=int | None, default=None, help=words)
     parser.add_argument("--seed", type=int, default=OF_EPISODES["seed"], help="of their starts, and of the policy")
     for name, words in OF_SEARCH.items():
         parser.add_argument(f"--{name}", type=int | None, default=None, help=f"{words}; by default planner.{name}")
@@ -37,6 +45,11 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Print the bound, the KL and the open-loop errors as tables; or what the policy earned."""
+    misplaced = [name for name, default in OF_GAP.items() if getattr(options, name) != default]
+    if misplaced and not options.dream_gap:
+        raise ValueError(f"{', '.join(misplaced)}: expected --dream_gap beside it, got none")
+    if options.dream_gap and options.episodes is None:
+        options.episodes = EPISODES
     given = [name for name, default in OF_EPISODES.items() if getattr(options, name) != default]
     if options.episodes is None and given:
         raise ValueError(f"{', '.join(given)}: expected --episodes beside it, got none: without it nobody acts")
@@ -45,11 +58,14 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     # Heavy, and not needed to refuse a mistake.
     from rich.console import Console
 
+    from worldmodel.commands.dream_gap import show_dream_gap
     from worldmodel.runs.run import open_run
 
     opened = open_run(**arguments_of(options, open_run))
     console = Console(highlight=False, markup=False)
-    if options.episodes is None:
+    if options.dream_gap:
+        show_dream_gap(console, opened, options, _search(options))
+    elif options.episodes is None:
         _show_held_out(console, opened)
     else:
         _play(console, opened, options)
@@ -88,8 +104,7 @@ def _play(console: "Console", opened: "Run", options: Namespace) -> None:
     from worldmodel.training.progress import Watch
 
     name = options.policy or opened.config.planner.method
-    settings = {one: value for one in OF_SEARCH if (value := getattr(options, one)) is not None}
-    policy = opened.policy(name, seed=options.seed, **settings)
+    policy = opened.policy(name, seed=options.seed, **_search(options))
     watch = Watch()
     try:
         with watch.phase("playing"):
@@ -110,6 +125,11 @@ def _play(console: "Console", opened: "Run", options: Namespace) -> None:
         soft_wrap=True,
     )
     _show_played(console, played)
+
+
+def _search(options: Namespace) -> dict[str, int]:
+    """The planner's settings that were given."""
+    return {one: value for one in OF_SEARCH if (value := getattr(options, one)) is not None}
 
 
 def _show_played(console: "Console", played: "Played") -> None:

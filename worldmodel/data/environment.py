@@ -278,9 +278,7 @@ def make_environments(
     return Environments(make_vector, found.spec, step_timeout=step_timeout, restarts=restarts, left_out=found.left_out)
 
 
-def real_spaces(
-    env_id: str, *, kwargs: Mapping[str, Any], **settings: Any
-) -> tuple[gymnasium.Space, gymnasium.Space]:
+def real_spaces(env_id: str, *, kwargs: Mapping[str, Any], **settings: Any) -> tuple[gymnasium.Space, gymnasium.Space]:
     """The observation and action spaces of an environment itself, before rows are made of it.
 
     Arguments and errors as in `make_environments`, without those about many environments.

@@ -108,7 +108,7 @@ def dream_gap(
     noise = make_generator(seed, stream=Stream.IMAGINATION)
     for begin in range(0, episodes, environments.count):
         wanted = min(environments.count, episodes - begin)
-        rows = _in_the_world(Rollout(environments, make_policy(), first + begin), context + horizon, wanted, at)
+        rows = _in_the_world(Rollout(environments, make_policy(), first + begin), context, horizon, wanted, at)
         dreams = Dreams(model, environments.count, _nothing_to_draw, DreamRules(None, observed))
         dreams.seed(int(torch.randint(2**63 - 1, (1,), generator=noise)))
         dream = _in_the_dream(dreams, make_policy(), rows[:context], horizon, at)
@@ -166,11 +166,11 @@ def _mean(
     return rules.Curve(mean, low, high)
 
 
-def _in_the_world(rollout: Rollout, rows: int, wanted: int, at: Callable[[str], None]) -> list[Rows]:
-    """So many rows of each environment, or less where the first episodes of the first `wanted` are over."""
+def _in_the_world(rollout: Rollout, context: int, horizon: int, wanted: int, at: Callable[[str], None]) -> list[Rows]:
+    """So many rows of each environment; fewer, but more than the context, once the first `wanted` episodes are over."""
     seen = [rollout.step()]
     running = np.ones(wanted, bool)
-    while len(seen) < rows and running.any():
+    while len(seen) <= context or (len(seen) < context + horizon and running.any()):
         seen.append(rollout.step())
         running &= ~seen[-1].is_last[:wanted]
         at(f"world: {len(seen)} rows, {wanted - int(running.sum())} of {wanted} episodes over")
