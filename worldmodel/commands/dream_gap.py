@@ -40,8 +40,8 @@ def show_dream_gap(console: "Console", opened: "Run", options: Namespace, search
         sys.exit(1)
     left_out = f"; {gap.too_short} episodes ended before" if gap.too_short else ""
     console.print(
-        f"{len(gap.world.reward)} starts in {opened.config.env.id} and in the dream, policy {name}, seed {options.seed}:"
-        f" {gap.context} rows in common, then {steps} steps at most{left_out}",
+        f"{len(gap.world.reward)} starts in {opened.config.env.id} and in the dream, policy {name},"
+        f" seed {options.seed}: {gap.context} rows in common, then {steps} steps at most{left_out}",
         markup=False,
         soft_wrap=True,
     )

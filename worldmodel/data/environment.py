@@ -134,12 +134,13 @@ class Environments:
             ValueError: if one shows something else.
         """
         with _quiet():
-            shown = [np.asarray(frame) for frame in self._vector.render() or ()]
-        wrong = next((x for x in shown if x.ndim != 3 or x.shape[-1] != 3 or x.dtype != np.uint8), None)
-        if len(shown) != self.count or wrong is not None:
-            got = "none" if wrong is None else f"the shape {wrong.shape} and dtype {wrong.dtype}"
+            shown = [None if frame is None else np.asarray(frame) for frame in self._vector.render() or ()]
+        for x in shown:
+            if x is not None and x.ndim == 3 and x.shape[-1] == 3 and x.dtype == np.uint8:
+                continue
+            got = "none" if x is None else f"the shape {x.shape} and dtype {x.dtype}"
             raise ValueError(f"render: expected a frame [H, W, 3] of bytes of each environment, got {got}")
-        return shown
+        return [x for x in shown if x is not None]
 
     def close(self) -> None:
         """End all environments, once; what does not close in time is left, or killed if it is a worker."""

@@ -154,15 +154,13 @@ def _mean(
     x: Float[np.ndarray, "E H"], counted: Bool[np.ndarray, "E H"], resamples: Float[np.ndarray, "R E"]
 ) -> rules.Curve:
     """The mean over what counts, with its bootstrap interval over starts."""
+    kept = np.where(counted, x, 0.0)
     with np.errstate(invalid="ignore"):  # 0 / 0 where nothing counts
-        mean = np.where(counted, x, 0.0).sum(0) / counted.sum(0)
-        again = (resamples @ np.where(counted, x, 0.0)) / (resamples @ counted)
-    if len(x) < 2:
-        again = np.full_like(again, np.nan)
+        mean, again = kept.sum(0) / counted.sum(0), (resamples @ kept) / (resamples @ counted)
     low, high = np.full((2, x.shape[1]), np.nan)
-    some = counted.any(0)
-    tail = (1 - COVERAGE) / 2
-    low[some], high[some] = np.nanquantile(again[:, some], [tail, 1 - tail], axis=0) if len(x) > 1 else np.nan
+    if len(x) > 1:
+        some, tail = counted.any(0), (1 - COVERAGE) / 2
+        low[some], high[some] = np.nanquantile(again[:, some], [tail, 1 - tail], axis=0)
     return rules.Curve(mean, low, high)
 
 

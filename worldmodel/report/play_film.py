@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from worldmodel.evaluation.watched import Seen, Watched
 from worldmodel.report.films import as_rgb
@@ -25,6 +25,8 @@ MILLISECONDS, PAUSE = 40, 1200  # a frame is shown, and an episode's last one
 PALE = 0.72  # share of white over what lies ahead
 DPI = 100
 COLOURS = 128  # of the whole film
+CURSOR, FRAMED = "#b03030", "#c8c8c8"
+MARGIN, SUBTITLE = 18, 36  # pixels from the left and from the top, of the line under the title
 RECONSTRUCTION, PREDICTION = "reconstruction", "one step ahead"
 
 
@@ -33,8 +35,7 @@ class Chart(NamedTuple):
 
     pixels: Image.Image
     pictures: list[tuple[int, int, int, int]]  # left, top, right, bottom
-    strips: list[tuple[int, int, int, int]]  # likewise, of the axes over steps
-    steps: tuple[float, float]  # pixels from the left of step 0, and per step
+    strips: list[tuple[int, int, int, int]]  # likewise, of the axes over steps, from the first to the last
 
 
 def play_gif(watched: Sequence[Watched], titles: Sequence[str]) -> bytes:
@@ -63,13 +64,14 @@ def episode_frames(watched: Watched, title: str) -> Iterator[Image.Image]:
     """The frames of one episode."""
     image = next((name for name, seen in watched.leaves.items() if seen.truth.ndim == 4), None)
     chart = _image_chart(watched, title, image) if image else _trace_chart(watched, title)
-    T = len(watched.frames)
+    T, earned = len(watched.frames), watched.reward.cumsum()
     for t in sorted({*range(0, T, -(-T // FRAMES)), T - 1}):
         pictures = [watched.frames[t]]
         if image is not None:
             seen = watched.leaves[image]
             pictures += [as_rgb(seen.reconstruction[t]), as_rgb(seen.prediction[t])]
-        yield _frame(chart, pictures, t)
+        words = f"step {t}    return so far {earned[t]:.1f}"
+        yield _frame(chart, pictures, t / max(1, T - 1), words)
 
 
 def _trace_chart(watched: Watched, title: str) -> Chart:
@@ -95,8 +97,8 @@ def _trace_chart(watched: Watched, title: str) -> Chart:
         steps = np.arange(len(truth))
         if band is not None:
             axis.fill_between(steps, *band, color=OPTIMISED, alpha=0.22, lw=0)
-        axis.plot(steps, prediction, color=OPTIMISED, lw=1.2, label=PREDICTION)
         axis.plot(steps, truth, color=TRUTH, lw=1.6, label="observed")
+        axis.plot(steps, prediction, color=OPTIMISED, lw=1.1, label=PREDICTION)
         axis.plot(steps, reconstruction, color=RAW, lw=1.2, ls=(0, (2, 1.4)), label=RECONSTRUCTION)
         _bare(axis, label(name))
         axis.tick_params(labelbottom=False)
@@ -139,7 +141,7 @@ def _drawn(figure: Figure, title: str, watched: Watched, pictures: list[Axes], s
         axis.set_xlim(0, max(1, len(steps) - 1))
     for axis in pictures:
         axis.set_axis_off()
-    figure.text(0.02, 0.955, title, fontsize=11.5, va="center", weight="bold")
+    figure.text(0.02, 0.962, title, fontsize=11.5, va="center", weight="bold")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
@@ -149,32 +151,26 @@ def _drawn(figure: Figure, title: str, watched: Watched, pictures: list[Axes], s
         inside = axis.get_window_extent()
         return round(inside.x0), round(height - inside.y1), round(inside.x1), round(height - inside.y0)
 
-    def column(step: float) -> float:
-        return float(kl.transData.transform((step, 0))[0])
-
-    # Traces are narrower than the KL: every strip has its own place for a step, see `_frame`.
-    return Chart(pixels, [box(axis) for axis in pictures], [box(axis) for axis in strips], (column(0), column(1)))
+    return Chart(pixels, [box(axis) for axis in pictures], [box(axis) for axis in strips])
 
 
-def _frame(chart: Chart, pictures: list[np.ndarray], step: int) -> Image.Image:
-    """The page at one step."""
+def _frame(chart: Chart, pictures: list[np.ndarray], share: float, words: str) -> Image.Image:
+    """The page at one step, which is this share of the way through the episode."""
     page = chart.pixels.copy()
     draw = ImageDraw.Draw(page)
-    first, second = chart.steps
-    last = chart.strips[-1]
-    share = (step * (second - first)) / max(1, last[2] - last[0])  # of a strip's width
+    draw.text((MARGIN, SUBTITLE), words, fill="#555555", font=ImageFont.load_default(13))
     for left, top, right, bottom in chart.strips:
         x = round(left + share * (right - left))
         ahead = (min(x + 1, right), top, right, bottom)
         if ahead[0] < right:
             part = page.crop(ahead)
             page.paste(Image.blend(part, Image.new("RGB", part.size, "white"), PALE), ahead)
-        draw.line((x, top, x, bottom), fill="#b03030", width=2)
+        draw.line((x, top, x, bottom), fill=CURSOR, width=2)
     for pixels, (left, top, right, bottom) in zip(pictures, chart.pictures, strict=True):
         picture = _fitted(pixels, right - left, bottom - top)
         x, y = left + (right - left - picture.size[0]) // 2, top + (bottom - top - picture.size[1]) // 2
         page.paste(picture, (x, y))
-        draw.rectangle((x - 1, y - 1, x + picture.size[0], y + picture.size[1]), outline="#c8c8c8")
+        draw.rectangle((x - 1, y - 1, x + picture.size[0], y + picture.size[1]), outline=FRAMED)
     return page
 
 
@@ -214,4 +210,8 @@ def _palette(frames: list[Image.Image]) -> Image.Image:
     sheet = Image.new("RGB", (width, height * len(chosen)))
     for i, frame in enumerate(chosen):
         sheet.paste(frame, (0, i * height))
-    return sheet.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = sheet.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[colours.min(1) > 248] = 255  # the page is white, not nearly so
+    palette.putpalette(colours.flatten().tolist())
+    return palette
