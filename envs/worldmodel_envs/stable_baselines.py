@@ -58,4 +58,4 @@ class StableVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """A frame of each environment."""
-        return list(self.env.render() or ())
+        return [np.asarray(frame) for frame in self.env.render() or ()]

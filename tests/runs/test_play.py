@@ -13,7 +13,8 @@ from worldmodel.cli import main
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.evaluation.episodes import summary
 from worldmodel.runs.dream_gap import measure_dream_gap
-from worldmodel.runs.play import rendering, watch_play, write_play
+from worldmodel.runs.environments import rendering
+from worldmodel.runs.play import watch_play, write_play
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import train
 from worldmodel.training.progress import RunProgress

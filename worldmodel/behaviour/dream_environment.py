@@ -76,7 +76,7 @@ class DreamVectorEnv(VectorEnv):
                 obs[path][over] = x
         return self._members(obs), reward.double().numpy(), terminated.numpy(), truncated.numpy(), info
 
-    def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[np.ndarray, ...] | None:
         """The images [H, W, 3] that the model decodes from the newest states; None without a render mode."""
         if self.render_mode is None or self._image is None:
             return None
@@ -114,7 +114,7 @@ class DreamEnv(gymnasium.Env):
         obs, reward, terminated, truncated = self._vector.dreams.step(torch.from_numpy(vector))
         return self._first(obs), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """The image [H, W, 3] that the model decodes from the newest state; None without a render mode."""
         frames = self._vector.render()
         return None if frames is None else frames[0]

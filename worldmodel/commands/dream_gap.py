@@ -1,7 +1,7 @@
 """`worldmodel evaluate RUN --dream_gap`: a policy in the dream beside the same policy in the world."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from worldmodel.runs.run import Run
 
 
-def show_dream_gap(console: "Console", opened: "Run", options: Namespace, search: dict[str, int]) -> None:
+def show_dream_gap(console: "Console", opened: "Run", options: Namespace, search: dict[str, Any]) -> None:
     """Play, dream and print both tables; where an environment fails, end with status 1."""
     from worldmodel.data.guard import EnvironmentFailureError
     from worldmodel.report import dream_gap as tables

@@ -100,7 +100,7 @@ def _leaf_space(leaf: ObservationSpec) -> Space:
         return spaces.Box(0, 255, leaf.shape, np.uint8)
     if leaf.kind == "binary":
         return spaces.MultiBinary(leaf.shape[0])
-    return spaces.Discrete(leaf.classes[0]) if len(leaf.classes) == 1 else spaces.MultiDiscrete(leaf.classes)
+    return spaces.Discrete(leaf.classes[0]) if len(leaf.classes) == 1 else spaces.MultiDiscrete(list(leaf.classes))
 
 
 def _action_space(spec: ActionSpec) -> Space:
@@ -108,7 +108,7 @@ def _action_space(spec: ActionSpec) -> Space:
         return spaces.Box(-1, 1, (spec.width,), np.float32)
     if spec.kind == "binary":
         return spaces.MultiBinary(spec.width)
-    return spaces.Discrete(spec.classes[0]) if len(spec.classes) == 1 else spaces.MultiDiscrete(spec.classes)
+    return spaces.Discrete(spec.classes[0]) if len(spec.classes) == 1 else spaces.MultiDiscrete(list(spec.classes))
 
 
 def _without_text(space: Space, spec: EnvSpec, whole: set[str]) -> "tuple[Space, Tree]":

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 from worldmodel.behaviour.dreams import DreamRules, Dreams
 from worldmodel.checks import require_positive
+from worldmodel.data.batches import stacked
 from worldmodel.data.environment import Environments
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation import scoring_rules as rules
@@ -179,7 +180,7 @@ def _in_the_dream(
     dreams: Dreams, policy: Policy, context: list[Rows], horizon: int, at: Callable[[str], None]
 ) -> Course:
     """The policy's dreams behind these rows."""
-    dreams.begin(context=_batch(context))
+    dreams.begin(context=stacked(context))
     action = np.zeros(0)
     for row in context:
         action = policy(row)
@@ -195,15 +196,6 @@ def _in_the_dream(
         action = policy(seen[-1])
         at(f"dream: {len(seen)} steps")
     return _course(seen, horizon)
-
-
-def _batch(rows: list[Rows]) -> Batch:
-    def stack(parts: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(parts, 1))
-
-    obs = {path: stack([row.obs[path] for row in rows]) for path in rows[0].obs}
-    rest = [stack([getattr(row, name) for row in rows]) for name in Rows._fields[1:]]
-    return Batch(obs, *rest, valid=torch.ones(rest[0].shape[:2], dtype=torch.bool))
 
 
 def _course(rows: list[Rows], horizon: int) -> Course:

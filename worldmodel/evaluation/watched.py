@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from worldmodel.checks import require_positive
-from worldmodel.data.batches import in_precision
+from worldmodel.data.batches import in_precision, stacked
 from worldmodel.data.environment import Environments
 from worldmodel.data.policy import ScriptedPolicy
 from worldmodel.data.rollout import Rollout
@@ -110,7 +110,7 @@ def film(
         rows.append(rollout.step())
         frames.append(_smaller(environments.frames()[0]))
         at(f"filmed {len(rows)} of {len(recorded.action) + 1} rows")
-    return np.stack(frames), _batch(rows)
+    return np.stack(frames), stacked(rows)
 
 
 @torch.no_grad()
@@ -139,7 +139,8 @@ def watch(model: WorldModel, frames: np.ndarray, rows: Batch, generator: torch.G
     seen = {}
     for name in names:
         band = np.quantile(_numpy(torch.stack(draws[name])[:, 0]), QUANTILES, axis=0) if name in draws else None
-        seen[name] = Seen(*(_numpy(x[name][0]) for x in (rows.obs, reconstruction, total)), band)
+        truth, seen_row, guessed = (_numpy(x[name][0]) for x in (rows.obs, reconstruction, total))
+        seen[name] = Seen(truth, seen_row, guessed, band)
     return Watched(frames, _numpy(rows.reward[0]), _numpy(kl), seen)
 
 
@@ -148,13 +149,6 @@ def _recorded(rows: list[Rows], i: int, seed: int) -> Recorded:
     end = next(t for t, row in enumerate(rows) if row.is_last[i])
     action = np.stack([row.prev_action[i] for row in rows[1 : end + 1]])
     return Recorded(seed, action, float(sum(row.reward[i] for row in rows[1 : end + 1])))
-
-
-def _batch(rows: list[Rows]) -> Batch:
-    """The rows of one environment as one sequence."""
-    obs = {path: torch.from_numpy(np.stack([row.obs[path] for row in rows], 1)) for path in rows[0].obs}
-    rest = [torch.from_numpy(np.stack([getattr(row, name) for row in rows], 1)) for name in Rows._fields[1:]]
-    return Batch(obs, *rest, valid=torch.ones(rest[1].shape, dtype=torch.bool))
 
 
 def _smaller(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -110,7 +110,7 @@ def _trace_chart(watched: Watched, title: str) -> Chart:
     else:
         axes[0].remove()
     kl = figure.add_subplot(grid[rows, :])
-    kl.set_position([0.075, 0.09, 0.91, kl.get_position().height])
+    kl.set_position((0.075, 0.09, 0.91, kl.get_position().height))
     return _drawn(figure, title, watched, [picture], [*axes[: len(traces)], kl], kl)
 
 
@@ -124,7 +124,7 @@ def _image_chart(watched: Watched, title: str, image: str) -> Chart:
     for axis, words in zip(pictures, ("environment", RECONSTRUCTION, PREDICTION), strict=True):
         axis.set_title(words, fontsize=10, color={RECONSTRUCTION: RAW, PREDICTION: OPTIMISED}.get(words, TRUTH), pad=4)
     kl = figure.add_subplot(grid[1, :])
-    kl.set_position([0.075, 0.11, 0.91, kl.get_position().height])
+    kl.set_position((0.075, 0.11, 0.91, kl.get_position().height))
     return _drawn(figure, title, watched, pictures, [kl], kl)
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from worldmodel import build
 from worldmodel.checks import require_positive
 from worldmodel.evaluation.dream_gap import DreamGap, dream_gap
 from worldmodel.evaluation.episodes import side_by_side
+from worldmodel.runs.environments import evaluation_environments
 from worldmodel.runs.run import Run
 from worldmodel.types import Policy
 
@@ -53,11 +53,7 @@ def measure_dream_gap(
         return run.policy(policy, seed=seed, **planner) if isinstance(policy, str) else policy()
 
     make()  # a mistake is told before the environment is made
-    log(build.making_words(run.config))
-    with build.build_evaluation_environments(run.config, side_by_side(episodes)) as environments:
-        if environments.spec != run.model.spec:
-            expected = "an environment of the observations and actions that the model knows"
-            raise ValueError(f"env.id: expected {expected}, got {run.config.env.id}; the run's rows are of another")
+    with evaluation_environments(run.config, run.model.spec, side_by_side(episodes), log) as environments:
         return dream_gap(
             environments,
             run.model,

@@ -1,20 +1,17 @@
 """A run at play: episodes in its environment, the best and the median one filmed beside what the model made of them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldmodel import build
 from worldmodel.checks import require_positive
-from worldmodel.config import Config
 from worldmodel.evaluation.episodes import side_by_side
 from worldmodel.evaluation.watched import Watched, choose, film, watch
+from worldmodel.runs.environments import evaluation_environments, rendering
 from worldmodel.runs.run import Run
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import make_own_folder, write_whole
 from worldmodel.types import Policy
-from worldmodel_envs.wrappers import use_headless_rendering
 
 PLAY = "play"  # the folder of a run's films
 
@@ -77,22 +74,12 @@ def watch_play(
     at: Callable[[str], None] = lambda words: None,
 ) -> tuple[tuple[str, ...], list[Watched]]:
     """Titles, and the best and the median of some episodes as the model saw them. Arguments as in `write_play`."""
-    use_headless_rendering()
-    log(build.making_words(run.config))
-    with build.build_evaluation_environments(rendering(run.config), 1) as one:
-        if one.spec != run.model.spec:
-            expected = "an environment of the observations and actions that the model knows"
-            raise ValueError(f"env.id: expected {expected}, got {run.config.env.id}; the run's rows are of another")
+    settings, spec = run.config, run.model.spec
+    with evaluation_environments(rendering(settings), spec, 1, log) as one:
         one.reset(0)
         one.frames()  # an environment that shows nothing is refused before anything is played
-        with build.build_evaluation_environments(run.config, side_by_side(episodes)) as environments:
+        with evaluation_environments(settings, spec, side_by_side(episodes)) as environments:
             chosen = choose(environments, policy, episodes=episodes, seed=seed, at=at)
         noise = make_generator(seed, stream=Stream.IMAGINATION, device=run.model.device)
         watched = [watch(run.model, *film(one, recorded, at), noise) for recorded in chosen.recorded]
     return chosen.titles, watched
-
-
-def rendering(config: Config) -> Config:
-    """The same settings with environments that render, in this process."""
-    env = replace(config.env, kwargs={**config.env.kwargs, "render_mode": "rgb_array"}, asynchronous=False)
-    return replace(config, env=env)
