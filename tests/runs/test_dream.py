@@ -1,9 +1,11 @@
 """The dream of a run by its id: made of a folder, in the spaces of its environment, and of a stranger's run too."""
 
 import dataclasses
+import re
 import shutil
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -23,6 +25,7 @@ from worldmodel.training.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.training.progress import RunProgress
 from worlds import TINY
 
+ROOT = Path(__file__).parents[2]
 DREAM = "worldmodel/Dream-v0"
 SETTINGS = TINY | {
     "env.id": "CartPole-v1",
@@ -54,6 +57,20 @@ def train_tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(train_tiny):
     return train_tiny()
+
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "acting.md").read_text(), re.DOTALL)
+
+
+def test_the_page_about_dreams_works_as_written(folder, monkeypatch):
+    names = {}
+    exec(SNIPPETS[0].replace("runs/cartpole-...", str(folder)), names)
+    assert names["obs"].shape == (1000, 4) and names["reward"].shape == (1000,)
+    ppo = pytest.importorskip("stable_baselines3").PPO
+    asked = []
+    monkeypatch.setattr(ppo, "learn", lambda agent, steps: asked.append((agent.n_envs, steps)))
+    exec(SNIPPETS[1], {"gymnasium": gymnasium, "run": folder})
+    assert asked == [(32, 100_000)] and len(SNIPPETS) == 2
 
 
 def stored_rows(folder):

@@ -24,7 +24,7 @@ FRAMES = 240  # of an episode, at most; of longer ones every second, third, ... 
 MILLISECONDS, PAUSE = 40, 1200  # a frame is shown, and an episode's last one
 PALE = 0.72  # share of white over what lies ahead
 DPI = 100
-COLOURS = 128  # of the whole film
+COLOURS, NEAR = 128, 8  # of the whole film; levels from the page's colour that are taken for it
 CURSOR, FRAMED = "#b03030", "#c8c8c8"
 MARGIN, SUBTITLE = 18, 36  # pixels from the left and from the top, of the line under the title
 RECONSTRUCTION, PREDICTION = "reconstruction", "one step ahead"
@@ -212,6 +212,7 @@ def _palette(frames: list[Image.Image]) -> Image.Image:
         sheet.paste(frame, (0, i * height))
     palette = sheet.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     colours = np.array(palette.getpalette()).reshape(-1, 3)
-    colours[colours.min(1) > 248] = 255  # the page is white, not nearly so
+    page = np.array(sheet.getpixel((0, 0)))
+    colours[np.abs(colours - page).max(1) < NEAR] = page  # the page is as white as it was drawn
     palette.putpalette(colours.flatten().tolist())
     return palette
