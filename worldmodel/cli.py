@@ -3,6 +3,8 @@
 worldmodel train --config pendulum sizes/medium --rssm.deter 256 [--print_config]
 worldmodel train --resume runs/pendulum-...
 worldmodel evaluate runs/pendulum-... [--episodes 20 --policy mppi]
+worldmodel evaluate runs/pendulum-... --dream_gap --policy mppi
+worldmodel play runs/pendulum-... --policy mppi --output swing_up.gif
 worldmodel imagine runs/pendulum-... --context 16 --horizon 48
 worldmodel evidence runs/pendulum-... --particles 64,256,1024
 worldmodel gap runs/pendulum-...
@@ -31,6 +33,7 @@ from worldmodel.training.interruptions import StoppedError
 COMMANDS = {  # the command's name -> its module in `commands`
     "train": "train",
     "evaluate": "evaluate",
+    "play": "play",
     "imagine": "imagine",
     "evidence": "evidence",
     "gap": "gap",
@@ -43,7 +46,7 @@ COMMANDS = {  # the command's name -> its module in `commands`
 }
 # Commands for which the user asks to make environments, and so may name modules in the current folder.
 # `evaluate` makes one only if it plays episodes.
-MAKE_ENVIRONMENTS = {"train", "collect"}
+MAKE_ENVIRONMENTS = {"train", "collect", "play"}
 PLAYS = "evaluate"
 
 
@@ -83,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "print_config" in settings:
             print(settings_text(config_from_options(settings)), end="")
             sys.exit(0)
-        makes = options.command in MAKE_ENVIRONMENTS or (options.command == PLAYS and settings.episodes is not None)
+        plays = options.command == PLAYS and (settings.episodes is not None or settings.dream_gap)
+        makes = plays or options.command in MAKE_ENVIRONMENTS
         with _current_folder_importable() if makes else nullcontext():
             modules[options.command].run(parsers[options.command], settings)
     except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:

@@ -1,8 +1,11 @@
-"""Operations on batches: how many rows are seen and imagined where episodes are short."""
+"""Operations on batches: how many rows are seen and imagined where episodes are short; rows as sequences."""
 
 import pytest
+import torch
 
-from worldmodel.data.batches import fitting_rows
+from worldmodel.data.batches import fitting_rows, stacked
+from worldmodel.types import Rows
+from worlds import MIXED_SPEC, make_batch
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,14 @@ def test_whatever_the_usual_rows_two_are_enough_to_imagine():
                 seen, imagined = fitting_rows(longest, (context, horizon))
                 assert 1 <= seen <= context and 1 <= imagined <= horizon
                 assert seen + imagined == min(longest, context + horizon)
+
+
+def test_rows_one_after_the_other_are_sequences():
+    batch = make_batch(MIXED_SPEC, 3, 5)
+    rows = [
+        Rows({path: x[:, t].numpy() for path, x in batch.obs.items()}, *(x[:, t].numpy() for x in batch[1:-1]))
+        for t in range(5)
+    ]
+    again = stacked(rows)
+    assert all(torch.equal(again.obs[path], x) for path, x in batch.obs.items())
+    assert all(torch.equal(a, b) for a, b in zip(again[1:], batch[1:], strict=True)) and again.valid.all()

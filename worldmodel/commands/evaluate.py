@@ -7,6 +7,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from worldmodel.commands.options import add_options_of, arguments_of
 
+EPISODES = 20  # of a dream gap, unless another number is asked for
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -18,6 +20,7 @@ OF_SEARCH = {  # the settings of the planner that may be set here
     "candidates": "sequences of actions in each iteration of the search",
     "iterations": "rounds of the search at every step",
 }
+OF_GAP = {"steps": None, "context": None}  # options that need --dream_gap; their defaults
 OF_EPISODES = {"policy": None, "seed": 0, **dict.fromkeys(OF_SEARCH)}  # options that need --episodes; their defaults
 
 
@@ -31,6 +34,11 @@ def add_options(parser: ArgumentParser) -> None:
     words = "who acts in them: the actor that the run has learned (by default, where it has), a planner with the run's "
     words += "model (by default as planner.method says), or nobody"
     parser.add_argument("--policy", type=Literal["actor", "mppi", "cem", "random"] | None, default=None, help=words)
+    words = "let the policy act in the model's dream too, from the same starts, and show how far the two are apart"
+    parser.add_argument("--dream_gap", "--dream-gap", action="store_true", help=words)
+    parser.add_argument("--steps", type=int | None, default=None, help="after the start that dreams are compared for")
+    words = "rows seen before dream and world part; by default evaluation.context"
+    parser.add_argument("--context", type=int | None, default=None, help=words)
     parser.add_argument("--seed", type=int, default=OF_EPISODES["seed"], help="of their starts, and of the policy")
     for name, words in OF_SEARCH.items():
         parser.add_argument(f"--{name}", type=int | None, default=None, help=f"{words}; by default planner.{name}")
@@ -38,6 +46,11 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
     """Print the bound, the KL and the open-loop errors as tables; or what the policy earned."""
+    misplaced = [name for name, default in OF_GAP.items() if getattr(options, name) != default]
+    if misplaced and not options.dream_gap:
+        raise ValueError(f"{', '.join(misplaced)}: expected --dream_gap beside it, got none")
+    if options.dream_gap and options.episodes is None:
+        options.episodes = EPISODES
     given = [name for name, default in OF_EPISODES.items() if getattr(options, name) != default]
     if options.episodes is None and given:
         raise ValueError(f"{', '.join(given)}: expected --episodes beside it, got none: without it nobody acts")
@@ -46,11 +59,14 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     # Heavy, and not needed to refuse a mistake.
     from rich.console import Console
 
+    from worldmodel.commands.dream_gap import show_dream_gap
     from worldmodel.runs.run import open_run
 
     opened = open_run(**arguments_of(options, open_run))
     console = Console(highlight=False, markup=False)
-    if options.episodes is None:
+    if options.dream_gap:
+        show_dream_gap(console, opened, options, _search(options))
+    elif options.episodes is None:
         _show_held_out(console, opened)
     else:
         _play(console, opened, options)
@@ -73,9 +89,8 @@ def _play(console: "Console", opened: "Run", options: Namespace) -> None:
     from worldmodel.data.guard import EnvironmentFailureError
     from worldmodel.training.progress import Watch
 
-    settings = {one: value for one in OF_SEARCH if (value := getattr(options, one)) is not None}
-    name = options.policy or (opened.config.planner.method if opened.agent is None or settings else "actor")
-    policy = opened.policy(name, seed=options.seed, **settings)
+    name = _policy_name(opened, options)
+    policy = opened.policy(name, seed=options.seed, **_search(options))
     watch = Watch()
     try:
         with watch.phase("playing"):
@@ -96,6 +111,18 @@ def _play(console: "Console", opened: "Run", options: Namespace) -> None:
         soft_wrap=True,
     )
     _show_played(console, played)
+
+
+def _policy_name(opened: "Run", options: Namespace) -> str:
+    """Who acts where nobody was named: the actor that was learned, but for a search with settings of its own."""
+    if options.policy is not None:
+        return str(options.policy)
+    return opened.config.planner.method if opened.agent is None or _search(options) else "actor"
+
+
+def _search(options: Namespace) -> dict[str, int]:
+    """The planner's settings that were given."""
+    return {one: value for one in OF_SEARCH if (value := getattr(options, one)) is not None}
 
 
 def _show_played(console: "Console", played: "Played") -> None:

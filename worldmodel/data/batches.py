@@ -6,11 +6,12 @@ where `valid` is False.
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from worldmodel.types import Batch
+from worldmodel.types import Batch, Rows
 
 # The memory budget: how many float32 numbers of states, observations and embeddings one pass without gradients handles.
 # Temporary tensors, such as an image's likelihood, take about ten times as much: some hundred MiB in all.
@@ -100,6 +101,17 @@ def long_enough(episodes: Batch, length: int) -> Batch:
     if not (rows >= length).any():
         raise ValueError(f"context + horizon: expected at most {int(rows.max())}, the longest episode; got {length}")
     return select(episodes, rows >= length)
+
+
+def stacked(rows: Sequence[Rows]) -> Batch:
+    """Rows of N environments, one after the other, as N sequences of T rows that all count."""
+
+    def stack(parts: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(parts, 1))
+
+    obs = {path: stack([row.obs[path] for row in rows]) for path in rows[0].obs}
+    rest = {name: stack([getattr(row, name) for row in rows]) for name in Rows._fields[1:]}
+    return Batch(obs, **rest, valid=torch.ones(rest["reward"].shape, dtype=torch.bool))
 
 
 def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:

@@ -119,6 +119,21 @@ class Environments:
         self._steps += 1
         return self._attempt(lambda: self._step(action))
 
+    def frames(self) -> list[np.ndarray]:
+        """What each environment shows now, [H, W, 3] bytes; of environments made with `render_mode="rgb_array"`.
+
+        Raises:
+            ValueError: if one shows something else.
+        """
+        with _quiet():
+            shown = [None if frame is None else np.asarray(frame) for frame in self._vector.render() or ()]
+        for x in shown:
+            if x is not None and x.ndim == 3 and x.shape[-1] == 3 and x.dtype == np.uint8:
+                continue
+            got = "none" if x is None else f"the shape {x.shape} and dtype {x.dtype}"
+            raise ValueError(f"render: expected a frame [H, W, 3] of bytes of each environment, got {got}")
+        return [x for x in shown if x is not None]
+
     def close(self) -> None:
         """Close all environments, once. One that does not close in time is left as it is, and killed if a worker."""
         if self._vector.closed:
@@ -243,6 +258,18 @@ def make_environments(
         return SyncVectorEnv(makers)
 
     return Environments(make_vector, found.spec, step_timeout=step_timeout, restarts=restarts, left_out=found.left_out)
+
+
+def real_spaces(env_id: str, *, kwargs: Mapping[str, Any], **settings: Any) -> tuple[gymnasium.Space, gymnasium.Space]:
+    """The observation and action spaces of an environment itself, before rows are made of it.
+
+    Arguments and errors as in `make_environments`, without those about many environments.
+    """
+    env = _make_one(env_id, dict(kwargs), row_limit=None, **settings)
+    try:
+        return env.env.observation_space, env.env.action_space
+    finally:
+        env.close()
 
 
 def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:

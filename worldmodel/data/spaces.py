@@ -187,19 +187,28 @@ def encode_action(space: Space, action: Any) -> Float[np.ndarray, " A"]:
     """
     if np.shape(action) != space.shape:
         raise ValueError(f"action: expected the shape {space.shape} of {space}, got {np.shape(action)}")
+    return encode_actions(space, np.asarray(action)[None])[0]
+
+
+def encode_actions(space: Space, actions: Any) -> Float[np.ndarray, "N A"]:
+    """The vectors for N actions side by side, [N, ...]; see `encode_action`."""
+    count = len(actions)
+    if space.shape is None or np.shape(actions) != (count, *space.shape):
+        raise ValueError(f"action: expected the shape [N, ...] of {space}, got {np.shape(actions)}")
+    flat = np.asarray(actions).reshape(count, -1)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         classes = action_spec(space).classes
-        index = (np.asarray(action, np.int64) - space.start).ravel()
+        index = flat.astype(np.int64) - np.ravel(space.start)
         if (index < 0).any() or (index >= classes).any():
-            raise ValueError(f"action: expected one of {space}, got {action}")
-        return np.concatenate([np.eye(n, dtype=np.float32)[i] for n, i in zip(classes, index, strict=True)])
+            raise ValueError(f"action: expected one of {space}, got {actions if count > 1 else actions[0]}")
+        return np.concatenate([np.eye(n, dtype=np.float32)[i] for n, i in zip(classes, index.T, strict=True)], -1)
     if isinstance(space, spaces.MultiBinary):
-        return np.asarray(action, np.float32).ravel()
+        return flat.astype(np.float32)
     assert isinstance(space, spaces.Box)
     low, high = space.low.astype(np.float64).ravel() / 2, space.high.astype(np.float64).ravel() / 2
     half = high - low  # of the range, since the full range of the widest Box is beyond float64
-    offset = np.asarray(action, np.float64).ravel() - (low + high)
-    return np.clip(np.divide(offset, half, out=np.zeros_like(half), where=half > 0), -1, 1).astype(np.float32)
+    offset = flat.astype(np.float64) - (low + high)
+    return np.clip(np.divide(offset, half, out=np.zeros_like(offset), where=half > 0), -1, 1).astype(np.float32)
 
 
 def _parts(space: Space, value: Any) -> Iterator[tuple[str, Space, Any]]:

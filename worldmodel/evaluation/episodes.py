@@ -84,7 +84,7 @@ def play(
         ValueError: if episodes is not positive, or the seed negative.
     """
     require_positive(episodes=episodes)
-    first = int(torch.randint(2**31, (1,), generator=make_generator(seed, stream=Stream.STARTS)))
+    first = first_start(seed)
     forecast = _Forecast.of(policy, seed)
     timed, rounds = _Timed(policy), []
     for begin in range(0, episodes, environments.count):
@@ -99,6 +99,11 @@ def play(
         predicted = np.concatenate([one.predicted for one in rounds])
         calibration = Calibration(horizon, discount, predicted, real)
     return Played(returns, lengths, calibration, timed.seconds / timed.actions)
+
+
+def first_start(seed: int) -> int:
+    """The start seed of the first episode; the next one's is greater by one. Raises ValueError for a negative seed."""
+    return int(torch.randint(2**31, (1,), generator=make_generator(seed, stream=Stream.STARTS)))
 
 
 def summary(values: np.ndarray) -> Summary:

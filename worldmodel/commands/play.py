@@ -1,0 +1,39 @@
+"""Let a policy play in a run's environment, and write a film of the best and the median episode."""
+
+import sys
+
+from jsonargparse import ArgumentParser, Namespace
+
+from worldmodel.commands.options import add_options_of, arguments_of
+
+NOT_TYPED = ("run", "log", "at", "planner")
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Which run, which weights; who plays, how often, and where the film goes."""
+    from worldmodel.runs.play import write_play
+    from worldmodel.runs.run import open_run
+
+    add_options_of(parser, open_run)
+    add_options_of(parser, write_play, skip=NOT_TYPED)
+
+
+def run(parser: ArgumentParser, options: Namespace) -> None:
+    """Write the film. An environment that fails ends it with status 1."""
+    from rich.console import Console
+
+    from worldmodel.data.guard import EnvironmentFailureError
+    from worldmodel.runs.play import write_play
+    from worldmodel.runs.run import open_run
+    from worldmodel.training.progress import Watch
+
+    opened = open_run(**arguments_of(options, open_run))
+    console, watch = Console(highlight=False, markup=False), Watch()
+    typed = {name: value for name, value in arguments_of(options, write_play).items() if name not in NOT_TYPED}
+    try:
+        with watch.phase("playing"):
+            written = write_play(opened, **typed, log=lambda words: console.print(words, soft_wrap=True), at=watch.at)
+    except EnvironmentFailureError as error:
+        print(f"worldmodel: playing stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    console.print(f"film  {written}", soft_wrap=True)

@@ -1,0 +1,149 @@
+"""The dream of a run as an environment: what `gymnasium.make("worldmodel/Dream-v0", run=...)` makes.
+
+    import gymnasium
+    import worldmodel_envs  # registers the id
+
+    env = gymnasium.make("worldmodel/Dream-v0", run="runs/cartpole-...")
+    envs = gymnasium.make_vec("worldmodel/Dream-v0", 1000, run="runs/cartpole-...")   # one forward pass a step
+
+Opening a run's dream imports nothing that its settings name, unless it is asked to: see `dream_spaces`.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worldmodel.behaviour.dream_environment import DreamEnv, DreamVectorEnv
+from worldmodel.behaviour.dreams import CONTEXT, HORIZON, DrawContexts, DreamRules, Dreams, going_on, joined
+from worldmodel.checks import require_positive
+from worldmodel.data import suites
+from worldmodel.data.batches import select
+from worldmodel.data.environment import real_spaces
+from worldmodel.data.replay import Replay
+from worldmodel.data.row_spaces import RowSpaces
+from worldmodel.runs.run import Run, open_run, stored_data
+from worldmodel.types import Batch
+
+STARTS = ("replay", "heldout")
+SPACES = ("world", "rows", None)
+
+
+def make_dream(run: str | Path | Run, *, render_mode: str | None = None, **options: Any) -> DreamEnv:
+    """One dream. Arguments and errors as of `make_dreams`."""
+    dreams, spaces = _prepare(run, 1, **options)
+    return DreamEnv(dreams, spaces, render_mode)
+
+
+def make_dreams(
+    run: str | Path | Run, num_envs: int = 1, *, render_mode: str | None = None, **options: Any
+) -> DreamVectorEnv:
+    """Many dreams, stepped together.
+
+    Args:
+        run: the run's folder, or the run.
+        num_envs: dreams side by side.
+        render_mode: rgb_array, of a model of images.
+        options: those of `_prepare`.
+    Raises:
+        ValueError: if an option is impossible, or the model has not learned what a dream needs.
+        FileNotFoundError: if the folder is not a run's, or has no such rows (any more).
+    """
+    dreams, spaces = _prepare(run, num_envs, **options)
+    return DreamVectorEnv(dreams, spaces, render_mode)
+
+
+def _prepare(
+    run: str | Path | Run,
+    count: int,
+    *,
+    horizon: int | None = HORIZON,
+    observed: str = "mean",
+    ends: str = "sampled",
+    starts: str = "replay",
+    from_resets: bool = False,
+    context: int = CONTEXT,
+    spaces: str | None = None,
+    checkpoint: str | None = None,
+    device: str = "cpu",
+) -> tuple[Dreams, RowSpaces]:
+    """Dreams of a run's model, and the spaces they are seen in.
+
+    Args:
+        run: the run's folder, or the run.
+        count: dreams side by side.
+        horizon, observed, ends: see `DreamRules`.
+        starts: whose rows dreams begin behind: the replay's, which the model learned from, or the held-out ones.
+        from_resets: begin at first rows of episodes only. By default every row but an episode's last is as likely.
+        context: rows up to the first of a dream that are filtered, at most.
+        spaces: see `dream_spaces`.
+        checkpoint, device: as in `open_run`, where run is a folder.
+    """
+    rules = DreamRules(horizon, observed, ends)
+    require_positive(num_envs=count, context=context)
+    for name, given, known in (("starts", starts, STARTS), ("spaces", spaces, SPACES)):
+        if given not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {given!r}")
+    opened = run if isinstance(run, Run) else open_run(run, checkpoint, device)
+    for scale in ("reward_scale", "continue_scale"):
+        if getattr(opened.config.loss, scale) == 0:
+            raise ValueError(f"run: expected a model of rewards and ends, got one trained with loss.{scale} of 0")
+    seen = dream_spaces(opened, spaces)
+    folder = stored_data(opened.config, opened.folder)[0 if starts == "replay" else 1]
+    draw = _first_rows(folder) if from_resets else _any_rows(folder, context)
+    return Dreams(opened.model, count, draw, rules), seen
+
+
+def dream_spaces(run: Run, spaces: str | None = None) -> RowSpaces:
+    """The spaces that a run's dream is seen in.
+
+    Args:
+        run: whose.
+        spaces: "world": those of its environment, which is made once for it, and imports the modules that the run's
+            settings name. "rows": what its rows tell of them, see `RowSpaces.of_rows`: unbounded numbers, actions in
+            [-1, 1]. None: the world's, where that is an environment of Gymnasium's, of a suite that this package knows
+            or its own, without wrappers and arguments, so that a stranger's run imports nothing; else the rows'.
+    Raises:
+        ValueError: if the environment cannot be made here, or is another than the rows are of.
+    """
+    env, spec = run.config.env, run.model.spec
+    if spaces is None:
+        known = suites.is_own(env.id) or suites.is_well_known(env.id)
+        spaces = "world" if known and not env.wrappers and not env.kwargs and run.config.offline is None else "rows"
+    if spaces == "rows":
+        return RowSpaces.of_rows(spec)
+    settings = asdict(env)
+    for name in ("num_envs", "asynchronous", "step_timeout", "restarts"):  # of many environments
+        del settings[name]
+    try:
+        observation, action = real_spaces(settings.pop("id"), **settings)
+    except ValueError as error:
+        raise ValueError(f"{error}; spaces='rows' does without the environment") from error
+    return RowSpaces.of_world(spec, observation, action, integers=env.integers)
+
+
+def _any_rows(folder: Path, context: int) -> DrawContexts:
+    """Contexts that end at any stored row, each as likely, but no episode's last."""
+
+    def draw(count: int, generator: torch.Generator) -> Batch:
+        with Replay.open(folder, read_only=True) as replay:  # closed in between: nobody has to close a dream
+            length = min(context, len(replay))
+            return going_on(lambda n: replay.sample(n, length, generator), count)
+
+    draw(1, torch.Generator())  # what is wrong with the rows is said at once
+    return draw
+
+
+def _first_rows(folder: Path) -> DrawContexts:
+    """First rows of whole episodes, each as likely."""
+    with Replay.open(folder, read_only=True) as replay:
+        firsts = [select(episode, rows=slice(1)) for episode in replay.episodes()]
+    if not firsts:
+        raise ValueError(f"from_resets: expected a whole episode in {folder}, found none")
+
+    def draw(count: int, generator: torch.Generator) -> Batch:
+        chosen = torch.randint(len(firsts), (count,), generator=generator)
+        return joined([firsts[i] for i in chosen.tolist()])
+
+    return draw

@@ -1,0 +1,85 @@
+"""A run at play: episodes in its environment, the best and the median one filmed beside what the model made of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from worldmodel.checks import require_positive
+from worldmodel.evaluation.episodes import side_by_side
+from worldmodel.evaluation.watched import Watched, choose, film, watch
+from worldmodel.runs.environments import evaluation_environments, rendering
+from worldmodel.runs.run import Run
+from worldmodel.seeding import Stream, make_generator
+from worldmodel.system.files import make_own_folder, write_whole
+from worldmodel.types import Policy
+
+PLAY = "play"  # the folder of a run's films
+
+
+def write_play(
+    run: Run,
+    *,
+    policy: str = "mppi",
+    episodes: int = 10,
+    seed: int = 0,
+    output: Path | None = None,
+    log: Callable[[str], None] = lambda words: None,
+    at: Callable[[str], None] = lambda words: None,
+    **planner: Any,
+) -> Path:
+    """Play episodes and write a GIF of the best and the median one.
+
+    Args:
+        run: whose model and environment.
+        policy: who acts: mppi, cem, actor where the run has one, or random.
+        episodes: how many are played.
+        seed: of their starts, and of the policy.
+        output: the GIF; RUN/play/POLICY.gif by default.
+        log: told what making the environments imports.
+        at: told how far it is.
+        planner: settings of a search that differ from the run's.
+    Returns:
+        Where the GIF is.
+    Raises:
+        ValueError: if a number is out of range, there is no such policy, or the environment does not render.
+        EnvironmentFailureError: if an environment fails.
+    """
+    from worldmodel.report.play_film import play_gif  # and so matplotlib
+
+    require_positive(episodes=episodes)
+    if output is not None and output.suffix != ".gif":
+        raise ValueError(f"output: expected a file named .gif, got {output}")
+    acting = run.policy(policy, seed=seed, **planner)
+    titles, watched = watch_play(run, acting, episodes=episodes, seed=seed, log=log, at=at)
+    gif = play_gif(
+        watched,
+        [f"{title}, {policy}: return {one.reward.sum():.1f}" for title, one in zip(titles, watched, strict=True)],
+    )
+    if output is None:
+        make_own_folder(run.folder / PLAY)
+        output = run.folder / PLAY / f"{policy}.gif"
+        write_whole(output, gif)
+    else:
+        output.write_bytes(gif)
+    return output
+
+
+def watch_play(
+    run: Run,
+    policy: Policy,
+    *,
+    episodes: int,
+    seed: int,
+    log: Callable[[str], None] = lambda words: None,
+    at: Callable[[str], None] = lambda words: None,
+) -> tuple[tuple[str, ...], list[Watched]]:
+    """Titles, and the best and the median of some episodes as the model saw them. Arguments as in `write_play`."""
+    settings, spec = run.config, run.model.spec
+    with evaluation_environments(rendering(settings), spec, 1, log) as one:
+        one.reset(0)
+        one.frames()  # an environment that shows nothing is refused before anything is played
+        with evaluation_environments(settings, spec, side_by_side(episodes)) as environments:
+            chosen = choose(environments, policy, episodes=episodes, seed=seed, at=at)
+        noise = make_generator(seed, stream=Stream.IMAGINATION, device=run.model.device)
+        watched = [watch(run.model, *film(one, recorded, at), noise) for recorded in chosen.recorded]
+    return chosen.titles, watched
