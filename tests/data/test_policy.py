@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from worldmodel.data.policy import RandomPolicy
+from worldmodel.data.policy import RandomPolicy, ScriptedPolicy
 from worldmodel.types import ActionSpec, Rows, SavedPolicy
 
 STANDARD_ERRORS = 4.5  # two-sided: a false alarm in 150,000 comparisons; seeds are fixed
@@ -58,7 +58,14 @@ def test_random_actions_depend_on_the_generator_alone():
 def test_a_random_policy_goes_on_from_a_state_it_gave():
     spec, step = ActionSpec("continuous", 2), rows(np.zeros(5, np.int32))
     policy, other = (RandomPolicy(spec, torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    assert isinstance(policy, SavedPolicy) and not isinstance(lambda rows: np.zeros((5, 2)), SavedPolicy)
+    assert isinstance(policy, SavedPolicy) and not isinstance(ScriptedPolicy(np.float32([[1]])), SavedPolicy)
     policy(step)
     other.restore(policy.state())
     np.testing.assert_array_equal(other(step), policy(step))
+
+
+def test_a_script_begins_anew_with_each_episode_and_holds_its_last_row():
+    policy = ScriptedPolicy(np.float32([[1], [2], [3]]))
+    steps = np.array([[0, 0], [1, 1], [2, 0], [3, 1], [0, 2], [1, 3]], np.int32)  # [call, environment]
+    chosen = [policy(rows(step))[:, 0].tolist() for step in steps]
+    assert chosen == [[1, 1], [2, 2], [3, 1], [3, 2], [1, 3], [2, 3]]

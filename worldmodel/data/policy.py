@@ -1,4 +1,4 @@
-"""The policy that needs no model: uniformly random actions."""
+"""Policies that need no model: uniformly random actions, and given ones."""
 
 from collections.abc import Mapping
 
@@ -39,3 +39,14 @@ def random_actions(spec: ActionSpec, lead: tuple[int, ...], generator: torch.Gen
         return (uniform > 0.5).float()
     groups = uniform.split(spec.classes, -1)
     return torch.cat([one_hot(group.argmax(-1), group.shape[-1]) for group in groups], -1).float()
+
+
+class ScriptedPolicy:
+    """The same actions in every episode: the row of a table for each step, and its last row after the table's end."""
+
+    def __init__(self, table: Float[np.ndarray, "T A"]) -> None:
+        self.table = np.asarray(table, np.float32)
+
+    def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
+        """The table's row for the step that each of N environments is at."""
+        return self.table[np.minimum(rows.episode_step, len(self.table) - 1)]

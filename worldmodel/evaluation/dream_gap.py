@@ -55,8 +55,8 @@ class Course(NamedTuple):
 class VariableGap(NamedTuple):
     """One variable of the observation by step after the start, [H] each; NaN where no start runs in both."""
 
-    bias: rules.Curve | None  # mean of dream - world, with a 95 % interval; None of classes
-    distance: rules.Curve  # mean of |dream - world|; of classes, the share that differs
+    bias: rules.Band | None  # mean of dream - world, with a 95 % interval; None of classes
+    distance: rules.Band  # mean of |dream - world|; of classes, the share that differs
     std: float  # of the variable over the world's rows: what is large and what is small
 
 
@@ -153,7 +153,7 @@ def _variables(
 
 def _mean(
     x: Float[np.ndarray, "E H"], counted: Bool[np.ndarray, "E H"], resamples: Float[np.ndarray, "R E"]
-) -> rules.Curve:
+) -> rules.Band:
     """The mean over what counts, with its bootstrap interval over starts."""
     kept = np.where(counted, x, 0.0)
     with np.errstate(invalid="ignore"):  # 0 / 0 where nothing counts
@@ -162,7 +162,7 @@ def _mean(
     if len(x) > 1:
         some, tail = counted.any(0), (1 - COVERAGE) / 2
         low[some], high[some] = np.nanquantile(again[:, some], [tail, 1 - tail], axis=0)
-    return rules.Curve(mean, low, high)
+    return rules.Band(mean, low, high)
 
 
 def _in_the_world(rollout: Rollout, context: int, horizon: int, wanted: int, at: Callable[[str], None]) -> list[Rows]:

@@ -123,7 +123,7 @@ def watch(model: WorldModel, frames: np.ndarray, rows: Batch, generator: torch.G
         generator: source of the noise, on the model's device.
     """
     rows = in_precision(rows.to(model.device), next(model.parameters()).dtype)
-    states, posterior, prior = model.filter(rows, model.noise(1, len(frames), generator))
+    states, posterior, prior, _ = model.filter(rows, model.noise(1, len(frames), generator))
     kl = posterior.kl(prior).sum(-1)[0]
     leaves = model.spec.observations
     names = [*leaves]

@@ -207,6 +207,10 @@ class WorldModel(nn.Module):
         """Explain sequences without decoding them; from `carry`, or from nothing."""
         return self.dynamics.observe(self.embed_sequence(batch), batch.prev_action, batch.is_first, noise, carry)
 
+    def filter(self, batch: Batch, noise: Float[Tensor, "B T *noise"]) -> Trajectory:
+        """Explain sequences by q(z_t | h_t, x_t), where no row knows what follows it, whatever the posterior."""
+        return self.dynamics.observe(self.embed_newest(batch), batch.prev_action, batch.is_first, noise)
+
     def step(
         self,
         carry: Carry,

@@ -4,7 +4,7 @@ import numpy as np
 
 from worldmodel.evaluation.dream_gap import DreamGap
 from worldmodel.evaluation.episodes import summary
-from worldmodel.evaluation.scoring_rules import Curve
+from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.report.tables import Table
 
 SHOWN = 12  # variables, at most: those that are furthest apart, in units of their std
@@ -47,7 +47,7 @@ def _relative(gap: DreamGap, name: str, shown: list[int]) -> float:
     return max((one.distance.mean[h - 1] / (one.std or 1.0) for h in shown), default=0.0)
 
 
-def _with_interval(curve: Curve, h: int) -> str:
+def _with_interval(curve: Band, h: int) -> str:
     mean, low, high = (_short(x[h - 1]) for x in curve)
     return mean if low == high or not np.isfinite(curve.low[h - 1]) else f"{mean} [{low}, {high}]"
 

@@ -25,7 +25,7 @@ from worldmodel.config import Config
 from worldmodel.config_io import read_run_config
 from worldmodel.data.batches import at_once, fitting_rows, long_enough, longest_episode, pad_episodes, select
 from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
-from worldmodel.data.policy import RandomPolicy, random_actions
+from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.evaluation.baselines import Baseline, fit_baselines
 from worldmodel.evaluation.episodes import Played, play, side_by_side
@@ -173,13 +173,7 @@ class Run:
         """
         require_positive(episodes=episodes)
         make_generator(seed, stream=Stream.STARTS)
-        log(build.making_words(self.config))
-        with build.build_evaluation_environments(self.config, side_by_side(episodes)) as environments:
-            if environments.spec != self.model.spec:
-                expected = "an environment of the observations and actions that the model knows"
-                raise ValueError(
-                    f"env.id: expected {expected}, got {self.config.env.id}; the run's rows are of another"
-                )
+        with evaluation_environments(self.config, self.model.spec, side_by_side(episodes), log) as environments:
             return play(environments, policy, episodes=episodes, seed=seed, at=at)
 
     def baselines(self, horizon: int, *, seed: int = 0) -> dict[str, Baseline]:
