@@ -36,6 +36,7 @@ from worldmodel.evaluation.scores import Scores, score_imagination
 from worldmodel.evidence.estimate import RUNS
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import exact_evidence
+from worldmodel.runs.environments import evaluation_environments
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import make_own_folder, write_whole
 from worldmodel.training.checkpoint import CheckpointError, load_agent, load_model, newest_sound, require_settings
