@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from worldmodel.behaviour.imagination import recorded
 from worldmodel.models.latents import CategoricalFamily
@@ -167,6 +169,26 @@ def test_the_block_gru_is_its_equation(generator):
     r, c, u = cell.gates(torch.nn.functional.silu(cell.norm(mixed))).chunk(3, -1)
     gate = torch.sigmoid(u - 1)
     torch.testing.assert_close(cell(h, z, a), gate * torch.tanh(r.sigmoid() * c) + (1 - gate) * h)
+
+
+def test_what_the_blocks_share_is_multiplied_without_a_copy_for_each(generator):
+    """Neither in one step nor in many does a tensor hold the inputs of every block."""
+    cell, rows, wide = BlockGRU(deter=16, stoch=3, hidden=50, blocks=8), 7, 8 * 3 * 50
+    h, z, a = (torch.randn(rows, n, generator=generator) for n in (16, 3, 50))
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(x.untyped_storage().nbytes() // 4 for x in tree_leaves(out) if not func.is_view)
+            return out
+
+    with Sizes(), torch.no_grad():
+        step = cell.unrolled()
+        sizes.clear()  # the matrices of all blocks, side by side, are laid out once
+        step(h, z, a)
+        cell(h, z, a)
+    assert max(sizes) < rows * wide
 
 
 def test_blocks_mix_only_through_the_narrow_inputs(generator):

@@ -12,10 +12,11 @@ eager, compiled and resumed runs draw the same numbers.
 Sources: Hafner et al. 2019 (PlaNet), arXiv 1811.04551, equation 4; Hafner et al. 2023 (DreamerV3), arXiv 2301.04104.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -23,6 +24,8 @@ from torch.nn.functional import silu
 from worldmodel.models.latents import LatentFamily
 from worldmodel.models.networks import BlockLinear, mlp
 from worldmodel.types import Act, BalancedLatent, State, Trajectory
+
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # (h, z, projected action) -> the next h
 
 
 class BlockGRU(nn.Module):
@@ -47,14 +50,39 @@ class BlockGRU(nn.Module):
         self, deter: Float[Tensor, "B D"], stoch: Float[Tensor, "B Z"], action_in: Float[Tensor, "B I"]
     ) -> Float[Tensor, "B D"]:
         """One step, given the projected action."""
-        inputs = torch.cat([self.deter_in(deter), self.stoch_in(stoch), action_in], -1)
-        grouped = rearrange(deter, "B (G d) -> B G d", G=self.blocks)
-        x = torch.cat([grouped, repeat(inputs, "B i -> B G i", G=self.blocks)], -1)
-        x = silu(self.norm(self.mix(x.flatten(1))))
+        own, shared = self._mix_weights()
+        mixed = torch.bmm(self._inputs(deter, stoch, action_in).expand(self.blocks, -1, -1), shared)
+        mixed = torch.baddbmm(mixed, self._grouped(deter), own)  # [G, B, d]
+        return self._gate(rearrange(mixed, "G B d -> B (G d)") + self.mix.bias, deter)
+
+    def unrolled(self) -> Step:
+        """`forward` for many steps: the blocks' matrices are laid side by side once, so that what they share is one."""
+        own, shared = self._mix_weights()
+        dense = rearrange(shared, "G i d -> i (G d)")
+
+        def step(deter: Tensor, stoch: Tensor, action_in: Tensor) -> Tensor:
+            mixed = torch.addmm(self.mix.bias, self._inputs(deter, stoch, action_in), dense)
+            return self._gate(mixed + rearrange(torch.bmm(self._grouped(deter), own), "G B d -> B (G d)"), deter)
+
+        return step
+
+    def _inputs(self, deter: Tensor, stoch: Tensor, action_in: Tensor) -> Float[Tensor, "B J"]:
+        """What every block reads."""
+        return torch.cat([self.deter_in(deter), self.stoch_in(stoch), action_in], -1)
+
+    def _mix_weights(self) -> tuple[Float[Tensor, "G d d"], Float[Tensor, "G J d"]]:
+        """What each block reads its own share of h with, and what it reads `_inputs` with."""
+        _, inputs, own = self.mix.weight.shape
+        return self.mix.weight.split([own, inputs - own], 1)
+
+    def _grouped(self, deter: Float[Tensor, "B D"]) -> Float[Tensor, "G B d"]:
+        return rearrange(deter, "B (G d) -> G B d", G=self.blocks)
+
+    def _gate(self, mixed: Float[Tensor, "B D"], deter: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        x = silu(self.norm(mixed))
         reset, candidate, update = rearrange(self.gates(x), "B (G three d) -> three B (G d)", G=self.blocks, three=3)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update - 1)
-        return update * candidate + (1 - update) * deter
+        return torch.lerp(deter, candidate, torch.sigmoid(update - 1))
 
 
 class PlainGRU(nn.Module):
@@ -71,6 +99,10 @@ class PlainGRU(nn.Module):
         """One step, given the projected action."""
         return self.gru(torch.cat([self.stoch_in(stoch), action_in], -1), deter)
 
+    def unrolled(self) -> Step:
+        """`forward` for many steps."""
+        return self
+
 
 class BareGRU(nn.Module):
     """torch's GRUCell over (z, a) as they are: the cheapest, and linear in what it reads before the gates."""
@@ -84,6 +116,13 @@ class BareGRU(nn.Module):
     ) -> Float[Tensor, "B D"]:
         """One step, given the action."""
         return self.gru(torch.cat([stoch, action_in], -1), deter)
+
+    def unrolled(self) -> Step:
+        """`forward` for many steps."""
+        return self
+
+
+Cell = BlockGRU | PlainGRU | BareGRU
 
 
 class RSSM(nn.Module):
@@ -113,7 +152,7 @@ class RSSM(nn.Module):
         """
         super().__init__()
         self.deter, self.latent, self.hidden, self.skip = deter, latent, hidden, skip
-        self.cell: nn.Module
+        self.cell: Cell
         if cell == "block_gru":
             self.cell = BlockGRU(deter, latent.width, hidden, blocks)
         elif cell == "gru":
@@ -203,10 +242,10 @@ class RSSM(nn.Module):
 
         The carry is the state itself, so that `state` is not read.
         """
-        states, actions = [], []
+        states, actions, step = [], [], self.cell.unrolled()
         for noise_t in noise.unbind(1):
             actions.append(act(carry))
-            _, deter = self.step(carry, actions[-1])
+            deter = step(*carry, self.action_in(actions[-1]))
             carry = State(deter, self.prior(deter).rsample(noise_t))
             states.append(carry)
         deter, stoch = (torch.stack(parts, 1) for parts in zip(*states, strict=True))
