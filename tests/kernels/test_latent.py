@@ -147,7 +147,7 @@ def test_the_references_gradients_are_those_of_its_values(generator):
     assert torch.autograd.gradgradcheck(lambda x: gaussian_head(x, noise, min_std=MIN_STD), raw)
     logits, noise = categorical_inputs((2, 3, 4), torch.float64, generator)
     # A one-hot sample is constant almost everywhere: it is given the gradient of its probabilities.
-    sample, probs = categorical_head(logits, noise, unimix=UNIMIX), mix_uniform(logits, UNIMIX).exp().flatten(-2)
+    sample, probs = categorical_head(logits, noise, unimix=UNIMIX), mix_uniform_probs(logits, UNIMIX).flatten(-2)
     cotangent = torch.randn(sample.shape, generator=generator, dtype=torch.float64)
     assert torch.equal(*(torch.autograd.grad(x, logits, cotangent)[0] for x in (sample, probs)))
     assert torch.autograd.gradcheck(lambda x: mix_uniform_probs(x, UNIMIX), logits)

@@ -6,8 +6,9 @@
 
 `observe` and `imagine` are the loops over them. What does not depend on the recurrent state (projections of actions and
 embeddings) is computed before the loop for all steps at once, what only reads states (the prior) after it; inside
-remains `RSSM._filter`, a pure function of tensors that compiles by itself. Noise is drawn before the loop, so that
-eager, compiled and resumed runs draw the same numbers.
+remains `RSSM._filter`, a pure function of tensors that compiles by itself. For the block GRU the loop is one autograd
+function instead (`models.scan`). Noise is drawn before the loop, so that both, eager, compiled and resumed runs draw the
+same numbers.
 
 Sources: Hafner et al. 2019 (PlaNet), arXiv 1811.04551, equation 4; Hafner et al. 2023 (DreamerV3), arXiv 2301.04104.
 """
@@ -23,6 +24,7 @@ from torch.nn.functional import silu
 
 from worldmodel.models.latents import LatentFamily
 from worldmodel.models.networks import BlockLinear, mlp
+from worldmodel.models.scan import gather, scan
 from worldmodel.types import Act, BalancedLatent, State, Trajectory
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # (h, z, projected action) -> the next h
@@ -54,6 +56,11 @@ class BlockGRU(nn.Module):
         mixed = torch.bmm(self._inputs(deter, stoch, action_in).expand(self.blocks, -1, -1), shared)
         mixed = torch.baddbmm(mixed, self._grouped(deter), own)  # [G, B, d]
         return self._gate(rearrange(mixed, "G B d -> B (G d)") + self.mix.bias, deter)
+
+    def read_action(self, action_in: Float[Tensor, "B T I"]) -> Float[Tensor, "B T D"]:
+        """The action's part of the mix, and the mix's bias: all of it that no state changes."""
+        weight = self.mix.weight[:, -action_in.shape[-1] :]
+        return action_in @ rearrange(weight, "G i d -> i (G d)") + self.mix.bias
 
     def unrolled(self) -> Step:
         """`forward` for many steps: the blocks' matrices are laid side by side once, so that what they share is one."""
@@ -125,6 +132,14 @@ class BareGRU(nn.Module):
 Cell = BlockGRU | PlainGRU | BareGRU
 
 
+def runs_as_scan(cell: Cell, latent: LatentFamily, compiled: bool) -> bool:
+    """Whether `observe` is one autograd function: for block GRUs whose samples it can differentiate, left uncompiled.
+
+    It knows no gradient of ReinMax, and a step that was compiled is there to be run.
+    """
+    return isinstance(cell, BlockGRU) and latent.gradient != "reinmax" and not compiled
+
+
 class RSSM(nn.Module):
     """The learned filter, a `Dynamics` that carries (h_t, z_t) from zeros; h_1 = f(0, 0, 0) is a learned constant."""
 
@@ -171,6 +186,7 @@ class RSSM(nn.Module):
         self.prior_head = nn.Sequential(mlp([deter] + [hidden] * prior_layers), nn.Linear(hidden, latent.parameters))
         self.prior_skip = nn.Linear(deter, latent.parameters, bias=False) if skip else None
         self._filter_step = self._filter
+        self._compiled = False
 
     def initial(self, batch: int) -> State:
         """The empty state before an episode's first row, [B, ...]."""
@@ -219,21 +235,21 @@ class RSSM(nn.Module):
         is_first: Bool[Tensor, "B T"],
         noise: Float[Tensor, "B T *noise"],
         carry: State | None = None,
+        *,
+        plain_loop: bool = False,
     ) -> Trajectory:
-        """Filter a sequence, beginning anew where `is_first`; starts from `carry`, or from nothing."""
+        """Filter a sequence, beginning anew where `is_first`; starts from `carry`, or from nothing.
+
+        Where `runs_as_scan` says so the loop is `scan`, which can be differentiated once, backward. The plain loop
+        defines what is correct, has derivatives of all kinds, and runs instead where it is asked for.
+        """
         keep = self._keep(is_first)
         action_in = self.action_in(prev_action * keep)
-        embed_in = self.project(embed)
-        deter, stoch = carry or self.initial(embed.shape[0])
-        deters, stochs, raws = [], [], []
-        steps = (x.unbind(1) for x in (action_in, embed_in, keep, noise))
-        for inputs in zip(*steps, strict=True):
-            deter, stoch, raw = self._filter_step(deter, stoch, *inputs)
-            deters.append(deter)
-            stochs.append(stoch)
-            raws.append(raw)
-        states = State(torch.stack(deters, 1), torch.stack(stochs, 1))  # [B, T, D], [B, T, Z]
-        return Trajectory(states, self.latent.distribution(torch.stack(raws, 1)), self.prior(states.deter))
+        inputs = (action_in, self.project(embed), keep, noise)
+        scans = not plain_loop and runs_as_scan(self.cell, self.latent, self._compiled)
+        deters, stochs, raws = (self._scan if scans else self._loop)(*inputs, carry or self.initial(embed.shape[0]))
+        states = State(deters, stochs)  # [B, T, D], [B, T, Z]
+        return Trajectory(states, self.latent.distribution(raws), self.prior(deters))
 
     def imagine(
         self, carry: State, state: State, act: Act, noise: Float[Tensor, "B H *noise"]
@@ -254,6 +270,30 @@ class RSSM(nn.Module):
     def compile(self) -> None:
         """Compile the body of `observe`'s loop; the loop itself stays eager, since unrolled it compiles for minutes."""
         self._filter_step = torch.compile(self._filter, fullgraph=True)
+        self._compiled = True
+
+    def _scan(
+        self, action_in: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor, carry: State
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `_loop` returns, as one autograd function."""
+        assert isinstance(self.cell, BlockGRU)
+        weights = gather(self.cell, self.posterior_deter, self.posterior_rest)
+        action_mix = self.cell.read_action(action_in)
+        return scan(weights, self.latent, action_mix, embed_in, keep, noise, *carry, self.cell.norm.eps)
+
+    def _loop(
+        self, action_in: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor, carry: State
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """h_t, z_t and the posterior's parameters [B, T, ...], step by step."""
+        deter, stoch = carry
+        deters, stochs, raws = [], [], []
+        steps = (x.unbind(1) for x in (action_in, embed_in, keep, noise))
+        for inputs in zip(*steps, strict=True):
+            deter, stoch, raw = self._filter_step(deter, stoch, *inputs)
+            deters.append(deter)
+            stochs.append(stoch)
+            raws.append(raw)
+        return torch.stack(deters, 1), torch.stack(stochs, 1), torch.stack(raws, 1)
 
     def _filter(
         self, deter: Tensor, stoch: Tensor, action_in: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor

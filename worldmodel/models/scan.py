@@ -1,0 +1,193 @@
+"""The loop of `RSSM.observe` as one autograd function, for the block GRU: the same numbers from fewer operations.
+
+Forward, for each step t, with k_t = 0 where an episode begins and 1 elsewhere, and s the sigmoid:
+
+    h~ = k_t h_{t-1}
+    i_t = norm( k_t (h_{t-1} R_i, z_{t-1} Z) + b )             what all blocks read of h and z, two norms    [B, 2, I]
+    m_t = a_t + silu(i_t) S + h~ O                             a_t: the action's part, O: each block's own   [B, D]
+    (r, u, c) = silu(norm(m_t)) G                              u has the -1 in its bias                      [G, B, 3d]
+    h_t = h~ + s(u) (tanh(s(r) c) - h~)
+    f_t = e_t + h_t R_f                                        e_t: the embedding's part; one product with h_t R_i
+    raw_t = layers(f_t),   z_t a sample of it                  a layer is norm, silu, linear; `skip` adds to raw_t
+
+Backward, x' being what reaches x. The loop works out only what reaches each pre-activation, from the last step:
+
+    raw_t' += z_t' dz/draw                                     straight through, or reparameterised
+    f_t' = raw_t' back through the layers
+    h_t' += k_{t+1} h~' + f_t' R_f^T + k_{t+1} (h R_i)' R_i^T
+    (r, u, c)' = h_t' C_t                                      C_t: the gates' derivatives, of all steps beforehand
+    m_t' = (r, u, c)' G^T back through silu and norm,          i_t' = m_t' S^T likewise
+    h~' = (1 - s(u)) h_t' + m_t' O^T
+
+After it, the gradient of each matrix is one product: what it read at all steps, times what reached its result there.
+Those of a norm are one sum each. Source of the deferral: Appleyard et al. 2016, arXiv 1604.01946, section 3.
+
+Only pre-activations and states are kept. Products run in the autocast's dtype, everything else in the states' own.
+"""
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad, silu
+
+from worldmodel.kernels.precision import full_precision
+from worldmodel.models.latents import LatentFamily
+from worldmodel.models.scan_backward import backward_loop, known_of, weight_gradients
+from worldmodel.models.scan_parts import (
+    Kept,
+    Settings,
+    Weights,
+    add_product,
+    draw_of,
+    for_products,
+    fours,
+    grouped,
+    product,
+    product_plus,
+    time_leading,
+    weights_of,
+)
+
+
+def gather(cell: Any, posterior_deter: nn.Linear, posterior_rest: nn.Sequential) -> Weights:
+    """The weights of a block GRU and of a posterior, side by side as the loop reads them; their gradients find back."""
+    (deter_in, deter_norm, _), (stoch_in, stoch_norm, _) = cell.deter_in, cell.stoch_in
+    blocks, d, _ = cell.gates.weight.shape
+    own, *shared = cell.mix.weight.split([d] + [deter_in.out_features] * 3, 1)
+    reset, candidate, update = cell.gates.weight.chunk(3, -1)
+    reset_bias, candidate_bias, update_bias = cell.gates.bias.view(blocks, 1, 3 * d).chunk(3, -1)
+    flat = [m for m in posterior_rest.modules() if isinstance(m, nn.LayerNorm | nn.Linear)]  # norm, linear, norm, ...
+    return Weights(
+        recurrent=torch.cat([deter_in.weight, posterior_deter.weight]),
+        stoch=stoch_in.weight,
+        input_bias=torch.stack([deter_in.bias, stoch_in.bias]),
+        input_scale=torch.stack([deter_norm.weight, stoch_norm.weight]),
+        input_shift=torch.stack([deter_norm.bias, stoch_norm.bias]),
+        shared=rearrange(torch.cat(shared[:2], 1), "G i d -> i (G d)"),
+        own=own,
+        mix_scale=cell.norm.weight,
+        mix_shift=cell.norm.bias,
+        gates=torch.cat([reset, update, candidate], -1),
+        gates_bias=torch.cat([reset_bias, update_bias - 1, candidate_bias], -1),
+        layers=tuple(x for m in flat for x in (m.weight, m.bias)),
+    )
+
+
+def scan(
+    weights: Weights,
+    latent: LatentFamily,
+    action_mix: Float[Tensor, "B T D"],
+    embed_in: Float[Tensor, "B T W"],
+    keep: Float[Tensor, "B T 1"],
+    noise: Float[Tensor, "B T *noise"],
+    deter: Float[Tensor, "B D"],
+    stoch: Float[Tensor, "B Z"],
+    eps: float,
+) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T Z"], Float[Tensor, "B T P"]]:
+    """Filter a sequence.
+
+    Args:
+        weights: from `gather`.
+        latent: the family; its gradient is straight through or reparameterised.
+        action_mix: the action's part of the mix at each step, with the mix's bias.
+        embed_in: the embedding's part of the posterior's first layer.
+        keep: 0 where an episode begins, 1 elsewhere.
+        noise: from `latent.noise`; no gradient reaches it, nor `keep`.
+        deter, stoch: the state before the first row.
+        eps: of the norms.
+    Returns:
+        h_t, z_t and the posterior's parameters. They can be differentiated once.
+    """
+    device = deter.device.type
+    reduced = torch.is_autocast_enabled(device)
+    settings = Settings(
+        latent, eps, torch.get_autocast_dtype(device) if reduced else deter.dtype, torch.is_grad_enabled()
+    )
+    with torch.autocast(device, enabled=False):
+        flat = (*weights[:-1], *weights.layers)
+        return _Scan.apply(settings, action_mix, embed_in, keep, noise, deter, stoch, *flat)
+
+
+class _Scan(torch.autograd.Function):
+    """See the module. In what is kept and handed around below, time leads: [T, B, ...]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, settings: Settings, action_mix: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor,
+        deter: Tensor, stoch: Tensor, *flat: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        keep, noise = time_leading(keep), time_leading(noise)
+        kept = _forward(settings, weights_of(flat), action_mix, embed_in, keep, noise, deter, stoch)
+        if settings.keep:
+            ctx.settings, ctx.weights, ctx.dtypes = settings, len(flat), (action_mix.dtype, embed_in.dtype)
+            ctx.save_for_backward(keep, noise, *flat, *kept[:-1], *kept.layer_inputs)
+        return tuple(x.transpose(0, 1).clone() for x in (kept.deters[1:], kept.stochs[1:], kept.raws))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        keep, noise, *rest = ctx.saved_tensors
+        flat, states = rest[: ctx.weights], rest[ctx.weights :]
+        alone = len(Kept._fields) - 1
+        weights, kept = weights_of(flat), Kept._make((*states[:alone], tuple(states[alone:])))
+        with torch.autocast(keep.device.type, enabled=False):
+            known = known_of(ctx.settings, weights, kept, keep)
+            reached = backward_loop(ctx.settings, weights, kept, known, keep, noise, cotangents)
+            gradients = weight_gradients(ctx.settings, weights, kept, known, keep, reached)
+        action_mix, embed_in = reached.mixed, reached.read[..., len(weights.stoch) :]
+        per_row = (x.transpose(0, 1).to(dtype) for x, dtype in zip((action_mix, embed_in), ctx.dtypes, strict=True))
+        return None, *per_row, None, None, reached.deter, reached.stoch, *gradients[:-1], *gradients.layers
+
+
+def _forward(
+    settings: Settings, weights: Weights, action_mix: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor,
+    deter: Tensor, stoch: Tensor,
+) -> Kept:  # fmt: skip
+    """The loop."""
+    w, (hidden, _), (G, d, _) = for_products(weights, settings), weights.stoch.shape, weights.own.shape
+    mixed = time_leading(action_mix).to(deter.dtype)  # [T, B, D], to which the other parts are added
+    read = pad(time_leading(embed_in).to(deter.dtype), (hidden, 0))  # [T, B, I+W], likewise
+    T, B, D = mixed.shape
+    deters, stochs = deter.new_empty(T + 1, B, D), stoch.new_zeros(T + 1, B, stoch.shape[-1])
+    deters[0], stochs[0] = deter, stoch
+    inputs, gates = deter.new_empty(T, B, 2, hidden), deter.new_empty(T, G, B, 3 * d)
+    raws, layer_inputs, draw = [], [], draw_of(settings.latent)
+    from_deter = product(deter, w.recurrent.T)
+    states = (deters[:-1], stochs[:-1], deters[1:], stochs[1:])
+    by_step = (x.unbind() for x in (keep, *states, inputs, mixed, gates, read))
+    for k, h, z, new_h, new_z, x, m, g, f, u in zip(*by_step, draw.prepared(noise), strict=True):
+        held = grouped(h * k, G)
+        torch.addcmul(w.input_bias[0], from_deter[:, :hidden], k, out=x[:, 0])
+        torch.addcmul(w.input_bias[1], product(z, w.stoch.T), k, out=x[:, 1])
+        normal = torch.native_layer_norm(x, [hidden], None, None, settings.eps)[0]
+        add_product(m, silu(torch.addcmul(w.input_shift, normal, w.input_scale)).view(B, 2 * hidden), w.shared)
+        grouped(m, G).add_(product(held, w.own))
+        active = silu(torch.native_layer_norm(m, [D], w.mix_scale, w.mix_shift, settings.eps)[0])
+        g.copy_(product_plus(w.gates_bias, grouped(active, G), w.gates))
+        reset, update = g[..., : 2 * d].sigmoid().chunk(2, -1)
+        torch.lerp(held, torch.tanh(reset * g[..., 2 * d :]), update, out=grouped(new_h, G))
+        add_product(f, new_h, w.recurrent.T)
+        from_deter = f
+        raw, before = _layers(f, w, settings)
+        draw.sample(full_precision(raw), u, new_z)
+        raws.append(raw)
+        layer_inputs.append(before)
+    stacked = tuple(torch.stack(steps) for steps in zip(*layer_inputs, strict=True))
+    return Kept(deters, stochs, inputs, mixed, gates, torch.stack(raws), stacked)
+
+
+def _layers(read: Tensor, w: Weights, settings: Settings) -> tuple[Tensor, list[Tensor]]:
+    """The posterior's parameters [B, P] from [B, I+W], in the dtype of products, and what each layer reads."""
+    hidden = w.stoch.shape[0]
+    x, before = read[:, hidden : 2 * hidden], []
+    for scale, shift, matrix, bias in fours(w.layers):
+        before.append(x)
+        active = silu(torch.native_layer_norm(x, [hidden], scale, shift, settings.eps)[0])
+        x = product_plus(bias, active, matrix.T)
+    if read.shape[-1] > 2 * hidden:  # `skip`
+        x = x + read[:, 2 * hidden :]
+    return x.to(settings.product_dtype), before
