@@ -26,6 +26,7 @@ from docs_blocks import write_block
 from torch import Tensor
 
 from worldmodel import build
+from worldmodel.behaviour.imagination import scripted
 from worldmodel.config_io import read_config
 from worldmodel.data.random_batch import random_batch
 from worldmodel.kernels.kl import balanced_categorical_kl
@@ -136,8 +137,8 @@ def our_updates(sizes: Sizes, compiled: bool) -> dict[str, Callable[[], None]]:
     noise = model.noise(sizes.batch, sizes.length)
 
     def update(model: RSSM, plain_loop: bool) -> None:
-        _, posterior, prior = model.observe(embed, action, is_first, noise, plain_loop=plain_loop)
-        posterior.balanced_kl(prior, dyn=DYN, rep=REP, free_nats=FREE).balanced.mean().backward()
+        explained = model.observe(embed, action, is_first, noise, plain_loop=plain_loop)
+        explained.posterior.balanced_kl(explained.prior, dyn=DYN, rep=REP, free_nats=FREE).balanced.mean().backward()
         model.zero_grad()
 
     contestants = {"plain loop": partial(update, model, True), "scan": partial(update, model, False)}
@@ -190,10 +191,10 @@ def other_loops() -> str:
 
     def act() -> None:
         for _ in range(100):
-            deter = model.predict(model.initial(1), action[:1, 0], first)
-            model.update(deter, embed).rsample(noise[:1, 0])
+            _, deter = model.step(model.initial(1), action[:1, 0], first)
+            model.posterior(deter, model.project(embed)).rsample(noise[:1, 0])
 
-    imagining = {"imagine": lambda: model.imagine(state, action, noise)}
+    imagining = {"imagine": lambda: model.imagine(state, state, scripted(action[None]), noise)}
     acting = {"act": act}
     if has_torchrl():
         prior, posterior = torchrl_parts(sizes)

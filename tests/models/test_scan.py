@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worldmodel.models import rssm as rssm_module
@@ -141,6 +142,19 @@ def test_a_second_derivative_is_refused(generator):
     (gradient,) = torch.autograd.grad(deter.square().sum(), arguments[0], create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.sum().backward()
+
+
+def test_a_forward_mode_derivative_is_refused_and_is_the_plain_loops(generator):
+    model = make(GAUSSIAN)
+    arguments = inputs(model, generator)
+    embed = arguments[0].detach()
+    with forward_ad.dual_level():
+        moved = forward_ad.make_dual(embed, torch.ones_like(embed))
+        with pytest.raises(NotImplementedError, match="must implement the jvp function"):
+            observed(model, (moved, *arguments[1:]), False)
+        tangent = forward_ad.unpack_dual(observed(model, (moved, *arguments[1:]), True)[0].sum()).tangent
+    (gradient,) = torch.autograd.grad(observed(model, arguments, False)[0].sum(), arguments[0])
+    torch.testing.assert_close(tangent, gradient.sum(), **EXACT)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@
 
 `observe` and `imagine` are the loops over them. What does not depend on the recurrent state (projections of actions and
 embeddings) is computed before the loop for all steps at once, what only reads states (the prior) after it; inside
-remains `RSSM._filter`, a pure function of tensors that compiles by itself. For the block GRU the loop is one autograd
-function instead (`models.scan`). Noise is drawn before the loop, so that both, eager, compiled and resumed runs draw the
-same numbers.
+remains `RSSM._filter`, a pure function of tensors that compiles by itself. For the block GRU, `observe`'s loop is one
+autograd function instead (`models.scan`). Noise is drawn before the loop, so that both of them, eager, compiled and
+resumed runs draw the same numbers.
 
 Sources: Hafner et al. 2019 (PlaNet), arXiv 1811.04551, equation 4; Hafner et al. 2023 (DreamerV3), arXiv 2301.04104.
 """
