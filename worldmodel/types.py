@@ -244,17 +244,20 @@ class BalancedLatent(Latent, Protocol):
         ...
 
 
+Carry = (
+    Any  # what a recurrence remembers between rows: a tree (tuple, list, dict) of tensors with the same leading shape
+)
+
+
 class Trajectory(NamedTuple):
     """A filtered sequence: states, and the two distributions that each z_t stands between, all [B, T, ...]."""
 
     states: State
     posterior: BalancedLatent
     prior: BalancedLatent
+    carry: Carry  # after the last row, [B, ...]: filtering and imagination go on from it
 
 
-Carry = (
-    Any  # what a recurrence remembers between rows: a tree (tuple, list, dict) of tensors with the same leading shape
-)
 # States [*batch, ...] -> actions [*batch, A], as ActionSpec lays them out.
 Act = Callable[[State], Tensor]
 
@@ -292,6 +295,14 @@ class Dynamics(Protocol):
 
     def advance(self, carry: Carry, state: State) -> Carry:
         """The carry once z_t is known."""
+        ...
+
+    def carry_of(self, state: State) -> Carry:
+        """The carry after a row of this state, whatever came before it.
+
+        Raises:
+            NotImplementedError: if the recurrence remembers more than its newest state.
+        """
         ...
 
     def project(self, embed: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch I"]:

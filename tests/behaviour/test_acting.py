@@ -56,7 +56,7 @@ def test_filtering_in_steps_is_the_batched_filter_on_the_same_noise(spec, latent
     again = seeded(3)
     noise = torch.cat([model.noise(B, 1, again) for _ in range(T)], 1)
     with torch.no_grad():
-        states = model.filter(batch, noise).states
+        states = model.dynamics.observe(model.embed_newest(batch), batch.prev_action, batch.is_first, noise).states
     torch.testing.assert_close(recorder.seen, states)
     np.testing.assert_allclose(np.stack(actions, 1), states.deter[..., :2].numpy(), atol=1e-5)
 
@@ -200,7 +200,8 @@ def test_planning_finds_the_action_that_a_model_rewards():
             self.mean = mean
 
     model.__class__ = Wanting
-    model.dynamics.step = lambda carry, action, is_first=None: (carry, action.repeat(1, 4))
+    model.dynamics.action_in = torch.nn.Identity()
+    model.dynamics.cell.unrolled = lambda: lambda deter, stoch, action: action.repeat(1, 4)
     generator = seeded()
     planner = Planner(model.spec.action, CEM(), horizon=3, candidates=64, iterations=5)
     planning = Planning(model, planner, discount=1.0, generator=generator)

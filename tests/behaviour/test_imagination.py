@@ -34,6 +34,34 @@ def test_a_dream_is_the_rssm_rolled_forward_from_the_filtered_context(spec, late
         torch.testing.assert_close(imagined.prediction[name].flatten(0, 1), likelihood.mean)
 
 
+class Remembering(torch.nn.Module):
+    """An RSSM whose carry is not a state, nor known from one."""
+
+    def __init__(self, rssm):
+        super().__init__()
+        self.rssm = rssm
+        self.noise = rssm.noise
+
+    def carry_of(self, state):
+        raise NotImplementedError("no state tells all that is remembered")
+
+    def observe(self, *rows):
+        trajectory = self.rssm.observe(*rows)
+        return trajectory._replace(carry={"remembered": trajectory.carry})
+
+    def imagine(self, carry, state, act, noise):
+        return self.rssm.imagine(carry["remembered"], state, act, noise)
+
+
+def test_a_dream_goes_on_from_what_the_recurrence_remembers():
+    model, batch = make_model(), make_batch(first=())
+    expected = dream_of(model, batch).states
+    model.dynamics = Remembering(model.dynamics)
+    torch.testing.assert_close(dream_of(model, batch).states, expected, rtol=0, atol=0)
+    with pytest.raises(NotImplementedError, match="no state tells"):
+        imagine(model, State(*(x[:, :, -1] for x in expected)), recorded(batch.prev_action[:, :2], 5), 2)
+
+
 @families
 def test_the_future_is_not_looked_at_but_its_actions_are_followed(latent):
     model, batch = make_model(latent=latent), make_batch(first=())

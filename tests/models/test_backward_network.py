@@ -60,7 +60,7 @@ def test_nothing_follows_the_end_of_an_episode_however_it_is_marked(mark, genera
 def test_where_nothing_follows_the_smoothing_posterior_is_what_acting_computes(spec, latent, generator):
     model, batch = smoothing_model(spec, latent, read_reward=True), rows(spec)
     noise = model.dynamics.noise(3, 7, generator)
-    states, posterior, _ = model.observe(batch, noise)
+    states, posterior, *_ = model.observe(batch, noise)
     stepped = []
     for t in range(7):
         before = State(*(x[:, t - 1] for x in states)) if t else model.dynamics.initial(3)
@@ -107,12 +107,12 @@ def test_the_model_given_episodes_has_the_posterior_that_it_is_trained_with(gene
     """The bound by way of `given` and by way of training agree in the mean over draws, and know the future alike."""
     model, batch = smoothing_model(read_reward=True), make_batch(first=(), length=4, dtype=torch.float64)
     sequence, noise = model.given(batch), model.dynamics.noise(3, 4, generator)
-    states, posterior, prior = model.observe(batch, noise)
+    states, posterior, prior, _ = model.observe(batch, noise)
     for t in range(4):
         proposal = sequence.proposal(states.deter[None, :, t], t)
         torch.testing.assert_close(proposal.mean[0], posterior.mean[:, t], **ROUNDING)
     many = select(batch, torch.zeros(4000, dtype=torch.long))
-    states, posterior, prior = model.observe(many, model.dynamics.noise(4000, 4, generator))
+    states, posterior, prior, _ = model.observe(many, model.dynamics.noise(4000, 4, generator))
     kl = posterior.kl(prior).sum((1, 2))
     drawn = sequence_elbo(sequence, 4000, generator=generator).kl_groups[:, 0].sum((1, 2))
     assert (kl.mean() - drawn.mean()).abs() < 4 * ((kl.var() + drawn.var()) / 4000) ** 0.5

@@ -66,7 +66,7 @@ def test_the_batched_bound_and_the_loop_agree_on_the_same_noise(maker, spec, lat
     noise = torch.stack([model.dynamics.noise(3, 7, generator) for _ in range(2)])
     loop = sequence_elbo(OnNoise(model.given(batch), noise), 2)
     for n in range(2):
-        (_, posterior, prior), likelihoods = model(batch, noise[n])
+        (_, posterior, prior, _), likelihoods = model(batch, noise[n])
         bound = elbo(
             likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch)
         )

@@ -80,13 +80,12 @@ def test_without_a_reset_the_past_matters(latent, generator):
 
 
 @families
-def test_a_carried_state_continues_a_sequence(latent, generator):
+def test_the_carry_of_a_trajectory_continues_the_sequence(latent, generator):
     model = make(latent)
     embed, action, is_first, noise = inputs(model, generator)
     whole = model.observe(embed, action, is_first, noise).states
-    first = model.observe(embed[:, :2], action[:, :2], is_first[:, :2], noise[:, :2]).states
-    carried = State(*(x[:, -1] for x in first))
-    rest = model.observe(embed[:, 2:], action[:, 2:], is_first[:, 2:], noise[:, 2:], carried).states
+    first = model.observe(embed[:, :2], action[:, :2], is_first[:, :2], noise[:, :2])
+    rest = model.observe(embed[:, 2:], action[:, 2:], is_first[:, 2:], noise[:, 2:], first.carry).states
     for a, b in zip(whole, rest, strict=True):
         torch.testing.assert_close(a[:, 2:], b, **ROUNDING)
 

@@ -18,7 +18,7 @@ specs = pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector"
 
 
 def bound_of(model, batch, noise):
-    (_, posterior, prior), likelihoods = model(batch, noise)
+    (_, posterior, prior, _), likelihoods = model(batch, noise)
     return elbo(likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch))
 
 

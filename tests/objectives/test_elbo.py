@@ -91,7 +91,7 @@ def test_one_step_of_the_world_model_is_a_vae_bound(generator):
     """T = 1: log p(x|z) - KL(N(m, s) || N(mu, sigma)), written out from the model's own heads."""
     model, batch = make_model().double(), make_batch(batch=6, length=1, first=(), dtype=torch.float64)
     noise = model.dynamics.noise(6, 1, generator)
-    (_, posterior, prior), likelihoods = model(batch, noise)
+    (_, posterior, prior, _), likelihoods = model(batch, noise)
     bound = elbo(likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch))
     _, h = model.dynamics.step(model.dynamics.initial(6), batch.prev_action[:, 0], batch.is_first[:, 0])
     q, p = model.dynamics.posterior(h, model.dynamics.project(model.embed(batch.obs)[:, 0])), model.dynamics.prior(h)
@@ -129,7 +129,7 @@ def test_the_world_models_bound_stays_below_its_integrated_evidence(seed):
         {k: x.expand(draws, -1, -1) for k, x in batch.obs.items()}, *(x.expand(draws, *x.shape[1:]) for x in batch[1:])
     )
     noise = model.dynamics.noise(draws, 1, torch.Generator().manual_seed(seed))
-    (_, posterior, prior), likelihoods = model(many, noise)
+    (_, posterior, prior, _), likelihoods = model(many, noise)
     bound = elbo(likelihoods, model.targets(many), posterior, prior, valid=many.valid, observed=model.observed(many))
     mean, error = bound.elbo.mean().item(), bound.elbo.std().item() / draws**0.5
     q = torch.distributions.Normal(posterior.mean[0, 0], posterior.std[0, 0])
@@ -143,7 +143,7 @@ def test_kl_is_kept_per_group_and_step_and_means_skip_invalid_rows(generator):
     for latent in (GAUSSIAN, CATEGORICAL):
         model, batch = make_model(latent=latent), make_batch()
         batch = batch._replace(valid=torch.rand(3, 7, generator=generator) < 0.6)
-        (_, posterior, prior), likelihoods = model(batch, model.dynamics.noise(3, 7, generator))
+        (_, posterior, prior, _), likelihoods = model(batch, model.dynamics.noise(3, 7, generator))
         bound = elbo(likelihoods, model.targets(batch), posterior, prior, valid=batch.valid)
         assert torch.equal(bound.kl_groups, posterior.kl(prior))
         torch.testing.assert_close(bound.per_step()["kl"], bound.kl[batch.valid].mean())
@@ -160,7 +160,7 @@ def test_invalid_rows_may_hold_anything():
 
 def test_names_must_match(generator):
     model, batch = make_model(), make_batch()
-    (_, posterior, prior), likelihoods = model(batch, model.dynamics.noise(3, 7, generator))
+    (_, posterior, prior, _), likelihoods = model(batch, model.dynamics.noise(3, 7, generator))
     with pytest.raises(ValueError, match="reward"):
         elbo(likelihoods, batch.obs, posterior, prior, valid=batch.valid)
 

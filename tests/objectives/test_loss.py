@@ -18,7 +18,8 @@ RECIPES = {
 
 def made(latent=GAUSSIAN, seed=0):
     model, batch = make_model(latent=latent, seed=seed).double(), make_batch(dtype=torch.float64)
-    (_, posterior, prior), likelihoods = model(batch, model.dynamics.noise(3, 7, torch.Generator().manual_seed(seed)))
+    noise = model.dynamics.noise(3, 7, torch.Generator().manual_seed(seed))
+    (_, posterior, prior, _), likelihoods = model(batch, noise)
     bound = elbo(likelihoods, model.targets(batch), posterior, prior, valid=batch.valid, observed=model.observed(batch))
     return model, bound, posterior, prior
 
@@ -153,7 +154,7 @@ def test_invalid_rows_count_nowhere():
         valid = batch.valid.clone()
         valid[:, 6] = False
         rows = batch._replace(obs=obs, valid=valid)
-        (_, posterior, prior), likelihoods = model(rows, noise)
+        (_, posterior, prior, _), likelihoods = model(rows, noise)
         bound = elbo(likelihoods, model.targets(rows), posterior, prior, valid=valid)
         values.append(optimised(bound, posterior, prior, RECIPES["DreamerV3"]).value)
     assert values[0] == values[1]

@@ -13,13 +13,14 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from worldmodel.behaviour.returns import discount_weights
 from worldmodel.checks import require_positive, require_share
 from worldmodel.data.batches import select
 from worldmodel.models.decoder import CONTINUE, REWARD
 from worldmodel.models.world_model import WorldModel
-from worldmodel.types import Act, Batch, State
+from worldmodel.types import Act, Batch, Carry, State, Trajectory
 
 
 class Imagined(NamedTuple):
@@ -57,6 +58,7 @@ def imagine(
     act: Act,
     horizon: int,
     *,
+    carry: Carry | None = None,
     generator: torch.Generator | None = None,
     gradients: bool = False,
 ) -> Imagined:
@@ -65,11 +67,12 @@ def imagine(
         a_t = act(state_t),    h_{t+1} = f(h_t, z_t, a_t),    z_{t+1} ~ p(z_{t+1} | h_{t+1})
 
     Args:
-        model: the world model, whose recurrence carries its state.
+        model: the world model.
         start: h_0 and z_0, [N, B, ...].
         act: called with the states [N B, ...] of every step, `start` first: -> actions [N B, A]; `recorded` makes one
             of given actions.
         horizon: actions taken (H).
+        carry: what the recurrence remembers at the start, led by [N, B]; left out, what it knows from the states alone.
         generator: source of the latents' noise, drawn before the first step.
         gradients: whether the futures are differentiable in the start and in the actions.
     Raises:
@@ -80,7 +83,8 @@ def imagine(
     with torch.set_grad_enabled(gradients):
         flat = State(*(rearrange(x, "N B W -> (N B) W") for x in start))
         noise = model.noise(N * B, horizon, generator)
-        states, action = model.imagine(flat, flat, act, noise)
+        remembered = model.dynamics.carry_of(flat) if carry is None else tree_map(lambda x: x.flatten(0, 1), carry)
+        states, action = model.imagine(remembered, flat, act, noise)
         futures = (rearrange(x, "(N B) H W -> N B H W", N=N) for x in (*states, action))
         deter, stoch, action = futures
         return Imagined(State(deter, stoch), action)
@@ -154,22 +158,28 @@ def dream(
     require_positive(context=context, horizon=horizon, samples=samples)
     if context + horizon > length:
         raise ValueError(f"context + horizon: expected at most the {length} rows given, got {context + horizon}")
-    filtered = filter_samples(model, select(batch, rows=slice(context)), samples, generator)
-    start = State(*(x[:, :, -1] for x in filtered))
+    filtered = _filtered(model, select(batch, rows=slice(context)), samples, generator)
+    last = State(*(x[:, -1] for x in filtered.states))
+    start, carry = tree_map(lambda x: rearrange(x, "(N B) ... -> N B ...", N=samples), (last, filtered.carry))
     act = recorded(batch.prev_action[:, context : context + horizon], samples)
-    states = imagine(model, start, act, horizon, generator=generator).states
+    states = imagine(model, start, act, horizon, carry=carry, generator=generator).states
     decoded = [means(model, states, n) for n in range(samples)]  # one sample at a time: images are large
     return Dream(states, {name: torch.stack([mean[name] for mean in decoded]) for name in decoded[0]})
 
 
 def filter_samples(model: WorldModel, batch: Batch, samples: int, generator: torch.Generator | None = None) -> State:
     """N draws of the filtered states of every row, [N, B, T, ...]; no row knows what follows it."""
+    states = _filtered(model, batch, samples, generator).states
+    return State(*(rearrange(x, "(N B) T W -> N B T W", N=samples) for x in states))
+
+
+def _filtered(model: WorldModel, batch: Batch, samples: int, generator: torch.Generator | None) -> Trajectory:
+    """[N B, T, ...] of N draws of the filtered past."""
     embed = repeat(model.embed_newest(batch), "B T E -> (N B) T E", N=samples)
     action = repeat(batch.prev_action, "B T A -> (N B) T A", N=samples)
     is_first = repeat(batch.is_first, "B T -> (N B) T", N=samples)
     noise = model.noise(is_first.shape[0], is_first.shape[1], generator)
-    states = model.dynamics.observe(embed, action, is_first, noise).states
-    return State(*(rearrange(x, "(N B) T W -> N B T W", N=samples) for x in states))
+    return model.dynamics.observe(embed, action, is_first, noise)
 
 
 def means(model: WorldModel, states: State, sample: int) -> dict[str, Tensor]:

@@ -215,6 +215,10 @@ class RSSM(nn.Module):
         """(h_t, z_t)."""
         return state
 
+    def carry_of(self, state: State) -> State:
+        """(h_t, z_t) again: nothing else is remembered."""
+        return state
+
     def project(self, embed: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch I"]:
         """The embedding's part of the posterior's first layer: all that q reads of a row."""
         return self.posterior_embed(embed)
@@ -248,8 +252,8 @@ class RSSM(nn.Module):
         inputs = (action_in, self.project(embed), keep, noise)
         scans = not plain_loop and runs_as_scan(self.cell, self.latent, self._compiled)
         deters, stochs, raws = (self._scan if scans else self._loop)(*inputs, carry or self.initial(embed.shape[0]))
-        states = State(deters, stochs)  # [B, T, D], [B, T, Z]
-        return Trajectory(states, self.latent.distribution(raws), self.prior(deters))
+        states, last = State(deters, stochs), State(deters[:, -1], stochs[:, -1])  # [B, T, D], [B, T, Z]
+        return Trajectory(states, self.latent.distribution(raws), self.prior(deters), carry=last)
 
     def imagine(
         self, carry: State, state: State, act: Act, noise: Float[Tensor, "B H *noise"]

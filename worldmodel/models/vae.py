@@ -93,7 +93,8 @@ class VAE(nn.Module):
         (x,) = batch.obs.values()
         posterior = self.posterior(x.to(noise.dtype))
         z = posterior.rsample(noise)
-        return Trajectory(State(z[..., :0], z), posterior, self.prior(*z.shape[:2])), {NAME: self.likelihood(z)}
+        trajectory = Trajectory(State(z[..., :0], z), posterior, self.prior(*z.shape[:2]), carry=())
+        return trajectory, {NAME: self.likelihood(z)}
 
     def decode(self, state: State) -> dict[str, Likelihood]:
         """p(x | z) by name."""

@@ -191,9 +191,9 @@ class WorldModel(nn.Module):
         deter, stoch = (next(self.parameters()).new_zeros(1, width) for width in self.decoder.widths)
         return self.decode(State(deter, stoch))
 
-    def forward(self, batch: Batch, noise: Float[Tensor, "B T *noise"], carry: Carry | None = None) -> Output:
+    def forward(self, batch: Batch, noise: Float[Tensor, "B T *noise"]) -> Output:
         """Explain sequences by the posterior and decode every state, for noise from `noise`."""
-        trajectory = self.observe(batch, noise, carry)
+        trajectory = self.observe(batch, noise)
         deter, stoch = trajectory.states
         if self.dynamics.marginal_gradient:
             stoch = stoch.detach()  # a likelihood's gradient reaches q by `objectives.marginal` instead
@@ -204,12 +204,8 @@ class WorldModel(nn.Module):
         return self.dynamics.noise(batch, steps, generator)
 
     def observe(self, batch: Batch, noise: Float[Tensor, "B T *noise"], carry: Carry | None = None) -> Trajectory:
-        """Explain sequences without decoding them."""
+        """Explain sequences without decoding them; from `carry`, or from nothing."""
         return self.dynamics.observe(self.embed_sequence(batch), batch.prev_action, batch.is_first, noise, carry)
-
-    def filter(self, batch: Batch, noise: Float[Tensor, "B T *noise"], carry: Carry | None = None) -> Trajectory:
-        """Explain sequences whose rows know nothing of what follows them, whatever the posterior."""
-        return self.dynamics.observe(self.embed_newest(batch), batch.prev_action, batch.is_first, noise, carry)
 
     def step(
         self,

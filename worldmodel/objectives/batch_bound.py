@@ -95,7 +95,7 @@ def _bound_and_divergence(
     targets, observed = model.targets(batch), model.observed(batch)
     reduced = torch.autocast(batch.reward.device.type, torch.bfloat16, enabled=autocast)
     with reduced:
-        (states, posterior, prior), likelihoods = model(batch, noise)
+        (states, posterior, prior, _), likelihoods = model(batch, noise)
     each = divergence(posterior, prior, objective)
     bound = elbo(likelihoods, targets, posterior, prior, valid=batch.valid, observed=observed, kl_groups=each.kl)
     if not model.marginal_gradient or not torch.is_grad_enabled():
