@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from worldmodel.models.latents import LatentFamily
-from worldmodel.models.networks import BlockLinear, mlp
+from worldmodel.models.networks import BlockLinear, blocks_of, mlp, side_by_side
 from worldmodel.models.scan import gather, scan
 from worldmodel.types import Act, BalancedLatent, State, Trajectory
 
@@ -54,8 +54,8 @@ class BlockGRU(nn.Module):
         """One step, given the projected action."""
         own, shared = self._mix_weights()
         mixed = torch.bmm(self._inputs(deter, stoch, action_in).expand(self.blocks, -1, -1), shared)
-        mixed = torch.baddbmm(mixed, self._grouped(deter), own)  # [G, B, d]
-        return self._gate(rearrange(mixed, "G B d -> B (G d)") + self.mix.bias, deter)
+        mixed = torch.baddbmm(mixed, self._blocks(deter), own)  # [G, B, d]
+        return self._gate(side_by_side(mixed) + self.mix.bias, deter)
 
     def read_action(self, action_in: Float[Tensor, "B T I"]) -> Float[Tensor, "B T D"]:
         """The action's part of the mix, and the mix's bias: all of it that no state changes."""
@@ -69,7 +69,7 @@ class BlockGRU(nn.Module):
 
         def step(deter: Tensor, stoch: Tensor, action_in: Tensor) -> Tensor:
             mixed = torch.addmm(self.mix.bias, self._inputs(deter, stoch, action_in), dense)
-            return self._gate(mixed + rearrange(torch.bmm(self._grouped(deter), own), "G B d -> B (G d)"), deter)
+            return self._gate(mixed + side_by_side(torch.bmm(self._blocks(deter), own)), deter)
 
         return step
 
@@ -82,14 +82,13 @@ class BlockGRU(nn.Module):
         _, inputs, own = self.mix.weight.shape
         return self.mix.weight.split([own, inputs - own], 1)
 
-    def _grouped(self, deter: Float[Tensor, "B D"]) -> Float[Tensor, "G B d"]:
-        return rearrange(deter, "B (G d) -> G B d", G=self.blocks)
+    def _blocks(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "G B d"]:
+        return blocks_of(x, self.blocks)
 
     def _gate(self, mixed: Float[Tensor, "B D"], deter: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        x = silu(self.norm(mixed))
-        reset, candidate, update = rearrange(self.gates(x), "B (G three d) -> three B (G d)", G=self.blocks, three=3)
+        reset, candidate, update = self.gates(silu(self.norm(mixed))).chunk(3, -1)  # [G, B, d] each
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        return torch.lerp(deter, candidate, torch.sigmoid(update - 1))
+        return side_by_side(torch.lerp(self._blocks(deter), candidate, torch.sigmoid(update - 1)))
 
 
 class PlainGRU(nn.Module):
