@@ -55,7 +55,7 @@ class _CategoricalKL(torch.autograd.Function):
         soft_p, p, log_p = _mix(p_logits, unimix)
         u = log_q - log_p
         # p - q = q (exp(-u) - 1) = p (1 - exp(u)), by whichever exponential is at most one: exact near u = 0.
-        difference = torch.copysign(torch.maximum(q, p).mul_(torch.expm1(-u.abs())), -u)
+        difference = torch.maximum(q, p).mul_(u.abs().neg_().expm1_()).copysign_(u).neg_()
         kl = (q * u).add_(difference).sum(-1)
         step = kl.sum(-1)
         clamped = step < free_nats if free_nats else torch.zeros_like(step, dtype=torch.bool)
@@ -75,15 +75,15 @@ class _CategoricalKL(torch.autograd.Function):
         q_gradient = p_gradient = None
         if ctx.needs_input_grad[0]:
             to_kl = _reaching(kl, balanced, rep, clamped)
-            to_q = _sum(_times(to_kl, log_q - log_p), _times(q_entropy, -log_q))
+            to_q = _sum(_times(to_kl, log_q - log_p), _times(_negative(q_entropy), log_q))
             q_gradient = _to_logits(to_q, soft_q, unimix)
         if ctx.needs_input_grad[1]:
             to_kl = _reaching(kl, balanced, dyn, clamped)
-            to_entropy = _times(p_entropy, -log_p)
+            to_entropy = _times(_negative(p_entropy), log_p)
             if unimix == 0:  # p may have vanished, but s = p
                 p_gradient = _sum(_times(to_kl, difference), _to_logits(to_entropy, soft_p, unimix))
             else:
-                to_p = _sum(_times(to_kl, difference / log_p.exp()), to_entropy)
+                to_p = _sum(_times(to_kl, log_p.exp().reciprocal_().mul_(difference)), to_entropy)
                 p_gradient = _to_logits(to_p, soft_p, unimix)
         return q_gradient, p_gradient, None, None, None, None
 
@@ -111,6 +111,10 @@ def _times(cotangent: Tensor | None, derivative: Tensor) -> Tensor | None:
     return None if cotangent is None else cotangent[..., None] * derivative
 
 
+def _negative(cotangent: Tensor | None) -> Tensor | None:
+    return None if cotangent is None else -cotangent
+
+
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first
@@ -120,7 +124,7 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 def _to_logits(to_probs: Tensor | None, soft: Tensor, unimix: float) -> Tensor | None:
     if to_probs is None:
         return None
-    return torch._softmax_backward_data((1 - unimix) * to_probs, soft, -1, soft.dtype)
+    return torch._softmax_backward_data(to_probs.mul_(1 - unimix), soft, -1, soft.dtype)
 
 
 def _by_the_formulas(

@@ -50,4 +50,4 @@ def rates(noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch S K"]:
     It is the Gumbel-max draw, argmax_k log p_k - log(-log u_k), without its logarithms. u is kept one rounding step of
     its dtype away from 0 and 1.
     """
-    return -full_precision(clamp_probs(noise)).log().reciprocal()
+    return full_precision(clamp_probs(noise)).log_().reciprocal_().neg_()
