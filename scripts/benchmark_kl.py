@@ -124,6 +124,7 @@ FORMULATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "two `torch.distributions`": by_distributions,
     "reference, balanced value alone": formula_alone,
     "reference, with all that comes beside it": partial(ours, backend="reference"),
+    "without kernels, with all that comes beside it": partial(ours, backend="auto"),
     "kernels": partial(ours, backend="triton"),
 }
 

@@ -1,6 +1,6 @@
 """A sample of the latent, from what a head puts out and noise: the end of every step of the recurrent loop.
 
-Written out in torch it is up to eighteen small operations forward and six backward, at each step (docs/kernels.md); the
+Written out in torch it is up to thirteen small operations forward and three backward, at each step (docs/kernels.md); the
 kernels make it one and one.
 """
 
