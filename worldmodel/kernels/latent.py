@@ -1,7 +1,7 @@
 """A sample of the latent, from what a head puts out and noise: the end of every step of the recurrent loop.
 
-Written out in torch it is up to thirteen small operations forward and three backward, at each step (docs/kernels.md); the
-kernels make it one and one.
+Written out in torch it is up to thirteen small operations forward and three backward, at each step (docs/kernels.md);
+the kernels make it one and one.
 """
 
 import math
