@@ -155,6 +155,7 @@ def test_the_compiled_step_draws_the_same_numbers():
 
 def test_a_block_linear_is_a_block_diagonal_matrix(generator):
     layer = BlockLinear(6, 4, blocks=2).double()
+    torch.nn.init.normal_(layer.bias)
     x = torch.randn(5, 6, generator=generator, dtype=torch.float64)
     dense = torch.block_diag(*layer.weight)
     torch.testing.assert_close(side_by_side(layer(x)), x @ dense + layer.bias)
