@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def train(case: str, beta: float, updates: int, runs: Path) -> Path:
-    preset = ROOT / "configs" / "pendulum.yaml"
+    preset = ROOT / "configs" / "pendulum_random.yaml"
     config = worldmodel.read_config(preset)
     rows = config.replay.batch_size * config.replay.sequence_length
     overrides = {
