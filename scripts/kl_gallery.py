@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def train(case: str, beta: float, updates: int, runs: Path) -> Path:
-    config = worldmodel.read_config("pendulum")
+    config = worldmodel.read_config("pendulum_random")
     rows = config.replay.batch_size * config.replay.sequence_length
     overrides = {
         "name": "gallery-" + case.split()[0],

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from worldmodel import build
+from worldmodel.cli import main
 from worldmodel.config import Config
 from worldmodel.config_acting import ActingConfig
 from worldmodel.config_io import read_config
@@ -56,7 +57,10 @@ class Progress(RunProgress):
 
     def __init__(self, crash_after=None):
         super().__init__(100, Console(quiet=True))
-        self.crash_after, self.shown = crash_after, ""
+        self.crash_after, self.shown, self.said = crash_after, "", []
+
+    def log(self, text):
+        self.said.append(text)
 
     def trained(self, env_steps, updates, elbo, kl):
         super().trained(env_steps, updates, elbo, kl)
@@ -171,6 +175,7 @@ def test_on_stored_rows_two_halves_are_the_whole_bit_for_bit(acted, tmp_path):
 
 def test_a_planner_may_collect_the_rows(tmp_path):
     run, _ = start(tmp_path, **{"acting.policy": "cem", "planner.elites": 2})
+    assert run.ended_by is None
     assert set(column(run, "acting/return")) == {4, 8, 10}
     kept = last_checkpoint(run.folder)
     assert "behaviour" not in kept.parts and "second/chooser/plan" in kept.part("policy")
@@ -207,3 +212,18 @@ def test_weights_of_an_actor_that_are_missing_are_named(acted, tmp_path):
     (folder / "config.yaml").write_text(config.replace("units: 8", "units: 9"))
     with pytest.raises(CheckpointError, match=r"actor.units = 8, and config.yaml has 9"):
         open_run(folder)
+
+
+def test_the_command_plays_the_actor_unless_it_is_told_otherwise(acted, capsys):
+    folder = str(acted[0].folder)
+    main(["evaluate", folder, "--episodes", "2"])
+    assert "2 episodes of Pendulum-v1, policy actor, starts of seed 0" in capsys.readouterr().out
+    main(["evaluate", folder, "--episodes", "1", "--horizon", "2"])
+    assert "1 episodes of Pendulum-v1, policy mppi" in capsys.readouterr().out
+
+
+def test_the_last_words_say_what_the_policy_earned(acted):
+    run, progress = acted
+    returns = column(run, "acting/return")
+    words = f"return {returns[10]:.1f} on average over 3 episodes of actor, the best evaluation's"
+    assert f"{words} {max(returns.values()):.1f}" in progress.said

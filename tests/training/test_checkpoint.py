@@ -263,6 +263,7 @@ def test_a_part_that_is_missing_is_named(trained):
         ({"env_steps": None}, "expected a whole number as its counter env_steps, got None"),
         ({"env_steps": True}, "expected a whole number as its counter env_steps, got True"),
         ({"best_elbo": [1]}, r"expected a number as its counter best_elbo, got \[1\]"),
+        ({"best_return": "-1"}, "expected a number as its counter best_return, got '-1'"),
         ({"evaluated": 1.5}, "expected a whole number as its counter evaluated, got 1.5"),
         ({"seconds": {"update": "long"}}, "expected seconds by stage, got {'update': 'long'}"),
     ],

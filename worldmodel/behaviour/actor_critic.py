@@ -149,7 +149,7 @@ class ActorCritic(nn.Module):
         lam: float = 0.95,
         entropy_scale: float = 3e-4,
         slow_rate: float = 0.02,
-        slow_regularisation: float = 1.0,
+        slow_regularisation: float = 0.1,
         return_scale: ReturnScale | None = None,
     ) -> None:
         """Args:

@@ -56,6 +56,10 @@ def conclude(
     if trainer.evaluation is None:
         log("nothing was left to do" if trainer.updates else "no update was made")
         return
+    if "return" in trainer.scores:
+        newest, best = trainer.scores["return"], trainer.best
+        episodes = f"{config.evaluation.acting_episodes} episodes of {config.acting.policy}"
+        log(f"return {newest:.1f} on average over {episodes}, the best evaluation's {best:.1f}")
     per_step, kl = trainer.evaluation.per_step, trainer.evaluation.kl.summary
     terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))
     log(f"held-out, nats per step: ELBO {per_step['elbo']:.3f} = log-likelihoods ({terms}) - KL {per_step['kl']:.3f}")

@@ -89,6 +89,7 @@ class Trainer:
         self.processes = processes
         self.updates = 0  # in all, those of earlier sessions included
         self.best = -np.inf  # score by now
+        self.scores: Mapping[str, float] = {}  # of the newest evaluation
         self.first_loss: float | None = None  # of the weights of the run's first checkpoint
         self._evaluated: int | None = None  # the update of the newest evaluation, those of earlier sessions included
         self._ready = False  # whether the prefill is over, so that there is something to save
@@ -274,6 +275,7 @@ class Trainer:
             for look in self.looks:
                 with self.stages(look.stage), self.progress.phase(look.words):
                     scores |= look(self.updates, self.journal)
+        self.scores = scores
         self.progress.evaluated(scores)
         if scores[self.best_by] > self.best:
             self.best = scores[self.best_by]
