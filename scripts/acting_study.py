@@ -162,14 +162,17 @@ def table(results: list[dict[str, Any]]) -> str:
     columns += ("mean of the last five", "least of the last half", "CPU s")
     lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for one in sorted(results, key=lambda one: (one["preset"], one["name"], one["env_steps"], one["seed"])):
-        looks, target = one["evaluations"], one["target"]
-        returns = [look["return"] for look in looks]
-        half = [look["return"] for look in looks if look["steps"] >= one["env_steps"] / 2]
-        places = [f"{steps:,.0f}" if steps else "never" for steps in (reached(looks, target), for_good(looks, target))]
+        evaluations, target = one["evaluations"], one["target"]
+        returns = [each["return"] for each in evaluations]
+        half = [each["return"] for each in evaluations if each["steps"] >= one["env_steps"] / 2]
+        places = [
+            f"{steps:,.0f}" if steps else "never"
+            for steps in (reached(evaluations, target), for_good(evaluations, target))
+        ]
         lines.append(
             f"| `{one['preset']}` | {one['name']} | {one['seed']} | {one['env_steps']:,} | {target:g} | {places[0]} | "
             f"{places[1]} | {sum(returns) / len(returns):.0f} | {sum(returns[-5:]) / len(returns[-5:]):.0f} | "
-            f"{min(half):.0f} | {looks[-1]['cpu_seconds']:.0f} |"
+            f"{min(half):.0f} | {evaluations[-1]['cpu_seconds']:.0f} |"
         )
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from worldmodel.behaviour.actor_critic import ActorCritic
-from worldmodel.build_acting import build_acting_look
+from worldmodel.build_acting import build_acting_evaluator
 from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, RSSMConfig
 from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
@@ -22,8 +22,8 @@ from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentF
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
+from worldmodel.training.evaluators import Evaluator, EvidenceEvaluator, HeldOutEvaluator, RoughEvidenceSettings
 from worldmodel.training.learner import Learner
-from worldmodel.training.looks import EvidenceLook, HeldOutLook, Look, RoughEvidenceSettings
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.schedule import Schedule
 from worldmodel.training.tracking import FolderTracker, Tracker, Trackers, WandbTracker, wandb_mode
@@ -215,15 +215,15 @@ def build_schedule(config: Config) -> Schedule:
     )
 
 
-def build_looks(
+def build_evaluators(
     config: Config,
     learner: Learner[WorldModel],
     heldout: Batch,
     replay: Replay,
     agent: ActorCritic | None = None,
     environments: Environments | None = None,
-) -> tuple[HeldOutLook, list[Look]]:
-    """What every evaluation looks at: the held-out episodes, and what else there is.
+) -> tuple[HeldOutEvaluator, list[Evaluator]]:
+    """The parts of every evaluation: of the held-out episodes, and the others.
 
     Args:
         config: of the run.
@@ -234,7 +234,7 @@ def build_looks(
         environments: those that the present policy is to play in, if it is.
     """
     settings, model = config.evaluation, learner.model
-    held_out = HeldOutLook(
+    held_out = HeldOutEvaluator(
         learner,
         heldout,
         replay,
@@ -247,10 +247,10 @@ def build_looks(
     rough = RoughEvidenceSettings(
         settings.particles, settings.particle_episodes, held_out.context + held_out.horizon, settings.seed
     )
-    looks: list[Look] = [EvidenceLook(model, heldout, rough)] if settings.particles else []
+    evaluators: list[Evaluator] = [EvidenceEvaluator(model, heldout, rough)] if settings.particles else []
     if environments is not None:
-        looks.append(build_acting_look(config, learner, agent, environments, rough))
-    return held_out, looks
+        evaluators.append(build_acting_evaluator(config, learner, agent, environments, rough))
+    return held_out, evaluators
 
 
 def build_learner(

@@ -18,10 +18,10 @@ from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
 from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import Stream, make_generator
-from worldmodel.training.acting_look import ActingLook
+from worldmodel.training.acting_evaluator import ActingEvaluator
 from worldmodel.training.behaviour_learner import BehaviourLearner
+from worldmodel.training.evaluators import RoughEvidenceSettings
 from worldmodel.training.learner import Learner
-from worldmodel.training.looks import RoughEvidenceSettings
 from worldmodel.types import ActionSpec, Policy, SavedPolicy
 
 ITERATIONS = {"mppi": 1, "cem": 3}  # of a search, unless planner.iterations says otherwise
@@ -153,13 +153,13 @@ def build_planner(config: PlannerConfig, spec: ActionSpec) -> Planner:
     )
 
 
-def build_acting_look(
+def build_acting_evaluator(
     config: Config,
     learner: Learner[WorldModel],
     agent: ActorCritic | None,
     environments: Environments,
     rough: RoughEvidenceSettings,
-) -> ActingLook:
+) -> ActingEvaluator:
     """The evaluation of the present policy, by what it earns.
 
     Args:
@@ -176,7 +176,7 @@ def build_acting_look(
             return build_policy(config, model, "actor", seed, agent)
         return build_policy(_planning_as_acting(config), model, "planner", seed)
 
-    return ActingLook(
+    return ActingEvaluator(
         learner,
         agent,
         policy,

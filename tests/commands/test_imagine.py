@@ -32,7 +32,7 @@ PICTURES = {"fan_obs.png", "fan_reward.png", "fan_continue.png", "latents.png"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worldmodel.training.looks.show", lambda *arguments: None)
+        patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
         runs = str(tmp_path_factory.mktemp("runs"))
         progress = RunProgress(240, Console(quiet=True))
         return train(None, {**SETTINGS, "runs": runs}, progress=progress).folder

@@ -11,16 +11,16 @@ from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.report import charts
 from worldmodel.report.charts import Drawn, score_scale
 from worldmodel.report.svg import css_colour, inline_svg, style
-from worldmodel.report.vocabulary import RAW, RUNS, Look
+from worldmodel.report.vocabulary import RAW, RUNS, LineStyle
 
 
 def drawn(count=5, colour=RAW, **options):
-    return Drawn(Look("model <b>", colour), np.arange(count), np.linspace(1, 2, count), **options)
+    return Drawn(LineStyle("model <b>", colour), np.arange(count), np.linspace(1, 2, count), **options)
 
 
 def plain(*y, x=None):
     """A curve of these numbers."""
-    return Drawn(Look("", RAW), np.arange(len(y)) if x is None else x, np.array(y))
+    return Drawn(LineStyle("", RAW), np.arange(len(y)) if x is None else x, np.array(y))
 
 
 def panel(curves, *labels, **options):

@@ -5,7 +5,7 @@ import base64
 from run_folder import Page
 from worldmodel.report.document import Chart, Fold, Panels, Points, Section, TableBlock, Text, document, picture
 from worldmodel.report.tables import Table
-from worldmodel.report.vocabulary import RUNS, Look, Wording
+from worldmodel.report.vocabulary import RUNS, LineStyle, Wording
 
 EVIL = '<i title="x">&amp;\0</i>'
 SHOWN = EVIL.replace("\0", "\\x00")
@@ -22,9 +22,9 @@ def test_text_of_every_block_is_escaped_and_its_control_characters_are_shown():
         *(
             Text(EVIL, EVIL, EVIL, EVIL),
             Points([EVIL]),
-            TableBlock(Table([EVIL], [[EVIL, EVIL]]), EVIL, [Look(EVIL, EVIL)]),
+            TableBlock(Table([EVIL], [[EVIL, EVIL]]), EVIL, [LineStyle(EVIL, EVIL)]),
         ),
-        *(chart, Panels([chart], [Look(EVIL, EVIL)], EVIL), Fold(EVIL, EVIL), Fold(EVIL, Table([EVIL], [[EVIL]]))),
+        *(chart, Panels([chart], [LineStyle(EVIL, EVIL)], EVIL), Fold(EVIL, EVIL), Fold(EVIL, Table([EVIL], [[EVIL]]))),
     )
     read = Page(page(*blocks, title=EVIL))
     assert not read.all("i") and "\0" not in read.text

@@ -229,7 +229,9 @@ def test_w_and_b_has_the_settings_and_the_model(tiny):
 
 def test_the_same_seed_gives_the_same_numbers_tracked_or_not_and_leaves_no_wandb_folder(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
-    monkeypatch.setattr("worldmodel.training.looks.show", lambda *arguments: None)  # pictures change no number either
+    monkeypatch.setattr(
+        "worldmodel.training.evaluators.show", lambda *arguments: None
+    )  # pictures change no number either
     again = train_tiny(tmp_path, SETTINGS, tracking="none")
     assert without_rates(metrics(again.folder)) == without_rates(tiny.metrics)
     assert not (again.folder / "wandb").exists()

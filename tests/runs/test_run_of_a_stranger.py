@@ -48,7 +48,7 @@ class Progress(RunProgress):
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worldmodel.training.looks.show", lambda *arguments: None)
+        patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
         patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
         return train(None, SETTINGS | {"runs": str(tmp_path_factory.mktemp("runs"))}, progress=Progress()).folder
 

@@ -87,7 +87,7 @@ class Progress(RunProgress):
 
 
 def without_pictures(patch):
-    patch.setattr("worldmodel.training.looks.show", lambda *arguments: None)
+    patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
     patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
 
 
@@ -681,7 +681,7 @@ def strike_at(monkeypatch, stage, number):
     elif stage == "update":
         monkeypatch.setattr(Learner, "update", in_update)
     elif stage == "evaluation":
-        monkeypatch.setattr("worldmodel.training.looks.evaluate", in_evaluation)
+        monkeypatch.setattr("worldmodel.training.evaluators.evaluate", in_evaluation)
     else:
         monkeypatch.setattr("worldmodel.runs.session.finish_run", strike)
 

@@ -59,7 +59,7 @@ class Recorder:
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Make a trainer on Pendulum, without its pictures: those are drawn in test_run.py."""
-    monkeypatch.setattr("worldmodel.training.looks.show", lambda *arguments: None)
+    monkeypatch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
     opened = []
 
     def make(policy=RandomPolicy, others=None, particles=32, **training) -> Trainer:
@@ -72,7 +72,9 @@ def start(tmp_path, monkeypatch):
         opened.extend([environments, replay])
         random = {name: make_generator(0, stream=i) for i, name in enumerate(("latents", "sampling"))}
         learner = build.build_learner(config, build.build_model(config, spec), random["latents"])
-        held_out, looks = build.build_looks(config, learner, make_batch(spec, batch=2, length=20, first=()), replay)
+        held_out, evaluators = build.build_evaluators(
+            config, learner, make_batch(spec, batch=2, length=20, first=()), replay
+        )
         return Trainer(
             learner,
             Rollout(environments, policy(spec.action, make_generator(0, stream=2)), seed=0),
@@ -84,7 +86,7 @@ def start(tmp_path, monkeypatch):
             schedule=build.build_schedule(config),
             randomness=random,
             settings=build.lasting_settings(config),
-            looks=looks,
+            evaluators=evaluators,
             others=others,
         )
 
@@ -197,7 +199,7 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_held_out_bound(start, m
         evaluation = evaluate(*arguments, **options)
         return dataclasses.replace(evaluation, per_step={**evaluation.per_step, "elbo": next(bounds)})
 
-    monkeypatch.setattr("worldmodel.training.looks.evaluate", scored)
+    monkeypatch.setattr("worldmodel.training.evaluators.evaluate", scored)
     trainer.run()
     assert [row["update"] for row in trainer.tracker.rows if "heldout/elbo" in row] == [2, 4, 6, 7]
     assert kept(trainer, "best")["updates"] == 4
@@ -291,7 +293,7 @@ def test_a_signal_during_the_last_evaluation_finds_everything_saved(start, monke
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("worldmodel.training.looks.evaluate", interrupted)
+    monkeypatch.setattr("worldmodel.training.evaluators.evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert kept(trainer)["updates"] == trainer.updates == 7
@@ -310,7 +312,7 @@ def test_a_sigterm_during_an_evaluation_gives_it_up_after_the_file_that_is_being
         written.append(name)
 
     trainer.tracker.image = image
-    monkeypatch.setattr("worldmodel.training.looks.show", shown)
+    monkeypatch.setattr("worldmodel.training.evaluators.show", shown)
     assert trainer.run() is False
     assert written == ["first"]
     assert kept(trainer)["updates"] == 3

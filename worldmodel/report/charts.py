@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from worldmodel.evaluation.scoring_rules import COVERAGE, Band
 from worldmodel.report import vocabulary
 from worldmodel.report.record import Curve
-from worldmodel.report.vocabulary import Look
+from worldmodel.report.vocabulary import LineStyle
 from worldmodel.system.names import label
 
 MOST_POINTS = 600  # on one curve; more than a chart has room for
@@ -25,7 +25,7 @@ _SHORT = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN
 class Drawn:
     """A curve and how it is drawn."""
 
-    look: Look
+    look: LineStyle
     x: np.ndarray  # [n]
     y: np.ndarray  # [n]
     between: tuple[np.ndarray, np.ndarray] | None = None  # [n] each: a band around the curve
@@ -97,9 +97,9 @@ def draw_kl_history(axis: Axes, history: Mapping[str, Curve]) -> None:
 
 def draw_kl(axis: Axes, x: np.ndarray, raw: np.ndarray, optimised: np.ndarray | None, x_label: str) -> None:
     """The KL along a sequence, with its optimised twin where that differs."""
-    curves = [Drawn(Look("raw", vocabulary.RAW), x, raw)]
+    curves = [Drawn(LineStyle("raw", vocabulary.RAW), x, raw)]
     if optimised is not None and _differ(raw, optimised):
-        curves.append(Drawn(Look("as optimised", vocabulary.OPTIMISED), x, optimised))
+        curves.append(Drawn(LineStyle("as optimised", vocabulary.OPTIMISED), x, optimised))
     draw_curves(axis, curves, x_label, "nats", scale="log")
 
 
@@ -133,7 +133,8 @@ def draw_surprise(axis: Axes, kl: np.ndarray, optimised: np.ndarray, reward: np.
 def draw_open_loop(axis: Axes, ahead: np.ndarray, errors: Mapping[str, np.ndarray]) -> None:
     """The open-loop errors of a leaf by horizon, [H] each, by the names that lines/open_loop_*.json has for them."""
     looks = {
-        name: vocabulary.OPEN_LOOP_METHODS.get(name, Look(label(name), vocabulary.BASELINE, ":")) for name in errors
+        name: vocabulary.OPEN_LOOP_METHODS.get(name, LineStyle(label(name), vocabulary.BASELINE, ":"))
+        for name in errors
     }
     curves = [Drawn(looks[name], ahead, error) for name, error in errors.items()]
     draw_curves(axis, curves, vocabulary.AHEAD, vocabulary.OPEN_LOOP.unit, scale="log")
@@ -148,7 +149,7 @@ def draw_score(axis: Axes, metric: str, methods: Mapping[str, Band]) -> None:
     ]
     if metric == "coverage":
         longest = max(ahead, key=len)
-        nominal = Look("nominal coverage", vocabulary.TRUTH, ":", width=0.8)
+        nominal = LineStyle("nominal coverage", vocabulary.TRUTH, ":", width=0.8)
         curves.append(Drawn(nominal, longest, np.full(len(longest), COVERAGE)))
     scale = score_scale(metric, methods.values())
     draw_curves(axis, curves, vocabulary.AHEAD, vocabulary.score(metric).unit, scale=scale, legend=False)

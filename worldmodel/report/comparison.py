@@ -14,7 +14,7 @@ from worldmodel.report.groups import SeedGroup, each, grouped, mean_curve, over_
 from worldmodel.report.record import Curve, Explained, Record, settings
 from worldmodel.report.sections import setting_text
 from worldmodel.report.tables import Table
-from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP, RUNS, UPDATES, Look, Wording
+from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP, RUNS, UPDATES, LineStyle, Wording
 
 DASHES = ("-", "--", ":")
 # Settings of the environment that change how data are collected, not what is in them.
@@ -207,10 +207,11 @@ def _numbers(records: Sequence[Record], names: list[str], groups: Sequence[SeedG
     return [*map(Text, sentences), TableBlock(summary(records), looks=_looks(groups))]
 
 
-def _looks(groups: Sequence[SeedGroup]) -> list[Look]:
+def _looks(groups: Sequence[SeedGroup]) -> list[LineStyle]:
     """A colour and a dash a group; the dash changes when the colours are used up."""
     return [
-        Look(group.name, RUNS[i % len(RUNS)], DASHES[i // len(RUNS) % len(DASHES)]) for i, group in enumerate(groups)
+        LineStyle(group.name, RUNS[i % len(RUNS)], DASHES[i // len(RUNS) % len(DASHES)])
+        for i, group in enumerate(groups)
     ]
 
 
@@ -262,7 +263,7 @@ def _overlay(
         yield chart(wording, lambda axis: charts.draw_curves(axis, drawn, x_label, **given))
 
 
-def _lines(curves: Sequence[Curve], look: Look) -> list[Drawn]:
+def _lines(curves: Sequence[Curve], look: LineStyle) -> list[Drawn]:
     """One run's curve; or those of several, thin, under their mean and its band, where they have places in common."""
     if len(curves) < 2:
         return [Drawn(look, *curve) for curve in curves]

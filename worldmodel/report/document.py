@@ -18,7 +18,7 @@ from worldmodel.report import vocabulary
 from worldmodel.report.formats import count, number, readable
 from worldmodel.report.svg import css_colour, inline_svg, style
 from worldmodel.report.tables import Table
-from worldmodel.report.vocabulary import Look, Wording
+from worldmodel.report.vocabulary import LineStyle, Wording
 
 SMALL, TALL, WIDE = (3.9, 2.55), (3.9, 2.8), (11, 3.0)  # inches
 
@@ -43,7 +43,7 @@ class TableBlock(NamedTuple):
 
     table: Table
     note: str = ""
-    looks: Sequence[Look] = ()
+    looks: Sequence[LineStyle] = ()
     shares: Sequence[float] = ()
 
 
@@ -62,7 +62,7 @@ class Panels(NamedTuple):
     """Charts side by side, under the key that they share."""
 
     charts: Sequence[Chart]
-    looks: Sequence[Look] = ()
+    looks: Sequence[LineStyle] = ()
     note: str = ""
 
 

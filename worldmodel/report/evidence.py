@@ -13,7 +13,7 @@ from worldmodel.report.charts import Drawn, name_axes
 from worldmodel.report.document import TALL, WIDE, Block, Chart, Panels, TableBlock, Text, chart
 from worldmodel.report.formats import with_error
 from worldmodel.report.record import Record
-from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW, REWARD, TRUTH, UPDATES, Look
+from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW, REWARD, TRUTH, UPDATES, LineStyle
 
 ESTIMATES_NOTE = "Nats per step; standard errors over episodes, the gap's paired."
 TERMS_NOTE = (
@@ -175,11 +175,11 @@ def _rough(record: Record) -> list[Chart]:
     return [
         chart(wording, partial(charts.draw_curves, curves=[drawn], x_label=UPDATES, y_label=wording.unit))
         for name, wording in vocabulary.ROUGH.items()
-        for drawn in [Drawn(Look(name, RAW, marker="o"), *curves[name])]
+        for drawn in [Drawn(LineStyle(name, RAW, marker="o"), *curves[name])]
     ]
 
 
-def _errorbars(axis: Axes, particles: list[int], estimates: Sequence[tuple[float, float]], look: Look) -> None:
+def _errorbars(axis: Axes, particles: list[int], estimates: Sequence[tuple[float, float]], look: LineStyle) -> None:
     means, errors = np.array(estimates, np.float64).T
     errors = np.nan_to_num(errors)
     axis.errorbar(particles, means, errors, fmt="o-", ms=4, capsize=3, color=look.colour, label=look.name)

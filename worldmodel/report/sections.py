@@ -14,7 +14,7 @@ from worldmodel.report.document import WIDE, Block, Chart, Fold, Panels, TableBl
 from worldmodel.report.formats import count, duration, number
 from worldmodel.report.record import Columns, Record, settings
 from worldmodel.report.tables import Table, few_horizons
-from worldmodel.report.vocabulary import PER_STEP, Look, Wording
+from worldmodel.report.vocabulary import PER_STEP, LineStyle, Wording
 from worldmodel.system.names import file_name
 
 HEAT_MAP = "figures/kl_heat_map.png"
@@ -213,7 +213,9 @@ def optimisation(record: Record) -> list[Block]:
     for prefix, wording in vocabulary.OPTIMISATION.items():
         names = record.names(prefix)
         colours = (vocabulary.RAW, vocabulary.OPTIMISED, *(vocabulary.BASELINE for _ in names))
-        looks = [Look(name.replace("_", " "), colour, width=1.0) for name, colour in zip(names, colours, strict=False)]
+        looks = [
+            LineStyle(name.replace("_", " "), colour, width=1.0) for name, colour in zip(names, colours, strict=False)
+        ]
         curves = [Drawn(look, *record.column(prefix + name)) for look, name in zip(looks, names, strict=True)]
         if len(looks) == 1:
             wording = wording._replace(name=looks[0].name.capitalize(), unit=looks[0].name)

@@ -39,7 +39,7 @@ class Wording(NamedTuple):
         return self.full or self.name
 
 
-class Look(NamedTuple):
+class LineStyle(NamedTuple):
     """What a curve is called and looks like."""
 
     name: str
@@ -49,7 +49,10 @@ class Look(NamedTuple):
     marker: str | None = None
 
 
-SPLITS = {"train": Look("training", RAW, width=1.0), "heldout": Look("held-out", OPTIMISED, width=1.4, marker="o")}
+SPLITS = {
+    "train": LineStyle("training", RAW, width=1.0),
+    "heldout": LineStyle("held-out", OPTIMISED, width=1.4, marker="o"),
+}
 TERMS = {  # every other term of the bound is a log-likelihood
     "elbo": Wording("ELBO", PER_STEP, "Higher is better: the bound on the evidence."),
     "kl": Wording("KL", PER_STEP, "What the observation told the model beyond its own prediction."),
@@ -78,9 +81,9 @@ SCORES = {  # of imagined futures: evaluation.scores.METRICS
     ),
 }
 METHODS = {  # evaluation.scores.METHODS
-    "model": Look("the model", RAW),
-    "repeat_last": Look("last step repeated", OPTIMISED),
-    "marginal": Look("marginal of the training data", BASELINE, "--"),
+    "model": LineStyle("the model", RAW),
+    "repeat_last": LineStyle("last step repeated", OPTIMISED),
+    "marginal": LineStyle("marginal of the training data", BASELINE, "--"),
 }
 OPEN_LOOP = Wording(
     "open-loop error",
@@ -89,9 +92,9 @@ OPEN_LOOP = Wording(
 )
 BELOW_BASELINES = "The model should stay below both baselines at every horizon."
 OPEN_LOOP_METHODS = {  # by the columns of lines/open_loop_*.json
-    "model": Look("imagined, mean of samples", RAW),
+    "model": LineStyle("imagined, mean of samples", RAW),
     "repeat last": METHODS["repeat_last"],
-    "data mean": Look("mean of the data", BASELINE, "--"),
+    "data mean": LineStyle("mean of the data", BASELINE, "--"),
 }
 KL_HISTORY = Wording(
     "Over training",
@@ -100,11 +103,11 @@ KL_HISTORY = Wording(
     "KL per step over training",
 )
 KL_STATISTICS = {
-    "mean": Look("mean", RAW),
-    "median": Look("median", RAW, ":"),
-    "q95": Look("95 % quantile", RAW, width=0.6),
+    "mean": LineStyle("mean", RAW),
+    "median": LineStyle("median", RAW, ":"),
+    "q95": LineStyle("95 % quantile", RAW, width=0.6),
 }
-KL_OPTIMISED = Look("mean, as optimised", OPTIMISED)
+KL_OPTIMISED = LineStyle("mean, as optimised", OPTIMISED)
 KL_BY_POSITION = Wording(
     "By place in the training sequence",
     "nats",
@@ -139,13 +142,13 @@ OPTIMISATION = {  # by the prefix of the metrics
     "optimizer/": Wording("Optimiser", "norm", ""),
 }
 ESTIMATORS = {  # evaluation.evidence.ESTIMATORS
-    "elbo": Look("ELBO", OPTIMISED),
-    "iwae": Look("IWAE", REWARD),
-    "smc": Look("SMC", RAW),
+    "elbo": LineStyle("ELBO", OPTIMISED),
+    "iwae": LineStyle("IWAE", REWARD),
+    "smc": LineStyle("SMC", RAW),
 }
-GAP = Look("gap, SMC $-$ ELBO", RAW)
-WIDTH = Look("width of the sandwich", OPTIMISED)
-MISSING = Look("exact $-$ SMC", TRUTH)
+GAP = LineStyle("gap, SMC $-$ ELBO", RAW)
+WIDTH = LineStyle("width of the sandwich", OPTIMISED)
+MISSING = LineStyle("exact $-$ SMC", TRUTH)
 _GAP = "Evidence minus bound is how far the posterior is from the exact one."
 EVIDENCE = {  # the charts of a measurement, by their place in its figure
     "estimates": Wording(
@@ -207,9 +210,9 @@ def score(metric: str) -> Wording:
     return SCORES.get(metric, Wording(metric, metric, ""))
 
 
-def method(name: str) -> Look:
+def method(name: str) -> LineStyle:
     """What was scored; what this version does not know is called what its file calls it."""
-    return METHODS.get(name, Look(name, BASELINE, ":"))
+    return METHODS.get(name, LineStyle(name, BASELINE, ":"))
 
 
 def bits(leaf: str) -> str:

@@ -259,7 +259,9 @@ def _trainer(
         randomness[BEHAVIOUR] = make_generator(config.seed, stream=Stream.BEHAVIOUR, device=model.device)
         learners[BEHAVIOUR] = build_acting.build_behaviour_learner(config, agent, model, randomness[BEHAVIOUR])
     learner = build.build_learner(config, model, randomness["latents"])
-    held_out, looks = build.build_looks(config, learner, heldout.to(model.device), replay, agent, worlds.playing)
+    held_out, evaluators = build.build_evaluators(
+        config, learner, heldout.to(model.device), replay, agent, worlds.playing
+    )
     return Trainer(
         learner,
         _rollout(config, model, agent, worlds.learning, replay),
@@ -271,7 +273,7 @@ def _trainer(
         schedule=build.build_schedule(config),
         randomness=randomness,
         settings=build.lasting_settings(config),
-        looks=looks,
+        evaluators=evaluators,
         best_by="elbo" if worlds.playing is None else "return",
         others=learners,
         **others,

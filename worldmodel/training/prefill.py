@@ -1,11 +1,11 @@
-"""What a model takes over from the rows of the prefill, before its first update."""
+"""What a model is told of the rows of the prefill, before its first update."""
 
 from worldmodel.data.replay import Replay
 from worldmodel.models.decoder import MOST_REWARDS
 from worldmodel.models.world_model import WorldModel
 
 
-def take_over(replay: Replay, model: WorldModel) -> None:
+def fit_to_prefill(replay: Replay, model: WorldModel) -> None:
     """Tell a model the mean and spread of what the rows hold, and a decoder of categorical rewards which there are.
 
     Raises:

@@ -16,13 +16,13 @@ from worldmodel.evaluation.held_out import Evaluation
 from worldmodel.models.world_model import WorldModel
 from worldmodel.training.checkpoint import POLICY, RANDOM, WORLD, Checkpoint, said_of, save_checkpoint
 from worldmodel.training.divergence import require_finite_weights, require_sound_loss
+from worldmodel.training.evaluators import Evaluator, HeldOutEvaluator
 from worldmodel.training.history import History
 from worldmodel.training.interruptions import AbandonedError, Interruptions
 from worldmodel.training.journal import Journal
 from worldmodel.training.learner import AnyLearner, AnyUpdate, Learner
-from worldmodel.training.looks import HeldOutLook, Look
 from worldmodel.training.metrics import Pace, RecentUpdates, metric_name, training_metrics
-from worldmodel.training.prefill import take_over
+from worldmodel.training.prefill import fit_to_prefill
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.schedule import Schedule
@@ -42,7 +42,7 @@ class Trainer:
         learner: Learner[WorldModel],
         rollout: Rollout | None,
         replay: Replay,
-        heldout: HeldOutLook,
+        heldout: HeldOutEvaluator,
         tracker: Tracker,
         progress: RunProgress,
         *,
@@ -50,7 +50,7 @@ class Trainer:
         schedule: Schedule,
         randomness: Mapping[str, torch.Generator],
         settings: Mapping[str, Any],
-        looks: Sequence[Look] = (),
+        evaluators: Sequence[Evaluator] = (),
         best_by: str = "elbo",
         stages: Stages | None = None,
         history: History | None = None,
@@ -61,15 +61,15 @@ class Trainer:
         """Args:
         learner: of the world model.
         rollout, replay: where rows come from and where they are kept. Without a rollout no rows are collected.
-        heldout: a look at the held-out episodes: the first of every evaluation.
+        heldout: evaluates the held-out episodes, the first in every evaluation.
         tracker, progress: where numbers go.
         folder: the run's folder; checkpoints are made in it.
         schedule: when things happen.
         randomness: every generator whose state belongs to the run, but for the policy's, which a `SavedPolicy` keeps;
             `sampling` decides which sequences are drawn.
         settings: stored in every checkpoint; it can be resumed under the same ones only.
-        looks: the others, in their order.
-        best_by: the score of a look by which the best weights are chosen.
+        evaluators: the others, in their order.
+        best_by: the score, of any evaluator, by which the best weights are chosen.
         stages: adds up how long things take.
         history: of earlier sessions.
         interruptions: signals that came before, and those that come while it runs.
@@ -79,7 +79,7 @@ class Trainer:
         if taken := sorted({WORLD, POLICY, RANDOM} & (others or {}).keys()):
             raise ValueError(f"others: expected names of learners that no other part has, got {', '.join(taken)}")
         self.learner, self.rollout, self.replay = learner, rollout, replay
-        self.heldout, self.looks, self.best_by = heldout, (heldout, *looks), best_by
+        self.heldout, self.evaluators, self.best_by = heldout, (heldout, *evaluators), best_by
         self.learners: dict[str, AnyLearner] = {WORLD: learner, **(others or {})}
         self.tracker, self.progress, self.folder, self.schedule = tracker, progress, folder, schedule
         self.randomness, self.settings = randomness, settings
@@ -233,7 +233,7 @@ class Trainer:
             if self._asked_to_stop():
                 return
             self._collect("prefill")
-        take_over(self.replay, self.learner.model)
+        fit_to_prefill(self.replay, self.learner.model)
         self._ready = True
         self._save("last")
 
@@ -272,9 +272,9 @@ class Trainer:
         self._log_what_is_left()
         scores: dict[str, float] = {}
         with self.interruptions.abandoning(signal.SIGTERM):
-            for look in self.looks:
-                with self.stages(look.stage), self.progress.phase(look.words):
-                    scores |= look(self.updates, self.journal)
+            for evaluator in self.evaluators:
+                with self.stages(evaluator.stage), self.progress.phase(evaluator.words):
+                    scores |= evaluator(self.updates, self.journal)
         self.scores = scores
         self.progress.evaluated(scores)
         if scores[self.best_by] > self.best:

@@ -12,13 +12,13 @@ from worldmodel.data.environment import Environments
 from worldmodel.evaluation.evidence import rough_evidence
 from worldmodel.evaluation.own_episodes import bound_per_step, collect_episodes
 from worldmodel.models.world_model import WorldModel
+from worldmodel.training.evaluators import RoughEvidenceSettings
 from worldmodel.training.journal import Journal
 from worldmodel.training.learner import Learner
-from worldmodel.training.looks import RoughEvidenceSettings
 from worldmodel.types import Batch, Policy
 
 
-class ActingLook:
+class ActingEvaluator:
     """Plays episodes with the present policy, which does not explore, from the same starts each time."""
 
     stage, words = "play", "playing"

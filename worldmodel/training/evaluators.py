@@ -1,6 +1,7 @@
-"""What is looked at from time to time while a run trains. Random draws of a look change no others.
+"""The parts of an evaluation, of which a run makes one from time to time while it trains.
 
-A look reports to the journal, and returns the numbers that weights can be compared by.
+An evaluator reports to the journal, and returns the scores that weights are compared by. Its random draws change no
+others.
 """
 
 from collections.abc import Mapping
@@ -24,8 +25,8 @@ TRAINING_BATCHES = 4  # whose KL is drawn
 
 
 @runtime_checkable
-class Look(Protocol):
-    """Something that every evaluation of a run does."""
+class Evaluator(Protocol):
+    """One part of every evaluation of a run."""
 
     @property
     def stage(self) -> str:
@@ -38,11 +39,11 @@ class Look(Protocol):
         ...
 
     def __call__(self, update: int, journal: Journal) -> Mapping[str, float]:
-        """Look at the present weights, and report: -> scores by name, the higher the better."""
+        """Measure the present weights, and report: -> scores by name, the higher the better."""
         ...
 
 
-class HeldOutLook:
+class HeldOutEvaluator:
     """Scores the held-out episodes, and draws the KL from every side."""
 
     stage, words = "evaluate", "scoring the held-out episodes"
@@ -107,7 +108,7 @@ class HeldOutLook:
 
 
 class RoughEvidenceSettings(NamedTuple):
-    """How much of some episodes a rough estimate looks at; arguments of `rough_evidence`."""
+    """How much of some episodes a rough estimate is made from; arguments of `rough_evidence`."""
 
     particles: int
     sequences: int
@@ -115,7 +116,7 @@ class RoughEvidenceSettings(NamedTuple):
     seed: int
 
 
-class EvidenceLook:
+class EvidenceEvaluator:
     """A rough estimate of the evidence of held-out episodes, and of its gap to the bound."""
 
     stage, words = "evidence", "estimating the evidence"
