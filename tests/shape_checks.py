@@ -31,7 +31,13 @@ def checked(made):
         return made
     if not made.__annotations__:
         return made
-    checking = beartype(conf=CONFIGURATION)(made)
+
+    @functools.cache
+    def checking():
+        """Made when it is first called: what an annotation in quotes names is there by then, if it ever is."""
+        hints = made.__annotations__.items()
+        made.__annotations__ = {name: hint for name, hint in hints if _exists(hint, made.__globals__)}
+        return beartype(conf=CONFIGURATION)(made)
 
     @functools.wraps(made)
     def call(*args, **kwargs):
@@ -39,9 +45,19 @@ def checked(made):
         if config.jaxtyping_disable:
             return made(*args, **kwargs)
         with jaxtyped("context"):
-            return checking(*args, **kwargs)
+            return checking()(*args, **kwargs)
 
     return call
+
+
+def _exists(hint, names):
+    """Whether an annotation can be checked: one in quotes may be imported for type checkers alone."""
+    if isinstance(hint, str):
+        try:
+            eval(hint, names)
+        except NameError:
+            return False
+    return True
 
 
 class _Decorate(ast.NodeTransformer):

@@ -12,10 +12,13 @@ MODULE = """
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, no_type_check
+from typing import TYPE_CHECKING, no_type_check
 
 from jaxtyping import Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from nowhere import Absent
 
 
 def product(x: Float[Tensor, "A B"], y: Float[Tensor, "B C"]) -> Float[Tensor, "A C"]:
@@ -49,6 +52,10 @@ def entered(x: int) -> Iterator[int]:
     yield x
 
 
+def quoted(x: "Absent", pair: "Pair", count: int) -> "Absent":
+    return x
+
+
 @no_type_check
 def unchecked(x: int) -> str:
     return x
@@ -78,6 +85,7 @@ def test_what_fits_its_annotations_passes(module):
     assert module.product(a, b).shape == (2, 4) and module.half(3) == 1.5
     assert module.product(b, torch.ones(4, 1)).shape == (3, 1)  # every call has sizes of its own
     assert module.Pair.of(a[0]).y is not None and module.unchecked(1) == 1 and module.outer()(2) == 2
+    assert module.quoted(1, module.Pair(a[0], a[0]), 2) == 1
     with module.entered(3) as entered:
         assert entered == 3
 
@@ -94,8 +102,22 @@ def test_what_fits_its_annotations_passes(module):
         lambda module: module.Pair.of(torch.ones(2, 2)),
         lambda module: module.entered("3").__enter__(),
         lambda module: module.outer()("2"),
+        lambda module: module.quoted(1, module.Pair(torch.ones(2), torch.ones(2)), "2"),
+        lambda module: module.quoted(1, 1, 2),
     ],
-    ids=["sizes", "dtype", "returned sizes", "type", "dataclass", "property", "classmethod", "context", "inner"],
+    ids=[
+        "sizes",
+        "dtype",
+        "returned sizes",
+        "type",
+        "dataclass",
+        "property",
+        "classmethod",
+        "context",
+        "inner",
+        "beside a quoted one",
+        "quoted",
+    ],
 )
 def test_what_does_not_is_refused(module, wrong):
     with pytest.raises(Exception, match=r"violates type hint"):

@@ -212,7 +212,10 @@ def _json(path: Path, notes: list[str], form: Any) -> Any:
     if not path.is_file():
         return None
     try:
-        return form(json.loads(path.read_text()))
+        data = json.loads(path.read_text())
+        if not isinstance(data, dict):
+            raise TypeError(f"expected an object, got {type(data).__name__}")
+        return form(data)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         notes.append(f"{path.parent.name}/{path.name} is damaged and was left out")
         return None
