@@ -33,10 +33,10 @@ from worldmodel.training.interruptions import StoppedError
 COMMANDS = {  # what is typed, and the module of `commands` that does it
     "train": "train",
     "evaluate": "evaluate",
-    "play": "play",
     "imagine": "imagine",
     "evidence": "evidence",
     "gap": "gap",
+    "play": "play",
     "report": "report",
     "compare": "compare",
     "collect": "collect",
