@@ -33,10 +33,10 @@ from worldmodel.training.interruptions import StoppedError
 COMMANDS = {  # the command's name -> its module in `commands`
     "train": "train",
     "evaluate": "evaluate",
-    "play": "play",
     "imagine": "imagine",
     "evidence": "evidence",
     "gap": "gap",
+    "play": "play",
     "report": "report",
     "compare": "compare",
     "collect": "collect",

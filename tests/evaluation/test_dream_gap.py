@@ -1,5 +1,6 @@
 """Dream beside world: gaps that are known, starts that both have in common, and ends that are nobody's fault."""
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -12,14 +13,27 @@ from worldmodel.evaluation.dream_gap import Course, dream_gap, variable_gaps
 from worldmodel.evaluation.episodes import first_start
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import ObservationSpec
-from worlds import make_batch, make_model, register
+from worlds import Counting, make_batch, make_model, register
 
 VECTOR = {"obs": ObservationSpec("vector", (2,))}
+
+
+class Staggered(Counting):
+    """First episodes of 1 + seed % 3 steps with a reward of 10 each; in later ones a step earns 1,000."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=None if seed is None else seed % 1000, options=options)
+
+    def step(self, action):
+        obs, *_ = super().step(action)
+        return obs, 10.0 if self.episode == 0 else 1000.0, self.t >= 1 + self.instance % 3, False, {}
 
 
 @pytest.fixture(autouse=True)
 def _worlds():
     register()
+    if "Staggered-v0" not in gymnasium.registry:
+        gymnasium.register("Staggered-v0", Staggered, disable_env_checker=True)
 
 
 def course(obs, running, reward=None, path="obs"):
@@ -135,6 +149,21 @@ def test_what_the_world_earned_and_what_the_dream_earned():
     earned = [dreams.step(torch.from_numpy(policy(row))).reward.numpy() for _ in range(4)]
     np.testing.assert_allclose(found.dream.returns, np.sum(earned, 0), rtol=1e-5)
     assert found.both.tolist() == [2, 2, 0, 0]
+
+
+def test_what_comes_behind_an_episode_counts_for_nothing_while_others_go_on():
+    first = first_start(0)
+    lengths = [1 + (first + i) % 1000 % 3 for i in range(3)]
+    with make_environments("Staggered-v0", count=3) as environments:
+        found = dream_gap(
+            environments,
+            lasting(make_model(environments.spec)),
+            lambda: RandomPolicy(environments.spec.action, torch.Generator().manual_seed(7)),
+            **{"episodes": 3, "context": 1, "horizon": 5, "seed": 0},
+        )
+    assert sorted(lengths) == [1, 2, 3]
+    assert found.world.lengths.tolist() == lengths and found.world.returns.tolist() == [10.0 * n for n in lengths]
+    assert found.both.tolist() == [3, 2, 1, 0, 0]
 
 
 def test_a_dream_ends_by_itself_and_where_the_recording_of_its_world_was_cut():
