@@ -124,8 +124,9 @@ def add_acting(folder: Path) -> Path:
         {"update": 100, "acting/predicted_return": -110.0, "acting/discounted_return": -120.0},
         {"update": 100, "acting_heldout/elbo": 3.0, "acting_evidence/smc": 4.0, "heldout_evidence/smc": 2.0},
     ]
-    with (folder / "metrics.jsonl").open("a") as metrics:
-        metrics.writelines(json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: row["update"]))
+    metrics = folder / "metrics.jsonl"
+    rows += map(json.loads, metrics.read_text().splitlines())
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: row["update"])))
     for name in ("play/actor.gif", "figures/acting.png", "figures/acting_dream.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(png(name[-3:].upper()))

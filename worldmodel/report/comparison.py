@@ -14,7 +14,7 @@ from worldmodel.report.groups import SeedGroup, each, grouped, mean_curve, over_
 from worldmodel.report.record import Curve, Explained, Record, settings
 from worldmodel.report.sections import setting_text
 from worldmodel.report.tables import Table
-from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP, ENV_STEPS, RUNS, UPDATES, LineStyle, Wording
+from worldmodel.report.vocabulary import ENV_STEPS, IN_DOUBT, PER_STEP, RUNS, UPDATES, LineStyle, Wording
 
 DASHES = ("-", "--", ":")
 # Settings of the environment that change how data are collected, not what is in them.

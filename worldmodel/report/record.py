@@ -28,7 +28,6 @@ class Curve(NamedTuple):
     x: np.ndarray
     y: np.ndarray
 
-
     def over(self, clock: "Curve") -> "Curve":
         """This curve over updates as one over what a clock says of those updates; empty where it says nothing."""
         x = np.interp(self.x, clock.x, clock.y) if len(clock.x) else np.empty(0)

@@ -12,8 +12,8 @@ from worldmodel.evaluation.scores import Scores
 from worldmodel.report import charts, vocabulary
 from worldmodel.report.charts import Drawn
 from worldmodel.report.document import WIDE, Block, Chart, Fold, Panels, TableBlock, Text, chart, picture
-from worldmodel.report.formats import count, duration, number
 from worldmodel.report.figures import acting_charts
+from worldmodel.report.formats import count, duration, number
 from worldmodel.report.play_film import lighter_gif
 from worldmodel.report.record import Columns, Record, settings
 from worldmodel.report.tables import Table, few_horizons
@@ -83,7 +83,7 @@ def acting(record: Record) -> list[Block]:
     shown = acting_charts(curves)
     drawn = [chart(vocabulary.ACTING[name], partial(charts.draw_acting, name=name, curves=curves)) for name in shown]
     films = {name: gif for name, gif in record.pictures.items() if name.startswith("play/") and name.endswith(".gif")}
-    shares = [
+    played = [
         picture(
             vocabulary.PLAY._replace(name=f"{vocabulary.PLAY.name} {PurePath(name).stem}"),
             name,
@@ -93,7 +93,7 @@ def acting(record: Record) -> list[Block]:
         for name, gif in films.items()
     ]
     dream = [picture(vocabulary.DREAM, DREAM, record.pictures[DREAM], wide=True)] if DREAM in record.pictures else []
-    return [*([Panels(drawn)] if drawn else []), *shares, *dream]
+    return [*([Panels(drawn)] if drawn else []), *played, *dream]
 
 
 def kl(record: Record) -> list[Block]:

@@ -204,7 +204,7 @@ ACTING = {  # how a run acts, over training
     "evidence": Wording(
         "Rough evidence of its own episodes",
         PER_STEP,
-        "As the bound, without the posterior's part: where the bound falls and this does not, only the posterior is off.",
+        "The bound without what the posterior costs: where the bound alone falls, it is the posterior that is off.",
     ),
 }
 ACTING_CURVES = {  # by chart and metric
@@ -229,8 +229,8 @@ ACTING_CURVES = {  # by chart and metric
 PLAY = Wording(
     "Film of",  # the policy's name follows
     "",
-    "The best episode, then the median one. Where the prediction leaves the observation and the KL rises, the policy has "
-    "led the model to where it has not been.",
+    "The best episode, then the median one. Where the prediction leaves the observation and the KL rises, the policy "
+    "has led the model to where it has not been.",
 )
 DREAM = Wording(
     "The dream beside the world",

@@ -39,7 +39,7 @@ def write_acting(run: Run, tracker: Tracker, update: int, progress: Watch) -> No
         try:
             write()
         except Exception as error:  # whatever an environment's own rendering raises: the run is trained and saved
-            progress.log(f"no {words}: {error or type(error).__name__}")
+            progress.log(f"no {words}: {str(error) or type(error).__name__}")
 
 
 def _film(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:

@@ -40,7 +40,7 @@ class Tracker(Protocol):
         ...
 
     def video(self, update: int, name: str, gif: bytes) -> None:
-        """A film, an animated GIF that is in the run's folder already; a later call of the same name takes its place."""
+        """A film: an animated GIF, in the run's folder already; a later call of the same name takes its place."""
         ...
 
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
