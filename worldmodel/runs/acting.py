@@ -52,8 +52,15 @@ def _dream(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
     from worldmodel.report.dream_traces import dream_figure  # and so matplotlib, which opening a run does not need
     from worldmodel.report.figures import render
 
-    given = {"episodes": _episodes(run), "context": CONTEXT, "steps": STEPS, "seed": _seed(run)}
-    gap = measure_dream_gap(run, run.config.acting.policy, **given, at=progress.at)
+    gap = measure_dream_gap(
+        run,
+        run.config.acting.policy,
+        episodes=_episodes(run),
+        context=CONTEXT,
+        steps=STEPS,
+        seed=_seed(run),
+        at=progress.at,
+    )
     tracker.image(update, "acting/dream", render(dream_figure(gap)))
 
 
