@@ -19,7 +19,7 @@ PLAY = "play"  # the folder of a run's films
 def write_play(
     run: Run,
     *,
-    policy: str = "mppi",
+    policy: str | None = None,
     episodes: int = 10,
     seed: int = 0,
     output: Path | None = None,
@@ -32,7 +32,7 @@ def write_play(
 
     Args:
         run: whose model and environment.
-        policy: who acts: mppi, cem, actor where the run has one, or random.
+        policy: who acts: actor where the run has one, mppi, cem or random; see `Run.policy_name` for the default.
         episodes: how many are played.
         seed: of their starts, and of the policy.
         output: the GIF; RUN/play/POLICY.gif by default.
@@ -51,6 +51,9 @@ def write_play(
     require_positive(episodes=episodes, **({} if rows is None else {"rows": rows}))
     if output is not None and output.suffix != ".gif":
         raise ValueError(f"output: expected a file named .gif, got {output}")
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"output: expected a file in a folder that exists, got {output}")
+    policy = run.policy_name(policy, **planner)
     acting = run.policy(policy, seed=seed, **planner)
     titles, watched = watch_play(run, acting, episodes=episodes, seed=seed, rows=rows, log=log, at=at)
     gif = play_gif(

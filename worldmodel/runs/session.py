@@ -218,7 +218,8 @@ def _run(
             worlds.heldout.close()
         stack.enter_context(replay)
         given = {"stages": stages, "history": history, "interruptions": interruptions}
-        trainer = _trainer(config, folder, model, worlds, replay, heldout, tracker, progress, **given)
+        agent = build_acting.build_agent(config, model)
+        trainer = _trainer(config, folder, model, agent, worlds, replay, heldout, tracker, progress, **given)
         if checkpoint is not None:
             trainer.restore(checkpoint)
             checkpoint.parts.clear()  # or they would stay in memory for as long as the training
@@ -229,7 +230,7 @@ def _run(
             progress.log(f"this run diverged before ({earlier}); it goes on from {source}; {ADVICE}")
         with progress:
             finished = trainer.run()
-        run = replace(run, model=model.eval())
+        run = replace(run, model=model.eval(), agent=None if agent is None else agent.eval())
         updates = trainer.updates
         if updates and not interruptions.terminated and not is_finished(folder, updates):
             with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
@@ -243,6 +244,7 @@ def _trainer(
     config: Config,
     folder: Path,
     model: WorldModel,
+    agent: ActorCritic | None,
     worlds: Worlds,
     replay: Replay,
     heldout: Batch,
@@ -254,7 +256,6 @@ def _trainer(
         "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
         "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device),
     }
-    agent = build_acting.build_agent(config, model)
     learners: dict[str, AnyLearner] = {}
     if agent is not None:
         randomness[BEHAVIOUR] = make_generator(config.seed, stream=Stream.BEHAVIOUR, device=model.device)
