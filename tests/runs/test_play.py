@@ -166,3 +166,14 @@ def test_ones_own_policy_dreams_too(folder):
     mine = measure_dream_gap(run, lambda: run.policy("random", seed=0), episodes=2, steps=3)
     named = measure_dream_gap(run, "random", episodes=2, steps=3)
     np.testing.assert_array_equal(mine.dream.reward, named.dream.reward)
+
+
+def test_of_long_episodes_the_beginning_is_filmed(folder, tmp_path):
+    run = open_run(folder)
+    whole = watch_play(run, run.policy("random"), episodes=3, seed=0)[1]
+    (best, median) = watch_play(run, run.policy("random"), episodes=3, seed=0, rows=3)[1]
+    for short, one in ((best, whole[0]), (median, whole[1])):
+        assert len(short.frames) == 3
+        np.testing.assert_array_equal(short.frames, one.frames[:3])
+    with pytest.raises(ValueError, match="rows: expected at least 1, got 0"):
+        write_play(run, policy="random", rows=0, output=tmp_path / "film.gif")

@@ -30,6 +30,7 @@ from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.episodes import side_by_side
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import explained
+from worldmodel.runs.acting import acts, write_acting
 from worldmodel.runs.folder import (
     is_finished,
     locked,
@@ -304,13 +305,17 @@ def _advise(
 
 
 def finish_run(run: Run, trainer: Trainer) -> None:
-    """Write imagination/ and report.html, from the best weights.
+    """Write imagination/, for a run that acts play/, and report.html, from the best weights.
 
     Context and horizon are shortened where no held-out episode is long enough for them, down to a step each.
     """
     if trainer.heldout.imagines:
         with trainer.stages("imagine"), trainer.progress.phase("imagining"):
             run.write_imagination(seed=run.config.evaluation.seed)
+    if show_policy := acts(run.config):
+        with trainer.stages("film"), trainer.progress.phase("filming the policy"):
+            write_acting(run, trainer.journal.pictures, trainer.updates, trainer.progress)
+    if trainer.heldout.imagines or show_policy:
         trainer.report_times()
     with trainer.progress.phase("writing the report"):
         write_report(run.folder)

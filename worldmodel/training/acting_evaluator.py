@@ -11,6 +11,7 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.training.evaluators import RoughEvidenceSettings
 from worldmodel.training.journal import Journal
 from worldmodel.training.learner import Learner
+from worldmodel.training.pictures import show_acting
 from worldmodel.types import Policy
 
 
@@ -66,4 +67,5 @@ class ActingEvaluator:
             found = rough_evidence(model, episodes, **self.rough._asdict())
             values |= {f"acting_evidence/{name}": value for name, value in found._asdict().items()}
         journal.scalars(update, values)
+        show_acting(journal.pictures, update, journal.history)
         return {"return": values["acting/return"]}
