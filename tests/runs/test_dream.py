@@ -46,7 +46,7 @@ SETTINGS = TINY | {
 def train_tiny(tmp_path_factory):
     def make(**settings):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
+            patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
             patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
             runs = {"runs": str(tmp_path_factory.mktemp("runs"))}
             return train(None, SETTINGS | runs | settings, progress=RunProgress(240, Console(quiet=True))).folder

@@ -38,7 +38,7 @@ SETTINGS = TINY | {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
+        patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
         patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
         runs = str(tmp_path_factory.mktemp("runs"))
         return train(None, {**SETTINGS, "runs": runs}, progress=RunProgress(240, Console(quiet=True))).folder
