@@ -131,7 +131,7 @@ def score_table(path: Path) -> str:
     about = (
         f"Imagination after {record['context']} rows, {record['samples']} samples, {record['futures']} futures of "
         f"{record['episodes']} episodes; 90 % intervals over episodes. NLL in nats per step, squared error in units of "
-        "variance, CRPS in units of std, coverage of the central 90 %."
+        "the training variance, CRPS in units of std, coverage of the central 90 %."
     )
     folded = "\n".join(lines)
     return f"<details><summary>Scores of imagination by steps ahead</summary>\n\n{about}\n\n{folded}\n\n</details>"
@@ -177,7 +177,7 @@ def open_loop_table(path: Path) -> str:
     )
     leaf = path.stem.removeprefix("open_loop_")
     return (
-        f"Open-loop squared error of `{leaf}` in units of its variance, under the recorded actions:\n\n"
+        f"Open-loop squared error of `{leaf}` in units of its held-out variance, under the recorded actions:\n\n"
         + "\n".join(lines)
         + f"\n\nBetter at every horizon {verdicts}."
     )

@@ -87,8 +87,12 @@ def test_open_loop_errors_are_compared_only_where_not_every_run_has_scores(recor
     header, rows = summary(both)
     assert "open-loop error, obs" not in header
     assert [row[header.index("squared error, obs")] for row in rows] == ["0.250"] * 2
+    assert "obs: squared error" in {row[0] for table in Page(text).tables for row in table}
     some = [both[0], records[0]]
-    assert "Open-loop error: obs" in {svg["aria-label"] for svg in Page(comparison(some)).all("svg")}
+    page = Page(comparison(some))
+    drawn = {svg["aria-label"] for svg in page.all("svg")}
+    assert {"Open-loop error: obs", "obs: CRPS"} <= drawn and "obs: squared error" not in drawn
+    assert "squared error" not in page.text  # neither among the scores as numbers
     header, rows = summary(some)
     assert [row[header.index("open-loop error, obs")] for row in rows] == ["0.062"] * 2
 

@@ -119,6 +119,7 @@ def test_a_page_shows_one_squared_error_of_imagination_the_scored_one_where_ther
         assert ("Open-loop error: obs" in drawn) is ("open-loop error, obs0.062" in shown.text) is not scored
         assert ("obs: squared error" in drawn) is ("squared error, obs0.250" in shown.text) is scored
         assert ("error² / held-out variance" in shown.text) is not scored
+        assert ("squared error / training variance" in shown.text) is scored
         assert ("in units of the variance of the held-out episodes themselves" in shown.text) is not scored
         assert ("in units of the training data's variance" in shown.text) is scored
         assert "Open loop" not in [image["alt"] for image in shown.all("img")]

@@ -1,5 +1,6 @@
 """Runs that stop and go on: from their checkpoint, with their rows, one process at a time."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,14 +29,19 @@ from worldmodel.data.records import DamagedReplayError
 from worldmodel.data.replay import Replay, TornRowsWarning
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.held_out import evaluate
+from worldmodel.runs import session
 from worldmodel.runs.folder import locked
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import finish_run, resume, train
+from worldmodel.seeding import Stream, make_generator
 from worldmodel.training import checkpoint
 from worldmodel.training.checkpoint import CheckpointError, load_checkpoint, read_counters
 from worldmodel.training.divergence import NonFiniteLossError
 from worldmodel.training.learner import Learner
+from worldmodel.training.processes import Processes
 from worldmodel.training.progress import RunProgress
+from worldmodel.training.tracking import FolderTracker
+from worldmodel.training.trainer import Trainer
 from worlds import Counting, register
 
 FINISH_RUN = finish_run
@@ -865,3 +871,37 @@ def test_text_is_left_out_and_said_once(tmp_path):
         "image": "integer",
     }
     assert last(run.folder, "heldout/image") < 0  # a mass
+
+
+@pytest.mark.parametrize("going_on", [False, True], ids=["train", "resume"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_process_draws_rows_and_latents_of_its_own_and_the_first_alone_writes(
+    tmp_path, monkeypatch, rank, going_on
+):
+    """Only as far as the trainer, since the other of the two processes is not there."""
+    folder = crash(tmp_path, 1) if going_on else None
+    me, made, locks = Processes(rank, 2), [], []
+
+    class Made(Trainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append((self, *(one.get_state() for one in self.randomness.values())))
+            raise CrashError
+
+    @contextlib.contextmanager
+    def noted(folder, processes):
+        locks.append(processes)
+        yield
+
+    monkeypatch.setattr(session, "ALONE", me)
+    monkeypatch.setattr(session, "Trainer", Made)
+    monkeypatch.setattr(session, "locked", noted)
+    with pytest.raises(CrashError):
+        resume(folder, progress=Progress()) if going_on else start(tmp_path, seed=3)
+    [(trainer, *states)] = made
+    seed = 0 if going_on else 3
+    expected = [make_generator(seed, stream=stream, rank=rank) for stream in (Stream.SAMPLING, Stream.LATENTS)]
+    for state, generator in zip(states, expected, strict=True):
+        assert torch.equal(state, generator.get_state())
+    assert trainer.learner.processes is me and trainer.processes is me and locks == [me]
+    assert isinstance(trainer.tracker, FolderTracker) == (rank == 0)

@@ -23,6 +23,7 @@ from worldmodel.evidence.sandwich import Sandwich
 from worldmodel.evidence.smc import THRESHOLD, smc
 from worldmodel.models.simulation import simulate
 from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.elbo import masked_mean
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import Batch, EnvSpec
 
@@ -253,11 +254,11 @@ def rough_evidence(
     few = trimmed(select(episodes, slice(min(sequences, room)), slice(rows)))
     given = model.given(few)
     filtered = smc(given, particles, generator=generator)
-    steps = few.valid.sum()
-    bound = mean_elbo(given, ROUGH_DRAWS, generator=generator).sum() / steps
-    estimate = filtered.log_evidence.sum() / steps
-    ess = filtered.ess.sum() / steps / particles
-    return RoughEvidence(bound.item(), estimate.item(), (estimate - bound).item(), ess.item())
+    steps = few.valid.sum(1)
+    bound = per_step(mean_elbo(given, ROUGH_DRAWS, generator=generator), steps).mean
+    estimate = per_step(filtered.log_evidence, steps).mean
+    ess = masked_mean(filtered.ess, few.valid) / particles
+    return RoughEvidence(bound, estimate, estimate - bound, ess.item())
 
 
 def choose_proposal(
@@ -344,7 +345,7 @@ def _totals(exact: Float[Tensor, "B T"], found: Evidence) -> Float[Tensor, " B"]
 
 
 def _mean(rows: Float[Tensor, "B T"], found: Evidence) -> float:
-    return (torch.where(found.bound.valid, rows, 0.0).double().sum() / found.steps.sum()).item()
+    return found.bound.mean(rows.double()).item()
 
 
 def _terms(found: Evidence, spec: EnvSpec) -> dict[str, Term]:

@@ -122,7 +122,10 @@ def training_kl(model: WorldModel, objective: Objective, batch: Batch, *, seed: 
 def kl_diagnostics(
     bound: Bound, optimised: torch.Tensor, episode_step: torch.Tensor, free_nats: float
 ) -> KLDiagnostics:
-    """Summarise the KL of every valid row of [B, T]. Arguments as in `Loss` and `Batch`; free_nats in nats per step."""
+    """Summarise the KL of every valid row of [B, T], all of one process.
+
+    Arguments as in `Loss` and `Batch`; free_nats in nats per step.
+    """
     valid, kl, groups = _numpy(bound.valid), _numpy(bound.kl), _numpy(bound.kl_groups)
     clamped, steps = _numpy(optimised), _numpy(episode_step)
     rows, group_means = kl[valid], groups[valid].mean(0)

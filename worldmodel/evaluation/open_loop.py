@@ -62,7 +62,7 @@ def futures(
 
 
 class OpenLoopError(NamedTuple):
-    """Mean squared error by horizon, [H] each, in units of the data's variance as `relative_error` has them."""
+    """Mean squared error by horizon, [H] each, in units of the held-out variance as `relative_error` has them."""
 
     model: Float[Tensor, " H"]
     repeat_last: Float[Tensor, " H"]  # the last row seen, repeated
@@ -81,7 +81,8 @@ def open_loop_errors(
 ) -> dict[str, OpenLoopError]:
     """Score the mean of N imagined futures against what happened, by observation leaf.
 
-    `futures` decides which.
+    `futures` decides which. The unit is the variance of these episodes themselves, and the baseline their mean, so that
+    it needs no training data; `evaluation.scores` has the same error in units of the training data's variance.
 
     Args:
         model: the world model.

@@ -104,7 +104,7 @@ class Evidence:
     @property
     def degenerate_rows(self) -> float:
         """Share of the rows that count after which fewer than two particles are effective, the mean over runs."""
-        return torch.where(self.bound.valid, self.degenerate, 0.0).sum().item() / self.steps.sum().item()
+        return self.bound.mean(self.degenerate).item()
 
 
 def evidence(
@@ -212,7 +212,8 @@ def _mean(x: Sequence[Tensor]) -> Tensor:
 def per_step(total: Float[Tensor, " B"], steps: Int[Tensor, " B"]) -> Estimate:
     """sum(total) / sum(steps), in nats per step, and its standard error over sequences. NaN for a single sequence.
 
-    Sequences differ in length, so it is a ratio of means: its error is that of the residuals total - mean * steps.
+    All sequences are of one process. They differ in length, so it is a ratio of means: its error is that of the
+    residuals total - mean * steps.
     Source: Cochran 1977, Sampling Techniques, 3rd ed., chapter 6.
     """
     B = len(total)

@@ -158,7 +158,9 @@ def sequence_elbo(
 
 
 def masked_mean(x: Float[Tensor, "*batch T"], valid: Bool[Tensor, "*batch T"], total: Total = own) -> Float[Tensor, ""]:
-    """Mean of x over the rows that count. The only place where rows are reduced.
+    """Mean of x over the rows that count, in all processes: of the loss, what it reports, and a bound's terms.
+
+    Other summaries of rows are of one process: quantiles, means by time step, and ratios with an error over sequences.
 
     Args:
         x: a number for each row.

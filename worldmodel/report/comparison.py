@@ -305,10 +305,15 @@ def _kl(groups: Sequence[SeedGroup]) -> list[Block]:
 
 def _imagination(records: Sequence[Record], names: list[str], groups: Sequence[SeedGroup]) -> list[Block]:
     drawn: list[Chart] = []
-    for name in sections.open_loop_lines(records):
+    errors = sections.open_loop_lines(records)
+    for name in errors:
         wording = sections.open_loop_of(name)
         drawn += _overlay(wording, vocabulary.AHEAD, partial(_line, name, "model"), groups, scale="log")
-    scored = {name: record.scores for name, record in zip(names, records, strict=True) if record.scores}
+    scored = {
+        name: sections.without_squared_error(record.scores, errors)
+        for name, record in zip(names, records, strict=True)
+        if record.scores
+    }
     for leaf, metric in dict.fromkeys(key[:2] for scores in scored.values() for key in scores.bands):
         key = (leaf, metric, "model")
         scale = charts.score_scale(metric, [scores.bands[key] for scores in scored.values() if key in scores.bands])

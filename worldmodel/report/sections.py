@@ -1,6 +1,7 @@
 """The parts of a run's page, one function a section: a record -> blocks, none where the record has nothing."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
 from typing import Any
@@ -165,6 +166,19 @@ def open_loop_lines(records: Sequence[Record]) -> list[str]:
     scored = [{file_name(f"open_loop/{leaf}") for leaf in scored_leaves(record)} for record in records]
     names = dict.fromkeys(name for record in records for name in record.lines if name.startswith("open_loop_"))
     return [name for name in names if not all(name in one for one in scored)]
+
+
+def without_squared_error(scores: Scores, names: Sequence[str]) -> Scores:
+    """Scores without the squared error of leaves whose open-loop errors, in these files of lines, are shown instead."""
+    kept = {
+        leaf: {
+            metric: methods
+            for metric, methods in metrics.items()
+            if metric != SQUARED_ERROR[0] or file_name(f"open_loop/{leaf}") not in names
+        }
+        for leaf, metrics in scores.scores.items()
+    }
+    return replace(scores, scores=kept)
 
 
 def imagination_error(leaf: str, records: Sequence[Record]) -> tuple[str, Callable[[Record], float | None]]:

@@ -72,7 +72,7 @@ SCORES = {  # of imagined futures: evaluation.scores.METRICS
     ),
     "squared_error": Wording(
         "squared error",
-        "squared error / variance",
+        "squared error / training variance",
         "Lower is better; of the mean over futures, in units of the training data's variance.",
     ),
     "crps": Wording("CRPS", "CRPS / std", "Lower is better; it scores the whole predicted distribution."),

@@ -49,6 +49,7 @@ from worldmodel.training.divergence import ADVICE, NonFiniteLossError
 from worldmodel.training.history import History, rewind_metrics
 from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
 from worldmodel.training.learner import AnyLearner
+from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
 from worldmodel.training.tracking import Tracker
@@ -80,7 +81,7 @@ def train(
         config = read_config(config if config is not None else (), overrides)
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
-    progress = progress or _progress(config)
+    progress, processes = progress or _progress(config), ALONE
     making = f"making {config.env.num_envs} environments of {config.env.id}"
     with (
         Interruptions() as interruptions,
@@ -88,8 +89,8 @@ def train(
         _world(config, interruptions) as world,
     ):
         folder = make_folder(config)
-        with locked(folder):
-            return _run(config, folder, *world, progress, None, interruptions)
+        with locked(folder, processes):
+            return _run(config, folder, *world, progress, None, interruptions, processes)
 
 
 def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
@@ -113,18 +114,18 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     """
     folder = Path(folder)
     config = read_settings(folder)
-    progress = progress or _progress(config)
+    progress, processes = progress or _progress(config), ALONE
     seen = _stamps(folder)
     checkpoint = _checkpoint(config, folder, progress)
     with (
         Interruptions() as interruptions,
         _beginning(progress, config, build.making_words(config)),
         _world(config, interruptions, folder) as world,
-        locked(folder),  # after the workers were made, which do not keep the lock then
+        locked(folder, processes),  # after the workers were made, which do not keep the lock then
     ):
         if _stamps(folder) != seen:  # another process went on with the run meanwhile
             checkpoint = _checkpoint(config, folder, progress)
-        return _run(config, folder, *world, progress, checkpoint, interruptions)
+        return _run(config, folder, *world, progress, checkpoint, interruptions, processes)
 
 
 def _beginning(progress: RunProgress, config: Config, making: str) -> AbstractContextManager[None]:
@@ -196,6 +197,7 @@ def _run(
     progress: RunProgress,
     checkpoint: Checkpoint | None,
     interruptions: Interruptions,
+    processes: Processes,
 ) -> Run:
     update = 0 if checkpoint is None else checkpoint.counters["updates"]
     run = Run(folder, config, model)
@@ -203,7 +205,7 @@ def _run(
         history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log))
         earlier = noted_divergence(folder)
         wandb_id, resumed = note_session(folder, update, str(model.device), explained(model.likelihoods()))
-        tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed)
+        tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed, processes=processes)
         stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
         stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error))
         announce(progress.log, config, model, folder, wandb_at, _left_out(config, worlds.learning, folder))
@@ -219,7 +221,8 @@ def _run(
         stack.enter_context(replay)
         given = {"stages": stages, "history": history, "interruptions": interruptions}
         agent = build_acting.build_agent(config, model)
-        trainer = _trainer(config, folder, model, agent, worlds, replay, heldout, tracker, progress, **given)
+        parts = (model, agent, worlds, replay, heldout, tracker, progress, processes)
+        trainer = _trainer(config, folder, *parts, **given)
         if checkpoint is not None:
             trainer.restore(checkpoint)
             checkpoint.parts.clear()  # or they would stay in memory for as long as the training
@@ -250,17 +253,19 @@ def _trainer(
     heldout: Batch,
     tracker: Tracker,
     progress: RunProgress,
+    processes: Processes,
     **others: Any,
 ) -> Trainer:
+    rank = processes.rank  # every process draws other rows and other latents
     randomness = {
-        "sampling": make_generator(config.seed, stream=Stream.SAMPLING),
-        "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device),
+        "sampling": make_generator(config.seed, stream=Stream.SAMPLING, rank=rank),
+        "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device, rank=rank),
     }
     learners: dict[str, AnyLearner] = {}
     if agent is not None:
         randomness[BEHAVIOUR] = make_generator(config.seed, stream=Stream.BEHAVIOUR, device=model.device)
         learners[BEHAVIOUR] = build_acting.build_behaviour_learner(config, agent, model, randomness[BEHAVIOUR])
-    learner = build.build_learner(config, model, randomness["latents"])
+    learner = build.build_learner(config, model, randomness["latents"], processes)
     held_out, evaluators = build.build_evaluators(
         config, learner, heldout.to(model.device), replay, agent, worlds.playing
     )
@@ -278,6 +283,7 @@ def _trainer(
         evaluators=evaluators,
         best_by="elbo" if worlds.playing is None else "return",
         others=learners,
+        processes=processes,
         **others,
     )
 

@@ -100,9 +100,10 @@ def learning_rates(updates: Mapping[str, AnyUpdate]) -> dict[str, float]:
 
 
 def kl_summary(update: Update) -> dict[str, float]:
-    """Quantiles of the raw KL over the rows of the newest batch, and the mean of what the loss made of it.
+    """The raw KL over this process's rows of the newest batch, and the mean of what the loss made of it.
 
-    NaN where no row counts: a long burn-in can take up every sequence of a small batch.
+    `train/kl` is the mean in all processes. NaN where no row counts: a long burn-in can take up every sequence of a
+    small batch.
     """
     if not update.bound.valid.any():
         return {f"kl/{name}": np.nan for name in KL_SUMMARY}
