@@ -221,8 +221,7 @@ def _run(
         stack.enter_context(replay)
         given = {"stages": stages, "history": history, "interruptions": interruptions}
         agent = build_acting.build_agent(config, model)
-        parts = (model, agent, worlds, replay, heldout, tracker, progress, processes)
-        trainer = _trainer(config, folder, *parts, **given)
+        trainer = _trainer(config, folder, model, agent, worlds, replay, heldout, tracker, progress, processes, **given)
         if checkpoint is not None:
             trainer.restore(checkpoint)
             checkpoint.parts.clear()  # or they would stay in memory for as long as the training
