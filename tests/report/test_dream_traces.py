@@ -42,7 +42,7 @@ def test_images_are_strips_of_the_world_and_the_dream():
     one = gap((4, 4, 3), np.uint8)
     np.testing.assert_array_equal(world[-1].get_images()[0].get_array(), one.world.obs["obs"][0, 3])
     np.testing.assert_array_equal(dream[0].get_images()[0].get_array(), one.dream.obs["obs"][0, 0])
-    assert not dream[-1].get_images()  # it had ended
+    assert not dream[-1].get_images() and not dream[-1].axison  # it had ended
 
 
 def test_a_single_start_stands_alone():

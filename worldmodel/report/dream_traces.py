@@ -61,6 +61,8 @@ def _strips(axes: list[list[Axes]], gap: DreamGap, i: int, image: str) -> None:
             axis.set(xticks=[], yticks=[])
             if one.running[i, t]:
                 axis.imshow(as_rgb(one.obs[image][i, t]), interpolation="nearest")
+            else:
+                axis.set_axis_off()
         line[0].set_ylabel(which, color=DREAM_LOOKS[which].colour)
     for axis, t in zip(axes[0], steps, strict=True):
         axis.set_title(f"step {gap.context + t}", fontsize=8)

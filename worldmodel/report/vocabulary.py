@@ -192,7 +192,8 @@ ACTING = {  # how a run acts, over training
     "calibration": Wording(
         "Return, predicted and real",
         "discounted return",
-        "The two should meet. A critic far above what then comes is flattered by its own dream.",
+        "The two should meet. A critic far above what then comes is flattered by its own dream. Behind a truncated "
+        "end, its own value counts as what came.",
         "Discounted return, predicted and real",
     ),
     "bound": Wording(
