@@ -34,7 +34,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldmodel.checks import require_positive
+from worldmodel.checks import require, require_positive
 from worldmodel.evidence.estimate import Estimate, per_step
 from worldmodel.objectives.elbo import masked_mean
 from worldmodel.types import LatentSequence, State
@@ -122,8 +122,7 @@ def first_row(sequence: LatentSequence, *, samples: int = 16, generator: torch.G
     """
     require_positive(samples=samples)
     B = len(sequence.valid)
-    if B < 2:
-        raise ValueError(f"sequence: expected at least two sequences, got {B}")
+    require(B > 1, "sequence", "at least two sequences", B)
     _, deter, prior = sequence.step(sequence.initial(samples), 0)
     if not torch.allclose(
         deter, deter[:, :1].expand_as(deter), rtol=1e-4, atol=1e-5
@@ -154,8 +153,7 @@ def along(sequence: LatentSequence, alternatives: LatentSequence, path: Float[Te
     """
     B, T = sequence.valid.shape
     M, rest = divmod(len(alternatives.valid), B)
-    if M < 1 or rest:
-        raise ValueError(f"alternatives: expected a multiple of the {B} sequences, got {len(alternatives.valid)}")
+    require(M > 0 and rest == 0, "alternatives", f"a multiple of the {B} sequences", len(alternatives.valid))
     carry, kls, found = sequence.initial(1), [], []
     for t in range(T):
         carry, deter, prior = sequence.step(carry, t)
