@@ -1,1 +1,1 @@
-"""What one does with a world model: imagine."""
+"""What one does with a world model: imagine, plan, learn to act in imagination, and act."""

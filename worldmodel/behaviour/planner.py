@@ -129,7 +129,7 @@ class Planner:
         return Plan(mean, self.actions(mean), best, best_return)
 
     def neutral(self, batch: int, device: torch.device | str = "cpu") -> Float[Tensor, "B H A"]:
-        """A start that knows nothing: zeros for continuous actions, equal probabilities for classes and bits."""
+        """The neutral plan: zeros for continuous actions, equal probabilities for classes and bits."""
         return self._neutral_action(torch.zeros((), device=device)).expand(batch, self.horizon, -1)
 
     def shifted(self, mean: Float[Tensor, "B H A"]) -> Float[Tensor, "B H A"]:

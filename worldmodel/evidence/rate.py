@@ -19,7 +19,7 @@ two parts sum to the rate exactly, since the rate is the closed-form KL and info
 
 At the first row h_1 is a constant, so the other sequences' first rows are the draws: real data, and no model needed
 (`first_row`). At later rows the draws come from the exact law of an oracle world, or from the model's own prediction
-of x_t (`along`); in the latter case misfit says how far the model is from agreeing with itself, not with the data.
+of x_t (`rate_along_path`); in the latter case misfit says how far the model is from agreeing with itself, not with the data.
 
 Sources: Hoffman and Johnson 2016, "ELBO surgery" (the decomposition); Poole et al. 2019, arXiv 1905.06922 (the bounds
 on information where the conditional, here q, is known: with the sample itself and without it).
@@ -124,9 +124,8 @@ def first_row(sequence: LatentSequence, *, samples: int = 16, generator: torch.G
     B = len(sequence.valid)
     require(B > 1, "sequence", "at least two sequences", B)
     _, deter, prior = sequence.step(sequence.initial(samples), 0)
-    if not torch.allclose(
-        deter, deter[:, :1].expand_as(deter), rtol=1e-4, atol=1e-5
-    ):  # of one product, rounded differently
+    # h_1 is the same product for all sequences, up to rounding.
+    if not torch.allclose(deter, deter[:, :1].expand_as(deter), rtol=1e-4, atol=1e-5):
         raise ValueError("sequence: expected the same h_1 for all sequences, got different ones")
     posterior = sequence.proposal(deter, 0)
     z = posterior.sample(generator)  # [N, B, Z]
@@ -139,7 +138,7 @@ def first_row(sequence: LatentSequence, *, samples: int = 16, generator: torch.G
 
 
 @torch.no_grad()
-def along(sequence: LatentSequence, alternatives: LatentSequence, path: Float[Tensor, "B T Z"]) -> Rate:
+def rate_along_path(sequence: LatentSequence, alternatives: LatentSequence, path: Float[Tensor, "B T Z"]) -> Rate:
     """Every row, along one draw of the latents.
 
     Args:

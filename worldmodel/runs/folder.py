@@ -44,7 +44,7 @@ def make_folder(config: Config) -> Path:
 
 @contextmanager
 def locked(folder: Path, processes: Processes = ALONE) -> Iterator[None]:
-    """Hold the lock of a run's folder, in which one process at a time may write. It ends with the process in any case.
+    """Hold the lock of a run's folder, in which one process at a time may write. The lock is released when the process exits.
 
     Of several processes that share the training, only the one that writes takes it.
 
