@@ -134,7 +134,7 @@ def test_later_rows_of_a_kalman_model(generator):
     assert near(rate.parts()["information_low"], information.mean().item()) and information.mean() > 0.3
 
 
-def test_first_row_is_along_with_the_other_sequences(generator):
+def test_first_row_is_the_rate_along_a_path_with_the_other_sequences(generator):
     """The two functions are one: the others' first rows, handed over as alternatives one by one."""
     model, batch = make_model(latent=GaussianFamily(2, 0.3)).double(), make_batch(batch=5, first=())
     sequence = model.given(batch)

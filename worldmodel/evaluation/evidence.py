@@ -50,9 +50,8 @@ GUIDED = Proposal("the posterior", 0.0, THRESHOLD)
 PROPOSALS = (
     GUIDED,
     Proposal("the posterior with a tenth of the prior", 0.1, THRESHOLD),
-    Proposal(
-        "the posterior, rarely resampled", 0.0, 0.1
-    ),  # for a posterior that reads later rows, which the weights do not yet include
+    # For a posterior that reads later rows, which the weights do not yet include.
+    Proposal("the posterior, rarely resampled", 0.0, 0.1),
 )
 
 

@@ -1,8 +1,9 @@
 """The gap decomposed: what the bound lacks, and why.
 
-    log p(x) - ELBO(q filtering) =   ELBO(q smoothing) - ELBO(q filtering)     filtering: cost of not seeing later observations
-                                   + ELBO(q refined)   - ELBO(q smoothing)     amortisation: one network for all
-                                   + log p(x)          - ELBO(q refined)       family: what no q of the family has
+    log p(x) - ELBO(q filtering) =   ELBO(q smoothing) - ELBO(q filtering)   filtering: cost of not seeing later
+                                                                             observations
+                                   + ELBO(q refined)   - ELBO(q smoothing)   amortisation: one network for all
+                                   + log p(x)          - ELBO(q refined)     family: what no q of the family has
 
 All bounds use the same generative model. Each part is as good as the posteriors that stand for it: a smoothing network
 trained too shortly makes the filtering part too small and amortisation too large by as much. Filtering can be negative

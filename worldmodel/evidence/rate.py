@@ -19,7 +19,8 @@ two parts sum to the rate exactly, since the rate is the closed-form KL and info
 
 At the first row h_1 is a constant, so the other sequences' first rows are the draws: real data, and no model needed
 (`first_row`). At later rows the draws come from the exact law of an oracle world, or from the model's own prediction
-of x_t (`rate_along_path`); in the latter case misfit says how far the model is from agreeing with itself, not with the data.
+of x_t (`rate_along_path`); in the latter case misfit says how far the model is from agreeing with itself, not with the
+data.
 
 Sources: Hoffman and Johnson 2016, "ELBO surgery" (the decomposition); Poole et al. 2019, arXiv 1905.06922 (the bounds
 on information where the conditional, here q, is known: with the sample itself and without it).

@@ -2,8 +2,8 @@
 
     E[ log p^ ]  <=  log p(x)  <=  E[ log p^_c ]
 
-SMC is below, conditional SMC along the simulated latents above. The width between them certifies proposal, particles and
-length on the model's own data; on recorded data the lower bound alone is to be had.
+SMC is below, conditional SMC along the simulated latents above. The width between them certifies proposal, particles
+and length on the model's own data; on recorded data the lower bound alone is to be had.
 
 Sources: Grosse, Ghahramani and Adams 2015, arXiv 1511.02543; Andrieu, Doucet and Holenstein 2010, JRSS B 72.
 """

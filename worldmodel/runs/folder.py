@@ -44,9 +44,10 @@ def make_folder(config: Config) -> Path:
 
 @contextmanager
 def locked(folder: Path, processes: Processes = ALONE) -> Iterator[None]:
-    """Hold the lock of a run's folder, in which one process at a time may write. The lock is released when the process exits.
+    """Hold the lock of a run's folder, in which one process at a time may write.
 
-    Of several processes that share the training, only the one that writes takes it.
+    The lock is released when the process exits. Of several processes that share the training, only the one that writes
+    takes it.
 
     Raises:
         ValueError: if another process holds it, or the folder cannot be written in.
