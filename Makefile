@@ -1,4 +1,4 @@
-# make train    set up, then run the default job: a world model of Pendulum-v1, minutes on two CPU cores
+# make train    set up, then run the default job: a world model of Pendulum-v1 and an actor in it, minutes on two CPU cores
 # make test     set up, then lint, check the types and run the tests
 # make slow     the tests that take minutes
 # make fuzz     2,000 random worlds and settings through the whole path; FUZZ_EXAMPLES=100 for fewer

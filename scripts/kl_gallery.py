@@ -47,7 +47,7 @@ def train(case: str, beta: float, updates: int, runs: Path) -> Path:
         "training.env_steps": config.training.prefill + int(updates * rows / config.training.train_ratio),
         "training.evaluate_every": updates,
     }
-    return worldmodel.train("pendulum", overrides).folder
+    return worldmodel.train("pendulum_random", overrides).folder
 
 
 def metrics(folder: Path) -> list[dict]:

@@ -2,13 +2,16 @@
 
 import re
 import sys
+import tomllib
 import types
 from pathlib import Path
 
 import gymnasium
 import pytest
+import yaml
 
 import worldmodel
+from worldmodel.cli import COMMANDS, main
 from worldmodel.config_io import read_config
 from worldmodel.system.presets import TASKS, presets
 from worlds import Counting
@@ -26,6 +29,7 @@ QUICK = {
     "replay.batch_size": 2,
     "evaluation.episodes": 2,
     "evaluation.samples": 2,
+    "evaluation.acting_episodes": 1,
     "env.num_envs": 2,
     "tracking": "none",
 }
@@ -50,7 +54,9 @@ def quick(monkeypatch, tmp_path):
 def test_training_opening_and_imagining_work_as_written(quick, capsys):
     names: dict = {}
     exec(SNIPPETS[0], names)
-    assert capsys.readouterr().out.split("\n")[0] == "torch.Size([16, 2, 48, 3])"
+    shape, *_, earned = capsys.readouterr().out.splitlines()
+    assert shape == "torch.Size([16, 2, 48, 3])"
+    assert -200 * 16.3 < float(earned) < 0  # 200 steps, each of which costs up to 16.3
     written = {path.name for path in (names["run"].folder / "imagination").iterdir()}
     assert {"scores.json", "scores.png", "fan_obs.png", "latents.png"} <= written
     assert len(SNIPPETS[0].strip().splitlines()) <= 10
@@ -88,6 +94,35 @@ def test_what_the_readme_points_at_exists():
     links = re.findall(r"\]\(([^)#]+)\)", README)
     paths = re.findall(r"`((?:worldmodel|configs|scripts)/[\w/.]+)`", README)
     assert [path for path in links + paths if not (ROOT / path).exists()] == []
+
+
+def test_every_command_is_in_the_readme_and_has_the_options_that_it_shows(capsys):
+    lines = re.findall(r"`worldmodel ([a-z]+)([^`]*)`", README)
+    assert {command for command, _ in lines} == set(COMMANDS)
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        offered = re.findall(r"--\w+(?:\.\w+)?", capsys.readouterr().out)
+        shown = [option for one, rest in lines if one == command for option in re.findall(r"--[\w.]+", rest)]
+        assert [option for option in shown if option not in offered] == [], command
+
+
+def test_every_script_and_every_page_is_in_the_readme():
+    scripts = {path.name for path in (ROOT / "scripts").glob("*.py")} - {"docs_blocks.py"}  # what scripts share
+    assert scripts == {name for name in re.findall(r"`python scripts/(\w+\.py)", README)}
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} == set(re.findall(r"\(docs/(\w+\.md)\)", README))
+
+
+def test_every_extra_is_in_the_readme():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    tasks = README[README.index("## Tasks") : README.index("## Runs that stop")]
+    assert [name for name in extras if f"`{name}`" not in tasks] == []
+
+
+def test_the_presets_that_the_readme_says_act_are_those_that_do():
+    said = re.search(r"The three that act are `(\w+)`, `(\w+)` and\s`(\w+)`", README).groups()
+    acting = [path.stem for path in (ROOT / "configs").glob("*.yaml") if "acting" in yaml.safe_load(path.read_text())]
+    assert sorted(said) == sorted(acting)
 
 
 def test_the_presets_that_the_readme_stacks_do_stack():

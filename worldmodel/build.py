@@ -12,6 +12,7 @@ import torch
 from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.build_acting import build_acting_evaluator
 from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, RSSMConfig
+from worldmodel.config_acting import PLANNERS
 from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay
@@ -319,8 +320,10 @@ def build_tracker(
 def lasting_settings(config: Config) -> dict[str, Any]:
     """The settings that a run keeps for life: its checkpoints belong to them. How long and where it runs may change."""
     settings = asdict(config)
-    for key in ("training", "evaluation", "planner", "wandb", "tracking", "name", "runs", "device"):
+    for key in ("training", "evaluation", "wandb", "tracking", "name", "runs", "device"):
         del settings[key]
+    if config.acting.policy not in PLANNERS:  # whose rows depend on how it searches
+        del settings["planner"]
     for key in ("asynchronous", "step_timeout", "restarts"):
         del settings["env"][key]
     return settings

@@ -24,6 +24,7 @@ from worldmodel.training.evaluators import RoughEvidenceSettings
 from worldmodel.training.learner import Learner
 from worldmodel.types import ActionSpec, Policy, SavedPolicy
 
+DISCOUNT = 0.99  # of a search without a critic, unless planner.discount says otherwise
 ITERATIONS = {"mppi": 1, "cem": 3}  # of a search, unless planner.iterations says otherwise
 
 
@@ -46,22 +47,28 @@ def build_policy(
         if agent is None:
             raise ValueError("policy: expected mppi, cem or random, since the run has learned no actor, got actor")
         return FilteringPolicy(model, Reflexes(agent.actor.likeliest), generator)
+    require_learned_returns(config)
+    return FilteringPolicy(model, build_planning(config, model, agent, generator), generator)
+
+
+def require_learned_returns(config: Config) -> None:
+    """Raise ValueError if a run's model has not learned rewards and ends, which returns are predicted from."""
     for scale in ("reward_scale", "continue_scale"):
         if getattr(config.loss, scale) == 0:
-            expected = f"random where loss.{scale} is 0, since the model has not learned what planning needs"
-            raise ValueError(f"policy: expected {expected}, got a planner")
-    return FilteringPolicy(model, build_planning(config, model, agent, generator), generator)
+            expected = "a model of rewards and ends, which planning and dreams need"
+            raise ValueError(f"run: expected {expected}, got one trained with loss.{scale} of 0")
 
 
 def build_planning(
     config: Config, model: WorldModel, agent: ActorCritic | None, generator: torch.Generator
 ) -> Planning:
     """A planner in a world model; where there is a critic, its value stands for all that follows a plan."""
+    discount = config.planner.discount
+    if discount is None:
+        discount = DISCOUNT if agent is None else config.behaviour.discount
+    value = None if agent is None else agent.value
     planner = build_planner(config.planner, model.spec.action)
-    if agent is None:
-        return Planning(model, planner, discount=config.planner.discount, generator=generator)
-    discount = config.behaviour.discount
-    return Planning(model, planner, discount=discount, value=agent.value, generator=generator)
+    return Planning(model, planner, discount=discount, value=value, generator=generator)
 
 
 def build_collecting_policy(

@@ -412,10 +412,13 @@ class Config:
         )
 
     def _require_what_acting_needs(self) -> None:
-        policy = self.acting.policy
+        policy, search = self.acting.policy, self.planner
         for scale in ("reward_scale", "continue_scale"):
             learned = policy == "random" or getattr(self.loss, scale) > 0
             require(learned, "acting.policy", f"random where loss.{scale} is 0: the model learns no returns", policy)
+        if policy == "cem":
+            expected = f"at most planner.candidates = {search.candidates} where acting.policy is cem"
+            require(search.elites <= search.candidates, "planner.elites", expected, search.elites)
         if self.offline is not None:
             expected = "random or actor where offline names stored data: nothing is collected"
             require(policy in ("random", "actor"), "acting.policy", expected, policy)

@@ -5,10 +5,12 @@ from typing import Literal
 
 from worldmodel.checks import not_negative, positive, require
 
+PLANNERS = ("mppi", "cem")  # policies that search in the world model
+
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """The search for actions by which a trained model acts: see `behaviour.planner`. No part of training."""
+    """The search for actions by which a trained model acts: see `behaviour.planner`."""
 
     method: Literal["mppi", "cem"] = "mppi"
     """How candidates are weighed: all of them by a softmax of their returns, or the best of them alike."""
@@ -26,17 +28,18 @@ class PlannerConfig:
     """Of cem: how many of the best candidates make the next plan."""
     temperature: float = 0.2
     """Of mppi's softmax, in units of the returns' standard deviation over candidates."""
-    discount: float = 0.99
-    """Worth of a reward that comes one row later, as a share of its worth now. In a run with a critic, whose value
-    stands for all that follows the plan, it is the critic's: behaviour.discount."""
+    discount: float | None = None
+    """Worth of a reward that comes one step later, as a share of its worth now; null: behaviour.discount in a run with
+    a critic, whose value stands for all that follows the plan, and 0.99 in others."""
 
     def __post_init__(self) -> None:
         positive(self, "planner", "horizon", "candidates", "std", "elites", "temperature")
         require(self.candidates > 1, "planner.candidates", "at least 2", self.candidates)
         several = self.iterations is None or self.iterations > 0
         require(several, "planner.iterations", "null or at least 1", self.iterations)
-        for name in ("explore", "discount"):
-            require(0 <= getattr(self, name) <= 1, f"planner.{name}", "a share in [0, 1]", getattr(self, name))
+        require(0 <= self.explore <= 1, "planner.explore", "a share in [0, 1]", self.explore)
+        worth = self.discount is None or 0 <= self.discount <= 1
+        require(worth, "planner.discount", "null or a share in [0, 1]", self.discount)
         fits = self.method == "mppi" or self.elites <= self.candidates
         require(fits, "planner.elites", f"at most planner.candidates = {self.candidates}", self.elites)
 

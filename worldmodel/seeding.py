@@ -21,6 +21,18 @@ class Stream(IntEnum):
     BEHAVIOUR = 9  # what they imagine
 
 
+def restore_generator(generator: torch.Generator, state: torch.Tensor) -> bool:
+    """Draw on from a generator's stored state: -> whether it could.
+
+    It cannot where the state is of another kind of device, whose algorithm is another one: drawing then goes on from
+    where the generator is.
+    """
+    if len(state) != len(generator.get_state()):
+        return False
+    generator.set_state(state.cpu())
+    return True
+
+
 def make_generator(seed: int, *, stream: int, device: torch.device | str = "cpu", rank: int = 0) -> torch.Generator:
     """A generator for one consumer of random numbers; the streams of one seed are independent of each other.
 

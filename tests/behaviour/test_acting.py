@@ -224,7 +224,10 @@ def test_a_value_stands_for_what_follows_the_plan_as_far_as_it_is_reached():
         planning = Planning(model, planner, discount=0.9, value=value, generator=seeded(1))
         planning(states, torch.ones(2, dtype=torch.bool))
         planning._plan = torch.zeros_like(planning._plan)  # the same plan of both
-        found.append(planning.predicted_return(states, 5, seeded(2)))
+        act = recorded(planner.actions(planning._plan), 5)
+        found.append(planning._returns(states, 5, 3, act, seeded(2)).mean(0))
+        predicted = planning.predicted_return(states, 5, seeded(2))
+        torch.testing.assert_close(predicted, found[0])  # the rewards of the plan alone, whatever follows
     start = State(*(x.expand(5, *x.shape) for x in states))
     act = recorded(planner.actions(torch.zeros(2, 3, 2)), 5)
     imagined = imagine_rewards(model, start, act, 3, discount=0.9, generator=seeded(2))

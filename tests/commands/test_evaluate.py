@@ -127,14 +127,18 @@ def test_a_mistake_is_told_in_a_sentence_before_an_environment_is_made(folder, o
 def test_what_a_model_has_not_learned_is_not_planned_with(folder, scale):
     run = open_run(folder)
     untaught = replace(run, config=replace(run.config, loss=replace(run.config.loss, **{scale: 0.0})))
-    with pytest.raises(ValueError, match=rf"policy: expected random where loss\.{scale} is 0, .*, got a planner"):
+    with pytest.raises(
+        ValueError, match=rf"run: expected a model of rewards and ends, .*, got one trained with loss\.{scale} of 0"
+    ):
         untaught.policy("mppi")
     untaught.policy("random")
 
 
 def test_another_policy_and_another_environment_are_refused_by_name(folder):
     run = open_run(folder)
-    with pytest.raises(ValueError, match="policy: expected mppi, cem or random, got 'actor'"):
+    with pytest.raises(
+        ValueError, match="policy: expected mppi, cem or random, since the run has learned no actor, got actor"
+    ):
         run.policy("actor")
     other = replace(run, config=replace(run.config, env=replace(run.config.env, id="CartPole-v1")))
     with pytest.raises(ValueError, match=r"env\.id: expected an environment of the observations .*, got CartPole-v1"):

@@ -95,7 +95,7 @@ def test_the_model_sees_each_row_and_predicts_it_from_those_before(smoothing):
     rows = make_batch(MIXED_SPEC, 1, 6, first=())
     seen = watch(model, np.zeros((6, 4, 4, 3), np.uint8), rows, torch.Generator().manual_seed(1))
     with torch.no_grad():
-        states, posterior, prior = model.filter(rows, model.noise(1, 6, torch.Generator().manual_seed(1)))
+        states, posterior, prior, _ = model.filter(rows, model.noise(1, 6, torch.Generator().manual_seed(1)))
         decoded = model.decode(states)
     np.testing.assert_allclose(seen.kl, posterior.kl(prior).sum(-1)[0], rtol=1e-5)
     assert list(seen.leaves) == list(MIXED_SPEC.observations)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from run_folder import ROWS, SESSIONS, Page, add_everything, add_squared_error, write_run
+from run_folder import ROWS, SESSIONS, Page, add_acting, add_everything, add_squared_error, write_run
 from worldmodel.config import Config
 from worldmodel.report import charts
 from worldmodel.report.comparison import comparison, doubts, labels, summary
@@ -35,6 +35,14 @@ def test_the_summary_has_the_last_and_the_best_of_every_run(records):
     assert (one["open-loop error, obs"], two["open-loop error, obs"]) == ("0.062", "–")
     assert (one["pixels, bits per dimension"], two["pixels, bits per dimension"]) == ("0.438", "–")
     assert [run["time"].replace("\N{NO-BREAK SPACE}", " ") for run in (one, two)] == ["3 min 20 s", "25.0 s"]
+
+
+def test_runs_that_act_are_compared_by_their_returns(records, tmp_path):
+    assert "return" not in summary(records)[0]
+    acted = read_record(add_acting(write_run(tmp_path / "acted")))
+    header, rows = summary([acted, records[0]])
+    assert [dict(zip(header, row, strict=True))["return"] for row in rows] == ["-950.000", "–"]
+    assert [dict(zip(header, row, strict=True))["best return"] for row in rows] == ["-900.000", "–"]
 
 
 def test_the_page_has_the_tables_the_curves_and_the_scores(records):

@@ -5,14 +5,14 @@ import io
 import numpy as np
 from PIL import Image
 
-from run_folder import add_everything, write_run
+from run_folder import add_acting, add_everything, write_run
 from worldmodel.evaluation.scores import Scores
 from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.report import charts
 from worldmodel.report import figures as report
 from worldmodel.report.imagination import score_chart
 from worldmodel.report.page import page
-from worldmodel.report.record import read_record
+from worldmodel.report.record import Curve, read_record
 
 
 def lines(axis):
@@ -64,6 +64,24 @@ def test_open_loop_errors_are_drawn_from_one_step_ahead():
         np.testing.assert_array_equal(line.get_xydata(), np.stack([[1, 2], values], -1))
 
 
+def test_acting_is_drawn_over_env_steps_as_far_as_it_was_measured():
+    x = np.array([1500.0, 2000.0])
+    curves = {
+        "acting/return": Curve(x, np.array([-900.0, -150.0])),
+        "acting/least_return": Curve(x, np.array([-1500.0, -400.0])),
+        "acting_heldout/elbo": Curve(x, np.array([-7.0, 3.0])),
+        "heldout/elbo": Curve(x, np.array([1.0, 2.0])),
+        "heldout_evidence/smc": Curve(x, np.array([1.0, 2.0])),  # alone, it says nothing of acting
+        "acting/discounted_return": Curve(np.empty(0), np.empty(0)),
+    }
+    returns, bound = report.acting_figure(curves).axes
+    assert (returns.get_title(), bound.get_title()) == ("Returns", "Bound on its own episodes")
+    assert returns.get_xlabel() == "env steps" and list(lines(returns)) == ["mean", "least"]
+    np.testing.assert_array_equal(lines(returns)["least"], [-1500, -400])
+    np.testing.assert_array_equal(returns.get_lines()[0].get_xdata(), x)
+    assert [y.tolist() for y in lines(bound).values()] == [[-7, 3], [1, 2]]
+
+
 def test_many_leaves_make_a_grid_that_can_still_be_rendered():
     names = [f"leaf {i}" for i in range(23)]
     table = {"update": [1, 2], **{name: [float(i), i + 1.0] for i, name in enumerate(names)}}
@@ -87,10 +105,11 @@ def test_a_picture_and_the_page_draw_their_charts_with_the_same_functions(tmp_pa
 
     for name in names:
         monkeypatch.setattr(charts, name, spy(name, getattr(charts, name)))
-    page(read_record(add_everything(write_run(tmp_path / "run"))))
+    page(read_record(add_acting(add_everything(write_run(tmp_path / "run")))))
     assert called == names
     called.clear()
     overview(1.0)
+    report.acting_figure({"acting/return": Curve(np.ones(1), np.ones(1))})
     report.bound_curves({"update": [1], "elbo": [0.0]}, {})
     report.open_loop_figure({"obs": [np.ones(2)] * 3})
     score_chart(Scores(1, 2, 2, 1, 1, {"obs": {"crps": {"model": Band(*[np.ones(2)] * 3)}}}))

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from run_folder import ROWS, Page, add_everything, add_squared_error, write_run
+from run_folder import ROWS, Page, add_acting, add_everything, add_squared_error, png, write_run
 from worldmodel.config import Config
+from worldmodel.report import sections
 from worldmodel.report.page import page
 from worldmodel.report.record import read_record
 
@@ -55,6 +56,32 @@ def test_the_bound_and_the_ledger_are_tables_of_first_and_last(full):
     assert ledger["+ beta"][:2] == ["-0.750", "-0.200"]
     assert ledger["= the loss"][:2] == ["3.250", "-1.700"]
     assert "A row that is far from zero is a trick" in full.text
+
+
+def test_a_run_that_acts_shows_it_first_with_its_film_and_its_dream(tmp_path):
+    found = read(add_acting(add_everything(write_run(tmp_path / "run"))))
+    assert found.sections[:2] == ["acting", "bound"]
+    drawn = {svg["aria-label"] for svg in found.all("svg")}
+    assert {"Returns", "Discounted return, predicted and real", "Bound on its own episodes"} <= drawn
+    assert "Rough evidence of its own episodes" in drawn
+    assert "return, last evaluation-950.0" in found.text
+    film, dream = found.all("img")[:2]
+    assert film["src"].startswith("data:image/gif;base64,") and film["alt"] == "Film of actor"
+    assert dream["src"].startswith("data:image/png;base64,") and dream["alt"] == "The dream beside the world"
+    assert "Acting" not in [image["alt"] for image in found.all("img")]  # the picture of the charts above
+
+
+def test_a_run_that_does_not_act_says_nothing_of_it(full):
+    assert "acting" not in full.sections and "Acting:" not in full.text and "return, last" not in full.text
+
+
+def test_films_have_only_so_much_of_a_page(tmp_path, monkeypatch):
+    folder = add_acting(write_run(tmp_path / "run"))
+    (folder / "play" / "mppi.gif").write_bytes(png("GIF"))
+    asked = []
+    monkeypatch.setattr(sections, "lighter_gif", lambda gif, limit: asked.append(limit) or gif)
+    page(read_record(folder))
+    assert asked == [sections.FILM_BYTES // 2] * 2 and sections.FILM_BYTES * 4 / 3 < 5e6
 
 
 def test_the_kl_is_summarised_and_drawn_from_every_side(full):

@@ -34,6 +34,9 @@ def test_names_units_captions_and_colours_are_written_once():
         *vocabulary.EVIDENCE.values(),
         *vocabulary.ROUGH.values(),
         *vocabulary.PICTURES.values(),
+        *vocabulary.ACTING.values(),
+        vocabulary.DREAM,
+        vocabulary.PLAY,
         vocabulary.OPEN_LOOP,
     ]
     said += [

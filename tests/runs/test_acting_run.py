@@ -76,6 +76,7 @@ def _no_pictures(monkeypatch):
 
 def without_pictures(patch):
     patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
+    patch.setattr("worldmodel.training.acting_evaluator.show_acting", lambda *arguments: None)
     patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
 
 

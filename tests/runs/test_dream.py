@@ -46,7 +46,7 @@ SETTINGS = TINY | {
 def train_tiny(tmp_path_factory):
     def make(**settings):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
+            patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
             patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
             runs = {"runs": str(tmp_path_factory.mktemp("runs"))}
             return train(None, SETTINGS | runs | settings, progress=RunProgress(240, Console(quiet=True))).folder
@@ -143,13 +143,14 @@ def test_actions_of_another_range_and_hidden_entries(train_tiny):
     "env",
     [
         {"id": "evil_module:World-v0"},
+        {"id": "MiniGrid-evil_module:World-v0"},
+        {"id": "ALE/evil_module:World-v0"},
         {"wrappers": ["evil_module:Wrapper"]},
         {"kwargs": {"sutton_barto_reward": {"class_path": "evil_module.Evil"}}},
     ],
-    ids=["id", "wrapper", "argument"],
+    ids=["id", "as of a suite", "as of another suite", "wrapper", "argument"],
 )
 def test_the_dream_of_a_strangers_run_imports_nothing_that_it_names(folder, tmp_path, monkeypatch, env):
-
     (tmp_path / "evil_module.py").write_text("raise RuntimeError('the module was imported')")
     monkeypatch.syspath_prepend(tmp_path)
     shutil.copytree(folder, copy := tmp_path / "run")

@@ -38,7 +38,7 @@ SETTINGS = TINY | {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worldmodel.training.trainer.show", lambda *arguments: None)
+        patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
         patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
         runs = str(tmp_path_factory.mktemp("runs"))
         return train(None, {**SETTINGS, "runs": runs}, progress=RunProgress(240, Console(quiet=True))).folder
@@ -111,7 +111,7 @@ def test_the_gap_is_shown_by_return_variable_and_step(folder, capsys):
     main(["evaluate", str(folder), "--dream-gap", *options])
     shown = capsys.readouterr().out
     gap = measure_dream_gap(open_run(folder), "random", episodes=4, steps=8, context=3, seed=5)
-    assert shown.startswith("making CartPole-v1, which imports") and "3 rows in common, then 8 steps at most" in shown
+    assert shown.startswith("making CartPole-v1, which imports") and "3 steps in common, then 8 steps at most" in shown
     lines = {re.split(r"  +", line.strip())[0]: line for line in shown.splitlines()}
     off = gap.dream.returns - gap.world.returns
     for row, values in (
@@ -129,7 +129,7 @@ def test_the_gap_is_shown_by_return_variable_and_step(folder, capsys):
 
 def test_the_gap_has_twenty_starts_behind_the_usual_context_unless_told_otherwise(folder, capsys):
     main(["evaluate", str(folder), "--dream_gap", "--policy", "random", "--steps", "2"])
-    assert "20 starts in CartPole-v1 and in the dream, policy random, seed 0: 2 rows" in capsys.readouterr().out
+    assert "20 starts in CartPole-v1 and in the dream, policy random, seed 0: 2 steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -166,3 +166,14 @@ def test_ones_own_policy_dreams_too(folder):
     mine = measure_dream_gap(run, lambda: run.policy("random", seed=0), episodes=2, steps=3)
     named = measure_dream_gap(run, "random", episodes=2, steps=3)
     np.testing.assert_array_equal(mine.dream.reward, named.dream.reward)
+
+
+def test_of_long_episodes_the_beginning_is_filmed(folder, tmp_path):
+    run = open_run(folder)
+    whole = watch_play(run, run.policy("random"), episodes=3, seed=0)[1]
+    (best, median) = watch_play(run, run.policy("random"), episodes=3, seed=0, rows=3)[1]
+    for short, one in ((best, whole[0]), (median, whole[1])):
+        assert len(short.frames) == 3
+        np.testing.assert_array_equal(short.frames, one.frames[:3])
+    with pytest.raises(ValueError, match="rows: expected at least 1, got 0"):
+        write_play(run, policy="random", rows=0, output=tmp_path / "film.gif")

@@ -166,11 +166,25 @@ def test_the_first_imagined_step_that_is_not_finite_is_named():
     assert places["critic"] == 0 and places["actor"] == 0  # a return looks ahead
 
 
+@pytest.mark.parametrize("smoothing", [False, True], ids=["filtering", "smoothing"])
+def test_imagination_starts_from_states_that_know_nothing_of_what_follows(smoothing, monkeypatch):
+    world, batch = make_model(VECTOR_SPEC, smoothing=smoothing), make_batch(VECTOR_SPEC, batch=2, length=5)
+    learner, of_world, given = make_learner(world), updated(world, batch), []
+    draw = learner._draw_starts
+    monkeypatch.setattr(learner, "_draw_starts", lambda states, batch: given.append(states) or draw(states, batch))
+    learner.update(batch, {"world": of_world})
+    with torch.no_grad():
+        filtered = world.filter(batch, world.noise(2, 5, torch.Generator().manual_seed(0))).states
+    expected = filtered if smoothing else of_world.states
+    assert all(torch.equal(x, y) for x, y in zip(given[0], expected, strict=True))
+
+
 class Line(WorldModel):
     """A world that pays what an action is worth: its first number; nothing else happens."""
 
     def __init__(self):
         torch.nn.Module.__init__(self)
+        self.dynamics, self.backward_network = SimpleNamespace(carry_of=lambda state: state), None
 
     def noise(self, batch, steps, generator=None):
         return torch.zeros(batch, steps)

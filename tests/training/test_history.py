@@ -15,11 +15,20 @@ def test_metrics_go_to_the_table_that_they_are_named_after_and_to_no_other():
     history = History([{"update": 1, "train/elbo": -1.0, "kl/mean": None, "training_kl/mean": 5.0, "env_steps": 9.0}])
     history.add(2, {"train/elbo": -0.5, "heldout/elbo": -0.75, "heldout_kl/mean": 7.0})
     assert math.isnan(history.tables["kl"].pop("mean")[0])
-    assert history.tables == {
+    assert {name: columns for name, columns in history.tables.items() if columns} == {
         "kl": {"update": [1]},
         "train": {"update": [1, 2], "elbo": [-1.0, -0.5]},
         "heldout": {"update": [2], "elbo": [-0.75]},
     }
+
+
+def test_evaluations_are_placed_where_that_many_steps_were_collected():
+    rows = [{"update": 1, "env_steps": 100.0}, {"update": 3, "env_steps": 500.0}, {"update": 3, "acting/return": -7.0}]
+    history = History(rows)
+    history.add(2, {"acting/return": -5.0})
+    np.testing.assert_array_equal(history.over_env_steps("acting/return"), [[500, 300], [-7, -5]])
+    assert not len(history.over_env_steps("acting/predicted_return").x)
+    assert not len(History([{"update": 3, "acting/return": -7.0}]).over_env_steps("acting/return").x)
 
 
 def test_of_images_it_keeps_what_the_model_saw_by_update():

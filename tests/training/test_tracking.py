@@ -16,6 +16,7 @@ from PIL import Image
 
 import wandb_reader
 import worldmodel
+from run_folder import png
 from worldmodel.build import build_tracker
 from worldmodel.config import Config
 from worldmodel.report.figures import render
@@ -116,11 +117,13 @@ def test_several_trackers_get_the_same_calls_in_order():
     both.scalars(1, {"a": 1.0})
     both.lines(1, "curve", {"x": [0.0]})
     both.image(2, "picture", b"png")
+    both.video(2, "film", b"gif")
     both.finish([Path("file")], failed=True)
     expected = [
         ("scalars", 1, {"a": 1.0}, {}),
         ("lines", 1, "curve", {"x": [0.0]}, {}),
         ("image", 2, "picture", b"png", {}),
+        ("video", 2, "film", b"gif", {}),
         ("finish", [Path("file")], {"failed": True}),
     ]
     assert recorders[0].calls == recorders[1].calls == expected
@@ -138,6 +141,7 @@ def test_an_offline_run_is_filed_with_its_settings_its_files_and_how_it_ended(fa
     tracker = WandbTracker(tmp_path, {"rssm": {"deter": 8}}, **how, **where)
     tracker.scalars(3, {"kl/mean": 0.5})
     tracker.lines(3, "curve", {"x": np.arange(2), "raw": np.array([0.5, np.nan])})
+    tracker.video(3, "play/actor", film := png("GIF"))
     location = Path(tracker.location)
     (tmp_path / "weights").write_bytes(b"x")
     tracker.finish([tmp_path / "weights"], failed=failed)
@@ -149,6 +153,9 @@ def test_an_offline_run_is_filed_with_its_settings_its_files_and_how_it_ended(fa
     assert run["config"]["rssm"] == {"deter": 8}
     assert run["history"][0]["_step"] == 3
     assert run["history"][0]["kl/mean"] == 0.5
+    shown = run["history"][0]["play/actor"]
+    assert shown["_type"] == "video-file" and (location / "files" / shown["path"]).read_bytes() == film
+    assert shown["path"] in run["files"]
     assert [paths for _, kind, paths in run["artifacts"] if kind == "model"] == [["weights"]]
     assert run["exit"] == int(failed)
 

@@ -1,1 +1,1 @@
-"""What one does with a world model: imagine, plan, learn to act in imagination, and act."""
+"""What is done with a world model: imagine, plan, learn an actor and a critic, act, and dream as an environment."""

@@ -17,10 +17,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from worldmodel.behaviour.imagination import imagine_rewards, recorded, scripted
+from worldmodel.behaviour.imagination import Rewarded, imagine_rewards, recorded, scripted
 from worldmodel.behaviour.planner import Planner
 from worldmodel.checks import require_positive
 from worldmodel.models.world_model import WorldModel
+from worldmodel.seeding import restore_generator
 from worldmodel.types import Act, Carry, Rows, SavedPolicy, State
 
 CARRY, CHOOSER, GENERATOR = "carry", "chooser", "generator"  # what the names of a policy's state begin with
@@ -108,8 +109,7 @@ class Planning:
     def predicted_return(
         self, state: State, samples: int, generator: torch.Generator | None = None
     ) -> Float[Tensor, " N"]:
-        """What the newest plan is expected to earn over its H steps from these states, the discounted sum of rewards,
-        and where there is a value, that of the state behind them.
+        """What the newest plan is expected to earn over its H steps from these states: the discounted sum of rewards.
 
         New futures are imagined for it: the futures used to choose the plan overestimate its return.
 
@@ -124,18 +124,24 @@ class Planning:
         if self._plan is None:
             raise ValueError("predicted_return: expected a plan to have been made, there is none yet")
         act = recorded(self.planner.actions(self._plan), samples)
-        return self._returns(state, samples, self.planner.horizon, act, generator).mean(0)
+        return self._imagine(state, samples, self.planner.horizon, act, generator).returns.mean(0)
 
     def _returns(
         self, state: State, samples: int, horizon: int, act: Act, generator: torch.Generator | None
     ) -> Float[Tensor, "N B"]:
-        start = State(*(repeat(x, "B W -> N B W", N=samples) for x in state))
-        imagined = imagine_rewards(self.model, start, act, horizon, discount=self.discount, generator=generator)
+        """What futures are worth: their rewards, and the value of the state behind them where there is one."""
+        imagined = self._imagine(state, samples, horizon, act, generator)
         if self.value is None:
             return imagined.returns
         last = State(*(x[:, :, -1] for x in imagined.states))
         reached = imagined.weight[..., -1] * self.discount * imagined.alive[..., -1]
         return imagined.returns + reached * self.value(last)
+
+    def _imagine(
+        self, state: State, samples: int, horizon: int, act: Act, generator: torch.Generator | None
+    ) -> Rewarded:
+        start = State(*(repeat(x, "B W -> N B W", N=samples) for x in state))
+        return imagine_rewards(self.model, start, act, horizon, discount=self.discount, generator=generator)
 
     def state(self) -> dict[str, Tensor]:
         """The newest plan, if there is one."""
@@ -189,7 +195,7 @@ class FilteringPolicy:
         return state | {f"{CARRY}/{index}": leaf for index, leaf in enumerate(leaves)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state that `state` gave.
+        """Go on from a state that `state` gave. What was drawn on another kind of device goes on from the seed.
 
         Raises:
             ValueError: if the model carries something else.
@@ -202,7 +208,7 @@ class FilteringPolicy:
         self._carry, self.newest = tree_unflatten(leaves, structure) if leaves else None, None
         of_chooser = {name: x for name, x in state.items() if name.startswith(f"{CHOOSER}/")}
         self.chooser.restore({name.removeprefix(f"{CHOOSER}/"): x for name, x in of_chooser.items()})
-        self.generator.set_state(state[GENERATOR].cpu())
+        restore_generator(self.generator, state[GENERATOR])
 
     def _tensor(self, x: np.ndarray) -> Tensor:
         """An array of rows where the model is, real numbers in its precision."""

@@ -48,6 +48,7 @@ class DreamVectorEnv(VectorEnv):
             expected = "rgb_array or None" if modes else "None of a model that predicts no image"
             raise ValueError(f"render_mode: expected {expected}, got {render_mode!r}")
         self.render_mode = render_mode
+        self._seeded = False  # whether the dreams' random numbers have begun
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin all dreams, behind rows of the run, or behind those of `options={"context": Batch}`, [N, T] or [1, T].
@@ -59,7 +60,9 @@ class DreamVectorEnv(VectorEnv):
             ValueError: if there are other options, or the context does not fit.
         """
         super().reset(seed=seed)
-        self.dreams.seed(int(self.np_random.integers(2**63)))
+        if seed is not None or not self._seeded:
+            self.dreams.seed(int(self.np_random.integers(2**63)))
+            self._seeded = True
         _, obs = self.dreams.begin(context=_context(options))
         return self._members(obs), {}
 
@@ -100,11 +103,14 @@ class DreamEnv(gymnasium.Env):
         self.observation_space, self.action_space = spaces.observation, spaces.action
         self.metadata = {name: self._vector.metadata[name] for name in ("render_modes", "render_fps")}
         self.render_mode = render_mode
+        self._seeded = False  # whether the dreams' random numbers have begun
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin a dream. Arguments and errors as of `DreamVectorEnv.reset`."""
         super().reset(seed=seed)
-        self._vector.dreams.seed(int(self.np_random.integers(2**63)))
+        if seed is not None or not self._seeded:
+            self._vector.dreams.seed(int(self.np_random.integers(2**63)))
+            self._seeded = True
         _, obs = self._vector.dreams.begin(context=_context(options))
         return self._first(obs), {}
 

@@ -20,7 +20,7 @@ def show_dream_gap(console: "Console", opened: "Run", options: Namespace, search
     from worldmodel.runs.dream_gap import STEPS, measure_dream_gap
     from worldmodel.training.progress import Watch
 
-    name, steps = options.policy or opened.config.planner.method, options.steps if options.steps is not None else STEPS
+    name, steps = opened.policy_name(options.policy, **search), STEPS if options.steps is None else options.steps
     watch = Watch()
     try:
         with watch.phase("playing and dreaming"):

@@ -1,4 +1,4 @@
-"""Score a run on its held-out episodes, or a policy that plans with its model in its environment."""
+"""Score a run on its held-out episodes, or a policy in its environment."""
 
 import sys
 from typing import TYPE_CHECKING, Literal
@@ -32,7 +32,7 @@ def add_options(parser: ArgumentParser) -> None:
     words = "play so many whole episodes in the run's environment; imports what the run's settings name"
     parser.add_argument("--episodes", type=int | None, default=None, help=words)
     words = "who acts in them: the actor that the run has learned (by default, where it has), a planner with the run's "
-    words += "model (by default as planner.method says), or nobody"
+    words += "model (by default as planner.method says), or random actions"
     parser.add_argument("--policy", type=Literal["actor", "mppi", "cem", "random"] | None, default=None, help=words)
     words = "let the policy act in the model's dream too, from the same starts, and show how far the two are apart"
     parser.add_argument("--dream_gap", "--dream-gap", action="store_true", help=words)
@@ -89,7 +89,7 @@ def _play(console: "Console", opened: "Run", options: Namespace) -> None:
     from worldmodel.data.guard import EnvironmentFailureError
     from worldmodel.training.progress import Watch
 
-    name = _policy_name(opened, options)
+    name = opened.policy_name(options.policy, **_search(options))
     policy = opened.policy(name, seed=options.seed, **_search(options))
     watch = Watch()
     try:
@@ -111,13 +111,6 @@ def _play(console: "Console", opened: "Run", options: Namespace) -> None:
         soft_wrap=True,
     )
     _show_played(console, played)
-
-
-def _policy_name(opened: "Run", options: Namespace) -> str:
-    """Who acts where nobody was named: the actor that was learned, but for a search with settings of its own."""
-    if options.policy is not None:
-        return str(options.policy)
-    return opened.config.planner.method if opened.agent is None or _search(options) else "actor"
 
 
 def _search(options: Namespace) -> dict[str, int]:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from worldmodel.seeding import restore_generator
 from worldmodel.types import ActionSpec, Rows
 
 
@@ -27,7 +28,7 @@ class RandomPolicy:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Continue with the draws that followed when `state` was called."""
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])
 
 
 def random_actions(spec: ActionSpec, lead: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*lead A"]:

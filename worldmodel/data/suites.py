@@ -32,8 +32,8 @@ class Suite:
 SUITES = (
     Suite("box2d", "Box2D", entry_point="gymnasium.envs.box2d."),
     Suite("mujoco", "mujoco", entry_point="gymnasium.envs.mujoco."),
-    Suite("atari", "ale_py", ids=("ALE/", "ale_py:")),
-    Suite("minigrid", "minigrid", ids=("MiniGrid-", "BabyAI-", "minigrid:")),
+    Suite("atari", "ale_py", ids=("ALE/",)),
+    Suite("minigrid", "minigrid", ids=("MiniGrid-", "BabyAI-")),
 )
 
 
@@ -90,7 +90,9 @@ def install(suite: Suite) -> str:
 
 
 def _belongs(env_id: str, suite: Suite) -> bool:
-    if env_id.startswith(suite.ids):
+    """Whether an id is a suite's; one that names another module to import is not, whatever else it says."""
+    module, _, name = env_id.rpartition(":")
+    if suite.ids and (module == suite.module or (not module and name.startswith(suite.ids))):
         return True
     return bool(suite.entry_point) and _entry_point(env_id).startswith(suite.entry_point)
 

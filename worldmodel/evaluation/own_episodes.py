@@ -4,50 +4,43 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from worldmodel.checks import require_positive
-from worldmodel.data.batches import at_once, in_parts, pad_episodes
+from worldmodel.data.batches import at_once, in_parts, pad_episodes, select, stacked
 from worldmodel.data.environment import Environments
 from worldmodel.data.rollout import Rollout
+from worldmodel.evaluation.episodes import first_start
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.batch_bound import sampled_bound
-from worldmodel.seeding import Stream, make_generator
-from worldmodel.types import Batch, Policy, Rows
+from worldmodel.types import Batch, Policy, State
 
 
-def collect_episodes(
-    environments: Environments,
-    make_policy: Callable[[], Policy],
-    *,
-    episodes: int,
-    seed: int,
-    at_start: Callable[[Policy], None] = lambda policy: None,
-) -> Batch:
+def collect_episodes(environments: Environments, policy: Policy, *, episodes: int, seed: int) -> Batch:
     """Play whole episodes, each from a start seed of its own, those of `episodes.play`: -> [E, T] rows, padded.
 
     Args:
         environments: N of them; rounds of N episodes are played until there are enough.
-        make_policy: makes the policy, anew for each round.
+        policy: acts.
         episodes: how many (E).
         seed: of the starts.
-        at_start: called with the policy once it has seen the first rows of a round.
     Raises:
         EnvironmentFailureError: if an environment fails.
         ValueError: if episodes is not positive, or the seed negative.
     """
     require_positive(episodes=episodes)
-    first = int(torch.randint(2**31, (1,), generator=make_generator(seed, stream=Stream.STARTS)))
-    played: list[Batch] = []
+    first, played = first_start(seed), list[Batch]()
     for begin in range(0, episodes, environments.count):
-        policy = make_policy()
         rollout = Rollout(environments, policy, first + begin)
-        rows, running = [rollout.step()], np.ones(environments.count, bool)
+        rows, running = [rollout.step()], np.ones(min(environments.count, episodes - begin), bool)
         while running.any():
             rows.append(rollout.step())
-            if len(rows) == 2:
-                at_start(policy)
-            running &= ~rows[-1].is_last
-        played += [_episode(rows, which) for which in range(min(environments.count, episodes - begin))]
+            running &= ~rows[-1].is_last[: len(running)]
+        side_by_side = stacked(rows)
+        for i in range(len(running)):
+            length = int(side_by_side.is_last[i].int().argmax()) + 1
+            played.append(select(side_by_side, slice(i, i + 1), slice(length)))
     return pad_episodes(played, max(episode.is_first.shape[1] for episode in played))
 
 
@@ -63,13 +56,28 @@ def bound_per_step(model: WorldModel, episodes: Batch, seed: int) -> dict[str, f
     return {name: total / int(episodes.valid.sum()) for name, total in totals.items()}
 
 
-def _episode(rows: list[Rows], which: int) -> Batch:
-    """The first episode of one environment as a batch of one."""
-    length = next(t for t, one in enumerate(rows) if one.is_last[which]) + 1
+@torch.no_grad()
+def calibration(
+    model: WorldModel, value: Callable[[State], Tensor], episodes: Batch, *, discount: float, seed: int
+) -> tuple[Float[Tensor, " E"], Float[Tensor, " E"]]:
+    """A critic's value of the first state of padded episodes, and the discounted rewards that came.
 
-    def joined(columns: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([column[which] for column in columns]))[None]
+    Behind an episode that was truncated, the critic's value of its last state stands for the rewards to come.
 
-    obs = {path: joined([one.obs[path] for one in rows[:length]]) for path in rows[0].obs}
-    rest = {name: joined([getattr(one, name) for one in rows[:length]]) for name in Rows._fields[1:]}
-    return Batch(obs=obs, **rest, valid=torch.ones(1, length, dtype=torch.bool))
+    Args:
+        model: filters the episodes, with one draw of the latents.
+        value: of states with any leading shape, in reward units.
+        episodes: [E, T] rows.
+        discount: of a reward one step later.
+        seed: of the draw.
+    """
+    generator = torch.Generator(model.device).manual_seed(seed)
+    predicted, real = [], []
+    for part in in_parts(episodes, at_once(episodes.valid.shape[1] * model.spec.width)):
+        values = value(model.filter(part, model.noise(len(part.valid), part.valid.shape[1], generator)).states)
+        last = part.valid.sum(1, keepdim=True) - 1  # the row, and the number of rewards before it
+        bootstrap = discount**last * values.gather(1, last) * ~part.is_terminal.gather(1, last)
+        worth = discount ** (part.episode_step - 1).clamp(min=0)
+        predicted.append(values[:, 0])
+        real.append((worth * part.reward * part.valid).sum(1) + bootstrap[:, 0])
+    return torch.cat(predicted), torch.cat(real)

@@ -96,6 +96,11 @@ class WorldModel(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def smooths(self) -> bool:
+        """Whether the posterior reads what follows a row; `filter` does not in any case."""
+        return self.backward_network is not None
+
+    @property
     def parts(self) -> dict[str, nn.Module]:
         """The networks by name: encoder, dynamics, decoder and, of a posterior that smooths, the backward network."""
         assert isinstance(self.dynamics, nn.Module)

@@ -81,6 +81,13 @@ def draw_term(axis: Axes, name: str, curves: Mapping[str, Curve]) -> None:
     draw_curves(axis, drawn, vocabulary.UPDATES, vocabulary.term(name).unit, focus=name != "kl")
 
 
+def draw_acting(axis: Axes, name: str, curves: Mapping[str, Curve]) -> None:
+    """One of the charts of how a run acts, `vocabulary.ACTING`; `curves` are by metric, over environment steps."""
+    looks = vocabulary.ACTING_CURVES[name]
+    drawn = [Drawn(look, *curves[metric]) for metric, look in looks.items() if metric in curves]
+    draw_curves(axis, drawn, vocabulary.ENV_STEPS, vocabulary.ACTING[name].unit)
+
+
 def draw_kl_history(axis: Axes, history: Mapping[str, Curve]) -> None:
     """Mean, median and 95 % quantile of the raw KL over training, and the mean of what the loss sees if it differs.
 

@@ -14,7 +14,7 @@ from worldmodel.report.groups import SeedGroup, each, grouped, mean_curve, over_
 from worldmodel.report.record import Curve, Explained, Record, settings
 from worldmodel.report.sections import setting_text
 from worldmodel.report.tables import Table
-from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP, RUNS, UPDATES, LineStyle, Wording
+from worldmodel.report.vocabulary import ENV_STEPS, IN_DOUBT, PER_STEP, RUNS, UPDATES, LineStyle, Wording
 
 DASHES = ("-", "--", ":")
 # Settings of the environment that change how data are collected, not what is in them.
@@ -156,6 +156,9 @@ def _columns(records: Sequence[Record]) -> dict[str, Callable[[SeedGroup], str]]
     columns |= {vocabulary.term(term).name: _last(f"heldout/{term}") for term in _names(records, "heldout/")}
     for image in _names(records, "heldout_bits_per_dimension/"):
         columns[vocabulary.bits(image)] = _last(f"heldout_bits_per_dimension/{image}")
+    if _names(records, "acting/"):
+        columns["return"] = _last("acting/return")
+        columns["best return"] = lambda group: over_seeds(group, _best_return, number)
     columns["active groups"] = lambda group: over_seeds(
         group, lambda record: record.last("heldout_kl/active_units"), count if len(group.records) == 1 else number
     )
@@ -171,6 +174,11 @@ def _columns(records: Sequence[Record]) -> dict[str, Callable[[SeedGroup], str]]
 
 def _last(metric: str) -> Callable[[SeedGroup], str]:
     return lambda group: over_seeds(group, lambda record: record.last(metric), number)
+
+
+def _best_return(record: Record) -> float | None:
+    returns = record.column("acting/return").y
+    return float(np.nanmax(returns)) if np.isfinite(returns).any() else None
 
 
 def _done(record: Record) -> str:
@@ -228,12 +236,11 @@ def _curves(records: Sequence[Record], groups: Sequence[SeedGroup]) -> list[Bloc
 
 def _over(clock: Callable[[Record], Curve], curve: Callable[[Record], Curve], record: Record) -> Curve:
     """A curve over updates as one over what a clock says of those updates."""
-    (x, y), time = curve(record), clock(record)
-    return Curve(np.interp(x, time.x, time.y), y) if len(time.x) else NOTHING
+    return curve(record).over(clock(record))
 
 
 CLOCKS: dict[str, Callable[[Record], Curve]] = {
-    "env steps": partial(Record.column, name="env_steps"),
+    ENV_STEPS: partial(Record.column, name="env_steps"),
     "seconds": Record.elapsed,
 }
 

@@ -1,7 +1,7 @@
 """Pictures of a training run: charts in figures of their own, and figures as PNG. Writes nothing and shows nothing."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -66,6 +66,26 @@ def bound_curves(train: Mapping[str, Sequence[float]], heldout: Mapping[str, Seq
         charts.draw_term(axis, name, {split: curves[name] for split, curves in splits.items() if name in curves})
         axis.set_title(label(vocabulary.term(name).name))
     return figure
+
+
+def acting_figure(curves: Mapping[str, Curve]) -> Figure:
+    """How a run acts on one page: its returns, the critic's prediction, and how well the model knows its episodes.
+
+    Args:
+        curves: by metric, over environment steps; what is empty is not drawn.
+    """
+    found = {metric: curve for metric, curve in curves.items() if len(curve.x)}
+    shown = acting_charts(found)
+    figure, axes = _grid(len(shown), width=4.2)
+    for axis, name in zip(axes, shown, strict=True):
+        charts.draw_acting(axis, name, found)
+        axis.set_title(vocabulary.ACTING[name].title)
+    return figure
+
+
+def acting_charts(metrics: Container[str]) -> list[str]:
+    """The charts of how a run acts that can be drawn: those whose first curve there is."""
+    return [name for name, looks in vocabulary.ACTING_CURVES.items() if next(iter(looks)) in metrics]
 
 
 def open_loop_figure(errors: Mapping[str, Sequence[np.ndarray]]) -> Figure:

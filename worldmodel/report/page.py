@@ -9,7 +9,7 @@ from worldmodel.report.evidence import evidence
 from worldmodel.report.formats import count, number
 from worldmodel.report.record import Record
 
-OTHERS = "pictures"  # the anchor of the one section whose absence is not noted
+ACTING, OTHERS = "acting", "pictures"  # the anchors of the sections whose absence is not noted
 
 
 def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:
@@ -20,6 +20,7 @@ def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:
         defaults: nested settings to compare with; without them every setting is shown alike.
     """
     parts = [
+        Section(ACTING, "Acting", sections.acting(record)),
         Section("bound", "The bound", sections.bound(record)),
         Section("evidence", "The evidence", evidence(record)),
         Section("ledger", "The ledger", sections.ledger(record)),
@@ -52,6 +53,8 @@ def _head(record: Record) -> dict[str, Any]:
 
 
 def _facts(record: Record) -> Iterator[tuple[str, str]]:
+    if (earned := record.last("acting/return")) is not None:
+        yield "return, last evaluation", number(earned, 1)
     if best := record.best:
         yield "best held-out ELBO", f"{number(best['heldout/elbo'])} at update {count(best['update'])}"
     for name in record.names("heldout_bits_per_dimension/"):
@@ -70,6 +73,8 @@ def _other_pictures(record: Record) -> list[Block]:
     sources = {
         "bound": record.names("train/"),
         "kl_overview": [name for name in record.lines if name.startswith("kl_")],
+        "acting": record.names("acting/"),
+        "acting_dream": ["in its section"],
         "kl_heat_map": ["in its section, drawn or as it is"],
         "open_loop": sections.scored_leaves(record) or [name for name in record.lines if name.startswith("open_loop_")],
     }
@@ -79,7 +84,7 @@ def _other_pictures(record: Record) -> list[Block]:
 
 
 def _notes(record: Record, parts: Sequence[Section]) -> list[Block]:
-    missing = [part.title for part in parts if not part.blocks and part.anchor != OTHERS]
+    missing = [part.title for part in parts if not part.blocks and part.anchor not in (ACTING, OTHERS)]
     notes = [*record.notes, *(f"{name}: this run's folder holds nothing for this section" for name in missing)]
     source = Text("Everything on this page was read from the run's folder ", str(record.folder), ".")
     return [source, *([Points(notes)] if notes else [])]

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
 from worldmodel.evaluation.watched import Seen, Watched
 from worldmodel.report.films import as_rgb
@@ -53,6 +53,27 @@ def play_gif(watched: Sequence[Watched], titles: Sequence[str]) -> bytes:
         shown += [MILLISECONDS] * (len(new) - 1) + [PAUSE]
     size = frames[0].size
     frames = [frame if frame.size == size else frame.resize(size) for frame in frames]
+    return _gif(frames, shown)
+
+
+def lighter_gif(gif: bytes, limit: int) -> bytes:
+    """A film that takes as long and has at most so many bytes: every second frame is left out until it has, or until
+    two frames are left.
+    """
+    if len(gif) <= limit:
+        return gif
+    with Image.open(io.BytesIO(gif)) as film:
+        read = [(frame.convert("RGB"), frame.info["duration"]) for frame in ImageSequence.Iterator(film)]
+    frames, shown = [frame for frame, _ in read], [duration for _, duration in read]
+    while len(gif) > limit and len(frames) > 2:
+        shown = [sum(shown[i : i + 2]) for i in range(0, len(shown), 2)]
+        frames = frames[::2]
+        gif = _gif(frames, shown)
+    return gif
+
+
+def _gif(frames: list[Image.Image], shown: list[int]) -> bytes:
+    """Frames of one size, each shown for so many milliseconds."""
     palette = _palette(frames)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()

@@ -28,6 +28,11 @@ class Curve(NamedTuple):
     x: np.ndarray
     y: np.ndarray
 
+    def over(self, clock: "Curve") -> "Curve":
+        """This curve over updates as one over what a clock says of those updates; empty where it says nothing."""
+        x = np.interp(self.x, clock.x, clock.y) if len(clock.x) else np.empty(0)
+        return Curve(x, self.y[: len(x)])
+
 
 @dataclass(frozen=True)
 class Session:
@@ -251,5 +256,5 @@ def _sessions(data: dict[str, Any]) -> tuple[Session, ...]:
 
 
 def _pictures(folder: Path) -> dict[str, bytes]:
-    paths = [path for part in ("figures", "imagination") for path in sorted((folder / part).glob("*"))]
+    paths = [path for part in ("figures", "imagination", "play") for path in sorted((folder / part).glob("*"))]
     return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths if path.suffix in PICTURES}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ from worldmodel.evaluation.scores import Scores
 from worldmodel.report import charts, vocabulary
 from worldmodel.report.charts import Drawn
 from worldmodel.report.document import WIDE, Block, Chart, Fold, Panels, TableBlock, Text, chart, picture
+from worldmodel.report.figures import acting_charts
 from worldmodel.report.formats import count, duration, number
+from worldmodel.report.play_film import lighter_gif
 from worldmodel.report.record import Columns, Record, settings
 from worldmodel.report.tables import Table, few_horizons
 from worldmodel.report.vocabulary import PER_STEP, LineStyle, Wording
 from worldmodel.system.names import file_name
 
-HEAT_MAP = "figures/kl_heat_map.png"
+HEAT_MAP, DREAM = "figures/kl_heat_map.png", "figures/acting_dream.png"
+FILM_BYTES = 3_000_000  # that all films of a page have together, before they are written as text
 SQUARED_ERROR = ("squared_error", "model")  # metric and method
 
 
@@ -69,6 +73,28 @@ def ledger(record: Record) -> list[Block]:
         "that changes what is optimised; a good loss then need not be a good bound."
     )
     return [Text(words), TableBlock(Table((PER_STEP, "first", "last", "what it is"), rows))]
+
+
+def acting(record: Record) -> list[Block]:
+    """How a run acts over training, films of its policies, and its dream beside the world."""
+    clock = record.column("env_steps")
+    names = {metric for looks in vocabulary.ACTING_CURVES.values() for metric in looks}
+    curves = {name: record.column(name).over(clock) for name in names}
+    curves = {name: curve for name, curve in curves.items() if len(curve.x)}
+    shown = acting_charts(curves)
+    drawn = [chart(vocabulary.ACTING[name], partial(charts.draw_acting, name=name, curves=curves)) for name in shown]
+    films = {name: gif for name, gif in record.pictures.items() if name.startswith("play/") and name.endswith(".gif")}
+    played = [
+        picture(
+            vocabulary.PLAY._replace(name=f"{vocabulary.PLAY.name} {PurePath(name).stem}"),
+            name,
+            lighter_gif(gif, FILM_BYTES // len(films)),
+            wide=True,
+        )
+        for name, gif in films.items()
+    ]
+    dream = [picture(vocabulary.DREAM, DREAM, record.pictures[DREAM], wide=True)] if DREAM in record.pictures else []
+    return [*([Panels(drawn)] if drawn else []), *played, *dream]
 
 
 def kl(record: Record) -> list[Block]:

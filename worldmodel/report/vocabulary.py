@@ -21,7 +21,7 @@ TRUTH = "#000000"  # what really happened, and what is known exactly; on a page,
 
 PER_STEP = "nats per step"
 IN_DOUBT = "in doubt"
-UPDATES, AHEAD = "updates", "steps ahead"
+UPDATES, AHEAD, ENV_STEPS = "updates", "steps ahead", "env steps"
 PLACE, SINCE_RESET = "step of the training sequence", "steps since the reset"
 
 
@@ -182,6 +182,63 @@ ROUGH = {  # the evidence by few particles, over training
     "gap": Wording("Rough gap over training", PER_STEP, f"{_GAP} With few particles it comes out too small."),
     "ess": Wording("Effective particles over training", EVIDENCE["ess"].unit, "Of the rough estimate."),
 }
+OWN, HELD_OUT = "its own episodes", "held-out episodes of a random policy"
+ACTING = {  # how a run acts, over training
+    "returns": Wording(
+        "Returns",
+        "return of an episode",
+        "They should rise and stay there. A least return far below the others is a start that is still failed.",
+    ),
+    "calibration": Wording(
+        "Return, predicted and real",
+        "discounted return",
+        "The two should meet. A critic far above what then comes is flattered by its own dream.",
+        "Discounted return, predicted and real",
+    ),
+    "bound": Wording(
+        "Bound on its own episodes",
+        PER_STEP,
+        "The episodes differ, so the levels may; its own should rise too. A fall says that the policy now goes where "
+        "the model has not been.",
+    ),
+    "evidence": Wording(
+        "Rough evidence of its own episodes",
+        PER_STEP,
+        "The bound without what the posterior costs: where the bound alone falls, it is the posterior that is off.",
+    ),
+}
+ACTING_CURVES = {  # by chart and metric
+    "returns": {
+        "acting/return": LineStyle("mean", RAW, width=1.6, marker="o"),
+        "acting/median_return": LineStyle("median", OPTIMISED, "--"),
+        "acting/least_return": LineStyle("least", BASELINE, ":"),
+    },
+    "calibration": {
+        "acting/discounted_return": LineStyle("what came", TRUTH, marker="o"),
+        "acting/predicted_return": LineStyle("the critic's prediction", RAW, marker="o"),
+    },
+    "bound": {
+        "acting_heldout/elbo": LineStyle(OWN, RAW, marker="o"),
+        "heldout/elbo": LineStyle(HELD_OUT, BASELINE, marker="o"),
+    },
+    "evidence": {
+        "acting_evidence/smc": LineStyle(OWN, RAW, marker="o"),
+        "heldout_evidence/smc": LineStyle(HELD_OUT, BASELINE, marker="o"),
+    },
+}
+PLAY = Wording(
+    "Film of",  # the policy's name follows
+    "",
+    "The best episode, then the median one. Where the prediction leaves the observation and the KL rises, the policy "
+    "has led the model to where it has not been.",
+)
+DREAM = Wording(
+    "The dream beside the world",
+    "",
+    "The same policy from the same first steps. The dream sees nothing of the world from there on: it should do as the "
+    "world does, and drift from it slowly. One that stops early ended by its own continue head.",
+)
+DREAM_LOOKS = {"world": LineStyle("world", TRUTH, width=1.6), "dream": LineStyle("dream", RAW)}
 PICTURES = {  # in RUN/imagination, by how their names begin
     "fan": Wording("Futures of", "", "Single futures should surround what happened, and spread as they go on."),
     "film": Wording("Film of", "", "From the end of the context on, the model sees nothing but actions."),

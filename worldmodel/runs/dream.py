@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from worldmodel.behaviour.dream_environment import DreamEnv, DreamVectorEnv
 from worldmodel.behaviour.dreams import CONTEXT, HORIZON, DrawContexts, DreamRules, Dreams, going_on, joined
+from worldmodel.build_acting import require_learned_returns
 from worldmodel.checks import require_positive
 from worldmodel.data import suites
 from worldmodel.data.batches import select
@@ -86,9 +88,7 @@ def _prepare(
         if given not in known:
             raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {given!r}")
     opened = run if isinstance(run, Run) else open_run(run, checkpoint, device)
-    for scale in ("reward_scale", "continue_scale"):
-        if getattr(opened.config.loss, scale) == 0:
-            raise ValueError(f"run: expected a model of rewards and ends, got one trained with loss.{scale} of 0")
+    require_learned_returns(opened.config)
     seen = dream_spaces(opened, spaces)
     folder = stored_data(opened.config, opened.folder)[0 if starts == "replay" else 1]
     draw = _first_rows(folder) if from_resets else _any_rows(folder, context)
@@ -138,7 +138,7 @@ def _any_rows(folder: Path, context: int) -> DrawContexts:
 def _first_rows(folder: Path) -> DrawContexts:
     """First rows of whole episodes, each as likely."""
     with Replay.open(folder, read_only=True) as replay:
-        firsts = [select(episode, rows=slice(1)) for episode in replay.episodes()]
+        firsts = [tree_map(torch.clone, select(episode, rows=slice(1))) for episode in replay.episodes()]
     if not firsts:
         raise ValueError(f"from_resets: expected a whole episode in {folder}, found none")
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from worldmodel.build_acting import require_learned_returns
 from worldmodel.checks import require_positive
 from worldmodel.evaluation.dream_gap import DreamGap, dream_gap
 from worldmodel.evaluation.episodes import side_by_side
@@ -15,7 +16,7 @@ STEPS = 100  # after the start, unless another number is asked for
 
 def measure_dream_gap(
     run: Run,
-    policy: str | Callable[[], Policy] = "mppi",
+    policy: str | Callable[[], Policy] | None = None,
     *,
     episodes: int = 20,
     context: int | None = None,
@@ -46,11 +47,12 @@ def measure_dream_gap(
             run's rows are.
         EnvironmentFailureError: if an environment fails.
     """
+    require_learned_returns(run.config)
     context = run.config.evaluation.context if context is None else context
     require_positive(episodes=episodes, context=context, steps=steps)
 
     def make() -> Policy:
-        return run.policy(policy, seed=seed, **planner) if isinstance(policy, str) else policy()
+        return policy() if callable(policy) else run.policy(policy, seed=seed, **planner)
 
     make()  # a mistake is told before the environment is made
     with evaluation_environments(run.config, run.model.spec, side_by_side(episodes), log) as environments:

@@ -1,6 +1,6 @@
 """A run's folder: made once, worked in by one process at a time, with a note of every start.
 
-config.yaml, metrics.jsonl, lines/, figures/, imagination/, report.html and versions.json are for people;
+config.yaml, metrics.jsonl, lines/, figures/, imagination/, play/, report.html and versions.json are for people;
 checkpoints/ (last, previous, best), replay/ (what it trains on) and heldout/ (what it is scored on) for the program.
 """
 

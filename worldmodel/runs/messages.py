@@ -80,6 +80,7 @@ def conclude(
         ("report", "report.html", ""),
         ("figures", "figures/kl_overview.png", " and its neighbours"),
         ("imagined", "imagination", ""),
+        ("film", f"play/{config.acting.policy}.gif", ": the policy's best and its median episode"),
         ("numbers", "metrics.jsonl", ""),
     ):
         if (folder / name).exists():

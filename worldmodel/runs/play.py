@@ -19,10 +19,11 @@ PLAY = "play"  # the folder of a run's films
 def write_play(
     run: Run,
     *,
-    policy: str = "mppi",
+    policy: str | None = None,
     episodes: int = 10,
     seed: int = 0,
     output: Path | None = None,
+    rows: int | None = None,
     log: Callable[[str], None] = lambda words: None,
     at: Callable[[str], None] = lambda words: None,
     **planner: Any,
@@ -31,10 +32,11 @@ def write_play(
 
     Args:
         run: whose model and environment.
-        policy: who acts: mppi, cem, actor where the run has one, or random.
+        policy: who acts: actor where the run has one, mppi, cem or random; see `Run.policy_name` for the default.
         episodes: how many are played.
         seed: of their starts, and of the policy.
         output: the GIF; RUN/play/POLICY.gif by default.
+        rows: of an episode that are filmed, at most, from its first on; by default all.
         log: told what making the environments imports.
         at: told how far it is.
         planner: settings of a search that differ from the run's.
@@ -46,11 +48,14 @@ def write_play(
     """
     from worldmodel.report.play_film import play_gif  # and so matplotlib
 
-    require_positive(episodes=episodes)
+    require_positive(episodes=episodes, **({} if rows is None else {"rows": rows}))
     if output is not None and output.suffix != ".gif":
         raise ValueError(f"output: expected a file named .gif, got {output}")
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"output: expected a file in a folder that exists, got {output}")
+    policy = run.policy_name(policy, **planner)
     acting = run.policy(policy, seed=seed, **planner)
-    titles, watched = watch_play(run, acting, episodes=episodes, seed=seed, log=log, at=at)
+    titles, watched = watch_play(run, acting, episodes=episodes, seed=seed, rows=rows, log=log, at=at)
     gif = play_gif(
         watched,
         [f"{title}, {policy}: return {one.reward.sum():.1f}" for title, one in zip(titles, watched, strict=True)],
@@ -70,6 +75,7 @@ def watch_play(
     *,
     episodes: int,
     seed: int,
+    rows: int | None = None,
     log: Callable[[str], None] = lambda words: None,
     at: Callable[[str], None] = lambda words: None,
 ) -> tuple[tuple[str, ...], list[Watched]]:
@@ -81,5 +87,7 @@ def watch_play(
         with evaluation_environments(settings, spec, side_by_side(episodes)) as environments:
             chosen = choose(environments, policy, episodes=episodes, seed=seed, at=at)
         noise = make_generator(seed, stream=Stream.IMAGINATION, device=run.model.device)
-        watched = [watch(run.model, *film(one, recorded, at), noise) for recorded in chosen.recorded]
+        last = None if rows is None else rows - 1  # actions
+        filmed = [recorded._replace(action=recorded.action[:last]) for recorded in chosen.recorded]
+        watched = [watch(run.model, *film(one, recorded, at), noise) for recorded in filmed]
     return chosen.titles, watched

@@ -126,18 +126,25 @@ class Run:
         objective = build.build_objective(self.config.loss, self.model.spec)
         return evaluate(self.model, objective, heldout, **futures._asdict(), seed=self.config.evaluation.seed)
 
-    def policy(self, name: str = "mppi", *, seed: int = 0, **planner: Any) -> Policy:
+    def policy_name(self, name: str | None = None, **planner: Any) -> str:
+        """Who acts if nobody is named: the run's actor; a planner if there is none or settings of one are given."""
+        if name is not None:
+            return name
+        return self.config.planner.method if self.agent is None or planner else "actor"
+
+    def policy(self, name: str | None = None, *, seed: int = 0, **planner: Any) -> Policy:
         """A policy for the run's environment: rows of N environments side by side -> actions.
 
         Args:
             name: "actor", which does as the run has learned, without exploring; "mppi" or "cem", which plan with the
-                run's model, and its critic where it has one; or "random".
+                run's model, and its critic where it has one; or "random". See `policy_name` for the default.
             seed: of everything that is random in it.
             planner: settings of the search that differ from the run's, such as horizon=25.
         Raises:
             ValueError: if there is no such policy, the run has learned no actor, a setting is impossible or does not
                 belong to the policy, or the model has not learned what planning needs.
         """
+        name = self.policy_name(name, **planner)
         if name not in ("actor", "mppi", "cem", "random"):
             raise ValueError(f"policy: expected actor, mppi, cem or random, got {name!r}")
         if name in ("mppi", "cem"):

@@ -30,6 +30,7 @@ from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.episodes import side_by_side
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import explained
+from worldmodel.runs.acting import acts, write_acting
 from worldmodel.runs.folder import (
     is_finished,
     locked,
@@ -219,7 +220,8 @@ def _run(
             worlds.heldout.close()
         stack.enter_context(replay)
         given = {"stages": stages, "history": history, "interruptions": interruptions}
-        trainer = _trainer(config, folder, model, worlds, replay, heldout, tracker, progress, processes, **given)
+        agent = build_acting.build_agent(config, model)
+        trainer = _trainer(config, folder, model, agent, worlds, replay, heldout, tracker, progress, processes, **given)
         if checkpoint is not None:
             trainer.restore(checkpoint)
             checkpoint.parts.clear()  # or they would stay in memory for as long as the training
@@ -230,7 +232,7 @@ def _run(
             progress.log(f"this run diverged before ({earlier}); it goes on from {source}; {ADVICE}")
         with progress:
             finished = trainer.run()
-        run = replace(run, model=model.eval())
+        run = replace(run, model=model.eval(), agent=None if agent is None else agent.eval())
         updates = trainer.updates
         if updates and not interruptions.terminated and not is_finished(folder, updates):
             with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
@@ -244,6 +246,7 @@ def _trainer(
     config: Config,
     folder: Path,
     model: WorldModel,
+    agent: ActorCritic | None,
     worlds: Worlds,
     replay: Replay,
     heldout: Batch,
@@ -257,7 +260,6 @@ def _trainer(
         "sampling": make_generator(config.seed, stream=Stream.SAMPLING, rank=rank),
         "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device, rank=rank),
     }
-    agent = build_acting.build_agent(config, model)
     learners: dict[str, AnyLearner] = {}
     if agent is not None:
         randomness[BEHAVIOUR] = make_generator(config.seed, stream=Stream.BEHAVIOUR, device=model.device)
@@ -308,13 +310,17 @@ def _advise(
 
 
 def finish_run(run: Run, trainer: Trainer) -> None:
-    """Write imagination/ and report.html, from the best weights.
+    """Write imagination/, for a run that acts play/, and report.html, from the best weights.
 
     Context and horizon are shortened where no held-out episode is long enough for them, down to a step each.
     """
     if trainer.heldout.imagines:
         with trainer.stages("imagine"), trainer.progress.phase("imagining"):
             run.write_imagination(seed=run.config.evaluation.seed)
+    if show_policy := acts(run.config):
+        with trainer.stages("film"), trainer.progress.phase("filming the policy"):
+            write_acting(run, trainer.journal.pictures, trainer.updates, trainer.progress)
+    if trainer.heldout.imagines or show_policy:
         trainer.report_times()
     with trainer.progress.phase("writing the report"):
         write_report(run.folder)

@@ -2,20 +2,17 @@
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
-
-from worldmodel.behaviour.acting import FilteringPolicy
 from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.data.batches import trimmed
 from worldmodel.data.environment import Environments
 from worldmodel.evaluation.evidence import rough_evidence
-from worldmodel.evaluation.own_episodes import bound_per_step, collect_episodes
+from worldmodel.evaluation.own_episodes import bound_per_step, calibration, collect_episodes
 from worldmodel.models.world_model import WorldModel
 from worldmodel.training.evaluators import RoughEvidenceSettings
 from worldmodel.training.journal import Journal
 from worldmodel.training.learner import Learner
-from worldmodel.types import Batch, Policy
+from worldmodel.training.pictures import show_acting
+from worldmodel.types import Policy
 
 
 class ActingEvaluator:
@@ -50,8 +47,9 @@ class ActingEvaluator:
 
     def __call__(self, update: int, journal: Journal) -> dict[str, float]:
         """Report: -> `return`, the mean over episodes, in reward units."""
-        episodes, predicted = self._play()
         model = self.learner.model
+        played = collect_episodes(self.environments, self.policy(), episodes=self.episodes, seed=self.seed)
+        episodes = trimmed(played.to(model.device))
         returns, lengths = (episodes.reward * episodes.valid).sum(1), (episodes.valid.sum(1) - 1).float()
         bound = bound_per_step(model, episodes, self.seed)
         values = {
@@ -61,27 +59,13 @@ class ActingEvaluator:
             "acting/length": lengths.mean().item(),
             **{f"acting_heldout/{name}": value for name, value in bound.items()},
         }
-        if predicted is not None:
-            worth = self.discount ** (episodes.episode_step - 1).clamp(min=0).double()
-            values["acting/discounted_return"] = (worth * episodes.reward * episodes.valid).sum(1).mean().item()
+        if self.agent is not None:
+            predicted, real = calibration(model, self.agent.value, episodes, discount=self.discount, seed=self.seed)
             values["acting/predicted_return"] = predicted.mean().item()
+            values["acting/discounted_return"] = real.mean().item()
         if self.rough is not None:
             found = rough_evidence(model, episodes, **self.rough._asdict())
             values |= {f"acting_evidence/{name}": value for name, value in found._asdict().items()}
         journal.scalars(update, values)
+        show_acting(journal.pictures, update, journal.history)
         return {"return": values["acting/return"]}
-
-    def _play(self) -> tuple[Batch, Tensor | None]:
-        """Whole episodes, and the critic's value of each one's first state where there is a critic."""
-        predicted: list[Tensor] = []
-
-        def at_start(policy: Policy) -> None:
-            if self.agent is not None and isinstance(policy, FilteringPolicy) and policy.newest is not None:
-                with torch.no_grad():
-                    predicted.append(self.agent.value(policy.newest))
-
-        episodes = collect_episodes(
-            self.environments, self.policy, episodes=self.episodes, seed=self.seed, at_start=at_start
-        )
-        batch = trimmed(episodes.to(self.learner.model.device))
-        return batch, torch.cat(predicted)[: self.episodes] if predicted else None

@@ -25,7 +25,10 @@ class BehaviourUpdate:
     learning_rate: float
 
     def scalars(self) -> dict[str, Tensor]:
-        """Everything that is one number per update: nats, reward units, or as its name says."""
+        """Everything that is one number per update: nats, reward units, or as its name says.
+
+        `last_weight` is how much the last imagined step counts, beside the first.
+        """
         return self.numbers
 
     def first_non_finite(self) -> dict[str, Tensor]:
@@ -73,13 +76,16 @@ class BehaviourLearner:
         """Take one step of both on what follows from the states that the world model's update found in the batch."""
         of_world = before[WORLD]
         assert isinstance(of_world, Update)
-        agent, dream = self.model, self._imagine(*self._draw_starts(of_world.states, batch))
+        states = of_world.states
+        if self.world.smooths:  # but the actor filters
+            states = self._filtered(batch)
+        agent, dream = self.model, self._imagine(*self._draw_starts(states, batch))
         targets = agent.targets(dream)
         agent.return_scale.update(targets.returns.detach(), targets.weight)
         actor_loss, critic_loss = agent.actor_loss(dream, targets), agent.critic_loss(dream, targets)
         self.optimizer.zero_grad()
         for name, loss in (("actor", actor_loss.value), ("critic", critic_loss.value)):
-            loss.mean().backward(inputs=list(self.networks[name].parameters()), retain_graph=name == "actor")
+            loss.mean().backward(inputs=list(self.networks[name].parameters()))
         norms = {f"grad_norm/{name}": self._clip(network) for name, network in self.networks.items()}
         self.optimizer.step()
         agent.update_slow_critic()
@@ -96,7 +102,7 @@ class BehaviourLearner:
             "return_scale": agent.return_scale(),
             "reward": _mean(dream.reward, targets.weight),
             "entropy": _mean(actor_loss.entropy, targets.weight),
-            "lasting": targets.weight[:, -1].mean() / targets.weight[:, 0].mean().clamp(min=1e-8),
+            "last_weight": targets.weight[:, -1].mean() / targets.weight[:, 0].mean().clamp(min=1e-8),
         }
         return BehaviourUpdate({name: x.detach() for name, x in numbers.items()}, losses, self.learning_rate)
 
@@ -108,6 +114,11 @@ class BehaviourLearner:
         """Go on from a state that `state` gave after so many updates; raises ValueError for another agent's."""
         restore_learner(self.model, self.optimizer, state)
         self.updates = updates
+
+    @torch.no_grad()
+    def _filtered(self, batch: Batch) -> State:
+        B, T = batch.valid.shape
+        return self.world.filter(batch, self.world.noise(B, T, self.generator)).states
 
     def _draw_starts(self, states: State, batch: Batch) -> tuple[State, Tensor]:
         """S states of the batch, each row at most once, and which of them count: [S, ...] and [S].

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 
 from worldmodel.evaluation.held_out import Reconstruction
-from worldmodel.report.record import read_row
+from worldmodel.report.record import Curve, read_row
 from worldmodel.system.files import open_to_append, write_whole
 
-TABLES = ("kl", "train", "heldout")
+TABLES = ("kl", "train", "heldout", "acting", "acting_heldout", "acting_evidence", "heldout_evidence")
 
 
 class History:
-    """Columns of metrics by table: `kl`, `train` and `heldout`, each with a column `update`."""
+    """Columns of metrics by table, TABLES, each with a column `update`; and the rows collected by each update."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
         """Args:
         rows: metrics of earlier updates, as `metrics.jsonl` holds them.
         """
         self.tables: dict[str, dict[str, list[float]]] = {table: {} for table in TABLES}
+        self.env_steps: dict[int, float] = {}  # by update
         self.frames: dict[str, dict[int, np.ndarray]] = {}  # by image and update: what this session reconstructed
         for row in rows:
             values = {name: math.nan if value is None else value for name, value in row.items()}
@@ -29,10 +30,22 @@ class History:
 
     def add(self, update: int, values: Mapping[str, float]) -> None:
         """Keep those of an update's metrics that belong to a table: `kl/mean` is column `mean` of table `kl`."""
+        if "env_steps" in values:
+            self.env_steps[update] = values["env_steps"]
         for table, columns in self.tables.items():
             own = {name.split("/", 1)[1]: x for name, x in values.items() if name.startswith(f"{table}/")}
             for name, value in {"update": update, **own}.items() if own else ():
                 columns.setdefault(name, []).append(value)
+
+    def over_env_steps(self, metric: str) -> Curve:
+        """A metric of one of the tables over environment steps; empty where there is none."""
+        table, name = metric.split("/", 1)
+        columns = self.tables[table]
+        update, y = (np.array(columns.get(key, ()), np.float64) for key in ("update", name))
+        if len(y) != len(update):  # of a table that was not always written with this column
+            return Curve(np.empty(0), np.empty(0))
+        clock = Curve(np.array([*self.env_steps], np.float64), np.array([*self.env_steps.values()], np.float64))
+        return Curve(update, y).over(clock)
 
     def add_frames(self, update: int, images: Mapping[str, Reconstruction]) -> None:
         """Keep how the model saw each image at an update."""

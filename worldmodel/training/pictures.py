@@ -49,6 +49,15 @@ def show(tracker: Tracker, update: int, history: History, evaluation: Evaluation
             tracker.lines(update, f"open_loop/{name}", {**columns, "repeat last": repeat, "data mean": mean})
 
 
+def show_acting(tracker: Tracker, update: int, history: History) -> None:
+    """Hand a tracker the charts of how a run acts, up to this update."""
+    from worldmodel.report import figures as report  # and so matplotlib, which opening a run does not need
+    from worldmodel.report.vocabulary import ACTING_CURVES
+
+    curves = {metric: history.over_env_steps(metric) for chart in ACTING_CURVES.values() for metric in chart}
+    tracker.image(update, "acting", report.render(report.acting_figure(curves)))
+
+
 def _kl_lines(tracker: Tracker, update: int, evaluation: Evaluation, training_kl: KLDiagnostics) -> None:
     surprise, since_reset = evaluation.surprise, evaluation.kl.by_episode_step
     by_position = {

@@ -39,6 +39,10 @@ class Tracker(Protocol):
         """A picture; a later call of the same name takes its place."""
         ...
 
+    def video(self, update: int, name: str, gif: bytes) -> None:
+        """A film: an animated GIF, in the run's folder already; a later call of the same name takes its place."""
+        ...
+
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
         """The run is over, or has failed. `files` are what it made: configuration, checkpoints. None to be quick."""
         ...
@@ -67,6 +71,9 @@ class FolderTracker:
     def image(self, update: int, name: str, png: bytes) -> None:
         """Write figures/NAME.png."""
         write_whole(self.folder / "figures" / f"{self._stem(name)}.png", png)
+
+    def video(self, update: int, name: str, gif: bytes) -> None:
+        """Nothing is to be done: the film is in the folder."""
 
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
         """Close the record; the files are in the folder already."""
@@ -159,6 +166,10 @@ class WandbTracker:
 
         self._run.log({tracked_name(name): self._wandb.Image(Image.open(io.BytesIO(png)))}, step=update)
 
+    def video(self, update: int, name: str, gif: bytes) -> None:
+        """Log a film."""
+        self._run.log({tracked_name(name): self._wandb.Video(io.BytesIO(gif), format="gif")}, step=update)
+
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
         """Log the files, if there are any, as an artifact and end the run."""
         if files:
@@ -194,6 +205,11 @@ class WholeTracker:
         with self._holding():
             self._tracker.image(update, name, png)
 
+    def video(self, update: int, name: str, gif: bytes) -> None:
+        """Pass on."""
+        with self._holding():
+            self._tracker.video(update, name, gif)
+
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
         """Pass on."""
         with self._holding():
@@ -220,6 +236,11 @@ class Trackers:
         """Pass on."""
         for tracker in self._trackers:
             tracker.image(update, name, png)
+
+    def video(self, update: int, name: str, gif: bytes) -> None:
+        """Pass on."""
+        for tracker in self._trackers:
+            tracker.video(update, name, gif)
 
     def finish(self, files: Sequence[Path], *, failed: bool = False) -> None:
         """Pass on."""

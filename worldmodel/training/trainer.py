@@ -14,6 +14,7 @@ from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.held_out import Evaluation
 from worldmodel.models.world_model import WorldModel
+from worldmodel.seeding import restore_generator
 from worldmodel.training.checkpoint import POLICY, RANDOM, WORLD, Checkpoint, said_of, save_checkpoint
 from worldmodel.training.divergence import require_finite_weights, require_sound_loss
 from worldmodel.training.evaluators import Evaluator, HeldOutEvaluator
@@ -147,7 +148,9 @@ class Trainer:
             for name, generator in self.randomness.items():
                 if name not in random:
                     raise ValueError(f"expected the random state of {name}, got only {', '.join(sorted(random))}")
-                self._restore_generator(name, generator, random[name])
+                if not restore_generator(generator, random[name]):
+                    words = f"the random state of {name} is another kind of device's: drawing goes on from the seed"
+                    self.progress.log(words)
         self.updates, self._ready = counters["updates"], True
         self.first_loss = counters.get("first_loss")  # checkpoints did not always have it
         best = counters.get(self._best_counter)
@@ -155,12 +158,6 @@ class Trainer:
         self._evaluated = counters.get("evaluated")
         for stage, seconds in counters["seconds"].items():
             self.stages.seconds[stage] = self.stages.seconds.get(stage, 0.0) + seconds
-
-    def _restore_generator(self, name: str, generator: torch.Generator, state: torch.Tensor) -> None:
-        if len(state) != len(generator.get_state()):  # the CPU's and a GPU's are different algorithms
-            self.progress.log(f"the random state of {name} is another kind of device's: drawing goes on from the seed")
-            return
-        generator.set_state(state)
 
     def run(self) -> bool:
         """Train until the last update, or until Ctrl-C or SIGTERM: -> whether nobody asked it to stop.

@@ -1,0 +1,151 @@
+"""What a run that acts leaves at its end: its film and its dream, in its folder, on its page and in W&B."""
+
+import base64
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import wandb
+from PIL import Image
+from rich.console import Console
+
+import wandb_reader
+from worldmodel.runs.acting import EPISODES, acts, write_acting
+from worldmodel.runs.run import open_run
+from worldmodel.runs.session import train
+from worldmodel.training.progress import RunProgress, Watch
+from worlds import TINY
+
+SETTINGS = TINY | {
+    "env.time_limit": 12,
+    "training.prefill": 60,
+    "training.env_steps": 76,
+    "training.train_ratio": 16.0,
+    "training.evaluate_every": 4,
+    "evaluation.episodes": 2,
+    "evaluation.context": 2,
+    "evaluation.horizon": 4,
+    "evaluation.samples": 2,
+    "evaluation.particles": 2,
+    "evaluation.acting_episodes": 3,
+    "acting.policy": "actor",
+    "actor.units": 8,
+    "critic.units": 8,
+    "behaviour.starts": 6,
+    "behaviour.horizon": 3,
+    "tracking": "offline",
+}
+
+
+class Told(RunProgress):
+    """Silent; keeps what it was told."""
+
+    def __init__(self):
+        super().__init__(76, Console(quiet=True))
+        self.said = []
+
+    def log(self, text):
+        self.said.append(text)
+
+
+class Taker:
+    """A tracker that keeps films and pictures by name."""
+
+    def __init__(self):
+        self.taken = {}
+
+    def scalars(self, update, values): ...
+
+    def lines(self, update, name, columns): ...
+
+    def image(self, update, name, png):
+        self.taken[name] = png
+
+    video = image
+
+    def finish(self, files): ...
+
+
+@pytest.fixture(scope="module")
+def acted(tmp_path_factory):
+    """A finished run, and what it said; only looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
+        progress = Told()
+        run = train(None, {**SETTINGS, "runs": str(tmp_path_factory.mktemp("acted"))}, progress=progress)
+    wandb.teardown()
+    return run, progress.said
+
+
+def test_the_film_is_in_the_folder_on_the_page_and_in_the_last_words(acted):
+    run, said = acted
+    film = run.folder / "play" / "actor.gif"
+    with Image.open(film) as gif:
+        assert gif.n_frames == 2 * 13  # the best and the median episode of 12 steps
+    page = (run.folder / "report.html").read_text()
+    assert page.index('id="acting"') < page.index('id="bound"')
+    (shown,) = re.findall('src="data:image/gif;base64,([^"]+)"', page)
+    assert base64.b64decode(shown) == film.read_bytes()
+    assert f"film        {film}: the policy's best and its median episode" in said
+    assert any(words.startswith("return ") and "over 3 episodes of actor" in words for words in said)
+
+
+def test_w_and_b_has_the_film_the_dream_and_the_charts(acted):
+    (offline,) = (acted[0].folder / "wandb").glob("offline-run-*")
+    logged = wandb_reader.read(next(Path(offline).glob("*.wandb")))
+    media = {name: row[name] for row in logged["history"] for name in row if name.split("/")[0] in ("acting", "play")}
+    film = offline / "files" / media["play/actor"]["path"]
+    assert media["play/actor"]["_type"] == "video-file"
+    assert film.read_bytes() == (acted[0].folder / "play" / "actor.gif").read_bytes()
+    for name, file in (("acting/dream", "acting_dream"), ("acting", "acting")):
+        assert media[name]["_type"] == "image-file"
+        with (
+            Image.open(offline / "files" / media[name]["path"]) as theirs,
+            Image.open(acted[0].folder / "figures" / f"{file}.png") as ours,
+        ):
+            assert theirs.tobytes() == ours.convert(theirs.mode).tobytes()
+
+
+def test_what_cannot_be_filmed_is_left_out_with_a_sentence_and_the_rest_is_written(acted, monkeypatch):
+    run, taker, progress = open_run(acted[0].folder), Taker(), Told()
+    monkeypatch.setattr("worldmodel.runs.play.rendering", lambda config: config)
+    write_acting(run, taker, 4, progress)
+    assert list(taker.taken) == ["acting/dream"]
+    (words,) = progress.said
+    assert words.startswith("no film of the policy: render: expected a frame")
+
+
+def test_an_environment_that_draws_badly_does_not_fail_the_run(acted, monkeypatch):
+    def fail(environments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("worldmodel.data.environment.Environments.frames", fail)
+    progress = Told()
+    write_acting(open_run(acted[0].folder), Taker(), 4, progress)
+    assert progress.said == ["no film of the policy: ZeroDivisionError"]
+
+
+def test_the_dream_starts_where_the_filmed_episodes_do(acted, monkeypatch):
+    run, asked = open_run(acted[0].folder), {}
+
+    def keep(name):
+        def note(run, policy="", **options):
+            asked[name] = (options["episodes"], options["seed"], policy or options["policy"])
+            raise ValueError("enough")
+
+        return note
+
+    monkeypatch.setattr("worldmodel.runs.acting.write_play", keep("film"))
+    monkeypatch.setattr("worldmodel.runs.acting.measure_dream_gap", keep("dream"))
+    write_acting(run, Taker(), 4, Watch(Console(quiet=True)))
+    assert asked["film"] == asked["dream"] == (3, run.config.evaluation.seed, "actor") and EPISODES > 3
+
+
+def test_only_a_run_whose_policy_is_evaluated_in_an_environment_is_filmed(acted):
+    config = acted[0].config
+    assert acts(config)
+    for section, change in (("acting", {"policy": "random"}), ("evaluation", {"acting_episodes": 0})):
+        other = dataclasses.replace(getattr(config, section), **change)
+        assert not acts(dataclasses.replace(config, **{section: other}))
+    assert not acts(dataclasses.replace(config, offline="data"))

@@ -1,0 +1,72 @@
+"""What a run that acts shows at its end: a film of its policy, and its dream beside the world from the same starts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from worldmodel.config import Config
+from worldmodel.runs.dream_gap import measure_dream_gap
+from worldmodel.runs.play import write_play
+from worldmodel.runs.run import Run
+from worldmodel.training.progress import Watch
+from worldmodel.training.tracking import Tracker
+
+EPISODES = 5  # that the best and the median are chosen from
+ROWS = 500  # of an episode that are filmed, at most
+CONTEXT, STEPS = 5, 200  # rows that the dream begins behind, and its steps, at most
+
+
+def acts(config: Config) -> bool:
+    """Whether a run's policy plays in an environment, and is evaluated."""
+    return config.acting.policy != "random" and config.offline is None and config.evaluation.acting_episodes > 0
+
+
+def write_acting(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
+    """Write RUN/play/POLICY.gif and figures/acting_dream.png, and hand them to a tracker.
+
+    What cannot be made is left out with a sentence, such as the film of an environment that does not render.
+
+    Args:
+        run: one that acts.
+        tracker: takes film and picture.
+        update: they belong to.
+        progress: told how far it is, and what was left out.
+    """
+    parts: dict[str, Callable[[], None]] = {
+        "film of the policy": lambda: _film(run, tracker, update, progress),
+        "picture of its dream": lambda: _dream(run, tracker, update, progress),
+    }
+    for words, write in parts.items():
+        try:
+            write()
+        except Exception as error:  # whatever an environment's own rendering raises: the run is trained and saved
+            progress.log(f"no {words}: {str(error) or type(error).__name__}")
+
+
+def _film(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
+    policy = run.config.acting.policy
+    film: Path = write_play(run, policy=policy, episodes=_episodes(run), seed=_seed(run), rows=ROWS, at=progress.at)
+    tracker.video(update, f"play/{policy}", film.read_bytes())
+
+
+def _dream(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
+    from worldmodel.report.dream_traces import dream_figure  # and so matplotlib, which opening a run does not need
+    from worldmodel.report.figures import render
+
+    gap = measure_dream_gap(
+        run,
+        run.config.acting.policy,
+        episodes=_episodes(run),
+        context=CONTEXT,
+        steps=STEPS,
+        seed=_seed(run),
+        at=progress.at,
+    )
+    tracker.image(update, "acting/dream", render(dream_figure(gap)))
+
+
+def _episodes(run: Run) -> int:
+    return min(EPISODES, run.config.evaluation.acting_episodes)
+
+
+def _seed(run: Run) -> int:
+    return run.config.evaluation.seed
