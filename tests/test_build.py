@@ -53,7 +53,7 @@ def test_only_an_environment_of_this_project_has_a_law_unless_others_are_allowed
 def test_a_planner_is_built_from_its_section():
     spec = ActionSpec("continuous", 2)
     usual = build_planner(read_config().planner, spec)
-    assert (usual.method, usual.horizon, usual.candidates, usual.iterations, usual.std) == (MPPI(), 15, 64, 1, 0.7)
+    assert (usual.method, usual.horizon, usual.candidates, usual.iterations, usual.std) == (MPPI(0.2), 15, 64, 1, 0.7)
     settings = {"method": "cem", "elites": 5, "horizon": 4, "candidates": 9, "std": 0.3, "explore": 0.2}
     cem = build_planner(read_config((), {f"planner.{key}": value for key, value in settings.items()}).planner, spec)
     assert (cem.method, cem.iterations, cem.explore) == (CEM(5), 3, 0.2)

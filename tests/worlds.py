@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from worldmodel.behaviour.planner import Planner
+from worldmodel.config_acting import PlannerConfig
 from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.decoder import Decoder
 from worldmodel.models.encoder import Encoder
@@ -91,6 +93,13 @@ def make_model(
         standardise_targets=standardise_targets,
         backward_network=backward_network,
     )
+
+
+def make_planner(spec, method, kind=Planner, **settings) -> Planner:
+    """A planner with the usual settings, but for those that are given."""
+    usual = PlannerConfig()
+    fields = {name: getattr(usual, name) for name in ("horizon", "candidates", "std", "explore")}
+    return kind(spec, method, **({"iterations": 1} | fields | settings))
 
 
 def make_batch(spec=VECTOR_SPEC, batch=3, length=7, *, seed=0, first=((1, 3),), dtype=torch.float32) -> Batch:

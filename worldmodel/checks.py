@@ -15,6 +15,18 @@ def require_several(**counts: int) -> None:
             raise ValueError(f"{name}: expected at least 2, which errors are taken over, got {count}")
 
 
+def require_above_zero(**numbers: float) -> None:
+    """Raise ValueError unless every number, given by name, is greater than zero."""
+    for name, number in numbers.items():
+        require(number > 0, name, "a number greater than zero", number)
+
+
+def require_not_negative(**numbers: float) -> None:
+    """Raise ValueError unless every number, given by name, is zero or more."""
+    for name, number in numbers.items():
+        require(number >= 0, name, "zero or more", number)
+
+
 def require_share(**shares: float) -> None:
     """Raise ValueError unless every number, given by name, is a share in [0, 1]."""
     for name, share in shares.items():
@@ -23,7 +35,7 @@ def require_share(**shares: float) -> None:
 
 
 def require(condition: bool, key: str, expected: str, got: object) -> None:
-    """Raise ValueError unless the condition on a setting is met; `key` is its dotted name."""
+    """Raise ValueError unless the condition on an argument or a setting is met; `key` is its (dotted) name."""
     if not condition:
         raise ValueError(f"{key}: expected {expected}, got {got!r}")
 
@@ -31,12 +43,10 @@ def require(condition: bool, key: str, expected: str, got: object) -> None:
 def positive(section: object, prefix: str, *names: str) -> None:
     """Raise ValueError unless these settings of a section are greater than zero."""
     for name in names:
-        value = getattr(section, name)
-        require(value > 0, f"{prefix}.{name}", "a number greater than zero", value)
+        require_above_zero(**{f"{prefix}.{name}": getattr(section, name)})
 
 
 def not_negative(section: object, prefix: str, *names: str) -> None:
     """Raise ValueError if one of these settings of a section is below zero."""
     for name in names:
-        value = getattr(section, name)
-        require(value >= 0, f"{prefix}.{name}", "zero or more", value)
+        require_not_negative(**{f"{prefix}.{name}": getattr(section, name)})

@@ -244,9 +244,8 @@ class BalancedLatent(Latent, Protocol):
         ...
 
 
-Carry = (
-    Any  # what a recurrence remembers between rows: a tree (tuple, list, dict) of tensors with the same leading shape
-)
+# What a recurrence remembers between rows: a tree (tuple, list, dict) of tensors with the same leading shape.
+Carry = Any
 
 
 class Trajectory(NamedTuple):

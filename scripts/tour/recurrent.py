@@ -73,7 +73,7 @@ def train(updates: int, heldout: Batch, generator: torch.Generator) -> tuple[Wor
     model.standardise("obs", episodes.obs["obs"].mean((0, 1)), episodes.obs["obs"].std((0, 1)))
     model.standardise("reward", reward.mean()[None], reward.std()[None])
     schedule = {"learning_rate": 4e-3, "warmup": 20, "final_fraction": 0.02, "total_updates": updates}
-    learner, rows = Learner(model, Objective(), generator, clip_norm=100.0, **schedule), []
+    learner, rows = Learner(model, Objective(), generator, clip_norm=100.0, weight_decay=0.0, eps=1e-8, **schedule), []
     for update in range(updates + 1):
         if update % (updates // 10) == 0:
             rows.append((update, *per_row(model, heldout, 64, generator)))

@@ -8,7 +8,7 @@ from worldmodel.behaviour.acting import FilteringPolicy, Planning, Reflexes, Suc
 from worldmodel.behaviour.imagination import imagine_rewards, recorded
 from worldmodel.behaviour.planner import CEM, MPPI, Planner
 from worldmodel.types import Rows, SavedPolicy, State
-from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model, make_planner
 
 
 def seeded(seed=0):
@@ -37,9 +37,9 @@ class Recorder:
         return State(*(torch.stack(parts, 1) for parts in zip(*self.states, strict=True)))
 
 
-def planning_policy(model, method=MPPI(), *, horizon=3, seed=0):  # noqa: B008 (frozen)
+def planning_policy(model, method=MPPI(0.2), *, horizon=3, seed=0):  # noqa: B008 (frozen)
     generator = seeded(seed)
-    planner = Planner(model.spec.action, method, horizon=horizon, candidates=6)
+    planner = make_planner(model.spec.action, method, horizon=horizon, candidates=6)
     return FilteringPolicy(model, Planning(model, planner, discount=0.9, generator=generator), generator)
 
 
@@ -97,7 +97,7 @@ def test_a_plan_is_carried_on_within_an_episode_and_dropped_with_it():
             starts.append(start)
             return super().plan(evaluate, start, generator)
 
-    planner = Spy(model.spec.action, MPPI(), horizon=3, candidates=6)
+    planner = make_planner(model.spec.action, MPPI(0.2), Spy, horizon=3, candidates=6)
     planning = Planning(model, planner, discount=0.9, generator=seeded())
     policy = FilteringPolicy(model, planning, seeded(1))
     for t, rows in enumerate(rows_of(make_batch(first=((1, 3),)))):
@@ -122,7 +122,10 @@ def test_what_a_candidate_is_worth_is_what_its_imagined_rewards_sum_to():
 
     state = State(torch.randn(2, 8, generator=seeded(1)), torch.randn(2, 4, generator=seeded(2)))
     planning = Planning(
-        model, Spy(model.spec.action, MPPI(), horizon=3, candidates=6), discount=0.9, generator=seeded()
+        model,
+        make_planner(model.spec.action, MPPI(0.2), Spy, horizon=3, candidates=6),
+        discount=0.9,
+        generator=seeded(),
     )
     planning(state, torch.ones(2, dtype=torch.bool))
     (candidates, returns) = seen[0]
@@ -133,7 +136,7 @@ def test_what_a_candidate_is_worth_is_what_its_imagined_rewards_sum_to():
 
 
 @pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["continuous", "categorical"])
-@pytest.mark.parametrize("method", [MPPI(), CEM(elites=2)], ids=["mppi", "cem"])
+@pytest.mark.parametrize("method", [MPPI(0.2), CEM(elites=2)], ids=["mppi", "cem"])
 def test_a_restored_policy_goes_on_as_the_saved_one(spec, method):
     model, rows = make_model(spec), list(rows_of(make_batch(spec, first=())))
     policy = planning_policy(model, method)
@@ -170,7 +173,7 @@ def test_what_another_model_carried_is_refused_and_so_are_other_environments():
 
 
 def test_the_return_that_is_predicted_is_that_of_the_plan_in_futures_of_its_own():
-    model, planner = make_model(), Planner(VECTOR_SPEC.action, MPPI(), horizon=3, candidates=6)
+    model, planner = make_model(), make_planner(VECTOR_SPEC.action, MPPI(0.2), horizon=3, candidates=6)
     planning = Planning(model, planner, discount=0.9, generator=seeded())
     state = State(torch.randn(2, 8, generator=seeded(1)), torch.randn(2, 4, generator=seeded(2)))
     with pytest.raises(ValueError, match="there is none yet"):
@@ -203,7 +206,7 @@ def test_planning_finds_the_action_that_a_model_rewards():
     model.dynamics.action_in = torch.nn.Identity()
     model.dynamics.cell.unrolled = lambda: lambda deter, stoch, action: action.repeat(1, 4)
     generator = seeded()
-    planner = Planner(model.spec.action, CEM(), horizon=3, candidates=64, iterations=5)
+    planner = make_planner(model.spec.action, CEM(8), horizon=3, candidates=64, iterations=5)
     planning = Planning(model, planner, discount=1.0, generator=generator)
     state = State(torch.zeros(2, 8), torch.zeros(2, 4))
     action = planning(state, torch.ones(2, dtype=torch.bool))
@@ -213,7 +216,7 @@ def test_planning_finds_the_action_that_a_model_rewards():
 def test_a_value_stands_for_what_follows_the_plan_as_far_as_it_is_reached():
     model = make_model(VECTOR_SPEC)
     generator = seeded()
-    planner = Planner(model.spec.action, MPPI(), horizon=3, candidates=6)
+    planner = make_planner(model.spec.action, MPPI(0.2), horizon=3, candidates=6)
     deter, stoch = model.decoder.widths
     states = State(torch.randn(2, deter, generator=generator), torch.zeros(2, stoch))
     found = []

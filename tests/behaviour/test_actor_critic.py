@@ -333,5 +333,5 @@ def test_an_impossible_agent_is_refused(wrong):
 
 
 def test_an_actor_without_hidden_layers_is_refused():
-    with pytest.raises(ValueError, match="units, layers: expected at least 1 each"):
+    with pytest.raises(ValueError, match="layers: expected at least 1, got 0"):
         Actor(3, ActionFamily(SPECS["discrete"]), layers=0)

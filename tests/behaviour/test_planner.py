@@ -5,18 +5,19 @@ import itertools
 import pytest
 import torch
 
-from worldmodel.behaviour.planner import CEM, MPPI, Planner
+from worldmodel.behaviour.planner import CEM, MPPI
 from worldmodel.types import ActionSpec
+from worlds import make_planner
 
 CONTINUOUS = ActionSpec("continuous", 2)
 GROUPS = ActionSpec("categorical", 5, (2, 3))
 BINARY = ActionSpec("binary", 2)
 SPECS = {"continuous": CONTINUOUS, "groups": GROUPS, "binary": BINARY}
-METHODS = {"cem": CEM(), "mppi": MPPI()}
+METHODS = {"cem": CEM(8), "mppi": MPPI(0.2)}
 
 
 def planner_of(spec, method, **settings):
-    return Planner(spec, METHODS[method], **{"horizon": 4, "iterations": 3, **settings})
+    return make_planner(spec, METHODS[method], **{"horizon": 4, "iterations": 3, **settings})
 
 
 def quadratic(target):
@@ -53,7 +54,7 @@ def every_sequence(spec, batch, horizon=4):
 @pytest.mark.parametrize("method", [CEM(elites=20, min_std=0.01), MPPI(temperature=0.1)], ids=["cem", "mppi"])
 def test_the_best_of_a_quadratic_is_found(method, generator):
     goal = targets(3)
-    planner = Planner(CONTINUOUS, method, horizon=4, iterations=30, candidates=200, std=0.3)
+    planner = make_planner(CONTINUOUS, method, horizon=4, iterations=30, candidates=200, std=0.3)
     plan = planner.plan(quadratic(goal), planner.neutral(3), generator)
     assert (plan.actions - goal).abs().max() < (0.03 if isinstance(method, CEM) else 0.2)
     assert torch.equal(plan.actions, plan.mean)
@@ -61,18 +62,18 @@ def test_the_best_of_a_quadratic_is_found(method, generator):
 
 def test_a_best_action_outside_the_bounds_is_met_at_the_bound(generator):
     goal = torch.full((1, 4, 2), 2.0)
-    planner = Planner(CONTINUOUS, CEM(), horizon=4, iterations=10)
+    planner = make_planner(CONTINUOUS, CEM(8), horizon=4, iterations=10)
     plan = planner.plan(lambda a: -(a - goal).square().sum((-1, -2)), planner.neutral(1), generator)
     assert plan.best.max() == 1 and plan.actions.max() <= 1 and plan.actions.min() > 0.95
 
 
-@pytest.mark.parametrize("method", [CEM(), MPPI(temperature=0.5)], ids=["cem", "mppi"])
+@pytest.mark.parametrize("method", [CEM(8), MPPI(temperature=0.5)], ids=["cem", "mppi"])
 @pytest.mark.parametrize("spec", [GROUPS, BINARY], ids=["groups", "binary"])
 def test_the_best_of_a_discrete_problem_is_that_of_all_sequences(spec, method, generator):
     evaluate, everything = table(spec, 6), every_sequence(spec, 6)
     returns, index = evaluate(everything).max(0)
     expected = everything[index, torch.arange(6)]
-    planner = Planner(spec, method, horizon=4, iterations=10, candidates=200)
+    planner = make_planner(spec, method, horizon=4, iterations=10, candidates=200)
     plan = planner.plan(evaluate, planner.neutral(6), generator)
     assert torch.equal(plan.best, expected)
     torch.testing.assert_close(plan.best_return, returns)
@@ -114,7 +115,7 @@ def test_the_generator_decides_the_plan(kind):
 def test_a_warm_start_helps(method):
     """A long sequence and few candidates: after a step, the plan that is left is better than a new one."""
     goal = targets(16, horizon=16)
-    planner = Planner(CONTINUOUS, METHODS[method], horizon=15, iterations=1)
+    planner = make_planner(CONTINUOUS, METHODS[method], horizon=15, iterations=1)
     first, later = quadratic(goal[:, :15]), quadratic(goal[:, 1:])
     mean = planner.neutral(16)
     for seed in range(20):
@@ -149,7 +150,7 @@ def test_one_iteration_is_the_weighted_mean_of_the_candidates(generator):
         seen.append(actions)
         return actions.sum((-1, -2))
 
-    planner = Planner(CONTINUOUS, MPPI(temperature=0.4), horizon=3, candidates=10)
+    planner = make_planner(CONTINUOUS, MPPI(temperature=0.4), horizon=3, candidates=10)
     plan = planner.plan(evaluate, planner.neutral(2), generator)
     returns = seen[0].sum((-1, -2))
     weights = torch.exp(returns / (0.4 * returns.std(0, correction=0)))
@@ -165,7 +166,9 @@ def test_elites_set_the_mean_and_the_std_of_the_next_candidates(generator):
         seen.append(actions)
         return actions.sum((-1, -2))
 
-    planner = Planner(CONTINUOUS, CEM(elites=50, min_std=0.01), horizon=1, iterations=2, candidates=20_000, std=0.2)
+    planner = make_planner(
+        CONTINUOUS, CEM(elites=50, min_std=0.01), horizon=1, iterations=2, candidates=20_000, std=0.2
+    )
     planner.plan(evaluate, planner.neutral(1), generator)
     elites = seen[0][seen[0].sum((-1, -2))[:, 0].topk(50).indices]
     torch.testing.assert_close(seen[1].mean(0), elites.mean(0), rtol=0, atol=0.01)  # 7 standard errors of 0.2 / 141
@@ -174,7 +177,7 @@ def test_elites_set_the_mean_and_the_std_of_the_next_candidates(generator):
 
 def test_candidates_come_as_often_as_the_plan_and_the_exploration_say(generator):
     seen = []
-    planner = Planner(GROUPS, CEM(), horizon=1, candidates=50_001, explore=0.3)
+    planner = make_planner(GROUPS, CEM(8), horizon=1, candidates=50_001, explore=0.3)
     start = torch.tensor([[[0.9, 0.1, 0.0, 0.25, 0.75]]])
     planner.plan(lambda actions: seen.append(actions) or torch.zeros(50_001, 1), start, generator)
     probs = 0.7 * start[0, 0] + 0.3 * torch.tensor([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3])
@@ -192,20 +195,20 @@ def test_returns_that_are_all_the_same_move_nothing_far(generator):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"horizon": 0}, "horizon, iterations: expected at least 1 each"),
-        ({"iterations": 0}, "horizon, iterations: expected at least 1 each"),
+        ({"horizon": 0}, "horizon: expected at least 1, got 0"),
+        ({"iterations": 0}, "iterations: expected at least 1, got 0"),
         ({"candidates": 1}, "candidates: expected at least 2"),
         ({"candidates": 7}, "elites: expected at most the 7 candidates, got 8"),
-        ({"std": 0.0}, "std, explore"),
-        ({"explore": 1.5}, "std, explore"),
+        ({"std": 0.0}, "std: expected a number greater than zero, got 0.0"),
+        ({"explore": 1.5}, r"explore: expected a share in \[0, 1\], got 1.5"),
     ],
 )
 def test_an_impossible_planner_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        Planner(CONTINUOUS, CEM(), **wrong)
+        make_planner(CONTINUOUS, CEM(8), **wrong)
 
 
-@pytest.mark.parametrize("method", [lambda: CEM(elites=0), lambda: CEM(min_std=0.0), lambda: MPPI(temperature=0.0)])
+@pytest.mark.parametrize("method", [lambda: CEM(elites=0), lambda: CEM(8, min_std=0.0), lambda: MPPI(temperature=0.0)])
 def test_an_impossible_method_is_refused(method):
     with pytest.raises(ValueError, match="expected"):
         method()
@@ -242,7 +245,7 @@ def swing(angle, speed, torque):
 
 def test_a_pendulum_is_swung_up_by_planning_again_at_every_step(generator):
     """From hanging still, for which 150 steps score -150 pi^2 = -1,480."""
-    planner = Planner(ActionSpec("continuous", 1), MPPI())
+    planner = make_planner(ActionSpec("continuous", 1), MPPI(0.2))
     angle, speed, total = torch.full((4,), torch.pi), torch.zeros(4), torch.zeros(4)
     mean = planner.neutral(4)
     for _ in range(150):

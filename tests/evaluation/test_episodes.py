@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from worldmodel.behaviour.acting import FilteringPolicy, Planning, Reflexes
-from worldmodel.behaviour.planner import MPPI, Planner
+from worldmodel.behaviour.planner import MPPI
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.episodes import FUTURES, play, side_by_side, summary
 from worldmodel.seeding import Stream, make_generator
-from worlds import Counting, make_model, register
+from worlds import Counting, make_model, make_planner, register
 
 
 class Uneven(Counting):
@@ -54,7 +54,7 @@ def scripted():
 
 def planning_policy(spec, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    planner = Planner(spec.action, MPPI(), horizon=2, candidates=5)
+    planner = make_planner(spec.action, MPPI(0.2), horizon=2, candidates=5)
     model = make_model(spec)
     return FilteringPolicy(model, Planning(model, planner, discount=0.9, generator=generator), generator)
 

@@ -8,7 +8,7 @@ import torch
 from latent_paths import along as path_terms
 from oracles.gaussian_worlds import normal, random_model, random_rows
 from worldmodel.evidence.estimate import per_step
-from worldmodel.evidence.rate import Rate, along, first_row, join_rates, misfit, posterior_path
+from worldmodel.evidence.rate import Rate, first_row, join_rates, misfit, posterior_path, rate_along_path
 from worldmodel.models.latents import GaussianFamily
 from worldmodel.models.vae import VAE
 from worldmodel.oracles.distributions import Gaussian
@@ -119,7 +119,7 @@ def test_later_rows_of_a_kalman_model(generator):
     here = model.local(drawn, acts)
     others = model.given(drawn, acts, proposal=model.tilted(here.J, here.j, acts))
     states = posterior_path(sequence, generator=generator)
-    rate = along(sequence, others, states.stoch)
+    rate = rate_along_path(sequence, others, states.stoch)
     gain = torch.linalg.solve(model.R, model.C @ q.V).mT  # dE[z_t] / dx_t
     centre = torch.stack([q(states.deter[None, :, t], t).mean[0] for t in range(3)], 1)
     spread = gain @ law.cov @ gain.mT
@@ -134,7 +134,7 @@ def test_later_rows_of_a_kalman_model(generator):
     assert near(rate.parts()["information_low"], information.mean().item()) and information.mean() > 0.3
 
 
-def test_first_row_is_along_with_the_other_sequences(generator):
+def test_first_row_is_the_rate_along_a_path_with_the_other_sequences(generator):
     """The two functions are one: the others' first rows, handed over as alternatives one by one."""
     model, batch = make_model(latent=GaussianFamily(2, 0.3)).double(), make_batch(batch=5, first=())
     sequence = model.given(batch)
@@ -144,7 +144,7 @@ def test_first_row_is_along_with_the_other_sequences(generator):
     for b in range(5):
         one = model.given(select(batch, [b]))
         others = model.given(select(batch, [o for o in range(5) if o != b]))
-        apart = along(one, others, path[[b]])
+        apart = rate_along_path(one, others, path[[b]])
         torch.testing.assert_close(apart.misfit.low[0, 0], pairwise.misfit.low[b, 0])
         torch.testing.assert_close(apart.misfit.high[0, 0], pairwise.misfit.high[b, 0])
     assert z.shape == (5, 2)
@@ -179,7 +179,7 @@ def test_alternatives_that_are_the_row_itself_hold_no_information(generator):
     model, batch = make_model().double(), make_batch(first=())
     sequence = model.given(batch)
     states = posterior_path(sequence, generator=generator)
-    rate = along(sequence, model.given(select(batch, [0, 1, 2] * 2)), states.stoch)
+    rate = rate_along_path(sequence, model.given(select(batch, [0, 1, 2] * 2)), states.stoch)
     log_p, log_q = path_terms(sequence, states.stoch[None])
     assert torch.isfinite(log_p - log_q).all()
     own = misfit(log_q, log_q[None].expand(2, -1, -1, -1), torch.zeros_like(log_q))
@@ -192,7 +192,7 @@ def test_padding_counts_nothing_joining_keeps_it_and_mistakes_are_refused(genera
     valid = torch.arange(7) < torch.tensor([7, 4, 1])[:, None]
     sequence = model.given(batch._replace(valid=valid))
     states = posterior_path(sequence, generator=generator)
-    rate = along(sequence, sequence, states.stoch)
+    rate = rate_along_path(sequence, sequence, states.stoch)
     assert not rate.rate[~valid].any() and not rate.misfit.low[~valid].any()
     both = join_rates([first_row(sequence), rate])
     assert isinstance(both, Rate) and both.valid.sum() == 3 + 12
@@ -200,4 +200,4 @@ def test_padding_counts_nothing_joining_keeps_it_and_mistakes_are_refused(genera
     with pytest.raises(ValueError, match="at least two sequences"):
         first_row(model.given(select(batch, [0])))
     with pytest.raises(ValueError, match="alternatives: expected a multiple of the 3 sequences, got 2"):
-        along(sequence, model.given(select(batch, [0, 1])), states.stoch)
+        rate_along_path(sequence, model.given(select(batch, [0, 1])), states.stoch)

@@ -105,6 +105,8 @@ def test_training_raises_the_bound_and_both_bounds_are_one(generator):
         final_fraction=1.0,
         total_updates=100,
         clip_norm=100.0,
+        weight_decay=0.0,
+        eps=1e-8,
     )
     norms = [learner.update(rows).grad_norm for _ in range(100)]
     assert set(norms[0]) == {"encoder", "decoder", "total"} and all(torch.isfinite(norm["total"]) for norm in norms)

@@ -40,7 +40,15 @@ def make_learner(world, gradient="reinforce", *, seed=0, agent=None, **settings)
 def updated(world, batch):
     """An update of the world model on a batch, which changes nothing: its rate is zero."""
     noise = torch.Generator().manual_seed(5)
-    settings = {"learning_rate": 0.0, "warmup": 0, "final_fraction": 1.0, "total_updates": 1, "clip_norm": 1.0}
+    settings = {
+        "learning_rate": 0.0,
+        "warmup": 0,
+        "final_fraction": 1.0,
+        "total_updates": 1,
+        "clip_norm": 1.0,
+        "weight_decay": 0.0,
+        "eps": 1e-8,
+    }
     return Learner(world, Objective(), noise, **settings).update(batch)
 
 

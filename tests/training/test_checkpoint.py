@@ -24,7 +24,15 @@ from worldmodel.training.checkpoint import (
 from worldmodel.training.learner import Learner
 from worlds import CATEGORICAL, make_batch, make_model
 
-SETTINGS = {"learning_rate": 1e-2, "warmup": 2, "final_fraction": 0.1, "total_updates": 9, "clip_norm": 100.0}
+SETTINGS = {
+    "learning_rate": 1e-2,
+    "warmup": 2,
+    "final_fraction": 0.1,
+    "total_updates": 9,
+    "clip_norm": 100.0,
+    "weight_decay": 0.0,
+    "eps": 1e-8,
+}
 COUNTERS = {"updates": 2, "env_steps": 500, "best_elbo": -1.25}
 CONFIG = {"rssm": {"deter": 8, "latent": "categorical"}, "seed": 3, "offline": None}
 

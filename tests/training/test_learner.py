@@ -16,7 +16,15 @@ from worldmodel.objectives.loss import Objective
 from worldmodel.training.learner import Learner, learning_rate
 from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, make_batch, make_model
 
-SETTINGS = {"learning_rate": 3e-3, "warmup": 5, "final_fraction": 0.1, "total_updates": 60, "clip_norm": 1e6}
+SETTINGS = {
+    "learning_rate": 3e-3,
+    "warmup": 5,
+    "final_fraction": 0.1,
+    "total_updates": 60,
+    "clip_norm": 1e6,
+    "weight_decay": 0.0,
+    "eps": 1e-8,
+}
 # Compiled code fuses and reorders float32 sums; 16 steps of recurrence amplify that a little.
 COMPILED = {"rtol": 1e-4, "atol": 1e-5}
 

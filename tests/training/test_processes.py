@@ -14,7 +14,15 @@ from worldmodel.training.learner import Learner
 from worldmodel.training.processes import ALONE, Processes
 from worlds import make_batch, make_model
 
-SETTINGS = {"learning_rate": 1e-3, "warmup": 0, "final_fraction": 1.0, "total_updates": 9, "clip_norm": 1e6}
+SETTINGS = {
+    "learning_rate": 1e-3,
+    "warmup": 0,
+    "final_fraction": 1.0,
+    "total_updates": 9,
+    "clip_norm": 1e6,
+    "weight_decay": 0.0,
+    "eps": 1e-8,
+}
 # Sums of float32 in another order.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
 

@@ -66,7 +66,7 @@ class Planning:
     """A chooser that searches for a good sequence of actions at every step, and takes the first of it.
 
     A candidate is worth the discounted rewards of one imagined future (`imagine_rewards`). The search starts from the
-    last plan, a step on; where an episode begins, from a plan that knows nothing.
+    last plan, a step on; where an episode begins, from the neutral plan.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Planning:
     ) -> Float[Tensor, " N"]:
         """What the newest plan is expected to earn over its H steps from these states: the discounted sum of rewards.
 
-        New futures are imagined for it: those that chose the plan flatter it.
+        New futures are imagined for it: the futures used to choose the plan overestimate its return.
 
         Args:
             state: the states that the plan was made in.

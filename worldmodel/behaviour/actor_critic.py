@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from worldmodel.behaviour.action_distributions import ActionDistribution, ActionFamily
 from worldmodel.behaviour.critic import Critic, critic_loss, move_towards
 from worldmodel.behaviour.returns import ReturnScale, discount_weights, lambda_return
+from worldmodel.checks import require, require_not_negative, require_positive, require_share
 from worldmodel.models.networks import mlp
 from worldmodel.types import Act, State
 
@@ -115,8 +116,7 @@ class Actor(nn.Module):
             ValueError: if there is no hidden layer.
         """
         super().__init__()
-        if min(units, layers) < 1:
-            raise ValueError(f"units, layers: expected at least 1 each, got {(units, layers)}")
+        require_positive(units=units, layers=layers)
         self.family = family
         self.hidden = mlp([features, *[units] * layers])
         self.head = nn.Linear(units, family.parameters)
@@ -166,11 +166,9 @@ class ActorCritic(nn.Module):
             ValueError: if a number is out of its range.
         """
         super().__init__()
-        if not 0 <= lam <= 1 or not 0 < slow_rate <= 1:
-            raise ValueError(f"lam, slow_rate: expected lam in [0, 1] and slow_rate in (0, 1], got {(lam, slow_rate)}")
-        if min(entropy_scale, slow_regularisation) < 0:
-            got = (entropy_scale, slow_regularisation)
-            raise ValueError(f"entropy_scale, slow_regularisation: expected zero or more each, got {got}")
+        require_share(lam=lam)
+        require(0 < slow_rate <= 1, "slow_rate", "a share in (0, 1]", slow_rate)
+        require_not_negative(entropy_scale=entropy_scale, slow_regularisation=slow_regularisation)
         self.actor, self.critic = actor, critic
         self.slow_critic = copy.deepcopy(critic).requires_grad_(False)
         self.return_scale = ReturnScale() if return_scale is None else return_scale

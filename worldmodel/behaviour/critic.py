@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
+from worldmodel.checks import require_above_zero, require_positive
 from worldmodel.kernels.precision import full_precision
 from worldmodel.models.likelihoods import symexp_bins
 from worldmodel.models.networks import mlp
@@ -69,8 +70,8 @@ class Critic(nn.Module):
             ValueError: if there is no hidden layer, the number of bins is not odd, or limit is not positive.
         """
         super().__init__()
-        if min(units, layers) < 1 or limit <= 0:
-            raise ValueError(f"units, layers, limit: expected numbers above zero, got {(units, layers, limit)}")
+        require_positive(units=units, layers=layers)
+        require_above_zero(limit=limit)
         self.hidden = mlp([features, *[units] * layers])
         self.head = nn.Linear(units, bins)
         nn.init.zeros_(self.head.weight)  # equal shares of bins that lie evenly around zero: a value of zero

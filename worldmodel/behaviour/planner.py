@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.behaviour.action_distributions import likeliest
+from worldmodel.checks import require, require_above_zero, require_positive, require_share
 from worldmodel.types import ActionSpec
 
 Evaluate = Callable[[Float[Tensor, "N B H A"]], Float[Tensor, "N B"]]
@@ -33,13 +34,12 @@ Evaluate = Callable[[Float[Tensor, "N B H A"]], Float[Tensor, "N B"]]
 class CEM:
     """Equal weights for the best candidates; the normal's std becomes theirs, but no less than `min_std`."""
 
-    elites: int = 8
+    elites: int
     min_std: float = 0.05  # in units of half the action's range
 
     def __post_init__(self) -> None:
-        if self.elites < 1 or self.min_std <= 0:
-            got = (self.elites, self.min_std)
-            raise ValueError(f"elites, min_std: expected at least one elite and a std above zero, got {got}")
+        require_positive(elites=self.elites)
+        require_above_zero(min_std=self.min_std)
 
     def weights(self, returns: Float[Tensor, "N B"]) -> Float[Tensor, "N B"]:
         """1 / elites for each of the best, of each problem."""
@@ -54,11 +54,10 @@ class MPPI:
     Measured in units of the candidates' own spread, so that the unit of the reward does not matter.
     """
 
-    temperature: float = 0.2
+    temperature: float
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature: expected a number above zero, got {self.temperature}")
+        require_above_zero(temperature=self.temperature)
 
     def weights(self, returns: Float[Tensor, "N B"]) -> Float[Tensor, "N B"]:
         """A softmax over candidates, of each problem; equal weights where all returns are the same."""
@@ -82,22 +81,20 @@ class Planner:
 
     spec: ActionSpec
     method: CEM | MPPI
-    horizon: int = 15  # actions of a sequence (H)
-    iterations: int = 1
-    candidates: int = 64  # of each iteration (N); the first of them is the plan's own actions, without noise
-    std: float = 0.7  # continuous: of the first iteration's candidates, in units of half the action's range
-    explore: float = 0.1  # classes and bits: share of the uniform distribution that candidates are drawn from
+    horizon: int  # actions of a sequence (H)
+    iterations: int
+    candidates: int  # of each iteration (N); the first of them is the plan's own actions, without noise
+    std: float  # continuous: of the first iteration's candidates, in units of half the action's range
+    explore: float  # classes and bits: share of the uniform distribution that candidates are drawn from
 
     def __post_init__(self) -> None:
-        if min(self.horizon, self.iterations) < 1:
-            raise ValueError(f"horizon, iterations: expected at least 1 each, got {(self.horizon, self.iterations)}")
-        if self.candidates < 2:
-            raise ValueError(f"candidates: expected at least 2, got {self.candidates}")
-        if isinstance(self.method, CEM) and self.method.elites > self.candidates:
-            raise ValueError(f"elites: expected at most the {self.candidates} candidates, got {self.method.elites}")
-        if self.std <= 0 or not 0 <= self.explore <= 1:
-            got = (self.std, self.explore)
-            raise ValueError(f"std, explore: expected a std above zero and a share in [0, 1], got {got}")
+        require_positive(horizon=self.horizon, iterations=self.iterations)
+        require(self.candidates > 1, "candidates", "at least 2", self.candidates)
+        if isinstance(self.method, CEM):
+            fits = self.method.elites <= self.candidates
+            require(fits, "elites", f"at most the {self.candidates} candidates", self.method.elites)
+        require_above_zero(std=self.std)
+        require_share(explore=self.explore)
 
     @torch.no_grad()
     def plan(self, evaluate: Evaluate, start: Float[Tensor, "B H A"], generator: torch.Generator | None = None) -> Plan:
@@ -132,7 +129,7 @@ class Planner:
         return Plan(mean, self.actions(mean), best, best_return)
 
     def neutral(self, batch: int, device: torch.device | str = "cpu") -> Float[Tensor, "B H A"]:
-        """A start that knows nothing: zeros for continuous actions, equal probabilities for classes and bits."""
+        """The neutral plan: zeros for continuous actions, equal probabilities for classes and bits."""
         return self._neutral_action(torch.zeros((), device=device)).expand(batch, self.horizon, -1)
 
     def shifted(self, mean: Float[Tensor, "B H A"]) -> Float[Tensor, "B H A"]:

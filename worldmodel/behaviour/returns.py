@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldmodel.checks import require, require_above_zero, require_share
+
 
 def lambda_return(
     reward: Float[Tensor, "B H"], value: Float[Tensor, "B _"], discount: Float[Tensor, "B _"], lam: float
@@ -27,8 +29,7 @@ def lambda_return(
     if value.shape != (B, H + 1) or discount.shape != (B, H):
         shapes = tuple(value.shape), tuple(discount.shape)
         raise ValueError(f"value, discount: expected {(B, H + 1)} and {(B, H)} for rewards {(B, H)}, got {shapes}")
-    if not 0 <= lam <= 1:
-        raise ValueError(f"lam: expected a number in [0, 1], got {lam}")
+    require_share(lam=lam)
     target, targets = value[:, H], []
     for t in reversed(range(H)):
         target = reward[:, t] + discount[:, t] * ((1 - lam) * value[:, t + 1] + lam * target)
@@ -79,10 +80,9 @@ class ReturnScale(nn.Module):
             ValueError: if an argument is out of its range.
         """
         super().__init__()
-        if not 0 <= low < high <= 1:
-            raise ValueError(f"low, high: expected shares with 0 <= low < high <= 1, got {(low, high)}")
-        if not 0 <= decay < 1 or not least > 0:
-            raise ValueError(f"decay, least: expected decay in [0, 1) and least above 0, got {(decay, least)}")
+        require(0 <= low < high <= 1, "low, high", "shares with 0 <= low < high <= 1", (low, high))
+        require(0 <= decay < 1, "decay", "a share in [0, 1)", decay)
+        require_above_zero(least=least)
         self.low, self.high, self.decay, self.least = low, high, decay, least
         self.register_buffer("averages", torch.zeros(3))
 

@@ -164,6 +164,6 @@ def _levels(leaf: ObservationSpec) -> tuple[int, ...]:
 
 
 def baseline_scores(fitted: Mapping[str, Baseline], name: str, targets: Tensor) -> dict[str, ByMetric]:
-    """Both baselines by method, at one leaf's rows [B, 1 + H, ...]: the last row seen, then the future."""
+    """Scores of both baselines for one leaf; targets [B, 1+H, ...] are the last observed step, then H future steps."""
     baseline, last, future = fitted[name], targets[:, :1], targets[:, 1:]
     return {"repeat_last": baseline.repeat_last(last, future), "marginal": baseline.marginal(future)}

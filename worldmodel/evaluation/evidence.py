@@ -50,7 +50,8 @@ GUIDED = Proposal("the posterior", 0.0, THRESHOLD)
 PROPOSALS = (
     GUIDED,
     Proposal("the posterior with a tenth of the prior", 0.1, THRESHOLD),
-    Proposal("the posterior, rarely resampled", 0.0, 0.1),  # where it has seen rows that the weights have not
+    # For a posterior that reads later rows, which the weights do not yet include.
+    Proposal("the posterior, rarely resampled", 0.0, 0.1),
 )
 
 
@@ -264,9 +265,9 @@ def rough_evidence(
 def choose_proposal(
     model: WorldModel, episodes: Batch, particles: int, generator: torch.Generator | None = None
 ) -> Proposal:
-    """The way of moving particles with the highest estimate of the evidence of these episodes.
+    """The proposal with the highest estimate; another replaces the posterior only if better by over one standard error.
 
-    The posterior alone is left only for one that is better by more than a standard error, paired over episodes.
+    The error is paired over episodes.
     """
 
     def estimate(proposal: Proposal) -> Float[Tensor, " B"]:

@@ -1,4 +1,4 @@
-"""What the model knows of episodes it was not trained on, and the KL of every time step, as arrays.
+"""The bound, KL and reconstructions of held-out episodes.
 
 Episodes are filtered whole from their reset, so their sums are bounds on the evidence of whole episodes.
 """
@@ -43,7 +43,10 @@ class Surprise:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Rows of one held-out episode's images: as they were, and as the states that saw them have them, [F, H, W, C]."""
+    """Rows of one held-out episode: the recorded images, and their reconstructions from the filtered states.
+
+    Both are [F, H, W, C].
+    """
 
     truth: np.ndarray
     filtered: np.ndarray

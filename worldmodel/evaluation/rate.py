@@ -6,7 +6,7 @@ import torch
 
 from worldmodel.checks import require_positive
 from worldmodel.data.batches import at_once, repeated, select
-from worldmodel.evidence.rate import Rate, along, first_row, join_rates, posterior_path
+from worldmodel.evidence.rate import Rate, first_row, join_rates, posterior_path, rate_along_path
 from worldmodel.models.simulation import predicted_rows
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, State
@@ -60,5 +60,5 @@ def every_row(
             )
         else:
             again = resample(many)
-        parts.append(along(given, model.given(again), states.stoch))
+        parts.append(rate_along_path(given, model.given(again), states.stoch))
     return join_rates(parts)

@@ -1,10 +1,11 @@
 """The gap decomposed: what the bound lacks, and why.
 
-    log p(x) - ELBO(q filtering) =   ELBO(q smoothing) - ELBO(q filtering)     filtering: not to have seen the future
-                                   + ELBO(q refined)   - ELBO(q smoothing)     amortisation: one network for all
-                                   + log p(x)          - ELBO(q refined)       family: what no q of the family has
+    log p(x) - ELBO(q filtering) =   ELBO(q smoothing) - ELBO(q filtering)   filtering: cost of not seeing later
+                                                                             observations
+                                   + ELBO(q refined)   - ELBO(q smoothing)   amortisation: one network for all
+                                   + log p(x)          - ELBO(q refined)     family: what no q of the family has
 
-All of one and the same generative model. Each part is as good as the posteriors that stand for it: a smoothing network
+All bounds use the same generative model. Each part is as good as the posteriors that stand for it: a smoothing network
 trained too shortly makes the filtering part too small and amortisation too large by as much. Filtering can be negative
 then. Log p(x) of a model without an oracle is estimated from below, and so is the family part.
 """

@@ -19,7 +19,8 @@ two parts sum to the rate exactly, since the rate is the closed-form KL and info
 
 At the first row h_1 is a constant, so the other sequences' first rows are the draws: real data, and no model needed
 (`first_row`). At later rows the draws come from the exact law of an oracle world, or from the model's own prediction
-of x_t (`along`); in the latter case misfit says how far the model is from agreeing with itself, not with the data.
+of x_t (`rate_along_path`); in the latter case misfit says how far the model is from agreeing with itself, not with the
+data.
 
 Sources: Hoffman and Johnson 2016, "ELBO surgery" (the decomposition); Poole et al. 2019, arXiv 1905.06922 (the bounds
 on information where the conditional, here q, is known: with the sample itself and without it).
@@ -34,7 +35,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldmodel.checks import require_positive
+from worldmodel.checks import require, require_positive
 from worldmodel.evidence.estimate import Estimate, per_step
 from worldmodel.objectives.elbo import masked_mean
 from worldmodel.types import LatentSequence, State
@@ -122,12 +123,10 @@ def first_row(sequence: LatentSequence, *, samples: int = 16, generator: torch.G
     """
     require_positive(samples=samples)
     B = len(sequence.valid)
-    if B < 2:
-        raise ValueError(f"sequence: expected at least two sequences, got {B}")
+    require(B > 1, "sequence", "at least two sequences", B)
     _, deter, prior = sequence.step(sequence.initial(samples), 0)
-    if not torch.allclose(
-        deter, deter[:, :1].expand_as(deter), rtol=1e-4, atol=1e-5
-    ):  # of one product, rounded differently
+    # h_1 is the same product for all sequences, up to rounding.
+    if not torch.allclose(deter, deter[:, :1].expand_as(deter), rtol=1e-4, atol=1e-5):
         raise ValueError("sequence: expected the same h_1 for all sequences, got different ones")
     posterior = sequence.proposal(deter, 0)
     z = posterior.sample(generator)  # [N, B, Z]
@@ -140,7 +139,7 @@ def first_row(sequence: LatentSequence, *, samples: int = 16, generator: torch.G
 
 
 @torch.no_grad()
-def along(sequence: LatentSequence, alternatives: LatentSequence, path: Float[Tensor, "B T Z"]) -> Rate:
+def rate_along_path(sequence: LatentSequence, alternatives: LatentSequence, path: Float[Tensor, "B T Z"]) -> Rate:
     """Every row, along one draw of the latents.
 
     Args:
@@ -154,8 +153,7 @@ def along(sequence: LatentSequence, alternatives: LatentSequence, path: Float[Te
     """
     B, T = sequence.valid.shape
     M, rest = divmod(len(alternatives.valid), B)
-    if M < 1 or rest:
-        raise ValueError(f"alternatives: expected a multiple of the {B} sequences, got {len(alternatives.valid)}")
+    require(M > 0 and rest == 0, "alternatives", f"a multiple of the {B} sequences", len(alternatives.valid))
     carry, kls, found = sequence.initial(1), [], []
     for t in range(T):
         carry, deter, prior = sequence.step(carry, t)

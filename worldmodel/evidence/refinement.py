@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldmodel.checks import require_positive
+from worldmodel.checks import require_above_zero, require_positive
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.types import Carry, Latent, LatentSequence, State
 
@@ -107,8 +107,7 @@ def refine(
         ValueError: if a number is not positive, or q cannot be moved.
     """
     require_positive(steps=steps, samples=samples, check=check)
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate: expected a number greater than zero, got {learning_rate}")
+    require_above_zero(learning_rate=learning_rate)
     start = RefinedSequence(sequence, _no_offset(sequence))
     found = RefinedSequence(sequence, _ascend(start, steps, samples, learning_rate, generator))
     better = mean_elbo(found, check, generator=generator) > mean_elbo(start, check, generator=generator)

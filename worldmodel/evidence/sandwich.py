@@ -1,9 +1,9 @@
-"""How far an estimate of the evidence can be from the truth, and whether a gap may be printed.
+"""The sandwich: bounds of the evidence from both sides, on sequences that the model itself has simulated.
 
     E[ log p^ ]  <=  log p(x)  <=  E[ log p^_c ]
 
-on data simulated from the model: SMC below, conditional SMC along the simulated latents above. The width between them
-certifies proposal, particles and length on the model's own data; on recorded data the lower bound alone is to be had.
+SMC is below, conditional SMC along the simulated latents above. The width between them certifies proposal, particles
+and length on the model's own data; on recorded data the lower bound alone is to be had.
 
 Sources: Grosse, Ghahramani and Adams 2015, arXiv 1511.02543; Andrieu, Doucet and Holenstein 2010, JRSS B 72.
 """

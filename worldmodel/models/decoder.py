@@ -174,7 +174,7 @@ class IntegerHead(nn.Module):
 
 
 class AtomsHead(nn.Module):
-    """Features -> a mass on a handful of values and a density elsewhere; which values, `start_at` is told.
+    """Features -> a mass on a handful of values and a density elsewhere; the values are set by `start_at`.
 
     It starts as the same mass on each. Until it has been told, zero is the only one.
     """

@@ -20,8 +20,8 @@ Kind = Literal["filtering", "smoothing"]
 def with_posterior(model: WorldModel, kind: Kind, *, seed: int = 0) -> WorldModel:
     """A copy with a posterior of this kind, which alone can be trained: all that generates has no gradient any more.
 
-    The new q begins where the old one is. One that is to smooth begins as the filter that ignores what follows; one
-    that is to filter as the smoother at rows that nothing follows, which is how it acts.
+    The new q begins where the old one is. One that is to smooth starts as the filter, which ignores what follows; one
+    that is to filter starts as the smoother with an empty summary of the future.
 
     Args:
         model: left as it is.
@@ -30,9 +30,9 @@ def with_posterior(model: WorldModel, kind: Kind, *, seed: int = 0) -> WorldMode
     """
     changed = copy.deepcopy(model)
     if kind == "smoothing" and changed.backward_network is None:
-        _look_ahead(changed, seed)
+        _make_smoothing(changed, seed)
     elif kind == "filtering" and changed.backward_network is not None:
-        _look_no_further(changed, changed.backward_network)
+        _make_filtering(changed, changed.backward_network)
     changed.requires_grad_(False)
     for part in posterior_parts(changed):
         part.requires_grad_()
@@ -57,7 +57,7 @@ def posterior_parts(model: WorldModel) -> list[nn.Module]:
     return parts if model.backward_network is None else [*parts, model.backward_network]
 
 
-def _look_ahead(model: WorldModel, seed: int) -> None:
+def _make_smoothing(model: WorldModel, seed: int) -> None:
     rssm = recurrence(model)
     old, width = rssm.posterior_embed, rssm.hidden
     with torch.random.fork_rng(devices=[]):  # the weights are made on the CPU, whatever the device
@@ -68,7 +68,7 @@ def _look_ahead(model: WorldModel, seed: int) -> None:
     rssm.posterior_embed = _linear(columns, old.bias)
 
 
-def _look_no_further(model: WorldModel, backward_network: BackwardNetwork) -> None:
+def _make_filtering(model: WorldModel, backward_network: BackwardNetwork) -> None:
     rssm = recurrence(model)
     old, width = rssm.posterior_embed, model.encoder.width
     constant = old.weight[:, width:] @ backward_network.nothing

@@ -241,7 +241,7 @@ class RSSM(nn.Module):
         *,
         plain_loop: bool = False,
     ) -> Trajectory:
-        """Filter a sequence, beginning anew where `is_first`; starts from `carry`, or from nothing.
+        """Filter a sequence, beginning anew where `is_first`; starts from `carry`, or the initial carry.
 
         Where `runs_as_scan` says so the loop is `scan`, which can be differentiated once, backward. The plain loop
         defines what is correct, has derivatives of all kinds, and runs instead where it is asked for.

@@ -209,7 +209,7 @@ class WorldModel(nn.Module):
         return self.dynamics.noise(batch, steps, generator)
 
     def observe(self, batch: Batch, noise: Float[Tensor, "B T *noise"], carry: Carry | None = None) -> Trajectory:
-        """Explain sequences without decoding them; from `carry`, or from nothing."""
+        """Explain sequences without decoding them; from `carry`, or the initial carry."""
         return self.dynamics.observe(self.embed_sequence(batch), batch.prev_action, batch.is_first, noise, carry)
 
     def filter(self, batch: Batch, noise: Float[Tensor, "B T *noise"]) -> Trajectory:

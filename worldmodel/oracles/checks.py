@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodel.checks import require
+
 TOLERANCE = 1e-9  # relative, for sums of probabilities and symmetry: float64 numbers may have been printed and read
 
 
@@ -36,8 +38,7 @@ def expect_probabilities(name: str, x: Tensor) -> None:
 
 def expect_positive(name: str, x: Tensor) -> None:
     """Raise ValueError unless every entry is a finite positive number."""
-    if not bool((torch.isfinite(x) & (x > 0)).all()):
-        raise ValueError(f"{name}: expected finite positive numbers, got {x.tolist()}")
+    require(bool((torch.isfinite(x) & (x > 0)).all()), name, "finite positive numbers", x.tolist())
 
 
 def as_rows(name: str, x: Tensor, *shape: int | None) -> Float[Tensor, "..."]:

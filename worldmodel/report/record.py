@@ -15,6 +15,7 @@ import numpy as np
 from worldmodel.data.suites import current_id
 from worldmodel.evaluation.evidence import EvidenceReport
 from worldmodel.evaluation.scores import Scores
+from worldmodel.system.metrics_file import read_row
 from worldmodel.system.plain_yaml import read_mapping
 from worldmodel.train_ratio import updates_paid
 
@@ -199,17 +200,6 @@ def _metrics(path: Path, notes: list[str]) -> tuple[dict[str, float], ...]:
             merged = {key: value for key, value in merged.items() if key < update}
         merged.setdefault(update, {}).update(row)
     return tuple(merged.values())
-
-
-def read_row(line: str | bytes) -> dict[str, float] | None:
-    """A line of metrics.jsonl, NaN where a number was not finite; nothing where it is damaged."""
-    try:
-        row = json.loads(line)
-        update = float(int(row["update"]))
-        values = {key: np.nan if value is None else float(value) for key, value in row.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        return None
-    return {**values, "update": update}
 
 
 def _json(path: Path, notes: list[str], form: Any) -> Any:

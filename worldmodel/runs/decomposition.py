@@ -20,7 +20,8 @@ from worldmodel.evidence.refinement import STEPS
 from worldmodel.models.posteriors import Kind
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import can_resample, resample_rows
-from worldmodel.runs.run import Run, stored_data
+from worldmodel.runs.folder import stored_data
+from worldmodel.runs.run import Run
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.posterior_fit import fit_posterior
 from worldmodel.types import Batch

@@ -25,7 +25,8 @@ from worldmodel.data.batches import select
 from worldmodel.data.environment import real_spaces
 from worldmodel.data.replay import Replay
 from worldmodel.data.row_spaces import RowSpaces
-from worldmodel.runs.run import Run, open_run, stored_data
+from worldmodel.runs.folder import stored_data
+from worldmodel.runs.run import Run, open_run
 from worldmodel.types import Batch
 
 STARTS = ("replay", "heldout")

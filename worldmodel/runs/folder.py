@@ -16,7 +16,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from worldmodel.config import Config
-from worldmodel.config_io import write_config
+from worldmodel.config_io import read_run_config, write_config
+from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
+from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import refuse_link, write_whole
 from worldmodel.system.installation import versions
 from worldmodel.training.processes import ALONE, Processes
@@ -42,11 +44,47 @@ def make_folder(config: Config) -> Path:
     raise FileExistsError(f"{config.runs}: a hundred runs named {stem} exist already")
 
 
+def read_settings(folder: Path) -> Config:
+    """A run's settings. Where an earlier version wrote them, without `evaluation.seed`, that is the run's own seed.
+
+    Raises:
+        FileNotFoundError: if the folder is not a run's.
+        ValueError: if its settings cannot be read.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
+    return read_run_config(path)
+
+
+def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
+    """Where a run's rows and its held-out episodes are: in its own folder, or with the stored data it learns from.
+
+    Stored episodes that are not divided yet are divided into the run's folder.
+    """
+    own = folder / REPLAY, folder / HELDOUT
+    if config.offline is None or any(path.exists() for path in own):  # the replay may have been removed to save room
+        return own
+    return prepare_data(
+        config.offline,
+        folder,
+        heldout=config.evaluation.episodes,
+        generator=make_generator(config.evaluation.seed, stream=Stream.HELDOUT),
+        **reading(config),
+    )
+
+
+def reading(config: Config) -> dict[str, Any]:
+    """The settings that decide how stored observations are read."""
+    return {name: getattr(config.env, name) for name in ("image_size", "drop_text", "integers")}
+
+
 @contextmanager
 def locked(folder: Path, processes: Processes = ALONE) -> Iterator[None]:
-    """Hold the lock of a run's folder, in which one process at a time may write. It ends with the process in any case.
+    """Hold the lock of a run's folder, in which one process at a time may write.
 
-    Of several processes that share the training, only the one that writes takes it.
+    The lock is released when the process exits. Of several processes that share the training, only the one that writes
+    takes it.
 
     Raises:
         ValueError: if another process holds it, or the folder cannot be written in.

@@ -22,9 +22,7 @@ from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.behaviour.imagination import Dream, dream
 from worldmodel.checks import require_positive, require_several
 from worldmodel.config import Config
-from worldmodel.config_io import read_run_config
 from worldmodel.data.batches import at_once, fitting_rows, long_enough, longest_episode, pad_episodes, select
-from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.evaluation.baselines import Baseline, fit_baselines
@@ -37,6 +35,7 @@ from worldmodel.evidence.estimate import RUNS
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.runs.environments import evaluation_environments
+from worldmodel.runs.folder import read_settings, stored_data
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import make_own_folder, write_whole
 from worldmodel.training.checkpoint import CheckpointError, load_agent, load_model, newest_sound, require_settings
@@ -417,38 +416,3 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
     if (agent := build_acting.build_agent(config, model)) is not None:
         load_agent(found, agent)
     return Run(folder, config, model, agent)
-
-
-def read_settings(folder: Path) -> Config:
-    """A run's settings. Where an earlier version wrote them, without `evaluation.seed`, that is the run's own seed.
-
-    Raises:
-        FileNotFoundError: if the folder is not a run's.
-        ValueError: if its settings cannot be read.
-    """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
-    return read_run_config(path)
-
-
-def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:
-    """Where a run's rows and its held-out episodes are: in its own folder, or with the stored data it learns from.
-
-    Stored episodes that are not divided yet are divided into the run's folder.
-    """
-    own = folder / REPLAY, folder / HELDOUT
-    if config.offline is None or any(path.exists() for path in own):  # the replay may have been removed to save room
-        return own
-    return prepare_data(
-        config.offline,
-        folder,
-        heldout=config.evaluation.episodes,
-        generator=make_generator(config.evaluation.seed, stream=Stream.HELDOUT),
-        **reading(config),
-    )
-
-
-def reading(config: Config) -> dict[str, Any]:
-    """The settings that decide how stored observations are read."""
-    return {name: getattr(config.env, name) for name in ("image_size", "drop_text", "integers")}

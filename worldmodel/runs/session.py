@@ -40,9 +40,12 @@ from worldmodel.runs.folder import (
     note_session,
     noted_divergence,
     products,
+    read_settings,
+    reading,
+    stored_data,
 )
 from worldmodel.runs.messages import announce, conclude
-from worldmodel.runs.run import Run, open_run, read_settings, reading, stored_data, write_report
+from worldmodel.runs.run import Run, open_run, write_report
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.training.checkpoint import BEHAVIOUR, Checkpoint, CheckpointError, newest_sound, require_settings
 from worldmodel.training.divergence import ADVICE, NonFiniteLossError

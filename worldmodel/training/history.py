@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from worldmodel.evaluation.held_out import Reconstruction
-from worldmodel.report.record import Curve, read_row
+from worldmodel.report.record import Curve
 from worldmodel.system.files import open_to_append, write_whole
+from worldmodel.system.metrics_file import read_row
 
 TABLES = ("kl", "train", "heldout", "acting", "acting_heldout", "acting_evidence", "heldout_evidence")
 

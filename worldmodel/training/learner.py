@@ -101,8 +101,8 @@ class Learner(Generic[Model]):
         final_fraction: float,
         total_updates: int,
         clip_norm: float,
-        weight_decay: float = 0.0,
-        eps: float = 1e-8,
+        weight_decay: float,
+        eps: float,
         autocast: bool = False,
         processes: Processes = ALONE,
     ) -> None:

@@ -44,6 +44,8 @@ def fit_posterior(
         final_fraction=0.05,
         total_updates=updates,
         clip_norm=100.0,
+        weight_decay=0.0,
+        eps=1e-8,
     )
     for update in range(updates):
         at(f"update {update + 1} of {updates} of a {kind} posterior")

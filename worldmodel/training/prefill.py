@@ -6,7 +6,7 @@ from worldmodel.models.world_model import WorldModel
 
 
 def fit_to_prefill(replay: Replay, model: WorldModel) -> None:
-    """Tell a model the mean and spread of what the rows hold, and a decoder of categorical rewards which there are.
+    """Set the standardisers from the replay's mean and std, and the reward values of a categorical head.
 
     Raises:
         ValueError: if there are too many different rewards for a categorical one.

@@ -6,7 +6,6 @@ process is killed, W&B's file loses what is in its buffer, and `metrics.jsonl` l
 
 import io
 import json
-import math
 import netrc
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from urllib.parse import urlparse
 import numpy as np
 
 from worldmodel.system.files import make_own_folder, open_to_append, refuse_link, write_whole
+from worldmodel.system.metrics_file import json_number, write_row
 from worldmodel.system.names import file_name, tracked_name, visible
 
 Columns = Mapping[str, Sequence[float] | np.ndarray]
@@ -60,12 +60,11 @@ class FolderTracker:
 
     def scalars(self, update: int, values: Mapping[str, float]) -> None:
         """Append a line."""
-        row = {"update": update, **{name: _json_number(value) for name, value in values.items()}}
-        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.write(write_row(update, values))
 
     def lines(self, update: int, name: str, columns: Columns) -> None:
         """Write lines/NAME.json, with the name as `names.file_name` has it."""
-        data = {key: [_json_number(v) for v in _floats(column)] for key, column in columns.items()}
+        data = {key: [json_number(v) for v in _floats(column)] for key, column in columns.items()}
         write_whole(self.folder / "lines" / f"{self._stem(name)}.json", json.dumps({"update": update, **data}))
 
     def image(self, update: int, name: str, png: bytes) -> None:
@@ -287,7 +286,3 @@ def _has_key(environment: Mapping[str, str]) -> bool:
 
 def _floats(column: Sequence[float] | np.ndarray) -> list[float]:
     return np.asarray(column, np.float64).tolist()
-
-
-def _json_number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -33,7 +33,7 @@ from worldmodel.types import Batch, SavedPolicy
 
 
 class Trainer:
-    """Runs learners over rollouts. It owns the loop and the counters, and nothing else.
+    """Runs learners over rollouts: the loop and its counters, and the checkpoints that it saves and goes back to.
 
     Every learner takes one step on each batch: the world model's first, then the others in their order.
     """
@@ -71,7 +71,7 @@ class Trainer:
         settings: stored in every checkpoint; it can be resumed under the same ones only.
         evaluators: the others, in their order.
         best_by: the score, of any evaluator, by which the best weights are chosen.
-        stages: adds up how long things take.
+        stages: seconds spent per stage.
         history: of earlier sessions.
         interruptions: signals that came before, and those that come while it runs.
         others: learners beside the world model's, by the names of their parts of a checkpoint.
