@@ -11,6 +11,7 @@ def test_a_row_is_read_as_it_was_written_and_what_is_not_finite_is_nan():
     row = read_row(line)
     assert math.isnan(row.pop("bad")) and math.isnan(row.pop("worse"))
     assert row == {"update": 7.0, "kl/mean": 0.1, "count": 3.0}
+    assert read_row('{"update": 7.5}') == {"update": 7.0}  # updates are whole
 
 
 @pytest.mark.parametrize(
