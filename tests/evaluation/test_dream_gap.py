@@ -18,7 +18,7 @@ from worlds import Counting, make_batch, make_model, register
 VECTOR = {"obs": ObservationSpec("vector", (2,))}
 
 
-class Uneven(Counting):
+class Unequal(Counting):
     """First episodes of 1 + seed % 3 steps with a reward of 10 each; in later ones a step earns 1,000."""
 
     def reset(self, *, seed=None, options=None):
@@ -32,8 +32,8 @@ class Uneven(Counting):
 @pytest.fixture(autouse=True)
 def _worlds():
     register()
-    if "Uneven-v0" not in gymnasium.registry:
-        gymnasium.register("Uneven-v0", Uneven, disable_env_checker=True)
+    if "Unequal-v0" not in gymnasium.registry:
+        gymnasium.register("Unequal-v0", Unequal, disable_env_checker=True)
 
 
 def course(obs, running, reward=None, path="obs"):
@@ -154,7 +154,7 @@ def test_what_the_world_earned_and_what_the_dream_earned():
 def test_what_comes_behind_an_episode_counts_for_nothing_while_others_go_on():
     first = first_start(0)
     lengths = [1 + (first + i) % 1000 % 3 for i in range(3)]
-    with make_environments("Uneven-v0", count=3) as environments:
+    with make_environments("Unequal-v0", count=3) as environments:
         found = dream_gap(
             environments,
             lasting(make_model(environments.spec)),
