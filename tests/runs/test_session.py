@@ -735,15 +735,19 @@ def test_a_sigterm_to_the_whole_group_is_no_death_of_a_worker(tmp_path):
         "    def step(self, action):\n"
         "        self.steps += 1\n"
         "        if self.steps == 45:\n"
-        "            os.killpg(os.getpgid(0), signal.SIGTERM)\n"
+        "            try:\n"
+        "                open(sys.argv[1], 'x').close()\n"
+        "                os.killpg(os.getpgid(0), signal.SIGTERM)\n"
+        "            except FileExistsError:\n"  # the other one has sent it: a second one would end the run at once
+        "                pass\n"
         "            time.sleep(60)\n"
         "        return super().step(action)\n"
         "gymnasium.register('Long-v0', Long, disable_env_checker=True)\n"
-        "main(['train', '--env.id=Long-v0', '--env.asynchronous=true', *sys.argv[1:]])\n"
+        "main(['train', '--env.id=Long-v0', '--env.asynchronous=true', *sys.argv[2:]])\n"
     )
     settings = ["--evaluation.episodes=1", "--evaluation.context=1", "--evaluation.horizon=1", f"--runs={tmp_path}"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *OPTIONS, *settings],
+        [sys.executable, "-c", code, str(tmp_path / "sent"), *OPTIONS, *settings],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
         capture_output=True,
