@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from rich.console import Console
 
+from brief_runs import train_briefly
 from worldmodel import build
 from worldmodel.cli import main
 from worldmodel.commands import evaluate
@@ -17,32 +17,13 @@ from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.evaluation.episodes import summary
 from worldmodel.runs.run import open_run
-from worldmodel.runs.session import train
-from worldmodel.training.progress import RunProgress
-from worlds import TINY
 
-SETTINGS = TINY | {
-    "env.time_limit": 12,
-    "training.prefill": 200,
-    "training.env_steps": 240,
-    "training.train_ratio": 3.2,
-    "training.evaluate_every": 1000,
-    "evaluation.episodes": 3,
-    "evaluation.context": 4,
-    "evaluation.horizon": 4,
-    "evaluation.samples": 2,
-    "tracking": "none",
-}
 SEARCH = ("--horizon", "3", "--candidates", "9")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
-        patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
-        runs = str(tmp_path_factory.mktemp("runs"))
-        return train(None, {**SETTINGS, "runs": runs}, progress=RunProgress(240, Console(quiet=True))).folder
+    return train_briefly(tmp_path_factory.mktemp("runs"))
 
 
 def test_without_episodes_it_scores_the_held_out_ones(folder, capsys):

@@ -14,42 +14,22 @@ import torch
 import yaml
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
-from rich.console import Console
 
 import worldmodel_envs  # noqa: F401  registers the dream
+from brief_runs import train_briefly
 from worldmodel.data.replay import Replay
 from worldmodel.runs.dream import make_dream, make_dreams
 from worldmodel.runs.run import open_run
-from worldmodel.runs.session import train
 from worldmodel.training.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.training.progress import RunProgress
-from worlds import TINY
 
 ROOT = Path(__file__).parents[2]
 DREAM = "worldmodel/Dream-v0"
-SETTINGS = TINY | {
-    "env.id": "CartPole-v1",
-    "env.time_limit": 12,
-    "training.prefill": 200,
-    "training.env_steps": 240,
-    "training.train_ratio": 3.2,
-    "training.evaluate_every": 1000,
-    "evaluation.episodes": 3,
-    "evaluation.context": 4,
-    "evaluation.horizon": 4,
-    "evaluation.samples": 2,
-    "tracking": "none",
-}
 
 
 @pytest.fixture(scope="module")
 def train_tiny(tmp_path_factory):
     def make(**settings):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
-            patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
-            runs = {"runs": str(tmp_path_factory.mktemp("runs"))}
-            return train(None, SETTINGS | runs | settings, progress=RunProgress(240, Console(quiet=True))).folder
+        return train_briefly(tmp_path_factory.mktemp("runs"), {"env.id": "CartPole-v1"} | settings)
 
     return make
 

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
+from brief_runs import train_briefly
 from worldmodel import build
 from worldmodel.cli import main
 from worldmodel.data.guard import EnvironmentFailureError
@@ -16,32 +16,13 @@ from worldmodel.runs.dream_gap import measure_dream_gap
 from worldmodel.runs.environments import rendering
 from worldmodel.runs.play import watch_play, write_play
 from worldmodel.runs.run import open_run
-from worldmodel.runs.session import train
-from worldmodel.training.progress import RunProgress
-from worlds import TINY
 
-SETTINGS = TINY | {
-    "env.id": "CartPole-v1",
-    "env.time_limit": 12,
-    "training.prefill": 200,
-    "training.env_steps": 240,
-    "training.train_ratio": 3.2,
-    "training.evaluate_every": 1000,
-    "evaluation.episodes": 3,
-    "evaluation.context": 2,
-    "evaluation.horizon": 4,
-    "evaluation.samples": 2,
-    "tracking": "none",
-}
+SETTINGS = {"env.id": "CartPole-v1", "evaluation.context": 2}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
-        patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
-        runs = str(tmp_path_factory.mktemp("runs"))
-        return train(None, {**SETTINGS, "runs": runs}, progress=RunProgress(240, Console(quiet=True))).folder
+    return train_briefly(tmp_path_factory.mktemp("runs"), SETTINGS)
 
 
 def test_it_writes_a_film_of_the_best_and_the_median_episode(folder, capsys):

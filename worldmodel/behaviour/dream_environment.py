@@ -103,30 +103,26 @@ class DreamEnv(gymnasium.Env):
         self.observation_space, self.action_space = spaces.observation, spaces.action
         self.metadata = {name: self._vector.metadata[name] for name in ("render_modes", "render_fps")}
         self.render_mode = render_mode
-        self._seeded = False  # whether the dreams' random numbers have begun
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin a dream. Arguments and errors as of `DreamVectorEnv.reset`."""
         super().reset(seed=seed)
-        if seed is not None or not self._seeded:
-            self._vector.dreams.seed(int(self.np_random.integers(2**63)))
-            self._seeded = True
-        _, obs = self._vector.dreams.begin(context=_context(options))
-        return self._first(obs), {}
+        obs, info = self._vector.reset(seed=seed, options=options)
+        return self._first(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; once the dream is over, it goes on until it is reset."""
         vector = self._vector.spaces.vectors(np.asarray(action)[None])
         obs, reward, terminated, truncated = self._vector.dreams.step(torch.from_numpy(vector))
-        return self._first(obs), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+        return self._first(self._vector._members(obs)), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
 
     def render(self) -> np.ndarray | None:
         """The image [H, W, 3] that the model decodes from the newest state; None without a render mode."""
         frames = self._vector.render()
         return None if frames is None else frames[0]
 
-    def _first(self, obs: dict[str, torch.Tensor]) -> Any:
-        return next(iter(iterate(self._vector.observation_space, self._vector._members(obs))))
+    def _first(self, members: Any) -> Any:
+        return next(iter(iterate(self._vector.observation_space, members)))
 
 
 def _context(options: dict[str, Any] | None) -> Any:

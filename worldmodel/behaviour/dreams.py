@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from worldmodel.behaviour.action_distributions import likeliest
 from worldmodel.checks import require_positive
-from worldmodel.data.batches import in_precision, select
+from worldmodel.data.batches import in_precision, joined, select
 from worldmodel.models.decoder import CONTINUE, REWARD
 from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import Stream, make_generator
@@ -202,12 +202,6 @@ def going_on(draw: Callable[[int], Batch], count: int) -> Batch:
         if sum(len(one.reward) for one in found) >= count:
             return select(joined(found), slice(count))
     raise ValueError(f"contexts: expected rows that an episode goes on from, found none in {ATTEMPTS * count} rows")
-
-
-def joined(parts: list[Batch]) -> Batch:
-    """Sequences of the same length as one batch."""
-    obs = {path: torch.cat([part.obs[path] for part in parts]) for path in parts[0].obs}
-    return Batch(obs, *(torch.cat(fields) for fields in zip(*(part[1:] for part in parts), strict=True)))
 
 
 def _for_each(context: Batch, wanted: int) -> Batch:

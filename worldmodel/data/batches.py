@@ -114,6 +114,12 @@ def stacked(rows: Sequence[Rows]) -> Batch:
     return Batch(obs, **rest, valid=torch.ones(rest["reward"].shape, dtype=torch.bool))
 
 
+def joined(parts: list[Batch]) -> Batch:
+    """Sequences of the same length as one batch."""
+    obs = {path: torch.cat([part.obs[path] for part in parts]) for path in parts[0].obs}
+    return Batch(obs, *(torch.cat(fields) for fields in zip(*(part[1:] for part in parts), strict=True)))
+
+
 def pad_episodes(episodes: Sequence[Batch], max_length: int) -> Batch:
     """Batches of one episode each, as one [B, T] batch of whole episodes from their reset.
 

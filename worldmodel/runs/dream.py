@@ -17,11 +17,11 @@ import torch
 from torch.utils._pytree import tree_map
 
 from worldmodel.behaviour.dream_environment import DreamEnv, DreamVectorEnv
-from worldmodel.behaviour.dreams import CONTEXT, HORIZON, DrawContexts, DreamRules, Dreams, going_on, joined
+from worldmodel.behaviour.dreams import CONTEXT, HORIZON, DrawContexts, DreamRules, Dreams, going_on
 from worldmodel.build_acting import require_learned_returns
 from worldmodel.checks import require_positive
 from worldmodel.data import suites
-from worldmodel.data.batches import select
+from worldmodel.data.batches import joined, select
 from worldmodel.data.environment import real_spaces
 from worldmodel.data.replay import Replay
 from worldmodel.data.row_spaces import RowSpaces

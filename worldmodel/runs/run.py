@@ -22,6 +22,7 @@ from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.behaviour.imagination import Dream, dream
 from worldmodel.checks import require_positive, require_several
 from worldmodel.config import Config
+from worldmodel.config_acting import PLANNERS
 from worldmodel.data.batches import at_once, fitting_rows, long_enough, longest_episode, pad_episodes, select
 from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, read_episodes
@@ -146,7 +147,7 @@ class Run:
         name = self.policy_name(name, **planner)
         if name not in ("actor", "mppi", "cem", "random"):
             raise ValueError(f"policy: expected actor, mppi, cem or random, got {name!r}")
-        if name in ("mppi", "cem"):
+        if name in PLANNERS:
             settings = replace(self.config, planner=replace(self.config.planner, **{**planner, "method": name}))
             return build_acting.build_policy(settings, self.model, "planner", seed, self.agent)
         if planner:
