@@ -52,6 +52,16 @@ def test_a_seed_decides_a_dream_and_so_does_the_context_of_ones_choice():
     assert info == {}
 
 
+def test_a_reset_without_a_seed_takes_the_next_context_that_is_ready():
+    dreams, seen = parts()
+    env, draw, drawn = DreamEnv(dreams, seen), dreams._draw, []
+    dreams._draw = lambda count, generator: drawn.append(count) or draw(count, generator)
+    begun = [env.reset(seed=seed)[0] for seed in (3, None, None)]
+    assert len(drawn) == 1 and len({x.tobytes() for x in begun}) == 3
+    np.testing.assert_array_equal(env.reset(seed=3)[0], begun[0])
+    assert len(drawn) == 2
+
+
 def test_a_vector_of_dreams_begins_the_ended_ones_anew_and_tells_what_they_showed_last():
     envs, others = (DreamVectorEnv(*parts(count=3, horizon=2)) for _ in range(2))
     assert envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
