@@ -65,3 +65,8 @@ def test_a_planner_is_built_from_its_section():
 def test_how_a_model_is_planned_with_may_change_after_its_training():
     changed = read_config((), {"planner.horizon": 4, "planner.method": "cem"})
     assert lasting_settings(changed) == lasting_settings(read_config())
+
+
+def test_a_planner_that_collects_the_rows_is_part_of_its_run_for_life():
+    one, other = (read_config((), {"acting.policy": "mppi", "planner.horizon": n}) for n in (4, 5))
+    assert lasting_settings(one) != lasting_settings(other)

@@ -60,6 +60,7 @@ REFUSED = [  # what is set, the key that the message begins with, what it expect
     ({"optimizer.final_fraction": 1.5}, "optimizer.final_fraction", "a share in [0, 1]", "1.5"),
     ({"training.train_ratio": 0.0}, "training.train_ratio", "greater than zero", "0.0"),
     ({"training.env_steps": 5000}, "training.env_steps", "more than training.prefill = 5000", "5000"),
+    ({"acting.policy": "cem", "planner.elites": 65}, "planner.elites", "at most planner.candidates = 64", "65"),
     ({"name": "a/b"}, "name", "a file name", "'a/b'"),
     ({"name": ""}, "name", "a file name", "''"),
     ({"seed": -1}, "seed", "zero or more", "-1"),

@@ -105,6 +105,7 @@ def last_checkpoint(folder):
 def test_an_acting_run_learns_an_actor_and_is_evaluated_on_what_it_earns(acted):
     run, progress = acted
     assert set(column(run, "behaviour/loss/value")) == set(range(1, 11))
+    assert run.policy("actor").model is run.model and not run.agent.training
     assert list(column(run, "behaviour/optimizer/learning_rate").values()) == [1e-3] * 10
     returns = column(run, "acting/return")
     assert set(returns) == {4, 8, 10}
