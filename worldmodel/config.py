@@ -179,8 +179,8 @@ class DecoderConfig:
     vector: Literal["gaussian", "symlog"] = "gaussian"
     """Density of vector observations: a diagonal Gaussian, or one on sign(x) log(1 + |x|) with its Jacobian."""
     reward: Literal["gaussian", "symlog", "twohot", "categorical"] = "gaussian"
-    """Density of the reward; two-hot is a mixture of hat functions on symexp-spaced bins. `categorical` puts a mass on
-    each reward of the prefill (at most 32 different ones), and a density with a small weight on all others."""
+    """Density of the reward; two-hot is log-linear between symexp-spaced bins. `categorical` puts a mass on each reward
+    of the prefill (at most 32 different ones), and a density with a small weight on all others."""
     standardise: bool = True
     """Predict Gaussian targets in units of the prefill's std around its mean, and images around its mean image.
     Densities are in the data's own units in any case."""

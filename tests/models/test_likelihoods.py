@@ -3,11 +3,13 @@
 import dataclasses
 import math
 
+import mpmath as mp
 import pytest
 import torch
 from scipy import integrate
 from torch.distributions import Bernoulli, Categorical, Normal
 
+from worldmodel.behaviour.critic import two_hot
 from worldmodel.models import likelihoods as lk
 from worldmodel.types import Likelihood
 
@@ -88,18 +90,65 @@ def test_samples_of_a_density_fall_where_it_says(name):
         assert abs(seen - below) < 4 * (below * (1 - below) / count) ** 0.5
 
 
-def test_two_hot_log_prob_bounds_the_two_hot_cross_entropy():
-    """-CE(two-hot target) - E[log area] <= log p, Jensen's inequality; DreamerV3 optimises the left side."""
-    distribution, bins = densities()["two-hot"]
-    bins = torch.tensor(bins, dtype=torch.float64)
-    x = torch.linspace(-6, 6, 41, dtype=torch.float64)
-    upper = torch.searchsorted(bins, x).clamp(1, 4)
-    share = (x - bins[upper - 1]) / (bins[upper] - bins[upper - 1])
-    area = torch.cat([bins.diff()[:1] / 2, (bins[2:] - bins[:-2]) / 2, bins.diff()[-1:] / 2])
-    log_weight = distribution.logits.log_softmax(-1) - area.log()
-    bound = (1 - share) * log_weight[upper - 1] + share * log_weight[upper]
-    exact = lk.TwoHot(distribution.logits.expand(41, 5), bins).log_prob(x[:, None])
-    assert (exact - bound).min() >= -1e-12 and (exact - bound).max() > 1e-3
+def two_hot_nll(logits, bins, x):
+    return -lk.TwoHot(logits.expand(len(x), -1), bins).log_prob(x[:, None])
+
+
+def test_two_hot_gradient_is_expected_shares_minus_shares():
+    """That of an exponential family; DreamerV3's cross-entropy has the same shares, and the softmax for their mean."""
+    distribution, kinks = densities()["two-hot"]
+    bins, logits = torch.tensor(kinks, dtype=torch.float64), distribution.logits.clone().requires_grad_()
+    x = torch.tensor([0.7, -3.0], dtype=torch.float64)
+    (got,) = torch.autograd.grad(two_hot_nll(logits, bins, x).sum(), logits)
+
+    def share(i, at):
+        return two_hot(torch.tensor(at, dtype=torch.float64), bins)[i].item()
+
+    for i in range(5):
+        expected, _ = integrate.quad(
+            lambda at, i=i: share(i, at) * density(distribution, at), kinks[0], kinks[-1], points=kinks[1:-1]
+        )
+        assert got[i].item() == pytest.approx(2 * expected - sum(share(i, at) for at in x.tolist()), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "targets", [[1.0], [100.0], [-8.0], [0.0], [-0.3], [-200.0, 500.0, 500.0], [0.0, 10.0], [1.0, 1.3, -40.0]]
+)
+def test_the_best_two_hot_density_has_the_mean_of_its_data(targets):
+    """Over DreamerV3's bins; an actor learns from this mean."""
+    bins, x = lk.symexp_bins(255).double(), torch.tensor(targets, dtype=torch.float64)
+    logits = torch.zeros(255, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = two_hot_nll(logits, bins, x).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(lk.TwoHot(logits, bins).mean[0], x.mean(), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("slope", [0.0, 1e-9, 1e-3, 9.99e-3, 1.001e-2, 1.0, -1.0, 700.0, -700.0])
+def test_two_hot_is_finite_and_smooth_in_the_slope_between_bins(slope):
+    """Value and gradient of one interval, against its integral by substitution."""
+    logits = torch.tensor([0.0, slope], dtype=torch.float64, requires_grad=True)
+    nll = two_hot_nll(logits, torch.tensor([2.0, 5.0], dtype=torch.float64), torch.tensor([3.0], dtype=torch.float64))
+    exact = mpmath_interval(slope)
+    assert nll.item() == pytest.approx(exact["nll"], rel=1e-9, abs=1e-9)
+    assert torch.autograd.grad(nll.sum(), logits)[0][1].item() == pytest.approx(exact["gradient"], abs=1e-8)
+    assert lk.TwoHot(logits, torch.tensor([2.0, 5.0]).double()).mean.item() == pytest.approx(exact["mean"], abs=1e-8)
+
+
+def mpmath_interval(slope):
+    """On [2, 5] at x = 3, with fifty digits."""
+    mp.mp.dps = 50
+    d = mp.mpf(slope)
+    mass = mp.expm1(d) / d if d else mp.mpf(1)
+    share = 1 / (1 - mp.exp(-d)) - 1 / d if d else mp.mpf(0.5)
+    nll = mp.log(mass) + mp.log(3) - d / 3
+    return {"nll": float(nll), "gradient": float(share - mp.mpf(1) / 3), "mean": float(2 + 3 * share)}
 
 
 def test_normal_is_torchs():

@@ -253,7 +253,18 @@ def test_a_format_that_is_not_known_is_refused(trained):
     _, path = trained
     tensors, header = older_checkpoints.read(path)
     save_file(tensors, path, metadata={"worldmodel": json.dumps({**header, "format": 9})})
-    with pytest.raises(CheckpointError, match="expected checkpoint format 2 or 3, got 9"):
+    with pytest.raises(CheckpointError, match="expected checkpoint format 2 to 4, got 9"):
+        load_checkpoint(path)
+
+
+def test_weights_of_the_two_hot_density_of_before_are_refused(tmp_path, trained):
+    learner, _ = trained
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, {"world": learner.state()}, COUNTERS, {**CONFIG, "decoder": {"reward": "twohot"}})
+    assert load_checkpoint(path).settings["decoder"] == {"reward": "twohot"}
+    tensors, header = older_checkpoints.read(path)
+    save_file(tensors, path, metadata={"worldmodel": json.dumps({**header, "format": 3})})
+    with pytest.raises(CheckpointError, match="its two-hot reward is a density of before"):
         load_checkpoint(path)
 
 

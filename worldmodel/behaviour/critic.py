@@ -3,8 +3,7 @@
 A target between two bins is shared by them so that its mean is the target (two-hot). Fitting these shares by
 cross-entropy makes the critic's mean the mean of its targets, whatever their distribution within the bins: gradients do
 not grow with the size of the returns, and a mixture of far apart returns keeps its mean. The cross-entropy is a loss
-and no log-likelihood: `models.likelihoods.TwoHot` is the density over the same bins, whose best fit to a single number
-puts everything on one bin, so that its mean is off by up to half a bin.
+and no log-likelihood: `models.likelihoods.TwoHot` is the density that it is a part of.
 
 Source: Hafner et al. 2023, arXiv 2301.04104, section "critic learning", equations 8 to 10.
 """

@@ -212,7 +212,7 @@ class AtomsHead(nn.Module):
 
 
 class TwoHotHead(nn.Module):
-    """Features -> a two-hot density over one number; starts as the same weight on every bin."""
+    """Features -> a two-hot density over one number; starts as the same mass between any two bins."""
 
     bins: Tensor
 

@@ -242,13 +242,17 @@ class Bernoullis:
 
 @dataclass(frozen=True)
 class TwoHot:
-    """A density over one real number, piecewise linear between fixed bins.
+    """A density over one real number whose logarithm is linear between fixed bins: DreamerV3's two-hot, normalised.
 
-        p(x) = sum_i p_i t_i(x) / w_i,   t_i the hat function of bin b_i,  w_i = (b_{i+1} - b_{i-1}) / 2 its area
+        log p(x) = (1 - s) l_i + s l_{i+1} - log w_i - log Z     for x = b_i + s w_i,  w_i = b_{i+1} - b_i,  0 <= s <= 1
 
-    The two bins around x share it linearly, as in DreamerV3's two-hot targets; dividing by areas makes it a density.
-    Outside the outermost bins the density is zero, and x is clamped to them.
-    Source: Hafner et al. 2023, arXiv 2301.04104, section "two-hot"; the areas are ours.
+    The first two terms are what DreamerV3's two-hot cross-entropy sums; Z makes them a density, in which every interval
+    has its share of the mass (uniform if all l are equal). This is an exponential family whose statistics are the
+    two-hot shares of x, and x is linear in them, so that the best fit has the mean of its data, wherever the bins lie.
+    Outside the outermost bins the density is zero, and x is clamped to them. On a number that is itself a bin and
+    always comes, the fitted density grows with the logits, as the logarithm of their distance to their neighbours.
+
+    Source: Hafner et al. 2023, arXiv 2301.04104, section "two-hot"; the normalisation is ours.
     """
 
     measure: ClassVar[Measure] = "density"
@@ -258,29 +262,29 @@ class TwoHot:
 
     @property
     def mean(self) -> Float[Tensor, "*batch 1"]:
-        """E[x]: the mean of every hat under the bin probabilities, summed in float64 since the outer bins are huge."""
-        probs = self.logits.double().softmax(-1)
-        return (probs * _hat_means(self.bins.double())).sum(-1, keepdim=True).to(self.logits.dtype)
+        """E[x], summed in float64 since the outer bins are huge."""
+        logits, bins = self.logits.double(), self.bins.double()
+        within = bins[:-1] + bins.diff() * _mean_of_exponential(logits.diff())  # E[x] of each interval
+        return (_log_masses(logits).softmax(-1) * within).sum(-1, keepdim=True).to(self.logits.dtype)
 
     def log_prob(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch"]:
         """log-density in nats."""
         x = x.clamp(self.bins[0], self.bins[-1])
         upper = torch.searchsorted(self.bins, x.detach()).clamp(1, len(self.bins) - 1)
         left, right = self.bins[upper - 1], self.bins[upper]
-        share = (x - left) / (right - left)
-        log_weight = log_softmax(self.logits, -1) - _hat_areas(self.bins).log()
-        low = log_weight.gather(-1, upper - 1) + torch.log1p(-share)
-        high = log_weight.gather(-1, upper) + share.log()
-        return torch.logaddexp(low, high).squeeze(-1)
+        share, width = (x - left) / (right - left), right - left
+        height = torch.lerp(self.logits.gather(-1, upper - 1), self.logits.gather(-1, upper), share) - width.log()
+        return height.squeeze(-1) - _log_masses(self.logits).logsumexp(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch 1"]:
-        """One draw: a bin, then a point under its hat (the sum of two uniforms, folded at the ends)."""
-        index = _sample_classes(self.logits.softmax(-1), generator)
-        u = torch.rand((2, *index.shape), generator=generator, device=index.device).to(self.bins.dtype)
-        distance = 1 - torch.sqrt(u[0])  # from the bin, as a share of the way to its neighbour: density 2 (1 - d)
-        left, right = _hat_sides(self.bins)
-        side = torch.where(u[1] * (left + right)[index] < left[index], -left[index], right[index])
-        return (self.bins[index] + side * distance)[..., None]
+        """One draw: an interval, then a point of it by the inverse of its distribution function."""
+        index = _sample_classes(_log_masses(self.logits).softmax(-1), generator)
+        slope = self.logits.diff().gather(-1, index[..., None]).squeeze(-1)
+        u = torch.rand(index.shape, generator=generator, device=index.device).to(slope.dtype)
+        steep = slope.abs().clamp(min=1e-4)  # below, a uniform draw is right to 1e-4 of the interval
+        fallen = -torch.log1p(u * torch.expm1(-steep)) / steep  # distance from the higher end, as a share
+        share = torch.where(slope > 0, 1 - fallen, fallen)
+        return (self.bins[index] + share * self.bins.diff()[index])[..., None]
 
 
 @dataclass(frozen=True)
@@ -337,20 +341,18 @@ def learned_std(raw: Tensor, floor: float) -> Tensor:
     return floor + softplus(raw)
 
 
-def _hat_sides(bins: Tensor) -> tuple[Tensor, Tensor]:
-    gap = bins.diff()
-    zero = gap.new_zeros(1)
-    return torch.cat([zero, gap]), torch.cat([gap, zero])
+def _log_masses(logits: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n_minus_1"]:
+    """log of the integral of exp((1 - s) l_i + s l_{i+1}) over s in [0, 1], for each pair of neighbours."""
+    slope = logits.diff().abs()
+    large = slope.clamp(min=1e-2)
+    integral = torch.where(slope < 1e-2, slope * (slope / 24 - 0.5), torch.log(-torch.expm1(-large) / large))
+    return torch.maximum(logits[..., 1:], logits[..., :-1]) + integral
 
 
-def _hat_areas(bins: Tensor) -> Tensor:
-    left, right = _hat_sides(bins)
-    return (left + right) / 2
-
-
-def _hat_means(bins: Tensor) -> Tensor:
-    left, right = _hat_sides(bins)
-    return bins + (right - left) / 3  # centroid of two right triangles, weighted by their areas
+def _mean_of_exponential(slope: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """E[s] of the density on [0, 1] that is proportional to exp(slope s)."""
+    large = torch.where(slope.abs() < 1e-2, 1.0, slope)
+    return torch.where(slope.abs() < 1e-2, 0.5 + slope / 12, -1 / torch.expm1(-large) - 1 / large)
 
 
 def _mean_of_rounded_logistic(location: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from worldmodel.data.suites import current_id
 from worldmodel.system.files import make_own_folder, write_whole
 from worldmodel.training.states import restore_model, under
 
-FORMAT = 3
+FORMAT = 4  # 3 had another density for two-hot rewards, 2 other names as well
 WORLD, POLICY, RANDOM = "world", "policy", "random"  # parts that every run may have
 BEHAVIOUR = "behaviour"  # actor and critic, of a run that learns them
 RENAMED = {  # how names of tensors began in format 2, and how they begin now; the first that fits counts
@@ -102,11 +102,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
-    if form not in (2, FORMAT):
-        raise CheckpointError(f"{path}: expected checkpoint format 2 or {FORMAT}, got {form!r}")
+    if form not in (2, 3, FORMAT):
+        raise CheckpointError(f"{path}: expected checkpoint format 2 to {FORMAT}, got {form!r}")
     if checksum != _checksum(header, tensors):
         raise CheckpointError(f"{path}: damaged: its contents are not what was written")
     _check_header(path, header)
+    decoder = header["settings"].get("decoder")
+    if form < FORMAT and isinstance(decoder, dict) and decoder.get("reward") == "twohot":
+        raise CheckpointError(f"{path}: its two-hot reward is a density of before, with another mean; train it again")
     if form == 2:
         tensors = {_present_name(name): value for name, value in tensors.items()}
     names = dict.fromkeys(name.partition("/")[0] for name in tensors)
