@@ -10,7 +10,7 @@ from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.dream_gap import Course, dream_gap, variable_gaps
-from worldmodel.evaluation.episodes import first_start
+from worldmodel.evaluation.rounds import first_start
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import ObservationSpec
 from worlds import Counting, make_batch, make_model, register

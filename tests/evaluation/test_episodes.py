@@ -10,7 +10,8 @@ from worldmodel.behaviour.planner import MPPI
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.rollout import Rollout
-from worldmodel.evaluation.episodes import FUTURES, play, side_by_side, summary
+from worldmodel.evaluation.episodes import FUTURES, play, summary
+from worldmodel.evaluation.rounds import side_by_side
 from worldmodel.seeding import Stream, make_generator
 from worlds import Counting, make_model, make_planner, register
 

@@ -7,7 +7,7 @@ import torch
 
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
-from worldmodel.evaluation.episodes import first_start
+from worldmodel.evaluation.rounds import first_start
 from worldmodel.evaluation.watched import SIDE, Recorded, choose, film, watch
 from worlds import MIXED_SPEC, Counting, make_batch, make_model
 

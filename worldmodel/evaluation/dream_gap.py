@@ -28,7 +28,8 @@ from worldmodel.data.batches import stacked
 from worldmodel.data.environment import Environments
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation import scoring_rules as rules
-from worldmodel.evaluation.episodes import COVERAGE, first_start
+from worldmodel.evaluation.episodes import COVERAGE
+from worldmodel.evaluation.rounds import play_round, rounds
 from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import Batch, ObservationSpec, Policy, Rows
@@ -105,11 +106,11 @@ def dream_gap(
         ValueError: if a number is out of range, or every episode is too short.
     """
     require_positive(episodes=episodes, context=context, horizon=horizon)
-    first, worlds, dreamt, too_short = first_start(seed), [], [], 0
+    worlds, dreamt, too_short = [], [], 0
     noise = make_generator(seed, stream=Stream.IMAGINATION)
-    for begin in range(0, episodes, environments.count):
-        wanted = min(environments.count, episodes - begin)
-        rows = _in_the_world(Rollout(environments, make_policy(), first + begin), context, horizon, wanted, at)
+    for start, wanted in rounds(episodes, environments.count, seed):
+        rollout, most = Rollout(environments, make_policy(), start), context + horizon
+        rows = list(play_round(rollout, wanted, least=context + 1, most=most, at=lambda words: at(f"world: {words}")))
         dreams = Dreams(model, environments.count, _nothing_to_draw, DreamRules(None, observed))
         dreams.seed(int(torch.randint(2**63 - 1, (1,), generator=noise)))
         dream = _in_the_dream(dreams, make_policy(), rows[:context], horizon, at)
@@ -163,17 +164,6 @@ def _mean(
         some, tail = counted.any(0), (1 - COVERAGE) / 2
         low[some], high[some] = np.nanquantile(again[:, some], [tail, 1 - tail], axis=0)
     return rules.Band(mean, low, high)
-
-
-def _in_the_world(rollout: Rollout, context: int, horizon: int, wanted: int, at: Callable[[str], None]) -> list[Rows]:
-    """So many rows of each environment; fewer, but more than the context, once the first `wanted` episodes are over."""
-    seen = [rollout.step()]
-    running = np.ones(wanted, bool)
-    while len(seen) <= context or (len(seen) < context + horizon and running.any()):
-        seen.append(rollout.step())
-        running &= ~seen[-1].is_last[:wanted]
-        at(f"world: {len(seen)} rows, {wanted - int(running.sum())} of {wanted} episodes over")
-    return seen
 
 
 def _in_the_dream(

@@ -1,7 +1,4 @@
-"""A policy in its environment: what it earns in whole episodes, and what its model had expected.
-
-Start seeds are fixed by one seed and do not depend on the policy, so that policies are compared on the same starts.
-"""
+"""A policy in its environment: what it earns in whole episodes, and what its model had expected."""
 
 import time
 from collections.abc import Callable
@@ -13,14 +10,13 @@ import torch
 from jaxtyping import Float, Int
 
 from worldmodel.behaviour.acting import FilteringPolicy, Planning
-from worldmodel.checks import require_positive
 from worldmodel.data.environment import Environments
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation import scoring_rules as rules
+from worldmodel.evaluation.rounds import play_round, rounds
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import Policy, Rows
 
-SIDE_BY_SIDE = 32  # environments, at most
 COVERAGE = 0.95  # of the bootstrap intervals
 FUTURES = 64  # of each start, for the predicted return
 
@@ -56,13 +52,6 @@ class Played:
     cpu_seconds: float  # of the policy, per action: of one environment among those side by side
 
 
-def side_by_side(episodes: int) -> int:
-    """How many environments play so many episodes, in as few rounds as may be."""
-    require_positive(episodes=episodes)
-    rounds = -(-episodes // SIDE_BY_SIDE)
-    return -(-episodes // rounds)
-
-
 def play(
     environments: Environments,
     policy: Policy,
@@ -83,27 +72,20 @@ def play(
         EnvironmentFailureError: if an environment fails.
         ValueError: if episodes is not positive, or the seed negative.
     """
-    require_positive(episodes=episodes)
-    first = first_start(seed)
-    forecast = _Forecast.of(policy, seed)
-    timed, rounds = _Timed(policy), []
-    for begin in range(0, episodes, environments.count):
-        wanted = min(environments.count, episodes - begin)
-        rounds.append(_play_round(Rollout(environments, timed, first + begin), forecast, wanted, at))
-    returns = np.concatenate([one.reward.sum(0) for one in rounds])
-    lengths = np.concatenate([one.lengths for one in rounds])
+    forecast, timed = _Forecast.of(policy, seed), _Timed(policy)
+    played = [
+        _play_round(Rollout(environments, timed, start), forecast, wanted, at)
+        for start, wanted in rounds(episodes, environments.count, seed)
+    ]
+    returns = np.concatenate([one.reward.sum(0) for one in played])
+    lengths = np.concatenate([one.lengths for one in played])
     calibration = None
     if forecast is not None:
         horizon, discount = forecast.planning.planner.horizon, forecast.planning.discount
-        real = np.concatenate([_discounted(one.reward, horizon, discount) for one in rounds])
-        predicted = np.concatenate([one.predicted for one in rounds])
+        real = np.concatenate([_discounted(one.reward, horizon, discount) for one in played])
+        predicted = np.concatenate([one.predicted for one in played])
         calibration = Calibration(horizon, discount, predicted, real)
     return Played(returns, lengths, calibration, timed.seconds / timed.actions)
-
-
-def first_start(seed: int) -> int:
-    """The start seed of the first episode; the next one's is greater by one. Raises ValueError for a negative seed."""
-    return int(torch.randint(2**31, (1,), generator=make_generator(seed, stream=Stream.STARTS)))
 
 
 def summary(values: np.ndarray) -> Summary:
@@ -162,19 +144,14 @@ class _Forecast:
 
 def _play_round(rollout: Rollout, forecast: _Forecast | None, wanted: int, at: Callable[[str], None]) -> _Round:
     """The first episodes of the first `wanted` environments, with the forecast of their returns if there is one."""
-    rollout.step()
-    running = np.ones(wanted, bool)
-    rewards: list[np.ndarray] = []
-    lengths, predicted = np.zeros(wanted, np.int64), np.full(wanted, np.nan)
-    while running.any():
-        rows = rollout.step()
-        if forecast is not None and not rewards:  # the policy has just planned, in the episodes' first states
+    rewards, last, predicted = list[np.ndarray](), list[np.ndarray](), np.full(wanted, np.nan)
+    for rows in play_round(rollout, wanted, at=at):
+        rewards.append(rows.reward[:wanted])
+        last.append(rows.is_last[:wanted])
+        if forecast is not None and len(rewards) == 2:  # the policy has just planned, in the episodes' first states
             predicted = forecast.returns()[:wanted]
-        rewards.append(np.where(running, rows.reward[:wanted], 0.0))
-        lengths += running
-        running &= ~rows.is_last[:wanted]
-        at(f"{len(rewards)} steps, {wanted - int(running.sum())} of {wanted} episodes over")
-    return _Round(np.stack(rewards), lengths, predicted)
+    ends = np.cumsum(last, 0) - last  # before each row
+    return _Round(np.where(ends == 0, rewards, 0.0)[1:], (ends == 0).sum(0) - 1, predicted)
 
 
 def _discounted(reward: Float[np.ndarray, "T E"], horizon: int, discount: float) -> Float[np.ndarray, " E"]:

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.checks import require_positive
 from worldmodel.data.batches import at_once, in_parts, pad_episodes, select, stacked
 from worldmodel.data.environment import Environments
 from worldmodel.data.rollout import Rollout
-from worldmodel.evaluation.episodes import first_start
+from worldmodel.evaluation.rounds import play_round, rounds
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.batch_bound import sampled_bound
 from worldmodel.types import Batch, Policy, State
@@ -29,16 +27,10 @@ def collect_episodes(environments: Environments, policy: Policy, *, episodes: in
         EnvironmentFailureError: if an environment fails.
         ValueError: if episodes is not positive, or the seed negative.
     """
-    require_positive(episodes=episodes)
-    first, played = first_start(seed), list[Batch]()
-    for begin in range(0, episodes, environments.count):
-        rollout = Rollout(environments, policy, first + begin)
-        rows, running = [rollout.step()], np.ones(min(environments.count, episodes - begin), bool)
-        while running.any():
-            rows.append(rollout.step())
-            running &= ~rows[-1].is_last[: len(running)]
-        side_by_side = stacked(rows)
-        for i in range(len(running)):
+    played = list[Batch]()
+    for start, wanted in rounds(episodes, environments.count, seed):
+        side_by_side = stacked(list(play_round(Rollout(environments, policy, start), wanted)))
+        for i in range(wanted):
             length = int(side_by_side.is_last[i].int().argmax()) + 1
             played.append(select(side_by_side, slice(i, i + 1), slice(length)))
     return pad_episodes(played, max(episode.is_first.shape[1] for episode in played))

@@ -13,14 +13,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from worldmodel.checks import require_positive
 from worldmodel.data.batches import in_precision, stacked
 from worldmodel.data.environment import Environments
 from worldmodel.data.policy import ScriptedPolicy
 from worldmodel.data.rollout import Rollout
-from worldmodel.evaluation.episodes import first_start
+from worldmodel.evaluation.rounds import play_round, rounds
 from worldmodel.models.world_model import WorldModel
-from worldmodel.types import Batch, Policy, Rows, State
+from worldmodel.types import Batch, Policy, State
 
 DRAWS = 16  # of the prior at every row, for the one-step prediction
 QUANTILES = (0.05, 0.95)
@@ -76,17 +75,17 @@ def choose(
         EnvironmentFailureError: if an environment fails.
         ValueError: if episodes is not positive, or the seed negative.
     """
-    require_positive(episodes=episodes)
-    first, played = first_start(seed), list[Recorded]()
-    for begin in range(0, episodes, environments.count):
-        rollout = Rollout(environments, policy, first + begin)
-        rows = [rollout.step()]
-        running = np.ones(min(environments.count, episodes - begin), bool)
-        while running.any():
-            rows.append(rollout.step())
-            running &= ~rows[-1].is_last[: len(running)]
-            at(f"{len(rows)} rows, {len(played)} of {episodes} episodes over")
-        played += [_recorded(rows, i, first + begin + i) for i in range(len(running))]
+    played = list[Recorded]()
+    for start, wanted in rounds(episodes, environments.count, seed):
+        reward, action, last = [], [], []
+        for rows in play_round(Rollout(environments, policy, start), wanted, at=at):
+            reward.append(rows.reward)
+            action.append(rows.prev_action)
+            last.append(rows.is_last)
+        for i in range(wanted):
+            steps = slice(1, int(np.argmax([row[i] for row in last])) + 1)
+            earned = float(sum(row[i] for row in reward[steps]))
+            played.append(Recorded(start + i, np.stack([row[i] for row in action[steps]]), earned))
     order = sorted(range(episodes), key=lambda i: played[i].earned)
     best, median = played[order[-1]], played[order[(episodes - 1) // 2]]
     if episodes == 1:
@@ -142,13 +141,6 @@ def watch(model: WorldModel, frames: np.ndarray, rows: Batch, generator: torch.G
         truth, seen_row, guessed = (_numpy(x[name][0]) for x in (rows.obs, reconstruction, total))
         seen[name] = Seen(truth, seen_row, guessed, band)
     return Watched(frames, _numpy(rows.reward[0]), _numpy(kl), seen)
-
-
-def _recorded(rows: list[Rows], i: int, seed: int) -> Recorded:
-    """The first episode of environment i."""
-    end = next(t for t, row in enumerate(rows) if row.is_last[i])
-    action = np.stack([row.prev_action[i] for row in rows[1 : end + 1]])
-    return Recorded(seed, action, float(sum(row.reward[i] for row in rows[1 : end + 1])))
 
 
 def _smaller(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -6,7 +6,7 @@ from typing import Any
 from worldmodel.build_acting import require_learned_returns
 from worldmodel.checks import require_positive
 from worldmodel.evaluation.dream_gap import DreamGap, dream_gap
-from worldmodel.evaluation.episodes import side_by_side
+from worldmodel.evaluation.rounds import side_by_side
 from worldmodel.runs.environments import evaluation_environments
 from worldmodel.runs.run import Run
 from worldmodel.types import Policy

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.checks import require_positive
-from worldmodel.evaluation.episodes import side_by_side
+from worldmodel.evaluation.rounds import side_by_side
 from worldmodel.evaluation.watched import Watched, choose, film, watch
 from worldmodel.runs.environments import evaluation_environments, rendering
 from worldmodel.runs.run import Run

@@ -27,9 +27,10 @@ from worldmodel.data.batches import at_once, fitting_rows, long_enough, longest_
 from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.evaluation.baselines import Baseline, fit_baselines
-from worldmodel.evaluation.episodes import Played, play, side_by_side
+from worldmodel.evaluation.episodes import Played, play
 from worldmodel.evaluation.evidence import EvidenceReport, measure_evidence
 from worldmodel.evaluation.held_out import Evaluation, evaluate
+from worldmodel.evaluation.rounds import side_by_side
 from worldmodel.evaluation.scenes import Scenes, make_scenes
 from worldmodel.evaluation.scores import Scores, score_imagination
 from worldmodel.evidence.estimate import RUNS

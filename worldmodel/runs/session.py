@@ -27,7 +27,7 @@ from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.records import RESTORE
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.data.rollout import Rollout
-from worldmodel.evaluation.episodes import side_by_side
+from worldmodel.evaluation.rounds import side_by_side
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import explained
 from worldmodel.runs.acting import acts, write_acting
