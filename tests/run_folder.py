@@ -120,6 +120,8 @@ def add_acting(folder: Path) -> Path:
         {"update": 50, "acting/return": -900.0, "acting/median_return": -800.0, "acting/least_return": -1500.0},
         {"update": 50, "acting/predicted_return": -100.0, "acting/discounted_return": -400.0},
         {"update": 50, "acting_heldout/elbo": -7.0, "acting_evidence/smc": -6.0, "heldout_evidence/smc": -3.0},
+        {"update": 50, **_ending("0", 90, 0.0005, 0.0), **_ending("0.5", 10, 0.7, 1.0)},
+        {"update": 100, **_ending("0", 980, 0.0002, 0.0), **_ending("0.01", 20, 0.04, 0.05)},
         {"update": 100, "acting/return": -950.0, "acting/median_return": -90.0, "acting/least_return": -300.0},
         {"update": 100, "acting/predicted_return": -110.0, "acting/discounted_return": -120.0},
         {"update": 100, "acting_heldout/elbo": 3.0, "acting_evidence/smc": 4.0, "heldout_evidence/smc": 2.0},
@@ -131,6 +133,11 @@ def add_acting(folder: Path) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(png(name[-3:].upper()))
     return folder
+
+
+def _ending(least: str, *values: float) -> dict[str, float]:
+    names = ("steps", "predicted", "happened")
+    return {f"acting_ending/{least}/{name}": value for name, value in zip(names, values, strict=True)}
 
 
 def add_squared_error(folder: Path) -> Path:

@@ -7,8 +7,9 @@ import torch
 from worldmodel.data.batches import select, trimmed
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import ScriptedPolicy
+from worldmodel.evaluation import own_episodes
 from worldmodel.evaluation.episodes import play
-from worldmodel.evaluation.own_episodes import bound_per_step, calibration, collect_episodes
+from worldmodel.evaluation.own_episodes import collect_episodes, ending, judge
 from worldmodel.objectives.batch_bound import sampled_bound
 from worlds import VECTOR_SPEC, make_batch, make_model, register
 
@@ -56,7 +57,9 @@ def test_behind_a_truncated_episode_the_critic_stands_for_the_rewards_to_come():
         reward=torch.tensor([[0.0, 1.0, 2.0, 4.0, 8.0, 16.0]]).expand(3, 6),  # halved at each step, they are all ones
         is_terminal=is_terminal,
     )
-    predicted, real = calibration(model, lambda state: state.deter.sum(-1), batch, discount=0.5, seed=3)
+    judged = judge(model, batch, seed=3, value=lambda state: state.deter.sum(-1), discount=0.5)
+    assert judged.calibration is not None
+    predicted, real = judged.calibration
     with torch.no_grad():
         values = model.filter(batch, model.noise(3, 6, torch.Generator().manual_seed(3))).states.deter.sum(-1)
     torch.testing.assert_close(predicted, values[:, 0])
@@ -68,11 +71,48 @@ def test_the_bound_of_a_few_at_a_time_is_weighted_by_their_steps(monkeypatch):
     valid = torch.arange(6) < torch.tensor([6, 2, 4])[:, None]
     batch = batch._replace(valid=valid)
     monkeypatch.setattr("worldmodel.evaluation.own_episodes.at_once", lambda numbers: 1)
-    found = bound_per_step(model, batch, seed=3)
+    found = judge(model, batch, seed=3, discount=1.0).bound
     generator, total = torch.Generator().manual_seed(3), 0.0
     with torch.no_grad():
         for row in range(3):
-            bound = sampled_bound(model, trimmed(select(batch, slice(row, row + 1))), generator)
+            part = trimmed(select(batch, slice(row, row + 1)))
+            bound = sampled_bound(model, part, generator)
+            model.noise(1, int(part.valid.sum()) - 1, generator)  # of the predictions
             total += float(bound.elbo[bound.valid].sum())
     assert found["elbo"] == pytest.approx(total / 12, rel=1e-5)
     assert found["elbo"] == pytest.approx(found["obs"] + found["reward"] + found["continue"] - found["kl"], rel=1e-4)
+
+
+def test_probabilities_of_ending_are_sorted_beside_what_came():
+    probability = torch.tensor([0.0, 0.0005, 0.001, 0.2, 0.3, 0.5, 1.0])
+    ended = torch.tensor([False, True, False, False, True, True, True])
+    found = ending(probability, ended)
+    assert [(one.least, one.steps) for one in found] == [(0.0, 2), (0.001, 1), (0.1, 2), (0.5, 2)]
+    assert [one.happened for one in found] == [0.5, 0.0, 0.5, 1.0]
+    np.testing.assert_allclose([one.predicted for one in found], [0.00025, 0.001, 0.25, 0.75])
+
+
+def test_an_end_is_predicted_from_the_state_before_it(monkeypatch):
+    """Each step's prediction is that of the state and action before its row, whose content does not matter."""
+    model, batch = make_model(VECTOR_SPEC), make_batch(VECTOR_SPEC, batch=2, length=4, first=())
+    seen = []
+    imagine = own_episodes.imagine
+
+    def watched(model, start, act, horizon, **options):
+        seen.append((start, act(None)))
+        return imagine(model, start, own_episodes.scripted(seen[-1][1][None, :, None]), horizon, **options)
+
+    monkeypatch.setattr(own_episodes, "imagine", watched)
+    valid = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    is_terminal = torch.tensor([[False, False, False, True], [False, True, False, False]])
+    batch = batch._replace(
+        valid=valid, is_terminal=is_terminal, is_first=batch.is_first.index_fill(1, torch.tensor(0), True)
+    )
+    found = judge(model, batch, seed=3, discount=1.0).ending
+    assert sum(one.steps for one in found) == 4
+    assert sum(one.steps * one.happened for one in found) == pytest.approx(2)
+    ((start, action),) = seen
+    torch.testing.assert_close(action, batch.prev_action[:, 1:][valid[:, 1:]])
+    with torch.no_grad():
+        states = model.filter(batch, model.noise(2, 4, torch.Generator().manual_seed(3))).states
+    torch.testing.assert_close(start.deter[0], states.deter[:, :-1][valid[:, 1:]])

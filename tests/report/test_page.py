@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +75,22 @@ def test_a_run_that_acts_shows_it_first_with_its_film_and_its_dream(tmp_path):
 
 def test_a_run_that_does_not_act_says_nothing_of_it(full):
     assert "acting" not in full.sections and "Acting:" not in full.text and "return, last" not in full.text
+
+
+def test_the_continue_head_is_shown_beside_what_came_by_the_last_evaluation_alone(tmp_path):
+    rows = read(add_acting(write_run(tmp_path / "run"))).table("probability of ending, predicted")
+    assert [*rows.items()][1:] == [
+        ("0 and more", ["980", "0.0002", "0"]),
+        ("0.01 and more", ["20", "0.0400", "0.0500"]),
+    ]
+
+
+def test_episodes_that_cannot_end_have_no_such_table(tmp_path):
+    record = read_record(write_run(tmp_path / "run"))
+    never = {f"acting_ending/0/{name}": value for name, value in (("steps", 9), ("predicted", 1e-5), ("happened", 0))}
+    ended = {**never, "acting_ending/0/happened": 0.1}
+    shown = [sections.acting(replace(record, rows=({"update": 1, **row},))) for row in (never, ended)]
+    assert [len(blocks) for blocks in shown] == [0, 1]
 
 
 def test_films_have_only_so_much_of_a_page(tmp_path, monkeypatch):

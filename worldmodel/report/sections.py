@@ -94,7 +94,25 @@ def acting(record: Record) -> list[Block]:
         for name, gif in films.items()
     ]
     dream = [picture(vocabulary.DREAM, DREAM, record.pictures[DREAM], wide=True)] if DREAM in record.pictures else []
-    return [*([Panels(drawn)] if drawn else []), *played, *dream]
+    return [*([Panels(drawn)] if drawn else []), *_ending(record), *played, *dream]
+
+
+def _ending(record: Record) -> list[Block]:
+    """The continue head on the policy's own episodes, if one could end: predictions beside what came."""
+    prefix = "acting_ending/"
+    newest = next((row for row in reversed(record.rows) if any(name.startswith(prefix) for name in row)), {})
+    bins = {name.split("/")[1] for name in newest if name.startswith(prefix)}
+    read = {
+        least: [newest[f"{prefix}{least}/{part}"] for part in ("steps", "predicted", "happened")]
+        for least in sorted(bins, key=float)
+    }
+    if len(read) < 2 and not any(happened for _, _, happened in read.values()):
+        return []
+    rows = [
+        (f"{least} and more", f"{steps:,.0f}", number(predicted, 4), number(happened, 4))
+        for least, (steps, predicted, happened) in read.items()
+    ]
+    return [TableBlock(Table(("probability of ending, predicted", "steps", "their mean", "share that ended"), rows))]
 
 
 def kl(record: Record) -> list[Block]:

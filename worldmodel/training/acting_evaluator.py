@@ -6,7 +6,7 @@ from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.data.batches import trimmed
 from worldmodel.data.environment import Environments
 from worldmodel.evaluation.evidence import rough_evidence
-from worldmodel.evaluation.own_episodes import bound_per_step, calibration, collect_episodes
+from worldmodel.evaluation.own_episodes import collect_episodes, judge
 from worldmodel.models.world_model import WorldModel
 from worldmodel.training.evaluators import RoughEvidenceSettings
 from worldmodel.training.journal import Journal
@@ -51,18 +51,20 @@ class ActingEvaluator:
         played = collect_episodes(self.environments, self.policy(), episodes=self.episodes, seed=self.seed)
         episodes = trimmed(played.to(model.device))
         returns, lengths = (episodes.reward * episodes.valid).sum(1), (episodes.valid.sum(1) - 1).float()
-        bound = bound_per_step(model, episodes, self.seed)
+        value = None if self.agent is None else self.agent.value
+        judged = judge(model, episodes, seed=self.seed, value=value, discount=self.discount)
         values = {
             "acting/return": returns.mean().item(),
             "acting/median_return": returns.quantile(0.5).item(),
             "acting/least_return": returns.min().item(),
             "acting/length": lengths.mean().item(),
-            **{f"acting_heldout/{name}": value for name, value in bound.items()},
+            **{f"acting_heldout/{name}": value for name, value in judged.bound.items()},
         }
-        if self.agent is not None:
-            predicted, real = calibration(model, self.agent.value, episodes, discount=self.discount, seed=self.seed)
-            values["acting/predicted_return"] = predicted.mean().item()
-            values["acting/discounted_return"] = real.mean().item()
+        for one in judged.ending:
+            values |= {f"acting_ending/{one.least:g}/{name}": getattr(one, name) for name in one._fields[1:]}
+        if judged.calibration is not None:
+            values["acting/predicted_return"] = judged.calibration.predicted.mean().item()
+            values["acting/discounted_return"] = judged.calibration.real.mean().item()
         if self.rough is not None:
             found = rough_evidence(model, episodes, **self.rough._asdict())
             values |= {f"acting_evidence/{name}": value for name, value in found._asdict().items()}
