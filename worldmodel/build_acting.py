@@ -11,6 +11,7 @@ from worldmodel.behaviour.actor_critic import Actor, ActorCritic
 from worldmodel.behaviour.critic import Critic
 from worldmodel.behaviour.planner import CEM, MPPI, Planner
 from worldmodel.behaviour.returns import ReturnScale
+from worldmodel.behaviour.views import ObservationView
 from worldmodel.config import Config
 from worldmodel.config_acting import PlannerConfig
 from worldmodel.data.environment import Environments
@@ -107,15 +108,17 @@ def build_agent(config: Config, model: WorldModel) -> ActorCritic | None:
     if gradient == "auto":
         smooth = spec.kind == "continuous" and config.rssm.latent == "gaussian"
         gradient = "pathwise" if smooth else "reinforce"
+    view = ObservationView(model) if actor.reads == "observation" else None
     with torch.random.fork_rng(devices=[]):
         seed = make_generator(config.seed, stream=Stream.AGENT).initial_seed()
         torch.default_generator.manual_seed(seed)
         agent = ActorCritic(
             Actor(
-                features,
+                features if view is None else view.width,
                 ActionFamily(spec, actor.unimix, actor.min_std, actor.max_std),
                 units=actor.units,
                 layers=actor.layers,
+                view=view,
             ),
             Critic(features, units=critic.units, layers=critic.layers, bins=critic.bins, limit=critic.limit),
             gradient=gradient,

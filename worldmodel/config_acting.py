@@ -58,6 +58,8 @@ class ActingConfig:
 class ActorConfig:
     """A perceptron from the state (h_t, z_t) to a distribution over actions."""
 
+    reads: Literal["state", "observation"] = "state"
+    """The state, or only the observation that the model decodes from it: an actor without memory, as a control."""
     units: int = 64
     """Width of the hidden layers."""
     layers: int = 2

@@ -30,7 +30,7 @@ def agent_of(spec, features, *, seed=0, units=8, unimix=0.01, **settings):
     agent = ActorCritic(
         Actor(features, ActionFamily(spec, unimix=unimix), units=units), Critic(features, units=units), **settings
     )
-    for head in (agent.actor.head, agent.critic.head):
+    for head in (agent.actor.head, agent.critic.head, agent.slow_critic.head):
         torch.nn.init.normal_(head.weight, std=0.3)
     return agent.double()
 
@@ -90,7 +90,7 @@ def test_the_mean_gradient_of_reinforce_is_that_of_the_expected_return(kind):
     assert probability.sum().item() == pytest.approx(1.0)
     loss = agent.actor_loss(dream, agent.targets(dream)).value
     got = gradients((probability[:, None] * loss).sum(), agent.actor)
-    value, policy = agent.critic(STATES).mean.detach(), chain.policy(agent.actor)
+    value, policy = agent.slow_critic(STATES).mean.detach(), chain.policy(agent.actor)
     for _ in range(horizon):
         value = chain.backup(policy, value)
     torch.testing.assert_close(got, gradients(-value[:2].mean(), agent.actor))
@@ -174,7 +174,8 @@ def test_what_lies_behind_an_end_changes_no_loss(generator):
         dream.discount,
         dream.start,
     )
-    for loss in (agent.actor_loss, agent.critic_loss):
+    losses = agent.actor_loss, lambda dream, targets: agent.critic_loss(targets)
+    for loss in losses:
         before, after = loss(dream, agent.targets(dream)).value, loss(changed, agent.targets(changed)).value
         assert torch.equal(before, after)
         assert before[:2, 3:].eq(0).all() and before[3].eq(0).all() and before[:3, :3].ne(0).all()
@@ -212,7 +213,7 @@ def test_each_network_learns_from_its_own_loss_alone(gradient, generator):
     assert all(p.grad is not None for p in agent.actor.parameters())
     assert all(p.grad is None for p in agent.critic.parameters()) and model.grad is None
     agent.zero_grad()
-    agent.critic_loss(dream, targets).value.mean().backward()
+    agent.critic_loss(targets).value.mean().backward()
     assert all(p.grad is not None for p in agent.critic.parameters())
     assert all(p.grad is None for p in [*agent.actor.parameters(), *agent.slow_critic.parameters(), model])
 
@@ -232,9 +233,23 @@ def test_the_critics_loss_is_its_two_parts(generator):
     agent = agent_of(SPECS["discrete"], 3, slow_regularisation=0.5)
     dream = random_dream(agent, generator)
     targets = agent.targets(dream)
-    value, to_returns, to_slow = agent.critic_loss(dream, targets)
+    value, to_returns, to_slow = agent.critic_loss(targets)
     torch.testing.assert_close(value, targets.weight * (to_returns + 0.5 * to_slow))
     torch.testing.assert_close(to_returns, agent.critic(dream.features[:, :-1]).cross_entropy(targets.returns))
+
+
+def test_returns_are_the_slow_critics_and_their_baseline_is_the_critics(generator):
+    agent = agent_of(SPECS["discrete"], 3, slow_rate=1.0)
+    with torch.no_grad():
+        agent.slow_critic.head.bias.copy_(torch.linspace(-1, 1, len(agent.critic.bins)).double())
+    dream = random_dream(agent, generator)
+    targets = agent.targets(dream)
+    slow = agent.slow_critic(dream.features).mean
+    assert (slow - agent.critic(dream.features).mean).abs().min() > 0.1
+    torch.testing.assert_close(targets.returns, lambda_return(dream.reward, slow, dream.discount, agent.lam))
+    torch.testing.assert_close(targets.value, agent.critic(dream.features[:, :-1]).mean.detach())
+    agent.update_slow_critic()
+    torch.testing.assert_close(agent.targets(dream).slow_value, targets.value)
 
 
 def test_a_checkpoint_holds_all_of_it(generator):
@@ -242,8 +257,9 @@ def test_a_checkpoint_holds_all_of_it(generator):
     dream = random_dream(agent, generator)
     agent.return_scale.update(torch.linspace(0, 100, 101).double(), torch.ones(101).double())
     again.load_state_dict(agent.state_dict())
-    for one, other in zip(agent.targets(dream), again.targets(dream), strict=True):
-        assert torch.equal(one, other)
+    targets, others = agent.targets(dream), again.targets(dream)
+    for name in ("returns", "value", "slow_value", "weight"):
+        assert torch.equal(getattr(targets, name), getattr(others, name))
     assert torch.equal(*(x.actor_loss(dream, agent.targets(dream)).value for x in (agent, again)))
 
 
@@ -257,7 +273,7 @@ def learn(agent, imagine, updates, learning_rate):
         agent.return_scale.update(targets.returns.detach(), targets.weight)
         agent.zero_grad()
         agent.actor_loss(dream, targets).value.mean().backward(inputs=actor)
-        agent.critic_loss(dream, targets).value.mean().backward(inputs=critic)
+        agent.critic_loss(targets).value.mean().backward(inputs=critic)
         for optimizer in optimizers:
             optimizer.step()
         agent.update_slow_critic()

@@ -4,13 +4,14 @@ From B starts, the actor chooses an action in every state and the model answers 
 
     s_0 -a_0-> r_1, d_1, s_1 -a_1-> ... -a_{H-1}-> r_H, d_H, s_H
 
-The critic regresses on the lambda-returns R_0 .. R_{H-1} of these rewards, the actor makes them larger. An update of
-both goes like this; nothing in it changes anything but `return_scale`, the two optimisers' steps, and the last line:
+The critic regresses on the lambda-returns R_0 .. R_{H-1} of these rewards, the actor makes them larger. The values in
+these returns are the slow critic's, so that the critic does not learn from what it has just said. An update of both
+goes like this; nothing in it changes anything but `return_scale`, the two optimisers' steps, and the last line:
 
     targets = agent.targets(dream)
     agent.return_scale.update(targets.returns, targets.weight)
     agent.actor_loss(dream, targets).value.mean().backward(inputs=list(agent.actor.parameters()))
-    agent.critic_loss(dream, targets).value.mean().backward(inputs=list(agent.critic.parameters()))
+    agent.critic_loss(targets).value.mean().backward(inputs=list(agent.critic.parameters()))
     ... steps of the two optimisers ...
     agent.update_slow_critic()
 
@@ -18,10 +19,11 @@ both goes like this; nothing in it changes anything but `return_scale`, the two 
 it. Losses are [B, H] and already weighted; their plain mean is what is minimised, as in DreamerV3.
 
 Sources: Hafner et al. 2023 (DreamerV3), arXiv 2301.04104, section "actor learning"; Hafner et al. 2020 (Dreamer), arXiv
-1912.01603, for the pathwise gradient.
+1912.01603, for the pathwise gradient; Hafner et al. 2021 (DreamerV2), arXiv 2010.02193, for the slow critic's values.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodel.behaviour.action_distributions import ActionDistribution, ActionFamily
-from worldmodel.behaviour.critic import Critic, critic_loss, move_towards
+from worldmodel.behaviour.critic import BinnedValue, Critic, critic_loss, move_towards
 from worldmodel.behaviour.returns import ReturnScale, discount_weights, lambda_return
 from worldmodel.checks import require, require_not_negative, require_positive, require_share
 from worldmodel.models.networks import mlp
@@ -52,7 +54,8 @@ class Targets(NamedTuple):
     """What both losses need: the returns, the critic's value as their baseline, and how much each step counts."""
 
     returns: Float[Tensor, "B H"]  # R_0 .. R_{H-1}
-    value: Float[Tensor, "B H"]  # v_0 .. v_{H-1}
+    critic: BinnedValue  # of s_0 .. s_{H-1}, with the critic's gradient
+    value: Float[Tensor, "B H"]  # v_0 .. v_{H-1}: its mean, without
     slow_value: Float[Tensor, "B H"]  # the slow critic's
     weight: Float[Tensor, "B H"]  # w_0 .. w_{H-1}
 
@@ -107,17 +110,26 @@ def pathwise_loss(
 class Actor(nn.Module):
     """A perceptron from the features of a state to a distribution over actions; close to uniform at first."""
 
-    def __init__(self, features: int, family: ActionFamily, *, units: int = 64, layers: int = 2) -> None:
+    def __init__(
+        self,
+        features: int,
+        family: ActionFamily,
+        *,
+        units: int = 64,
+        layers: int = 2,
+        view: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Args:
-        features: width F of what it reads.
+        features: width of what it reads.
         family: of its distributions.
         units, layers: of the hidden layers.
+        view: makes what it reads from the features of a state; the features themselves if None.
         Raises:
             ValueError: if there is no hidden layer.
         """
         super().__init__()
         require_positive(units=units, layers=layers)
-        self.family = family
+        self.family, self.view = family, view
         self.hidden = mlp([features, *[units] * layers])
         self.head = nn.Linear(units, family.parameters)
         with torch.no_grad():
@@ -126,7 +138,8 @@ class Actor(nn.Module):
 
     def forward(self, features: Float[Tensor, "*batch F"]) -> ActionDistribution:
         """The policy in states with any leading shape."""
-        return self.family.distribution(self.head(self.hidden(features)))
+        read = features if self.view is None else self.view(features)
+        return self.family.distribution(self.head(self.hidden(read)))
 
     def exploring(self, generator: torch.Generator) -> Act:
         """Draws actions in states [*batch, ...], with no gradient behind them."""
@@ -180,13 +193,13 @@ class ActorCritic(nn.Module):
         return self.critic(state_features(state)).mean
 
     def targets(self, dream: DreamSteps) -> Targets:
-        """Returns by the critic's own values; differentiable in what was imagined if the gradient is pathwise."""
+        """Returns by the slow critic's values; differentiable in what was imagined if the gradient is pathwise."""
         with torch.set_grad_enabled(self.gradient == "pathwise" and torch.is_grad_enabled()):
-            value = self.critic(dream.features).mean
-            returns = lambda_return(dream.reward, value, dream.discount, self.lam)
-        with torch.no_grad():
-            slow_value = self.slow_critic(dream.features[:, :-1]).mean
-        return Targets(returns, value[:, :-1], slow_value, discount_weights(dream.discount, dream.start))
+            slow_value = self.slow_critic(dream.features).mean
+            returns = lambda_return(dream.reward, slow_value, dream.discount, self.lam)
+        critic = self.critic(dream.features[:, :-1].detach())
+        weight = discount_weights(dream.discount, dream.start)
+        return Targets(returns, critic, critic.mean.detach(), slow_value[:, :-1].detach(), weight)
 
     def actor_loss(self, dream: DreamSteps, targets: Targets) -> ActorLoss:
         """What the actor minimises: by REINFORCE or along the path, less the entropy bonus.
@@ -202,10 +215,9 @@ class ActorCritic(nn.Module):
             loss = reinforce_loss(policy.log_prob(dream.action.detach()), advantage, targets.weight)
         return ActorLoss(loss - self.entropy_scale * targets.weight * entropy, entropy)
 
-    def critic_loss(self, dream: DreamSteps, targets: Targets) -> CriticStep:
+    def critic_loss(self, targets: Targets) -> CriticStep:
         """What the critic minimises: cross-entropy towards the returns and towards the slow critic."""
-        value = self.critic(dream.features[:, :-1].detach())
-        to_returns, to_slow = critic_loss(value, targets.returns.detach(), targets.slow_value)
+        to_returns, to_slow = critic_loss(targets.critic, targets.returns.detach(), targets.slow_value)
         loss = targets.weight * (to_returns + self.slow_regularisation * to_slow)
         return CriticStep(loss, to_returns, to_slow)
 

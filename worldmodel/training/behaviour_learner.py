@@ -82,7 +82,7 @@ class BehaviourLearner:
         agent, dream = self.model, self._imagine(*self._draw_starts(states, batch))
         targets = agent.targets(dream)
         agent.return_scale.update(targets.returns.detach(), targets.weight)
-        actor_loss, critic_loss = agent.actor_loss(dream, targets), agent.critic_loss(dream, targets)
+        actor_loss, critic_loss = agent.actor_loss(dream, targets), agent.critic_loss(targets)
         self.optimizer.zero_grad()
         for name, loss in (("actor", actor_loss.value), ("critic", critic_loss.value)):
             loss.mean().backward(inputs=list(self.networks[name].parameters()))
