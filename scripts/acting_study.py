@@ -12,6 +12,7 @@ apart by their names: --name and --set.
 import argparse
 import json
 import os
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -20,9 +21,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from docs_blocks import write_block  # beside this file
+from docs_blocks import DOCS, write_block  # beside this file
+from matplotlib.figure import Figure
 
-PAGE, BLOCK = "acting.md", "study"
+from worldmodel.report.charts import name_axes
+from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW, TRUTH
+
+PAGE, BLOCK, FIGURE = "acting.md", "study", "acting_study.png"
+COLOURS = (RAW, OPTIMISED, BASELINE)
+LABELS = {"preset": "this project"}
 PROCESSES = 2
 STEPS_BETWEEN = 500
 OF_STUDY = {
@@ -63,6 +70,7 @@ def main() -> None:
         if not (found := read_results(options.output)):
             parser.error(f"{options.output}: expected results of earlier runs (*.json), found none")
         write_block(PAGE, BLOCK, table(found))
+        draw(found).savefig(DOCS / FIGURE, dpi=110)
         return
     settings = dict(one.split("=", 1) for one in options.set)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -175,6 +183,27 @@ def table(results: list[dict[str, Any]]) -> str:
             f"{min(half):.0f} | {evaluations[-1]['cpu_seconds']:.0f} |"
         )
     return "\n".join(lines)
+
+
+def draw(results: list[dict[str, Any]]) -> Figure:
+    """Returns over steps: a panel a task, a colour the settings, a line a seed, and their median in bold."""
+    presets = list(dict.fromkeys(one["preset"] for one in results))
+    names = sorted({one["name"] for one in results}, key=lambda name: (name != "preset", name))
+    figure = Figure(figsize=(4.6 * len(presets), 3.6), layout="constrained")
+    for axis, preset in zip(figure.subplots(1, len(presets), squeeze=False)[0], presets, strict=True):
+        for colour, name in zip(COLOURS, names, strict=False):
+            found = [one["evaluations"] for one in results if (one["preset"], one["name"]) == (preset, name)]
+            curves = [[(each["steps"], each["return"]) for each in evaluations] for evaluations in found]
+            for curve in curves:
+                axis.plot(*zip(*curve, strict=True), color=colour, lw=0.8, alpha=0.45)
+            if curves:
+                middle = [(steps[0][0], statistics.median(r for _, r in steps)) for steps in zip(*curves, strict=False)]
+                axis.plot(*zip(*middle, strict=True), color=colour, lw=2.2, label=LABELS.get(name, name))
+        axis.axhline(TASKS[preset].target, color=TRUTH, lw=0.8, ls=":")
+        axis.set_title(preset)
+        axis.legend(frameon=False, fontsize="small")
+        name_axes(axis, "environment steps", "mean return of 50 episodes" if preset == presets[0] else "")
+    return figure
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from matplotlib.figure import Figure
+from model_free_study import make as make_plain  # beside this file
+from model_free_study import returns
 from stable_baselines3 import PPO
 
 import worldmodel_envs  # noqa: F401  registers the dream
@@ -112,19 +113,6 @@ def checkpoints(
     envs.close()
 
 
-def returns(agent: PPO, envs: VectorEnv, *, seed: int) -> np.ndarray:
-    """What the agent earns in the first episode of each environment, without exploring."""
-    obs, _ = envs.reset(seed=seed)
-    earned, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
-    while running.any():
-        action, _ = agent.predict(obs, deterministic=True)
-        obs, reward, terminated, truncated, _ = envs.step(action)
-        earned += np.where(running, reward, 0.0)
-        running &= ~(terminated | truncated)
-    envs.close()
-    return earned
-
-
 def make_dreams(run: Run, count: int, settings: dict[str, Any]) -> VectorEnv:
     return gymnasium.make_vec("worldmodel/Dream-v0", count, run=run, spaces="world", **settings)
 
@@ -138,8 +126,7 @@ def make_worlds(run: Run, count: int) -> VectorEnv:
     env = run.config.env
     if env.wrappers or env.hide or env.pixels != "off" or env.action_repeat > 1 or env.time_limit is not None:
         raise ValueError(f"{run.folder}: expected a run of an environment as it is, got one that its settings change")
-    vector = {"autoreset_mode": AutoresetMode.SAME_STEP}
-    return gymnasium.make_vec(env.id, count, vectorization_mode="sync", vector_kwargs=vector, **env.kwargs)
+    return make_plain(env.id, count, **env.kwargs)
 
 
 def results(output: Path) -> list[dict[str, Any]]:

@@ -15,10 +15,11 @@ class Stream(IntEnum):
     HELDOUT = 3
     IMAGINATION = 4
     EVIDENCE = 5
-    STARTS = 6  # of the episodes that policies are evaluated on
+    STARTS = 6  # of the episodes that a trained policy is evaluated on
     ACTING = 7
     AGENT = 8  # the first weights of actor and critic
     BEHAVIOUR = 9  # what they imagine
+    CHOOSING = 10  # starts of the episodes by which training chooses its best weights
 
 
 def restore_generator(generator: torch.Generator, state: torch.Tensor) -> bool:

@@ -16,6 +16,7 @@ from worldmodel.models.decoder import CONTINUE
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.batch_bound import bound_loss_and_states
 from worldmodel.objectives.loss import Objective
+from worldmodel.seeding import Stream
 from worldmodel.types import Batch, Policy, State
 
 ENDING_BINS = (0.0, 0.001, 0.01, 0.1, 0.5)  # least probability of each
@@ -46,7 +47,10 @@ class Judged(NamedTuple):
 
 
 def collect_episodes(environments: Environments, policy: Policy, *, episodes: int, seed: int) -> Batch:
-    """Play whole episodes, each from a start seed of its own, those of `episodes.play`: -> [E, T] rows, padded.
+    """Play whole episodes, each from a start seed of its own: -> [E, T] rows, padded.
+
+    Training chooses its best weights by them; `episodes.play` has other starts for the same seed, so that what it says
+    of these weights is not flattered by the choice.
 
     Args:
         environments: N of them; rounds of N episodes are played until there are enough.
@@ -58,7 +62,7 @@ def collect_episodes(environments: Environments, policy: Policy, *, episodes: in
         ValueError: if episodes is not positive, or the seed negative.
     """
     played = list[Batch]()
-    for start, wanted in rounds(episodes, environments.count, seed):
+    for start, wanted in rounds(episodes, environments.count, seed, Stream.CHOOSING):
         side_by_side = stacked(list(play_round(Rollout(environments, policy, start), wanted)))
         for i in range(wanted):
             length = int(side_by_side.is_last[i].int().argmax()) + 1

@@ -23,19 +23,23 @@ def side_by_side(episodes: int) -> int:
     return -(-episodes // rounds)
 
 
-def first_start(seed: int) -> int:
+def first_start(seed: int, stream: Stream = Stream.STARTS) -> int:
     """The start seed of the first episode; the next one's is greater by one. Raises ValueError for a negative seed."""
-    return int(torch.randint(2**31, (1,), generator=make_generator(seed, stream=Stream.STARTS)))
+    return int(torch.randint(2**31, (1,), generator=make_generator(seed, stream=stream)))
 
 
-def rounds(episodes: int, environments: int, seed: int) -> Iterator[tuple[int, int]]:
+def rounds(episodes: int, environments: int, seed: int, stream: Stream = Stream.STARTS) -> Iterator[tuple[int, int]]:
     """The start seed of each round's first environment, and how many of its environments play episodes that count.
 
+    Args:
+        episodes: how many in all.
+        environments: side by side.
+        seed, stream: of the starts.
     Raises:
         ValueError: if episodes is not positive, or the seed negative.
     """
     require_positive(episodes=episodes)
-    first = first_start(seed)
+    first = first_start(seed, stream)
     for begin in range(0, episodes, environments):
         yield first + begin, min(environments, episodes - begin)
 

@@ -1,0 +1,103 @@
+"""PPO and SAC of stable-baselines3 on the tasks of acting_study.py: the same budgets, evaluations and starts.
+
+    python scripts/model_free_study.py --output runs/acting                # beside the results of acting_study.py
+    python scripts/model_free_study.py --output runs/acting --only cartpole --seeds 0 1
+
+Settings are those that the authors of stable-baselines3 tuned for each task (rl-baselines3-zoo), with a constant
+learning rate. Every 500 steps the policy, without exploring, plays the 50 episodes that acting_study.py plays. Results
+are in its format, so that its --write shows them in the same table and figure. Needs the extra `sb3`.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from acting_study import STEPS_BETWEEN, TASKS, result_file  # beside this file
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from worldmodel.config_io import read_config
+from worldmodel.evaluation.rounds import first_start
+from worldmodel.seeding import Stream
+from worldmodel_envs.stable_baselines import StableVecEnv
+
+EPISODES = 50
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {  # and how many environments side by side
+    ("cartpole", "PPO"): {
+        **{"envs": 8, "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8},
+        **{"learning_rate": 1e-3, "clip_range": 0.2, "ent_coef": 0.0},
+    },
+    ("pendulum", "PPO"): {
+        **{"envs": 4, "n_steps": 1024, "n_epochs": 10, "gamma": 0.9, "gae_lambda": 0.95, "learning_rate": 1e-3},
+        **{"clip_range": 0.2, "ent_coef": 0.0, "use_sde": True, "sde_sample_freq": 4},
+    },
+    ("pendulum", "SAC"): {"envs": 1, "learning_rate": 1e-3},
+}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"PPO": PPO, "SAC": SAC}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of a JSON file for each run")
+    tasks = sorted({task for task, _ in SETTINGS})
+    parser.add_argument("--only", nargs="+", choices=tasks, default=tasks)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    for (preset, name), settings in SETTINGS.items():
+        for seed in options.seeds if preset in options.only else []:
+            if not (path := result_file(preset, seed, TASKS[preset].env_steps, name, {}, options.output)).exists():
+                path.write_text(json.dumps(study(preset, name, seed, settings), indent=1) + "\n")
+
+
+def study(preset: str, name: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train with one seed: -> every evaluation."""
+    task, config = TASKS[preset], read_config(preset)
+    settings = dict(settings)
+    envs = StableVecEnv(make(config.env.id, settings.pop("envs")))
+    agent = ALGORITHMS[name]("MlpPolicy", envs, seed=seed, device="cpu", **settings)
+    evaluations, seconds, seen = list[dict[str, float]](), 0.0, 0
+    for goal in range(STEPS_BETWEEN, task.env_steps + 1, STEPS_BETWEEN):
+        began = time.process_time()
+        if goal > agent.num_timesteps:  # PPO learns after whole rollouts, which may be longer
+            agent.learn(goal - agent.num_timesteps, reset_num_timesteps=False)
+        seconds += time.process_time() - began
+        if agent.num_timesteps == seen:
+            continue
+        seen = agent.num_timesteps
+        found = returns(agent, make(config.env.id, EPISODES), seed=first_start(config.evaluation.seed, Stream.CHOOSING))
+        evaluations.append({"steps": seen, "return": float(found.mean()), "cpu_seconds": round(seconds, 1)})
+    envs.close()
+    print(f"{preset} {name} seed {seed}: " + " ".join(f"{one['return']:.0f}" for one in evaluations), flush=True)
+    about = {"preset": preset, "name": name, "settings": {}, "seed": seed, "env_steps": task.env_steps}
+    return {**about, "target": task.target, "evaluations": evaluations}
+
+
+def make(env_id: str, count: int, **kwargs: Any) -> VectorEnv:
+    """Environments side by side that begin anew in the step in which they end."""
+    vector = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    return gymnasium.make_vec(env_id, count, vectorization_mode="sync", vector_kwargs=vector, **kwargs)
+
+
+def returns(agent: BaseAlgorithm, envs: VectorEnv, *, seed: int) -> np.ndarray:
+    """What the agent earns in the first episode of each environment, without exploring."""
+    obs, _ = envs.reset(seed=seed)
+    earned, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
+    while running.any():
+        action, _ = agent.predict(obs, deterministic=True)
+        obs, reward, terminated, truncated, _ = envs.step(action)
+        earned += np.where(running, reward, 0.0)
+        running &= ~(terminated | truncated)
+    envs.close()
+    return earned
+
+
+if __name__ == "__main__":
+    main()
