@@ -147,6 +147,7 @@ def build_behaviour_learner(
         learning_rate=behaviour.learning_rate,
         clip_norm=behaviour.clip_norm,
         adaptive_clip=behaviour.adaptive_clip,
+        gradient_limit=behaviour.gradient_limit,
     )
 
 

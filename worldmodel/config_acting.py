@@ -118,6 +118,9 @@ class BehaviourConfig:
     gradient: Literal["auto", "reinforce", "pathwise"] = "auto"
     """The actor's: of any model, or through the model along the imagined path; auto is pathwise for continuous actions
     and Gaussian latents, and otherwise reinforce."""
+    gradient_limit: float | None = 3.0
+    """Of pathwise gradients: no trajectory's is longer, in any imagined state, than so many times the median one's;
+    null lets them explode."""
     entropy: float = 3e-4
     """Reward for a nat of the policy's entropy, in units of the return's scale."""
     least_scale: float = 1.0
@@ -137,5 +140,6 @@ class BehaviourConfig:
         not_negative(self, "behaviour", "entropy")
         for name in ("discount", "lam"):
             require(0 <= getattr(self, name) <= 1, f"behaviour.{name}", "a share in [0, 1]", getattr(self, name))
-        above = self.adaptive_clip is None or self.adaptive_clip > 0
-        require(above, "behaviour.adaptive_clip", "null or a number greater than zero", self.adaptive_clip)
+        for name in ("adaptive_clip", "gradient_limit"):
+            limit = getattr(self, name)
+            require(limit is None or limit > 0, f"behaviour.{name}", "null or a number greater than zero", limit)

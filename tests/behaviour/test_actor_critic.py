@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from worldmodel.behaviour.action_distributions import ActionFamily
-from worldmodel.behaviour.actor_critic import Actor, ActorCritic, DreamSteps, reinforce_loss
+from worldmodel.behaviour.actor_critic import Actor, ActorCritic, DreamSteps, limit_gradients, reinforce_loss
 from worldmodel.behaviour.critic import Critic
 from worldmodel.behaviour.returns import discount_weights, lambda_return
-from worldmodel.types import ActionSpec
+from worldmodel.types import ActionSpec, State
 
 SPECS = {
     "discrete": ActionSpec("categorical", 2, (2,)),
@@ -149,6 +149,25 @@ def test_the_pathwise_gradient_is_a_finite_difference(horizon, entropy_scale, ge
             sides.append(loss().item())
         torch.nn.utils.vector_to_parameters(base, parameters)
         assert (got @ direction).item() == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-6, abs=1e-7)
+
+
+def test_a_trajectory_whose_gradient_explodes_is_limited_and_no_other_is_touched():
+    deter = torch.zeros(6, 2, dtype=torch.float64, requires_grad=True)
+    state = State((deter * 1.0), torch.zeros(6, 1))
+    limit_gradients(state, 3.0)
+    gradient = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, -5.0], [6.0, 8.0], [600.0, 800.0], [0.0, 0.0]]).double()
+    (state.deter * gradient).sum().backward()
+    expected = gradient.clone()
+    expected[4] = torch.tensor([9.0, 12.0])  # three times 5, the lower median of 5, 5, 10 and 1000
+    torch.testing.assert_close(deter.grad, expected)
+
+
+def test_where_no_trajectory_has_a_gradient_there_is_none():
+    deter = torch.zeros(3, 2, requires_grad=True)
+    state = State(deter * 1.0, torch.zeros(3, 1))
+    limit_gradients(state, 3.0)
+    (state.deter * 0.0).sum().backward()
+    assert torch.equal(deter.grad, torch.zeros(3, 2))
 
 
 def random_dream(agent, generator, batch=4, horizon=5):

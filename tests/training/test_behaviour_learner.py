@@ -11,6 +11,7 @@ from worldmodel.behaviour.actor_critic import Actor, ActorCritic, state_features
 from worldmodel.behaviour.critic import Critic
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
+from worldmodel.training import behaviour_learner
 from worldmodel.training.behaviour_learner import BehaviourLearner
 from worldmodel.training.learner import AnyLearner, AnyUpdate, Learner
 from worldmodel.types import ActionSpec, State
@@ -149,6 +150,17 @@ def test_gradients_are_clipped_each_to_its_share_and_reported_as_they_were():
     first = make_learner(world, "pathwise").model.actor.parameters()
     for p, q in zip(adaptive.model.actor.parameters(), first, strict=True):
         assert p.grad.norm() <= 1e-4 * max(float(q.detach().norm()), 1e-3) * 1.001
+
+
+@pytest.mark.parametrize(
+    ("gradient", "limit", "asked"), [("pathwise", 3.0, 4), ("pathwise", None, 0), ("reinforce", 3.0, 0)]
+)
+def test_pathwise_gradients_are_limited_in_every_imagined_state(gradient, limit, asked, monkeypatch):
+    world, batch, seen = make_model(VECTOR_SPEC), make_batch(VECTOR_SPEC), []
+    monkeypatch.setattr(behaviour_learner, "limit_gradients", lambda state, most: seen.append((state, most)))
+    make_learner(world, gradient, gradient_limit=limit).update(batch, {"world": updated(world, batch)})
+    assert [most for _, most in seen] == [limit] * asked
+    assert all(state.deter.requires_grad for state, _ in seen[1:])
 
 
 def test_the_first_imagined_step_that_is_not_finite_is_named():

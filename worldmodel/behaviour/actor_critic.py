@@ -107,6 +107,29 @@ def pathwise_loss(
     return -weight * returns / scale.detach()
 
 
+def limit_gradients(state: State, most: float) -> None:
+    """Let no trajectory have a gradient at this state that is longer than `most` times the median trajectory's.
+
+    A pathwise gradient is a product of as many Jacobians as there are steps. In a few trajectories it explodes, and
+    these then outweigh all others in the actor's step. Nothing else changes: the limit is in units of the gradients
+    themselves, trajectories without any do not count, and the values of the states stay as they are.
+
+    Args:
+        state: of B trajectories at one imagined step, before anything is computed from it.
+        most: as many times the median.
+    """
+    for x in state:
+        if x.requires_grad:
+            x.register_hook(lambda gradient: _limited(gradient, most))
+
+
+def _limited(gradient: Float[Tensor, "B W"], most: float) -> Float[Tensor, "B W"]:
+    length = gradient.norm(dim=-1)
+    B, counted = len(length), (length > 0).sum()
+    median = length.sort().values.gather(0, (B - counted + (counted - 1) // 2)[None])
+    return gradient * (most * median / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1)[:, None]
+
+
 class Actor(nn.Module):
     """A perceptron from the features of a state to a distribution over actions; close to uniform at first."""
 

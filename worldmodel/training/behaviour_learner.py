@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from worldmodel.behaviour.actor_critic import ActorCritic, DreamSteps, state_features
+from worldmodel.behaviour.actor_critic import ActorCritic, DreamSteps, limit_gradients, state_features
 from worldmodel.behaviour.imagination import imagine_rewards
 from worldmodel.models.world_model import WorldModel
 from worldmodel.training.checkpoint import WORLD
@@ -53,6 +53,7 @@ class BehaviourLearner:
         learning_rate: float,
         clip_norm: float,
         adaptive_clip: float | None = None,
+        gradient_limit: float | None = None,
     ) -> None:
         """Args:
         agent: what is trained, on the world model's device.
@@ -63,10 +64,12 @@ class BehaviourLearner:
         optimizer, learning_rate: of both networks.
         clip_norm: largest gradient norm, of each network.
         adaptive_clip: largest gradient of each parameter in units of the parameter; see `clip_adaptively`.
+        gradient_limit: of pathwise gradients, in each imagined state; see `limit_gradients`.
         """
         self.model, self.world, self.generator = agent, world, generator
         self.starts, self.horizon, self.discount = starts, horizon, discount
         self.learning_rate, self.clip_norm, self.adaptive_clip = learning_rate, clip_norm, adaptive_clip
+        self.gradient_limit = gradient_limit
         self.networks: dict[str, nn.Module] = {"actor": agent.actor, "critic": agent.critic}
         trained = [p for network in self.networks.values() for p in network.parameters()]
         self.optimizer = make_optimizer(optimizer, trained, learning_rate=learning_rate)
@@ -135,6 +138,8 @@ class BehaviourLearner:
         pathwise, actor = self.model.gradient == "pathwise", self.model.actor
 
         def act(state: State) -> Tensor:
+            if pathwise and self.gradient_limit is not None:
+                limit_gradients(state, self.gradient_limit)
             policy = actor(state_features(state))
             return policy.rsample(policy.noise(self.generator)) if pathwise else policy.sample(self.generator)
 
