@@ -161,7 +161,7 @@ def test_a_row_is_checked_each_time_it_is_read(tmp_path):
         with (tmp_path / "stream-000.rows").open("r+b") as file:
             file.seek(3 * DTYPE.itemsize - 1)
             file.write(b"\1")
-        with pytest.raises(DamagedReplayError, match="stream-000.rows: row 2 is not as it was written"):
+        with pytest.raises(DamagedReplayError, match=r"stream-000.rows: row 2 is not as it was written"):
             stored(replay._streams[0])
 
 

@@ -155,7 +155,7 @@ def test_a_restart_makes_a_reset_of_a_first_row_inside_an_episode_and_leaves_the
 
 
 def test_a_stream_without_rows_is_passed_over(make, tmp_path, keep):
-    replay, (first, _, third) = make([[1], [1], [1]])
+    _, (first, _, third) = make([[1], [1], [1]])
     (tmp_path / "stream-001.rows").write_bytes(b"")  # as after a power failure
     sequences = every_sequence(keep(Replay.open(tmp_path)), 2)
     assert list(sequences.values()) in ([first + third, third + first], [third + first, first + third])

@@ -53,7 +53,7 @@ def test_an_error_in_the_thread_comes_with_the_batch_that_it_belongs_to():
     with ReadAhead(failing, mine) as batches:
         batches.next(ahead=True)
         before = mine.get_state()
-        with pytest.raises(ValueError, match="^row 7 is not as it was written$"):
+        with pytest.raises(ValueError, match=r"^row 7 is not as it was written$"):
             batches.next(ahead=True)
     assert calls[1] is not threading.main_thread() and len(calls) == 2
     assert torch.equal(mine.get_state(), before)
@@ -70,7 +70,7 @@ def test_leaving_waits_for_the_thread_and_drops_what_it_had_begun_and_its_error(
             raise ValueError("nobody asked for this batch")
         return draw(generator)
 
-    with pytest.raises(KeyboardInterrupt), ReadAhead(slow, generator()) as batches:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), ReadAhead(slow, generator()) as batches:
         batches.next(ahead=True)
         assert begun.wait(30)
         threading.Timer(0.05, go_on.set).start()

@@ -92,7 +92,11 @@ class RecordFile:
         return records
 
     def read_into(self, records: np.ndarray, start: int) -> None:
-        """The same, into memory that is there already: the rows from `start` on into all of `records`, contiguous."""
+        """The same, into memory that is there already: the rows from `start` on into all of `records`, contiguous.
+
+        Rows are checked each time they are read. To remember that a row was sound would save 3 of the 7 microseconds of
+        a 64 x 64 image, and miss whatever alters the file during a run, which reads a row many times in hours.
+        """
         length = len(records)
         assert self.tail <= start <= start + length <= self.count, (self.tail, start, length, self.count)
         slot = start % self.capacity

@@ -16,9 +16,9 @@ WORTH_A_THREAD = 2**22
 class ReadAhead:
     """Draws batches one after the other, each before its turn where the caller says that this changes nothing.
 
-    A batch that is drawn before rows are written cannot contain them, as it could in its turn. So it is drawn ahead only
-    if no row is written until its turn. The generator's state is always the one after the last batch that was handed
-    out, so that a checkpoint knows nothing of a batch that waits, and a resumed run draws it again.
+    A batch that is drawn before rows are written cannot contain them, as it could in its turn. So it is drawn ahead
+    only if no row is written until its turn. The generator's state is always the one after the last batch that was
+    handed out, so that a checkpoint knows nothing of a batch that waits, and a resumed run draws it again.
 
     Leaving the `with` block ends the thread. A batch that it reads by then is dropped, and so is an error in it.
     """
