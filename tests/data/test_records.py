@@ -1,8 +1,10 @@
 """What a process leaves behind when it is killed between any two bytes, and files that somebody else has changed."""
 
 import json
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import pairwise
 
@@ -149,6 +151,47 @@ def test_an_altered_byte_is_an_error_that_names_the_row_when_it_is_read(tmp_path
                 reopened, _ = open_quietly(tmp_path, read_only=True)
                 with reopened:
                     stored(reopened._streams[0])
+
+
+def test_a_row_is_checked_each_time_it_is_read(tmp_path):
+    with Replay(tmp_path, SPEC, capacity=CAPACITY, streams=1) as replay:
+        for row in script([5]):
+            replay.append(row)
+        assert stored(replay._streams[0]) == [0, 1, 2, 3, 4]
+        with (tmp_path / "stream-000.rows").open("r+b") as file:
+            file.seek(3 * DTYPE.itemsize - 1)
+            file.write(b"\1")
+        with pytest.raises(DamagedReplayError, match=r"stream-000.rows: row 2 is not as it was written"):
+            stored(replay._streams[0])
+
+
+class SlowToSeek:
+    """A file that lets other threads run after it has gone to a place in it."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def seek(self, place):
+        self.file.seek(place)
+        time.sleep(0.001)
+
+
+def test_two_threads_read_and_a_third_appends_side_by_side(tmp_path):
+    with Replay(tmp_path, SPEC, capacity=100, streams=1) as replay:
+        rows = list(script([60]))
+        for row in rows[:20]:
+            replay.append(row)
+        stream = replay._streams[0]
+        stream._file = SlowToSeek(stream._file)
+        with ThreadPoolExecutor(2) as pool:
+            read = [pool.submit(stream.read, start % 20, 1) for start in range(80)]
+            for row in rows[20:]:
+                replay.append(row)
+        assert [one.result()["obs:at"].item() for one in read] == [start % 20 for start in range(80)]
+        assert stored(stream) == list(range(60))
 
 
 def test_a_file_that_was_cut_is_an_error_where_it_can_be_told(tmp_path):

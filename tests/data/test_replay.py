@@ -154,6 +154,21 @@ def test_a_restart_makes_a_reset_of_a_first_row_inside_an_episode_and_leaves_the
     assert torch.equal(plain.obs["at"], restarted.obs["at"]) and torch.equal(plain.is_last, restarted.is_last)
 
 
+def test_a_stream_without_rows_is_passed_over(make, tmp_path, keep):
+    _, (first, _, third) = make([[1], [1], [1]])
+    (tmp_path / "stream-001.rows").write_bytes(b"")  # as after a power failure
+    sequences = every_sequence(keep(Replay.open(tmp_path)), 2)
+    assert list(sequences.values()) in ([first + third, third + first], [third + first, first + third])
+
+
+def test_a_batch_is_not_touched_by_the_next_one(make):
+    replay, _ = make(LENGTHS)
+    generator = torch.Generator().manual_seed(0)
+    batch = replay.sample(5, 4, generator)
+    before = unpack(batch)
+    assert unpack(replay.sample(5, 4, generator)) != before and unpack(batch) == before
+
+
 def test_a_row_for_each_stream_is_asked_for(make):
     replay, _ = make([[3], [3]])
     with pytest.raises(ValueError, match="one for each of 2 streams, got 1"):

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from worldmodel import build
 from worldmodel.config import Config, EnvConfig, EvaluationConfig, ReplayConfig, RSSMConfig, TrainingConfig
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.policy import RandomPolicy
+from worldmodel.data.records import DamagedReplayError
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.evidence import rough_evidence
@@ -527,3 +529,84 @@ def test_a_learner_may_not_take_the_name_of_another_part(start):
 def test_the_schedule_counts_replayed_rows_per_collected_row(settings, updates):
     rest = {f.name: 1 for f in dataclasses.fields(Schedule) if f.name not in (*settings, "updates", "restart")}
     assert Schedule(**settings, **rest).total_updates == updates
+
+
+def listen_to_samples(trainer: Trainer) -> list[str]:
+    """The name of the thread in which each batch is drawn."""
+    threads, sample = [], trainer.replay.sample
+
+    def listening(*arguments, **options):
+        threads.append(threading.current_thread().name)
+        return sample(*arguments, **options)
+
+    trainer.replay.sample = listening
+    return threads
+
+
+def forget(trainer: Trainer) -> None:
+    """Remove the rows, so that the next trainer collects the same ones again."""
+    trainer.replay.close()
+    shutil.rmtree(trainer.replay.folder)
+
+
+def test_batches_that_are_read_ahead_contain_the_newest_rows_as_they_do_in_line(start, monkeypatch):
+    runs = {}
+    for least in (0, 2**40):
+        monkeypatch.setattr("worldmodel.training.trainer.WORTH_A_THREAD", least)
+        trainer = start(train_ratio=128.0, env_steps=216, log_every=1)  # 8 steps of two rows, 4 updates after each
+        threads = listen_to_samples(trainer)
+        trainer.run()
+        ahead = sum(name.startswith("batches") for name in threads)
+        assert ahead == (8 * 3 if least == 0 else 0)
+        runs[least] = [row["loss/value"] for row in train_rows(trainer)], trainer.randomness["sampling"].get_state()
+        forget(trainer)
+    (ahead, state), (in_line, same) = runs.values()
+    assert len(ahead) == 32 and ahead == in_line and torch.equal(state, same)
+
+
+@pytest.fixture
+def start_offline(start, monkeypatch):
+    """Make a trainer that only learns, from 200 rows, always the same ones, and reads every batch ahead."""
+    monkeypatch.setattr("worldmodel.training.trainer.WORTH_A_THREAD", 0)
+
+    def make() -> Trainer:
+        trainer = start(log_every=1)
+        while trainer.env_steps < 200:
+            trainer._collect()
+        trainer.rollout, trainer.schedule = None, dataclasses.replace(trainer.schedule, updates=8)
+        return trainer
+
+    return make
+
+
+def test_a_run_that_stops_while_a_batch_is_read_ahead_draws_it_again_when_it_goes_on(start_offline):
+    whole = start_offline()
+    threads = listen_to_samples(whole)
+    whole.run()
+    assert [name.startswith("batches") for name in threads[:8]] == [False, *[True] * 7]
+    forget(whole)
+    first = start_offline()
+    before_update(first, 4, lambda: signal.raise_signal(signal.SIGTERM))
+    assert first.run() is False and kept(first)["updates"] == 4
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+    forget(first)
+    second = start_offline()
+    second.restore(load_checkpoint(first.folder / "checkpoints" / "last.safetensors"))
+    assert second.run() is True
+    losses = [[row["loss/value"] for row in train_rows(trainer)] for trainer in (whole, first, second)]
+    assert [len(part) for part in losses] == [8, 4, 4] and losses[0] == losses[1] + losses[2]
+
+
+def test_a_damaged_row_that_is_found_ahead_ends_the_run_at_its_turn_and_names_it(start_offline):
+    trainer = start_offline()
+    (path, _) = sorted(trainer.replay.folder.glob("*.rows"))
+
+    def damage():
+        with path.open("r+b") as file:
+            file.write(b"\1" * path.stat().st_size)
+
+    before_update(trainer, 3, damage)
+    with pytest.raises(DamagedReplayError, match=r"stream-000.rows: row \d+ is not as it was written; restore it"):
+        trainer.run()
+    assert 3 <= trainer.updates <= 4  # the batch of the fourth may have been read before
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())

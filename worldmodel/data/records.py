@@ -12,6 +12,7 @@ record, which was being closed when the process ended.
 import io
 import os
 import sys
+import threading
 import zlib
 from collections import deque
 from pathlib import Path
@@ -63,6 +64,7 @@ class RecordFile:
             self._recover()
         opener = None if mode == "rb" else no_link
         self._file = io.FileIO(path, mode, opener=opener)
+        self._position = threading.Lock()  # one position in the file for all threads: see `read_ahead`
 
     def __len__(self) -> int:
         return self.count - self.tail
@@ -85,12 +87,22 @@ class RecordFile:
 
     def read(self, start: int, length: int) -> np.ndarray:
         """Read `length` stored rows from row `start` on; raises DamagedReplayError if one was altered."""
-        assert self.tail <= start <= start + length <= self.count, (self.tail, start, length, self.count)
         records = np.empty(length, self.dtype)
+        self.read_into(records, start)
+        return records
+
+    def read_into(self, records: np.ndarray, start: int) -> None:
+        """The same, into memory that is there already: the rows from `start` on into all of `records`, contiguous.
+
+        Rows are checked each time they are read. To remember that a row was sound would save 3 of the 7 microseconds of
+        a 64 x 64 image, and miss whatever alters the file during a run, which reads a row many times in hours.
+        """
+        length = len(records)
+        assert self.tail <= start <= start + length <= self.count, (self.tail, start, length, self.count)
         slot = start % self.capacity
         first = min(length, self.capacity - slot)
-        self._read_into(records[:first], slot)
-        self._read_into(records[first:], 0)
+        self._fill(records[:first], slot)
+        self._fill(records[first:], 0)
         expected = np.arange(start + 1, start + length + 1, dtype=np.uint64)
         content, size, covered = records.view(np.uint8).data, self.dtype.itemsize, self._covered
         checks = [zlib.crc32(content[i + covered : i + size]) for i in range(0, len(content), size)]
@@ -103,7 +115,6 @@ class RecordFile:
             raise DamagedReplayError(f"{self.path}: row {row} is not as it was written; {RESTORE}")
         if len(closed):
             records["is_last"][closed] = True
-        return records
 
     def flush(self) -> None:
         """Wait until every row is on the disk itself."""
@@ -132,20 +143,22 @@ class RecordFile:
     def _write(self, row: int, content: bytes, offset: int = 0) -> None:
         data = memoryview(content)
         try:
-            self._file.seek(row % self.capacity * self.dtype.itemsize + offset)
-            while data:
-                data = data[self._file.write(data) :]
+            with self._position:
+                self._file.seek(row % self.capacity * self.dtype.itemsize + offset)
+                while data:
+                    data = data[self._file.write(data) :]
         except OSError as error:
             raise OSError(f"{self.path}: a row could not be written ({error}); make room, then resume") from error
 
-    def _read_into(self, records: np.ndarray, slot: int) -> None:
-        self._file.seek(slot * self.dtype.itemsize)
+    def _fill(self, records: np.ndarray, slot: int) -> None:
         data = memoryview(records.view(np.uint8).data)
-        while data:
-            got = self._file.readinto(data)
-            if not got:
-                raise DamagedReplayError(f"{self.path}: was cut while it was being read; {RESTORE}")
-            data = data[got:]
+        with self._position:
+            self._file.seek(slot * self.dtype.itemsize)
+            while data:
+                got = self._file.readinto(data)
+                if not got:
+                    raise DamagedReplayError(f"{self.path}: was cut while it was being read; {RESTORE}")
+                data = data[got:]
 
     def _recover(self) -> None:
         """Find the stored rows of a file by the numbers and checksums of its records."""

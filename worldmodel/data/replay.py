@@ -19,7 +19,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -204,15 +204,23 @@ class Replay:
         if rows < length:
             raise ValueError(f"length: expected at most the {rows} rows stored, got {length}")
         starts = torch.randint(rows, (batch_size,), generator=generator).tolist()
-        sequences, colds = zip(*(self._read_circle(start, length) for start in starts), strict=True)
-        records, place = np.stack(sequences), np.arange(length)  # [B, T]
-        cold = np.stack(colds)  # [B, T]
-        if restart:
-            records[cold] = _marked_beginning(records[cold])
-            cold = np.zeros_like(cold)
+        columns = {
+            name: np.empty((batch_size, length, *self.row_type[name].shape), self.row_type[name].base)
+            for name in self._columns
+        }
+        records = np.empty(length, self.row_type)  # of one sequence at a time
+        cold = np.zeros((batch_size, length), bool)
+        for b, start in enumerate(starts):
+            self._read_circle(start, records, cold[b])
+            if restart:
+                _mark_beginning(records, cold[b])
+                cold[b] = False
+            for name, column in columns.items():
+                column[b] = records[name]
+        place = np.arange(length)
         last_cold = np.maximum.accumulate(np.where(cold, place, -1), axis=1)
-        last_reset = np.maximum.accumulate(np.where(records["is_first"] & ~cold, place, -1), axis=1)
-        return self._batch(records, valid=(last_reset > last_cold) | (place - last_cold >= burn_in))
+        last_reset = np.maximum.accumulate(np.where(columns["is_first"] & ~cold, place, -1), axis=1)
+        return self._batch(columns, valid=(last_reset > last_cold) | (place - last_cold >= burn_in))
 
     def episodes(self) -> Iterator[Batch]:
         """Every whole stored episode, from its reset to its last row, as a batch of one."""
@@ -221,7 +229,8 @@ class Replay:
             for start, end in pairwise(starts):
                 records = stream.read(start, end - start)
                 if records["is_last"][-1]:
-                    yield self._batch(records[None], valid=np.ones((1, end - start), bool))
+                    columns = {name: records[name][None].copy() for name in self._columns}
+                    yield self._batch(columns, valid=np.ones((1, end - start), bool))
 
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and std, float64, of every leaf of numbers [n], image [H, W, C] in levels, and the reward [1].
@@ -276,39 +285,38 @@ class Replay:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _read_circle(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def _read_circle(self, start: int, records: np.ndarray, cold: np.ndarray) -> None:
         """Rows start, start + 1, ... of the circle; where one stream follows another, a new episode is marked.
 
-        Returns:
-            The rows [T], and [T] flags for the rows at which the state starts empty although the episode had begun
-            earlier; after such a row, a burn-in warms the state up.
+        Args:
+            records: [T] is filled with them.
+            cold: [T] flags, set for the rows at which the state starts empty although the episode had begun earlier;
+                after such a row, a burn-in warms the state up.
         """
-        parts: list[np.ndarray] = []
-        cold = np.zeros(length, bool)
-        needed, index = length, 0
+        done, index = 0, 0
         while start >= len(self._streams[index]):
             start, index = start - len(self._streams[index]), index + 1
-        while needed:
+        while done < len(records):
             stream = self._streams[index]
-            part = stream.read(stream.tail + start, min(needed, len(stream) - start))
-            cold[length - needed] = not part["is_first"][0]
-            if parts:
-                # The oldest row of this stream may lie inside an episode longer than the stream. It still begins an
-                # episode here, because the row before it belongs to another stream.
-                part[:1] = _marked_beginning(part[:1])
-            parts.append(part)
-            needed, start, index = needed - len(part), 0, (index + 1) % len(self._streams)
-        return np.concatenate(parts), cold
+            part = records[done : done + len(stream) - start]
+            if len(part):
+                stream.read_into(part, stream.tail + start)
+                cold[done] = not part["is_first"][0]
+                if done:
+                    # The oldest row of this stream may lie inside an episode longer than the stream. It still begins an
+                    # episode here, because the row before it belongs to another stream.
+                    _mark_beginning(part, slice(1))
+            done, start, index = done + len(part), 0, (index + 1) % len(self._streams)
 
-    def _batch(self, records: np.ndarray, valid: np.ndarray) -> Batch:
-        def tensor(name: str) -> Tensor:
-            return torch.from_numpy(records[name].copy())
+    @cached_property
+    def _columns(self) -> list[str]:
+        """The fields of a record that a batch has."""
+        return [*(f"obs:{path}" for path in self.spec.observations), *Rows._fields[1:]]
 
-        return Batch(
-            obs={path: tensor(f"obs:{path}") for path in self.spec.observations},
-            **{name: tensor(name) for name in Rows._fields[1:]},
-            valid=torch.from_numpy(valid),
-        )
+    def _batch(self, columns: dict[str, np.ndarray], valid: np.ndarray) -> Batch:
+        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+        obs = {path: tensors.pop(f"obs:{path}") for path in self.spec.observations}
+        return Batch(obs, **tensors, valid=torch.from_numpy(valid))
 
 
 class _Moments:
@@ -356,7 +364,7 @@ def read_episodes(folder: Path, max_length: int) -> Batch:
     return pad_episodes(episodes, max_length)
 
 
-def _marked_beginning(records: np.ndarray) -> np.ndarray:
-    """The same rows, each turned into the first row of an episode."""
-    records["is_first"], records["episode_step"], records["prev_action"], records["reward"] = True, 0, 0, 0
-    return records
+def _mark_beginning(records: np.ndarray, where: np.ndarray | slice) -> None:
+    """Turn each of some rows into the first row of an episode."""
+    for name, value in (("is_first", True), ("episode_step", 0), ("prev_action", 0), ("reward", 0)):
+        records[name][where] = value

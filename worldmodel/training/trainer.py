@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from worldmodel.training.metrics import Pace, RecentUpdates, metric_name, traini
 from worldmodel.training.prefill import fit_to_prefill
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.progress import RunProgress
+from worldmodel.training.read_ahead import WORTH_A_THREAD, ReadAhead
 from worldmodel.training.schedule import Schedule
 from worldmodel.training.stages import Stages
 from worldmodel.training.tracking import Tracker
@@ -187,14 +189,20 @@ class Trainer:
         return not self.interruptions.requested
 
     def _train(self) -> None:
-        schedule = self.schedule
         self._pace = Pace(self.env_steps, self.updates)
+        with ReadAhead(partial(self.schedule.sample, self.replay), self.randomness["sampling"]) as batches:
+            self._update_as_paid(batches)
+
+    def _update_as_paid(self, batches: ReadAhead) -> None:
+        schedule = self.schedule
+        size = schedule.batch_size * schedule.sequence_length * self.replay.row_type.itemsize
         while not self._complete() and not self._asked_to_stop():
-            if self.updates >= self._updates_paid():
+            if self.updates >= (paid := self._updates_paid()):
                 self._collect()
                 continue
+            ahead = self.updates + 1 < paid and size >= WORTH_A_THREAD  # before the next row is written
             with self.stages("sample"):
-                batch = schedule.sample(self.replay, self.randomness["sampling"]).to(self.learner.model.device)
+                batch = batches.next(ahead=ahead).to(self.learner.model.device)
             with self.stages("update"):
                 self._update(batch)
             self.progress.updated(self.updates)
