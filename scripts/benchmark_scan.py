@@ -32,7 +32,7 @@ from worldmodel.kernels.kl import balanced_categorical_kl
 from worldmodel.models import rssm as rssm_module
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
 from worldmodel.models.rssm import RSSM
-from worldmodel.models.scan import gather
+from worldmodel.models.scan_parts import gather
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec, State
 
 REPEATS = 7
@@ -151,7 +151,7 @@ def our_updates(sizes: Sizes, compiled: bool) -> dict[str, Callable[[], None]]:
 def bare_products(sizes: Sizes) -> Callable[[], None]:
     """The matrix products that an update cannot do without, and nothing else: weights' gradients once, at the end."""
     model, rows = sizes.model(), sizes.batch * sizes.length
-    w = gather(model.cell, model.posterior_deter, model.posterior_rest)
+    w = gather(model.cell, model.posterior_deter.weight, model.posterior_rest)
     outside = [
         model.posterior_embed.weight, model.action_in[0].weight, torch.empty(sizes.deter, sizes.hidden),
         *(m.weight for m in model.prior_head.modules() if isinstance(m, torch.nn.Linear)),

@@ -26,6 +26,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.special import log_ndtr
 
+from worldmodel.kernels.backend import runs_on_triton
+from worldmodel.kernels.kl_reference import mix_uniform_probs
+from worldmodel.kernels.latent_reference import rates, straight_through
 from worldmodel.kernels.precision import full_precision
 from worldmodel.models.latents import OneHotCategorical
 from worldmodel.types import ActionSpec
@@ -91,8 +94,13 @@ class CategoricalActions:
 
     def rsample(self, noise: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
         """One-hot draws by Gumbel-max, with the gradient of the probabilities."""
-        parts = zip(self.groups, self._split(noise), strict=True)
-        return torch.cat([group.rsample(part[..., None, :]) for group, part in parts], -1)
+        if runs_on_triton("auto", self.logits, noise):  # a launch each
+            parts = zip(self.groups, self._split(noise), strict=True)
+            draws = [group.rsample(part[..., None, :]) for group, part in parts]
+        else:
+            probs = (mix_uniform_probs(part, self.unimix) for part in self._split(self.logits))
+            draws = [straight_through(*each) for each in zip(probs, self._split(rates(noise)), strict=True)]
+        return draws[0] if len(draws) == 1 else torch.cat(draws, -1)
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch A"]:

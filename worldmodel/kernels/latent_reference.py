@@ -21,12 +21,10 @@ def categorical_head(
     logits: Float[Tensor, "*batch S K"], noise: Float[Tensor, "*batch S K"], unimix: float
 ) -> Float[Tensor, "*batch Z"]:
     """One class of each group, drawn from p = (1 - unimix) softmax(logits) + unimix / K."""
-    return straight_through(mix_uniform_probs(full_precision(logits), unimix), rates(noise))
+    return straight_through(mix_uniform_probs(full_precision(logits), unimix), rates(noise)).flatten(-2)
 
 
-def straight_through(
-    probs: Float[Tensor, "*batch S K"], rates: Float[Tensor, "*batch S K"]
-) -> Float[Tensor, "*batch Z"]:
+def straight_through(probs: Float[Tensor, "*batch K"], rates: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch K"]:
     """A one-hot sample with the gradient of the probabilities.
 
         z = onehot( argmax_k  p_k rates_k ),    dz/dp = 1
@@ -34,17 +32,17 @@ def straight_through(
     The first of equals wins.
     Source: Bengio et al. 2013, arXiv 1308.3432.
     """
-    return (one_hot_draw(probs, rates) + (probs - probs.detach())).flatten(-2)  # [..., S, K] -> [..., Z]
+    return one_hot_draw(probs, rates) + (probs - probs.detach())
 
 
-def one_hot_draw(probs: Float[Tensor, "*batch S K"], rates: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch S K"]:
+def one_hot_draw(probs: Float[Tensor, "*batch K"], rates: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch K"]:
     """onehot( argmax_k  p_k rates_k ), without a gradient."""
     drawn = (probs.detach() * rates).argmax(-1, keepdim=True)
     # torch's one_hot reads the largest index back, even on a CPU.
     return torch.zeros_like(probs, requires_grad=False).scatter_(-1, drawn, 1.0)
 
 
-def rates(noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch S K"]:
+def rates(noise: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch K"]:
     """-1 / log u of uniform noise u: with these, class k is drawn with probability p_k.
 
     It is the Gumbel-max draw, argmax_k log p_k - log(-log u_k), without its logarithms. u is kept one rounding step of

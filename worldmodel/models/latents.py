@@ -140,7 +140,7 @@ class OneHotCategorical:
         if runs_on_triton("auto", self.logits, noise):
             sample = categorical_head(self.logits, noise, unimix=self.unimix)
         else:
-            sample = latent_reference.straight_through(self.probs, latent_reference.rates(noise))
+            sample = latent_reference.straight_through(self.probs, latent_reference.rates(noise)).flatten(-2)
         if self.gradient != "reinmax":
             return sample
         hard = sample.detach().unflatten(-1, self.logits.shape[-2:])

@@ -1,19 +1,35 @@
 """The layers everything is made of."""
 
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import linear as apply_linear
+from torch.nn.functional import silu
 
 
-def mlp(widths: list[int]) -> nn.Sequential:
+class Perceptron(nn.Sequential):
+    """Layers of (Linear, LayerNorm, SiLU). Its modules are not called, only read: innermost loops consist of them."""
+
+    def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+        """All layers, one after the other."""
+        layers: Iterator[Any] = iter(self)
+        for linear, norm, _ in zip(layers, layers, layers, strict=True):
+            x = apply_linear(x, linear.weight, linear.bias)
+            x = silu(torch.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+        return x
+
+
+def mlp(widths: list[int]) -> Perceptron:
     """Hidden layers only: (Linear, LayerNorm, SiLU) from each width to the next."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.SiLU()]
-    return nn.Sequential(*layers)
+    return Perceptron(*layers)
 
 
 class BlockLinear(nn.Module):

@@ -22,9 +22,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from worldmodel.models.imagine_loop import imagine_loop
 from worldmodel.models.latents import LatentFamily
 from worldmodel.models.networks import BlockLinear, blocks_of, mlp, side_by_side
-from worldmodel.models.scan import gather, scan
+from worldmodel.models.scan import scan
+from worldmodel.models.scan_parts import gather, gather_for_imagining
 from worldmodel.types import Act, BalancedLatent, State, Trajectory
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # (h, z, projected action) -> the next h
@@ -137,6 +139,11 @@ def runs_as_scan(cell: Cell, latent: LatentFamily, compiled: bool) -> bool:
     It knows no gradient of ReinMax, and a step that was compiled is there to be run.
     """
     return isinstance(cell, BlockGRU) and latent.gradient != "reinmax" and not compiled
+
+
+def imagines_lean(cell: Cell) -> bool:
+    """Whether `imagine` runs as `imagine_loop`: for block GRUs, where no gradient is wanted."""
+    return isinstance(cell, BlockGRU) and not torch.is_grad_enabled()
 
 
 class RSSM(nn.Module):
@@ -255,12 +262,21 @@ class RSSM(nn.Module):
         return Trajectory(states, self.latent.distribution(raws), self.prior(deters), carry=last)
 
     def imagine(
-        self, carry: State, state: State, act: Act, noise: Float[Tensor, "B H *noise"]
+        self,
+        carry: State,
+        state: State,
+        act: Act,
+        noise: Float[Tensor, "B H *noise"],
+        *,
+        plain_loop: bool = False,
     ) -> tuple[State, Float[Tensor, "B H A"]]:
         """Roll the prior forward: the states [B, H, ...] after each of H actions that `act` chooses, and the actions.
 
-        The carry is the state itself, so that `state` is not read.
+        The carry is the state itself, so that `state` is not read. Where `imagines_lean` says so the loop is
+        `imagine_loop`; the plain loop defines what is correct, and runs instead where it is asked for.
         """
+        if not plain_loop and imagines_lean(self.cell):
+            return self._imagine_lean(carry, act, noise)
         states, actions, step = [], [], self.cell.unrolled()
         for noise_t in noise.unbind(1):
             actions.append(act(carry))
@@ -280,9 +296,15 @@ class RSSM(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What `_loop` returns, as one autograd function."""
         assert isinstance(self.cell, BlockGRU)
-        weights = gather(self.cell, self.posterior_deter, self.posterior_rest)
+        weights = gather(self.cell, self.posterior_deter.weight, self.posterior_rest)
         action_mix = self.cell.read_action(action_in)
         return scan(weights, self.latent, action_mix, embed_in, keep, noise, *carry, self.cell.norm.eps)
+
+    def _imagine_lean(self, state: State, act: Act, noise: Tensor) -> tuple[State, Tensor]:
+        """What the plain loop of `imagine` returns, with no gradient behind it."""
+        assert isinstance(self.cell, BlockGRU)
+        weights = gather_for_imagining(self.cell, self.action_in, self.prior_head, self.prior_skip)
+        return imagine_loop(weights, self.latent, act, noise, state, self.cell.norm.eps)
 
     def _loop(
         self, action_in: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor, carry: State

@@ -28,53 +28,30 @@ Only pre-activations and states are kept. Products run in the autocast's dtype, 
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad
 
 from worldmodel.kernels.precision import full_precision
 from worldmodel.models.latents import LatentFamily
 from worldmodel.models.scan_backward import backward_loop, known_of, weight_gradients
 from worldmodel.models.scan_parts import (
+    BlockStep,
+    Head,
     Kept,
     Settings,
     Weights,
     add_product,
     draw_of,
     for_products,
-    fours,
+    gate_parts,
     grouped,
     product,
-    product_plus,
+    settings_of,
     time_leading,
     weights_of,
 )
-
-
-def gather(cell: Any, posterior_deter: nn.Linear, posterior_rest: nn.Sequential) -> Weights:
-    """The weights of a block GRU and of a posterior, side by side as the loop reads them; their gradients find back."""
-    (deter_in, deter_norm, _), (stoch_in, stoch_norm, _) = cell.deter_in, cell.stoch_in
-    blocks, d, _ = cell.gates.weight.shape
-    own, *shared = cell.mix.weight.split([d] + [deter_in.out_features] * 3, 1)
-    reset, candidate, update = cell.gates.weight.chunk(3, -1)
-    reset_bias, candidate_bias, update_bias = cell.gates.bias.view(blocks, 1, 3 * d).chunk(3, -1)
-    flat = [m for m in posterior_rest.modules() if isinstance(m, nn.LayerNorm | nn.Linear)]  # norm, linear, norm, ...
-    return Weights(
-        recurrent=torch.cat([deter_in.weight, posterior_deter.weight]),
-        stoch=stoch_in.weight,
-        input_bias=torch.stack([deter_in.bias, stoch_in.bias]),
-        input_scale=torch.stack([deter_norm.weight, stoch_norm.weight]),
-        input_shift=torch.stack([deter_norm.bias, stoch_norm.bias]),
-        shared=rearrange(torch.cat(shared[:2], 1), "G i d -> i (G d)"),
-        own=own,
-        mix_scale=cell.norm.weight,
-        mix_shift=cell.norm.bias,
-        gates=torch.cat([reset, update, candidate], -1),
-        gates_bias=torch.cat([reset_bias, update_bias - 1, candidate_bias], -1),
-        layers=tuple(x for m in flat for x in (m.weight, m.bias)),
-    )
 
 
 def scan(
@@ -102,12 +79,8 @@ def scan(
     Returns:
         h_t, z_t and the posterior's parameters. They can be differentiated once.
     """
-    device = deter.device.type
-    reduced = torch.is_autocast_enabled(device)
-    settings = Settings(
-        latent, eps, torch.get_autocast_dtype(device) if reduced else deter.dtype, torch.is_grad_enabled()
-    )
-    with torch.autocast(device, enabled=False):
+    settings = settings_of(latent, eps, deter)
+    with torch.autocast(deter.device.type, enabled=False):
         flat = (*weights[:-1], *weights.layers)
         return _Scan.apply(settings, action_mix, embed_in, keep, noise, deter, stoch, *flat)
 
@@ -156,38 +129,20 @@ def _forward(
     deters[0], stochs[0] = deter, stoch
     inputs, gates = deter.new_empty(T, B, 2, hidden), deter.new_empty(T, G, B, 3 * d)
     raws, layer_inputs, draw = [], [], draw_of(settings.latent)
+    step, head = BlockStep(w, settings.eps, B), Head(w, settings)
     from_deter = product(deter, w.recurrent.T)
     states = (deters[:-1], stochs[:-1], deters[1:], stochs[1:])
-    by_step = (x.unbind() for x in (keep, *states, inputs, mixed, gates, read))
-    for k, h, z, new_h, new_z, x, m, g, f, u in zip(*by_step, draw.prepared(noise), strict=True):
+    by_step = (x.unbind() for x in (keep, *states, inputs, mixed, gates, *gate_parts(gates), read))
+    for k, h, z, new_h, new_z, x, m, g, *of_g, f, u in zip(*by_step, draw.prepared(noise), strict=True):
         held = grouped(h * k, G)
         torch.addcmul(w.input_bias[0], from_deter[:, :hidden], k, out=x[:, 0])
         torch.addcmul(w.input_bias[1], product(z, w.stoch.T), k, out=x[:, 1])
-        normal = torch.native_layer_norm(x, [hidden], None, None, settings.eps)[0]
-        add_product(m, silu(torch.addcmul(w.input_shift, normal, w.input_scale)).view(B, 2 * hidden), w.shared)
-        grouped(m, G).add_(product(held, w.own))
-        active = silu(torch.native_layer_norm(m, [D], w.mix_scale, w.mix_shift, settings.eps)[0])
-        g.copy_(product_plus(w.gates_bias, grouped(active, G), w.gates))
-        reset, update = g[..., : 2 * d].sigmoid().chunk(2, -1)
-        torch.lerp(held, torch.tanh(reset * g[..., 2 * d :]), update, out=grouped(new_h, G))
+        step(held, x, m, g, of_g, grouped(new_h, G))
         add_product(f, new_h, w.recurrent.T)
         from_deter = f
-        raw, before = _layers(f, w, settings)
+        raw, before = head(f[:, hidden:])
         draw.sample(full_precision(raw), u, new_z)
         raws.append(raw)
         layer_inputs.append(before)
     stacked = tuple(torch.stack(steps) for steps in zip(*layer_inputs, strict=True))
     return Kept(deters, stochs, inputs, mixed, gates, torch.stack(raws), stacked)
-
-
-def _layers(read: Tensor, w: Weights, settings: Settings) -> tuple[Tensor, list[Tensor]]:
-    """The posterior's parameters [B, P] from [B, I+W], in the dtype of products, and what each layer reads."""
-    hidden = w.stoch.shape[0]
-    x, before = read[:, hidden : 2 * hidden], []
-    for scale, shift, matrix, bias in fours(w.layers):
-        before.append(x)
-        active = silu(torch.native_layer_norm(x, [hidden], scale, shift, settings.eps)[0])
-        x = product_plus(bias, active, matrix.T)
-    if read.shape[-1] > 2 * hidden:  # `skip`
-        x = x + read[:, 2 * hidden :]
-    return x.to(settings.product_dtype), before

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
-from torch.nn.functional import softplus
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag, pad, silu, softplus
 
 from worldmodel.kernels import latent_reference
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
+
+SMALL_MATRIX = 2**14  # numbers: below, a product takes no longer than looking rows up
 
 
 class Weights(NamedTuple):
@@ -29,6 +32,15 @@ class Weights(NamedTuple):
     layers: tuple[Tensor, ...]  # of each: scale and shift of its norm, matrix and bias of its linear map
 
 
+class ImagineWeights(NamedTuple):
+    """What `imagine_loop` multiplies with: the loop's, of three inputs and the prior's head, and these."""
+
+    loop: Weights
+    action: Float[Tensor, "I A"]
+    mix_bias: Float[Tensor, " D"]
+    read_bias: Float[Tensor, " W"]
+
+
 class Settings(NamedTuple):
     """What else the function must know."""
 
@@ -36,6 +48,14 @@ class Settings(NamedTuple):
     eps: float  # of every norm
     product_dtype: torch.dtype
     keep: bool  # whether a backward pass may follow
+
+
+def settings_of(latent: LatentFamily, eps: float, like: Tensor) -> Settings:
+    """By the autocast that is on, and by whether gradients are."""
+    device = like.device.type
+    reduced = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if reduced else like.dtype
+    return Settings(latent, eps, dtype, torch.is_grad_enabled())
 
 
 class Kept(NamedTuple):
@@ -48,6 +68,38 @@ class Kept(NamedTuple):
     gates: Float[Tensor, "T G B 3*d"]
     raws: Float[Tensor, "T B P"]
     layer_inputs: tuple[Float[Tensor, "T B I"], ...]
+
+
+def gather(cell: Any, reading: Float[Tensor, "W D"], layers: nn.Module, *more: Any) -> Weights:
+    """The weights of a block GRU and of a head, side by side as the loop reads them; their gradients find back.
+
+    Args:
+        cell: the block GRU.
+        reading: what the head reads h_t with: the matrix of its first layer, with that of `skip` below it.
+        layers: the rest of the head.
+        more: the layer that the action goes through, where the action is an input of the loop as h and z are.
+    """
+    inputs = [cell.deter_in, cell.stoch_in, *more]
+    linears, norms = [linear for linear, _, _ in inputs], [norm for _, norm, _ in inputs]
+    flat = [m for m in layers.modules() if isinstance(m, nn.LayerNorm | nn.Linear)]  # norm, linear, norm, ...
+    blocks, d, _ = cell.gates.weight.shape
+    own, *shared = cell.mix.weight.split([d] + [cell.deter_in[0].out_features] * 3, 1)
+    reset, candidate, update = cell.gates.weight.chunk(3, -1)
+    reset_bias, candidate_bias, update_bias = cell.gates.bias.view(blocks, 1, 3 * d).chunk(3, -1)
+    return Weights(
+        recurrent=torch.cat([cell.deter_in[0].weight, reading]),
+        stoch=cell.stoch_in[0].weight,
+        input_bias=torch.stack([linear.bias for linear in linears]),
+        input_scale=torch.stack([norm.weight for norm in norms]),
+        input_shift=torch.stack([norm.bias for norm in norms]),
+        shared=rearrange(torch.cat(shared[: len(inputs)], 1), "G i d -> i (G d)"),
+        own=own,
+        mix_scale=cell.norm.weight,
+        mix_shift=cell.norm.bias,
+        gates=torch.cat([reset, update, candidate], -1),
+        gates_bias=torch.cat([reset_bias, update_bias - 1, candidate_bias], -1),
+        layers=tuple(x for m in flat for x in (m.weight, m.bias)),
+    )
 
 
 def weights_of(flat: Sequence[Tensor]) -> Weights:
@@ -73,6 +125,75 @@ def for_products(w: Weights, settings: Settings) -> Weights:
     return w._replace(**matrices, layers=tuple(layers))
 
 
+def gather_for_imagining(cell: Any, action_in: Any, prior_head: Any, skip: nn.Linear | None) -> ImagineWeights:
+    """Those of a block GRU, of the layer that the action goes through, and of a prior's head with its `skip`."""
+    first, *rest = prior_head[0]
+    reading, read_bias = first.weight, first.bias
+    if skip is not None:
+        reading, read_bias = torch.cat([reading, skip.weight]), pad(read_bias, (0, skip.out_features))
+    loop = gather(cell, reading, nn.ModuleList([*rest, prior_head[1]]), action_in)
+    return ImagineWeights(loop, action_in[0].weight, cell.mix.bias, read_bias)
+
+
+class BlockStep:
+    """A step of the block GRU from what its inputs amount to, in room that is made once."""
+
+    def __init__(self, w: Weights, eps: float, rows: int) -> None:
+        """For weights in the dtype of products, and so many rows B."""
+        (G, d, _), self.w, self.eps = w.own.shape, w, eps
+        self.open = w.mix_scale.new_empty(G, rows, 2 * d)
+        self.reset, self.update = self.open.chunk(2, -1)
+        self.candidate = w.mix_scale.new_empty(G, rows, d)
+
+    def __call__(
+        self, held: Tensor, inputs: Tensor, mixed: Tensor, gates: Tensor, of_gates: Sequence[Tensor], new: Tensor
+    ) -> None:
+        """Args:
+        held: h~ [G, B, d].
+        inputs: [B, N, I] before their norms: what is read of h, of z and, with N = 3, of the action.
+        mixed: [B, D] the rest of the mix; the whole of it afterwards.
+        gates, of_gates: [G, B, 3d] for r, u and c, and the `gate_parts` of it.
+        new: [G, B, d] for h_t.
+        """
+        w, (G, _, _), (to_open, candidate) = self.w, self.w.own.shape, of_gates
+        normal = torch.native_layer_norm(inputs, inputs.shape[-1:], None, None, self.eps)[0]
+        add_product(mixed, silu(torch.addcmul(w.input_shift, normal, w.input_scale)).flatten(1), w.shared)
+        grouped(mixed, G).add_(product(held, w.own))
+        active = silu(torch.native_layer_norm(mixed, mixed.shape[-1:], w.mix_scale, w.mix_shift, self.eps)[0])
+        product_plus(w.gates_bias, grouped(active, G), w.gates, out=gates)
+        torch.sigmoid(to_open, out=self.open)
+        torch.mul(self.reset, candidate, out=self.candidate).tanh_()
+        torch.lerp(held, self.candidate, self.update, out=new)
+
+
+def gate_parts(gates: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., 3d] -> r and u [..., 2d], and c [..., d]."""
+    d = gates.shape[-1] // 3
+    return gates[..., : 2 * d], gates[..., 2 * d :]
+
+
+class Head:
+    """A step's parameters of the latent, from what is read of h_t."""
+
+    def __init__(self, w: Weights, settings: Settings) -> None:
+        """For weights in the dtype of products."""
+        self.settings, (self.hidden, _) = settings, w.stoch.shape
+        self.layers = [(scale, shift, matrix.T, bias) for scale, shift, matrix, bias in fours(w.layers)]
+
+    def __call__(self, read: Float[Tensor, "B W"]) -> tuple[Float[Tensor, "B P"], list[Tensor]]:
+        """The parameters, in the dtype of products, and what each layer reads."""
+        hidden, before = self.hidden, []
+        skips = read.shape[-1] > hidden
+        x = read[:, :hidden] if skips else read
+        for scale, shift, matrix, bias in self.layers:
+            before.append(x)
+            active = silu(torch.native_layer_norm(x, [hidden], scale, shift, self.settings.eps)[0])
+            x = product_plus(bias, active, matrix)
+        if skips:
+            x = x + read[:, hidden:]
+        return x.to(self.settings.product_dtype), before
+
+
 class GaussianDraw:
     """z = mean + std * noise, and back."""
 
@@ -83,10 +204,14 @@ class GaussianDraw:
         """What `sample` reads of the noise of each step."""
         return list(noise.unbind())
 
-    def sample(self, raw: Tensor, noise: Tensor, out: Tensor) -> None:
-        """A step's sample, written into `out`."""
+    def sample(self, raw: Tensor, noise: Tensor, out: Tensor) -> Tensor:
+        """A step's sample, written into `out`: -> what `read` is to be told of it."""
         mean, raw_std = raw.chunk(2, -1)
-        torch.addcmul(mean, softplus(raw_std).add_(self.min_std), noise, out=out)
+        return torch.addcmul(mean, softplus(raw_std).add_(self.min_std), noise, out=out)
+
+    def read(self, drawn: Tensor, bias: Tensor, matrix: Tensor, out: Tensor) -> None:
+        """z times a matrix, plus a bias, into `out`."""
+        product_plus(bias, drawn, matrix, out=out)
 
     def slopes(self, raws: Tensor, noise: Tensor) -> Tensor:
         """dz / d(raw std) of all steps."""
@@ -112,12 +237,22 @@ class CategoricalDraw:
         rates = latent_reference.rates(noise)
         return list(zip(rates.unbind(), (self.floor * rates).unbind(), strict=True))
 
-    def sample(self, raw: Tensor, noise: tuple[Tensor, Tensor], out: Tensor) -> None:
-        """A step's sample, written into zeros."""
+    def sample(self, raw: Tensor, noise: tuple[Tensor, Tensor], out: Tensor) -> tuple[Tensor, Tensor]:
+        """A step's sample, written into zeros: -> what `read` is to be told of it."""
         rates, floor = noise
         soft = raw.unflatten(-1, self.shape).softmax(-1)
         drawn = torch.addcmul(floor, soft, rates).argmax(-1, keepdim=True)
         out.unflatten(-1, self.shape).scatter_(-1, drawn, 1.0)
+        return out, drawn[..., 0]
+
+    def read(self, drawn: tuple[Tensor, Tensor], bias: Tensor, matrix: Tensor, out: Tensor) -> None:
+        """z times a matrix, plus a bias, into `out`: where the matrix is large, the sum of the rows that z selects."""
+        z, classes = drawn
+        if matrix.numel() < SMALL_MATRIX or matrix.dtype != out.dtype or not out.is_cpu:
+            product_plus(bias, z, matrix, out=out)
+        else:
+            first = torch.arange(0, matrix.shape[0], self.shape[1])  # of each group
+            torch.add(embedding_bag(classes + first, matrix, mode="sum"), bias, out=out)
 
     def slopes(self, raws: Tensor, noise: Tensor) -> Tensor:
         """The softmaxes of all steps."""
@@ -155,10 +290,12 @@ def add_product(total: Tensor, x: Tensor, matrix: Tensor) -> None:
         total.add_(product(x, matrix))
 
 
-def product_plus(bias: Tensor, x: Tensor, matrix: Tensor) -> Tensor:
+def product_plus(bias: Tensor, x: Tensor, matrix: Tensor, out: Tensor | None = None) -> Tensor:
+    """Into `out`, where given."""
     if x.dtype != matrix.dtype:
-        return product(x, matrix) + bias
-    return torch.addmm(bias, x, matrix) if x.dim() == 2 else torch.baddbmm(bias, x, matrix)
+        total = product(x, matrix) + bias
+        return total if out is None else out.copy_(total)
+    return torch.addmm(bias, x, matrix, out=out) if x.dim() == 2 else torch.baddbmm(bias, x, matrix, out=out)
 
 
 def outer(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
