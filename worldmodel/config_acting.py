@@ -129,7 +129,7 @@ class BehaviourConfig:
     """AdamW, or DreamerV3's LaProp."""
     learning_rate: float = 1e-3
     """The critic's, and the actor's; it does not fall."""
-    clip_norm: float = 100.0
+    clip_norm: float = 0.3
     """Largest norm of the gradient, of the actor and of the critic each; longer ones are scaled down to it."""
     adaptive_clip: float | None = None
     """Largest gradient of each parameter as a share of the parameter's own norm (AGC, 0.3 in DreamerV3), before
