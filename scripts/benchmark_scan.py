@@ -2,7 +2,8 @@
 
     python scripts/benchmark_scan.py               processor times of one thread, and counts of operations
     python scripts/benchmark_scan.py --compiled    with compiled steps at the first size too, minutes of start-up
-    python scripts/benchmark_scan.py --write       the same, into docs/performance.md
+    python scripts/benchmark_scan.py --loops       imagination and acting alone
+    python scripts/benchmark_scan.py --write       what was measured, into docs/performance.md
 
 Everything is interleaved in one process, and a figure is the median of seven: only ratios within one run mean anything.
 TorchRL is an extra: pip install "worldmodel[bench]". Where it is missing its rows are left out.
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from worldmodel import build
 from worldmodel.behaviour.imagination import scripted
+from worldmodel.build_acting import build_agent
 from worldmodel.config_io import read_config
 from worldmodel.data.random_batch import random_batch
 from worldmodel.kernels.kl import balanced_categorical_kl
@@ -33,6 +35,7 @@ from worldmodel.models import rssm as rssm_module
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.scan_parts import gather
+from worldmodel.training.behaviour_learner import BehaviourLearner
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec, State
 
 REPEATS = 7
@@ -82,13 +85,18 @@ SIZES = [
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compiled", action="store_true", help="measure compiled steps as well")
+    parser.add_argument("--loops", action="store_true", help="measure imagination and acting alone")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    text = "\n\n".join([updates(options.compiled), other_loops(), whole_update()])
-    print(text)
-    if options.write:
-        write_block("performance.md", "scan", text)
+    blocks = {"loops": lambda: [other_loops(), imagination_of_presets()]}
+    if not options.loops:
+        blocks["scan"] = lambda: [updates(options.compiled), whole_update()]
+    for name, tables in blocks.items():
+        text = "\n\n".join(tables())
+        print(text)
+        if options.write:
+            write_block("performance.md", name, text)
     return 0
 
 
@@ -117,12 +125,12 @@ def rows(name: str, times: dict[str, float]) -> list[str]:
     return lines
 
 
-def interleaved(contestants: dict[str, Callable[[], Any]]) -> dict[str, float]:
+def interleaved(contestants: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> dict[str, float]:
     """Median processor time of each in milliseconds, one call after the other, in turns."""
     for run in contestants.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name, run in contestants.items():
             start = time.process_time()
             run()
@@ -193,7 +201,10 @@ def other_loops() -> str:
             _, deter = model.step(model.initial(1), action[:1, 0], first)
             model.posterior(deter, model.project(embed)).rsample(noise[:1, 0])
 
-    imagining = {"imagine": lambda: model.imagine(state, state, scripted(action[None]), noise)}
+    imagining = {
+        "plain loop": lambda: model.imagine(state, state, scripted(action[None]), noise, plain_loop=True),
+        "imagine": lambda: model.imagine(state, state, scripted(action[None]), noise),
+    }
     acting = {"act": act}
     if has_torchrl():
         prior, posterior = torchrl_parts(sizes)
@@ -202,6 +213,36 @@ def other_loops() -> str:
     with torch.no_grad():
         lines += rows("1,024 states, 15 steps", interleaved(imagining))
         lines += rows("100 steps of one environment", interleaved(acting))
+    return "\n".join(lines)
+
+
+def imagination_of_presets() -> str:
+    """Markdown: what an update of actor and critic imagines, decoded rewards and continuations included."""
+    lines = ["| imagined by an update of the actor | ms | of the plain loop's |", "| --- | --- | --- |"]
+    specs = {"cartpole": (4, ActionSpec("categorical", 2, (2,))), "pendulum": (3, ActionSpec("continuous", 1))}
+    for name, (width, action) in specs.items():
+        config = read_config(name)
+        torch.manual_seed(0)
+        world = build.build_model(config, EnvSpec({"obs": ObservationSpec("vector", (width,))}, action))
+        agent = build_agent(config, world)
+        assert agent is not None
+        learner = BehaviourLearner(
+            agent, world, torch.Generator(), starts=64, horizon=config.behaviour.horizon, discount=0.99,
+            optimizer="adamw", learning_rate=1e-4, clip_norm=100.0,
+        )  # fmt: skip
+        start, counts = State(torch.randn(64, config.rssm.deter), torch.randn(64, config.rssm.stoch)), torch.ones(64)
+
+        def imagine(lean: bool, learner: Any = learner, start: State = start, counts: Tensor = counts) -> None:
+            rule = rssm_module.imagines_lean if lean else lambda _: False
+            with patch.object(rssm_module, "imagines_lean", rule):
+                dream = learner._imagine(start, counts)
+            if dream.reward.requires_grad:
+                dream.reward.mean().backward(inputs=list(learner.model.actor.parameters()))
+
+        times = interleaved({"plain loop": partial(imagine, False), "as it runs": partial(imagine, True)}, 10 * REPEATS)
+        kind = f"{agent.gradient}, 64 x {config.behaviour.horizon}"
+        for loop, t in times.items():
+            lines.append(f"| `{name}` ({kind}): {loop} | {t:.1f} | {t / times['plain loop']:.2f} |")
     return "\n".join(lines)
 
 
