@@ -1,5 +1,7 @@
 """Policies that filter: as the batched filter does, with a memory that ends with the episode and can be saved."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -205,6 +207,7 @@ def test_planning_finds_the_action_that_a_model_rewards():
     model.__class__ = Wanting
     model.dynamics.action_in = torch.nn.Identity()
     model.dynamics.cell.unrolled = lambda: lambda deter, stoch, action: action.repeat(1, 4)
+    model.dynamics.imagine = functools.partial(model.dynamics.imagine, plain_loop=True)  # the one that calls the cell
     generator = seeded()
     planner = make_planner(model.spec.action, CEM(8), horizon=3, candidates=64, iterations=5)
     planning = Planning(model, planner, discount=1.0, generator=generator)
