@@ -19,13 +19,16 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from docs_blocks import DOCS, write_block  # beside this file
 from matplotlib.figure import Figure
 
 from worldmodel.report.charts import name_axes
 from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW, TRUTH
+
+if TYPE_CHECKING:
+    from worldmodel.runs.run import Run
 
 PAGE, BLOCK, FIGURE = "acting.md", "study", "acting_study.png"
 COLOURS = (RAW, OPTIMISED, BASELINE)
@@ -92,6 +95,25 @@ def result_file(preset: str, seed: int, env_steps: int, name: str, settings: Map
 
 def study(preset: str, seed: int, env_steps: int, name: str, settings: Mapping[str, str], output: Path) -> str:
     """Train with one seed, store every evaluation: -> a line that says how it went."""
+    run, evaluations = train_timed(preset, seed, env_steps, name, settings, output)
+    found = {
+        "preset": preset,
+        "name": name,
+        "settings": dict(settings),
+        "seed": seed,
+        "env_steps": env_steps,
+        "target": TASKS[preset].target,
+        "run": run.folder.name,
+        "evaluations": evaluations,
+    }
+    result_file(preset, seed, env_steps, name, settings, output).write_text(json.dumps(found, indent=1) + "\n")
+    return f"{preset} {name} seed {seed}: " + " ".join(f"{one['return']:.0f}" for one in evaluations)
+
+
+def train_timed(
+    preset: str, seed: int, env_steps: int, name: str, settings: Mapping[str, Any], output: Path
+) -> tuple["Run", list[dict[str, float]]]:
+    """Train with one seed: -> the run, and every evaluation with the CPU seconds of training until then."""
     import torch
     from rich.console import Console
 
@@ -131,18 +153,7 @@ def study(preset: str, seed: int, env_steps: int, name: str, settings: Mapping[s
     overrides |= {"seed": seed, "runs": str(output / "runs"), "name": f"{preset}-{name}-{seed}", **settings}
     progress = Timed()
     run = train(preset, overrides, progress=progress)
-    found = {
-        "preset": preset,
-        "name": name,
-        "settings": dict(settings),
-        "seed": seed,
-        "env_steps": env_steps,
-        "target": TASKS[preset].target,
-        "run": run.folder.name,
-        "evaluations": progress.evaluations,
-    }
-    result_file(preset, seed, env_steps, name, settings, output).write_text(json.dumps(found, indent=1) + "\n")
-    return f"{preset} {name} seed {seed}: " + " ".join(f"{one['return']:.0f}" for one in progress.evaluations)
+    return run, progress.evaluations
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
