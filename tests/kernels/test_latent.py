@@ -12,10 +12,15 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worldmodel.kernels import latent_reference, latent_triton, launch_triton
+from worldmodel.kernels import latent, latent_reference, latent_triton, launch_triton
 from worldmodel.kernels.backend import runs_on_triton
 from worldmodel.kernels.kl_reference import mix_uniform, mix_uniform_probs
-from worldmodel.kernels.latent import categorical_head, gaussian_head
+from worldmodel.kernels.latent import (
+    categorical_head,
+    categorical_head_on_triton,
+    gaussian_head,
+    gaussian_head_on_triton,
+)
 from worldmodel.kernels.launch_triton import Tile
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 
@@ -292,63 +297,62 @@ def test_only_what_came_in_is_kept_for_backward(name, generator):
     assert kept <= {source.data_ptr(), noise.data_ptr()}
 
 
-class Counter(TorchDispatchMode):
-    """Counts the operations that torch hands to a device."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.seen.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("name", HEADS)
-def test_it_is_one_operation_forward_and_one_backward(name, generator):
+def test_it_is_one_launch_forward_and_one_backward(name, generator, launches):
     head, setting, inputs, shape = HEADS[name]
     source, noise = inputs(shape, torch.float32, generator)
-    cotangent = torch.ones(source.flatten(-2).shape if name == "categorical" else noise.shape, device=DEVICE)
-    with Counter() as forward:
-        sample = head(source, noise, backend="triton", **setting)
-    with Counter() as backward:
-        torch.autograd.grad(sample, source, cotangent)
-    assert forward.seen == [f"worldmodel.{name}_head.default"]
-    assert [op for op in backward.seen if "detach" not in op] == [f"worldmodel.{name}_head_backward.default"]
+    sample = head(source, noise, backend="triton", **setting)
+    assert len(launches) == 1
+    torch.autograd.grad(sample, source, torch.ones_like(sample))
+    assert len(launches) == 2
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_forward_mode_derivative_is_refused_by_the_operators_name_and_is_the_references(name, generator):
+def test_a_forward_mode_derivative_of_the_kernels_is_refused_and_is_the_references(name, generator):
     head, setting, inputs, shape = HEADS[name]
     source, noise = inputs(shape, torch.float32, generator)
     source, tangent = source.detach(), torch.ones_like(source).cumsum(-1)
     weight = torch.randn(head(source, noise, backend="reference", **setting).shape, generator=generator).to(DEVICE)
     formula = lambda x, backend: (head(x, noise, backend=backend, **setting) * weight).sum()  # noqa: E731
-    with pytest.raises(NotImplementedError, match=f"worldmodel::{name}_head: expected no forward-mode derivative"):
+    with pytest.raises(RuntimeError, match="functorch"):
         torch.func.jvp(lambda x: formula(x, "triton"), (source,), (tangent,))
     leaf = source.clone().requires_grad_()
-    output = head(leaf, noise, backend="triton", **setting)
-    with forward_ad.dual_level():
-        with pytest.raises(NotImplementedError, match=f"{name}_head: expected no forward-mode derivative"):
-            head(forward_ad.make_dual(leaf, tangent), noise, backend="triton", **setting)
-        with pytest.raises(NotImplementedError, match=f"{name}_head_backward: expected no forward-mode derivative"):
-            torch.autograd.grad(output, leaf, forward_ad.make_dual(weight, weight))
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
+        head(forward_ad.make_dual(leaf, tangent), noise, backend="triton", **setting)
     slope = torch.func.jvp(lambda x: formula(x, "reference"), (source,), (tangent,))[1]
     (gradient,) = torch.autograd.grad(formula(leaf, "reference"), leaf)
     torch.testing.assert_close(slope, (gradient * tangent).sum(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_torch_takes_it_as_an_operator(name, generator):
+def test_a_second_derivative_of_the_kernels_is_refused(name, generator):
     head, setting, inputs, shape = HEADS[name]
     source, noise = inputs(shape, torch.float32, generator)
-    operator = getattr(latent_triton, head.__name__)
-    torch.library.opcheck(operator, (source, noise, *setting.values()))
-    # The operator, not the function around it: a compiler cannot look through the tests' type checker.
-    compiled = torch.compile(lambda x: operator(x, noise, *setting.values()), fullgraph=True)
-    got, expected = compiled(source), head(source, noise, backend="triton", **setting)
-    assert torch.equal(got, expected)
-    assert torch.equal(*(torch.autograd.grad(z.square().sum(), source)[0] for z in (got, expected)))
+    sample = head(source, noise, backend="triton", **setting)
+    (gradient,) = torch.autograd.grad(sample.square().sum(), source, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("compiling", "capturing", "kernels"),
+    [(False, False, ["categorical"]), (False, True, ["gaussian", "categorical"]), (True, True, [])],
+    ids=["eager", "in a CUDA graph", "inside torch.compile"],
+)
+def test_kernels_draw_where_a_launch_is_cheaper_than_the_formula(monkeypatch, compiling, capturing, kernels):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(latent, "runs_on_triton", lambda backend, *tensors: backend != "reference")  # as on a GPU
+    x = torch.zeros(1, 2, 3)
+    rules = {"gaussian": gaussian_head_on_triton, "categorical": categorical_head_on_triton}
+    assert [name for name, rule in rules.items() if rule("auto", x, x)] == kernels
+    assert not any(rule("reference", x, x) for rule in rules.values())
+    for rule in rules.values():
+        if compiling:
+            with pytest.raises(ValueError, match="backend: expected .* inside torch.compile"):
+                rule("triton", x, x)
+        else:
+            assert rule("triton", x, x)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.kernels import kl_reference, latent_reference
-from worldmodel.kernels.backend import runs_on_triton
 from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
-from worldmodel.kernels.latent import categorical_head, gaussian_head
+from worldmodel.kernels.latent import (
+    categorical_head,
+    categorical_head_on_triton,
+    gaussian_head,
+    gaussian_head_on_triton,
+)
 from worldmodel.kernels.precision import full_precision
 from worldmodel.types import KL, BalancedKL
 
@@ -47,8 +51,8 @@ class DiagonalGaussian:
         return self._split()[1]
 
     def rsample(self, noise: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
-        """mean + std * noise, for standard normal noise; one launch on a GPU."""
-        if runs_on_triton("auto", self.raw, noise):
+        """mean + std * noise, for standard normal noise."""
+        if gaussian_head_on_triton("auto", self.raw, noise):
             return gaussian_head(self.raw, noise, min_std=self.min_std)
         return self.mean + self.std * noise
 
@@ -137,7 +141,7 @@ class OneHotCategorical:
 
         The gradient is straight-through, or ReinMax's on top of the same sample.
         """
-        if runs_on_triton("auto", self.logits, noise):
+        if categorical_head_on_triton("auto", self.logits, noise):
             sample = categorical_head(self.logits, noise, unimix=self.unimix)
         else:
             sample = latent_reference.straight_through(self.probs, latent_reference.rates(noise))
