@@ -1,9 +1,10 @@
-"""What calling a kernel costs the processor, without a GPU: Triton's own way to a launch, over a driver that launches none.
+"""What calling a kernel costs the processor: Triton's own way to a launch, over a driver that launches nothing.
 
     python scripts/benchmark_launches.py [--write]    prints a table; --write puts it into docs/kernels.md
 
-It times Python, dispatch and autograd on tensors of a few numbers, beside the formulas on the CPU. A real
-launch costs a few microseconds more, of a kernel as of each operation of a formula. TRITON_INTERPRET must not be set.
+It needs no GPU. It times Python, dispatch and autograd on tensors of a few numbers, beside the formulas on the CPU.
+A real launch costs a few microseconds more, of a kernel as of each operation of a formula. TRITON_INTERPRET must not be
+set.
 """
 
 import argparse
@@ -97,7 +98,7 @@ def subjects() -> dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], 
 def table() -> str:
     """Markdown: microseconds of processor time of a call, with gradients and without."""
     lines = [
-        "| processor time of a call, microseconds | formula, with its gradient | kernels | formula, no gradient | kernels |",
+        "| microseconds of a call | formula, with its gradient | kernels | formula, no gradient | kernels |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, (formula, kernels, sources) in subjects().items():

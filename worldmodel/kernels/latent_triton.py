@@ -3,8 +3,8 @@
     gaussian_head       raw [..., 2S], noise [..., S]      -> sample [..., S]
     categorical_head    logits and noise [..., S, K]       -> sample [..., S * K]
 
-Only the inputs are kept for backward. Not custom operators, as the KLs are: a head is called at each step of a loop, and
-an operator's call costs more than the launch. What torch.compile would need of one it has in the reference.
+Only the inputs are kept for backward. These are not custom operators, as the KLs are: a head is called at each step of
+a loop, and an operator's call costs more than its launch. torch.compile gets the reference.
 (`no_type_check`: Triton reads the source of a function, so the type checker of the tests must not wrap it.)
 """
 

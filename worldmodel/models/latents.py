@@ -3,6 +3,9 @@
 A family (`GaussianFamily`, `CategoricalFamily`) knows its sizes and turns a head's raw output [..., P] into a
 distribution. A distribution holds that raw output; its probabilities are mixed and floored in one way, so that what is
 sampled is what the KL compares. They are worked out when they are first needed: a kernel samples without them.
+
+Raw outputs stay in the dtype they come in, bfloat16 under autocast, so that kernels read half as many bytes. All else
+is float32 or better: probabilities, noise, samples, densities.
 """
 
 from dataclasses import dataclass
@@ -101,7 +104,7 @@ class DiagonalGaussian:
 
     def _split(self) -> tuple[Tensor, Tensor]:
         if self._mean_and_std is None:  # not a cached_property: its lock stops torch.compile before Python 3.12
-            self._mean_and_std = kl_reference.split_gaussian(self.raw, self.min_std)
+            self._mean_and_std = kl_reference.split_gaussian(full_precision(self.raw), self.min_std)
         return self._mean_and_std
 
 
@@ -126,14 +129,14 @@ class OneHotCategorical:
     def probs(self) -> Float[Tensor, "*batch S K"]:
         """Probabilities of the classes, mixed with the uniform distribution."""
         if self._probs is None:
-            self._probs = kl_reference.mix_uniform_probs(self.logits, self.unimix)
+            self._probs = kl_reference.mix_uniform_probs(full_precision(self.logits), self.unimix)
         return self._probs
 
     @property
     def log_probs(self) -> Float[Tensor, "*batch S K"]:
         """Log-probabilities of the classes, mixed with the uniform distribution."""
         if self._log_probs is None:
-            self._log_probs = kl_reference.mix_uniform(self.logits, self.unimix)
+            self._log_probs = kl_reference.mix_uniform(full_precision(self.logits), self.unimix)
         return self._log_probs
 
     def rsample(self, noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch Z"]:
@@ -158,8 +161,8 @@ class OneHotCategorical:
 
     def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch S K"]:
         """Uniform noise for `rsample`."""
-        logits = self.logits
-        return torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
+        probs = self.probs
+        return torch.rand(probs.shape, generator=generator, device=probs.device, dtype=probs.dtype)
 
     def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch S"]:
         """log-mass of each group's class, in nats."""
@@ -239,8 +242,8 @@ class GaussianFamily:
         return 2 * self.groups
 
     def distribution(self, raw: Float[Tensor, "*batch P"]) -> DiagonalGaussian:
-        """The distribution that a head's output stands for, in float32 or better."""
-        return DiagonalGaussian(full_precision(raw), self.min_std)
+        """The distribution that a head's output stands for."""
+        return DiagonalGaussian(raw, self.min_std)
 
     def noise(self, *shape: int, like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*shape S"]:
         """Standard normal noise for `rsample`."""
@@ -276,8 +279,8 @@ class CategoricalFamily:
         return self.groups * self.classes
 
     def distribution(self, raw: Float[Tensor, "*batch P"]) -> OneHotCategorical:
-        """The distribution that a head's output stands for, in float32 or better."""
-        logits = rearrange(full_precision(raw), "... (S K) -> ... S K", S=self.groups)
+        """The distribution that a head's output stands for."""
+        logits = rearrange(raw, "... (S K) -> ... S K", S=self.groups)
         return OneHotCategorical(logits, self.unimix, self.gradient)
 
     def noise(self, *shape: int, like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*shape S K"]:
