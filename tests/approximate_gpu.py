@@ -1,6 +1,6 @@
 """Triton's interpreter with a GPU's rounding, to see which tests of kernels ask for more digits than a GPU has.
 
-    pytest -p approximate_gpu tests/kernels
+    PYTHONPATH=tests pytest -p approximate_gpu tests/kernels
 
 On NVIDIA's GPUs Triton's exp is ex2.approx of x log2(e), which is rounded before, and its division is div.full, each
 right to two units in the last place; its log is right to one. Here the same number always has the same error, as there.

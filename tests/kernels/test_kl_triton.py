@@ -25,9 +25,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Of the largest number in a row (a step's groups, a group's classes), for outputs: float32 arithmetic, whatever the
 # inputs, on some dozens of operations. Not of the largest of all: beside extremes nothing else would be checked.
 OUTPUT = 2e-6
-# A GPU knows a probability near one, and its logarithm, to two units in the last place or 2.4e-7, since exp and division
-# are approximate there (`approximate_gpu` shows which tests notice). A gradient of a group whose classes nearly cancel is
-# a difference of some such numbers, times cotangents of up to 3.
+# A GPU knows a probability near one, and its logarithm, to two units in the last place or 2.4e-7, since exp and
+# division are approximate there (`approximate_gpu` shows which tests notice). A gradient of a group whose classes nearly
+# cancel is a difference of some such numbers, times cotangents of up to 3.
 ABSOLUTE = 1.5e-6
 # Of each gradient, beside OUTPUT: how it is rounded when it is stored.
 STORED = {
@@ -252,7 +252,7 @@ def test_identical_distributions_have_exactly_no_kl_and_no_gradient(generator, f
 def test_nearly_equal_categoricals_lose_few_digits_and_are_not_below_zero(generator, unimix):
     near = Categorical(4, 32, unimix)
     q = 3 * torch.randn(20, 4, 32, generator=generator)
-    # The difference of two logarithms, each known to a few roundings on a GPU, in units of their distance: 3e-6 / distance.
+    # A difference of two logarithms, each known to a few roundings on a GPU, in units of their distance.
     for distance, digits in ((1e-2, 3e-4), (1e-3, 3e-3), (1e-4, 3e-2), (1e-6, torch.inf)):
         p = q + distance * torch.randn(20, 4, 32, generator=generator)
         got = categorical_kl(q.to(DEVICE), p.to(DEVICE), unimix=unimix, backend="triton").kl.cpu()
