@@ -26,8 +26,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # inputs, on some dozens of operations. Not of the largest of all: beside extremes nothing else would be checked.
 OUTPUT = 2e-6
 # A GPU knows a probability near one, and its logarithm, to two units in the last place or 2.4e-7, since exp and
-# division are approximate there (`approximate_gpu` shows which tests notice). A gradient of a group whose classes nearly
-# cancel is a difference of some such numbers, times cotangents of up to 3.
+# division are approximate there (`approximate_gpu` shows which tests notice). A gradient whose terms nearly cancel is
+# a difference of some such numbers, times cotangents of up to 3.
 ABSOLUTE = 1.5e-6
 # Of each gradient, beside OUTPUT: how it is rounded when it is stored.
 STORED = {
