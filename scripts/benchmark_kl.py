@@ -159,14 +159,14 @@ def counts_of_a_step() -> str:
         "| --- | --- | --- |",
     ]
     families = {"Gaussian": GaussianFamily(32, MIN_STD), "categorical": CategoricalFamily(32, 32, UNIMIX)}
-    rules = ("gaussian_head_on_triton", "categorical_head_on_triton")
     for family_name, family in families.items():
+        drawn_by = ("reference", "kernels") if family_name == "categorical" else ("reference",)
         for scope, count in (("latent head", counts_of_head), ("whole step", counts_of_filter)):
-            for backend in ("reference", "kernels"):
+            for backend in drawn_by:
                 fused = backend == "kernels"
                 with (
-                    patch.multiple(latents, **dict.fromkeys(rules, lambda *_, fused=fused: fused)),
-                    patch.multiple(latent, **dict.fromkeys(rules, lambda *_, fused=fused: fused)),
+                    patch.object(latents, "categorical_head_on_triton", lambda *_, fused=fused: fused),
+                    patch.object(latent, "categorical_head_on_triton", lambda *_, fused=fused: fused),
                     patch.object(latent_triton, "launch", count_launch),
                 ):
                     forward, backward = count(family)

@@ -139,7 +139,6 @@ def test_half_precision_reaches_the_kernels_and_all_else_is_float32(monkeypatch,
     """As under autocast on a GPU: what a head puts out is handed on as it is, and drawn from exactly."""
     for module in (latent, kl):
         monkeypatch.setattr(module, "runs_on_triton", lambda *_: True)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     read = []
     for module in (latent_triton, kl_triton):
         launch = module.launch
@@ -156,7 +155,8 @@ def test_half_precision_reaches_the_kernels_and_all_else_is_float32(monkeypatch,
     balanced = posterior.balanced_kl(prior, dyn=0.5, rep=0.1, free_nats=0.0)
     divergence = posterior.divergence(prior)
     (sample.square().sum() + balanced.balanced.sum() + divergence.kl.sum()).backward()
-    assert read == [{half}] * 6  # forward and backward of each
+    drawn = 2 * isinstance(family, CategoricalFamily)  # a Gaussian sample is its formula
+    assert read == [{half}] * (drawn + 4)  # forward and backward of each
     assert all(raw.grad.dtype == half for raw in raws)
     assert all(x.dtype == torch.float32 for x in (sample, *balanced, *divergence))
     assert posterior.noise().dtype == posterior.log_prob(sample).dtype == posterior.entropy().dtype == torch.float32
@@ -377,14 +377,9 @@ def test_a_second_derivative_of_the_kernels_is_refused(name, generator):
         gradient.sum().backward()
 
 
-@pytest.mark.parametrize(
-    ("compiling", "capturing", "kernels"),
-    [(False, False, ["categorical"]), (False, True, ["gaussian", "categorical"]), (True, True, [])],
-    ids=["eager", "in a CUDA graph", "inside torch.compile"],
-)
-def test_kernels_draw_where_a_launch_is_cheaper_than_the_formula(monkeypatch, compiling, capturing, kernels):
+@pytest.mark.parametrize(("compiling", "kernels"), [(False, ["categorical"]), (True, [])])
+def test_kernels_draw_where_they_are_cheaper_to_call_than_the_formula(monkeypatch, compiling, kernels):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
     monkeypatch.setattr(latent, "runs_on_triton", lambda backend, *tensors: backend != "reference")  # as on a GPU
     x = torch.zeros(1, 2, 3)
     rules = {"gaussian": gaussian_head_on_triton, "categorical": categorical_head_on_triton}

@@ -1,8 +1,7 @@
 """A sample of the latent, from what a head puts out and noise: the end of every step of the recurrent loop.
 
 Written out in torch it is up to thirteen small operations forward and three backward, at each step (docs/kernels.md);
-the kernels make it one and one. Which of the two is faster depends on what a launch costs, and that on who launches:
-`gaussian_head_on_triton` and `categorical_head_on_triton` decide.
+the kernels make it one and one. `gaussian_head_on_triton` and `categorical_head_on_triton` say which of the two runs.
 """
 
 import math
@@ -24,8 +23,8 @@ def gaussian_head(
         raw: means, then unconstrained stds; P = 2S.
         noise: standard normal; no gradient reaches it.
         min_std: floor of the stds, greater than zero.
-        backend: "reference", "triton", or "auto", see `gaussian_head_on_triton`. The kernels can be differentiated
-            once, backward, and not by torch.func.
+        backend: "reference" or "triton"; "auto" is the reference, which is cheaper to call. The kernels can be
+            differentiated once, backward, and not by torch.func.
     Returns:
         The sample, float32 or float64, differentiable in `raw`.
     Raises:
@@ -78,15 +77,12 @@ def categorical_head(
 
 
 def gaussian_head_on_triton(backend: Backend, raw: Tensor, noise: Tensor) -> bool:
-    """Whether the kernels draw a Gaussian sample: by "auto" where a CUDA graph is captured, on a GPU.
+    """Whether the kernels draw a Gaussian sample: where they are asked for, since the formula is cheaper to call.
 
-    Called from Python a launch of a Triton kernel costs more than the formula's few operations; replayed, it does not.
     Raises:
         ValueError: as `categorical_head_on_triton`.
     """
-    if not categorical_head_on_triton(backend, raw, noise):
-        return False
-    return backend != "auto" or torch.cuda.is_current_stream_capturing()
+    return backend != "auto" and categorical_head_on_triton(backend, raw, noise)
 
 
 def categorical_head_on_triton(backend: Backend, logits: Tensor, noise: Tensor) -> bool:

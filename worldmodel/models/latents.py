@@ -18,12 +18,7 @@ from torch import Tensor
 
 from worldmodel.kernels import kl_reference, latent_reference
 from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
-from worldmodel.kernels.latent import (
-    categorical_head,
-    categorical_head_on_triton,
-    gaussian_head,
-    gaussian_head_on_triton,
-)
+from worldmodel.kernels.latent import categorical_head, categorical_head_on_triton
 from worldmodel.kernels.precision import full_precision
 from worldmodel.types import KL, BalancedKL
 
@@ -55,8 +50,6 @@ class DiagonalGaussian:
 
     def rsample(self, noise: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
         """mean + std * noise, for standard normal noise."""
-        if gaussian_head_on_triton("auto", self.raw, noise):
-            return gaussian_head(self.raw, noise, min_std=self.min_std)
         return self.mean + self.std * noise
 
     @torch.no_grad()
