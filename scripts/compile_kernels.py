@@ -1,11 +1,12 @@
 """Compile every Triton kernel ahead of time, for GPUs that need not be there: registers, spills, occupancy, loads.
 
     python scripts/compile_kernels.py                   everything, minutes; rewrites the table of docs/kernels.md
-    python scripts/compile_kernels.py --json FILE [--targets sm_90] [--dtypes float32] [--widths 256 32x32]
+    python scripts/compile_kernels.py --json FILE [--targets sm_90] [--dtypes float16] [--widths 256 32x32]
 
-It compiles what training would launch: the operators run on tensors of these widths, and each launch is recorded with
-its arguments, constants and tile instead of being executed. Exits with 1 if a kernel spills, fills less than half of a
-GPU's threads, or has narrower loads than its width allows. Needs triton but no GPU; TRITON_INTERPRET must not be set.
+It compiles what training would launch, in float32 and, as under autocast, in bfloat16 (float16 on demand): the kernels
+are called with tensors of these widths, and each launch is recorded with its arguments, constants and tile instead of
+being executed. Exits with 1 if a kernel spills, fills less than half of a GPU's threads, or has narrower loads than its
+width allows. Needs triton but no GPU; TRITON_INTERPRET must not be set.
 """
 
 import argparse
@@ -78,7 +79,7 @@ class Compiled:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS))
     parser.add_argument("--json", type=Path, help="write the figures there, and leave the documentation alone")
     options = parser.parse_args()

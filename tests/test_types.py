@@ -22,6 +22,16 @@ class Copies(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def test_what_goes_to_a_gpu_is_copied_from_pinned_memory(monkeypatch, generator):
+    batch, pinned, copied = random_batch(MIXED_SPEC, 2, 3, generator), [], []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x.clone()) or pinned[-1])
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, device, **how: copied.append((x, device, how)) or x)
+    batch.to("cuda:1")
+    assert [id(x) for x, *_ in copied] == [id(x) for x in pinned]
+    assert len(copied) == len(MIXED_SPEC.observations) + len(batch) - 1
+    assert all((device, how) == ("cuda:1", {"non_blocking": True}) for _, device, how in copied)
+
+
 @pytest.mark.parametrize(
     ("there", "back", "queued"),
     [("meta", "cpu", False), ("meta", torch.device("cpu"), False), ("cpu", "meta", True)],

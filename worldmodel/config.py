@@ -292,6 +292,12 @@ class TrainingConfig:
     """Updates between two checkpoints."""
     autocast: bool = False
     """Run the networks in bfloat16; densities and KLs stay in float32."""
+    tf32: bool = False
+    """Multiply float32 matrices as TF32 on a GPU that can: faster, with three digits of each factor. It makes results
+    less exact, not less repeatable."""
+    deterministic: bool = False
+    """On a GPU, use operations that give the same bits every time, and stop at one that has no such form. It is what a
+    resumed run needs there to be bit for bit the one that never stopped; slower. On a CPU runs are so in any case."""
     compile: bool = False
     """Compile the recurrent step with torch.compile: half a minute of start-up; needs a C++ compiler on a CPU."""
 

@@ -114,9 +114,14 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same rows on another device. A copy to the host is complete when this returns."""
-        queued = torch.device(device).type != "cpu"  # a copy to a device is queued there, before whatever uses it
-        rest = (field.to(device, non_blocking=queued) for field in self[1:])
-        return Batch({key: value.to(device, non_blocking=queued) for key, value in self.obs.items()}, *rest)
+        kind = torch.device(device).type
+
+        def copied(x: Tensor) -> Tensor:
+            if kind == "cuda" and x.device.type == "cpu":
+                x = x.pin_memory()  # from other memory the copy would wait for the GPU
+            return x.to(device, non_blocking=kind != "cpu")  # it is queued on the device, before whatever uses it
+
+        return Batch({key: copied(value) for key, value in self.obs.items()}, *map(copied, self[1:]))
 
 
 class Rows(NamedTuple):

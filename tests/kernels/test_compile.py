@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_kernels_compile_do_not_spill_and_load_widely(tmp_path):
 
 @pytest.mark.slow
 def test_every_kernel_at_every_width_on_every_gpu(tmp_path):
-    rows = compile_kernels(tmp_path / "figures.json")
+    rows = compile_kernels(tmp_path / "figures.json", "--dtypes", "float32", "bfloat16", "float16")
     assert {row["target"] for row in rows} == {"sm_80", "sm_89", "sm_90", "sm_100", "gfx942"}
     assert {row["dtype"] for row in rows} == {"float32", "bfloat16", "float16"}
     assert_sound(rows)
@@ -70,6 +71,11 @@ sys.exit(compile_kernels.main())
     assert done.returncode == 1, done.stderr
     rows = json.loads((tmp_path / "figures.json").read_text())["kernels"]
     assert any(row["spills"] > 0 for row in rows)
+
+
+def test_the_table_of_the_documentation_was_made_with_the_triton_that_the_constraints_pin():
+    pinned = re.search(r"^triton==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+    assert re.findall(r"^Triton (\S+);", (ROOT / "docs" / "kernels.md").read_text(), re.MULTILINE) == [pinned]
 
 
 def test_it_refuses_to_run_where_kernels_are_interpreted():

@@ -1,6 +1,7 @@
 """KL divergence of each latent group, from what the heads put out; loss, bound and diagnostics all take it from here.
 
-Half-precision inputs are computed in float32, whatever the autocast. Reference and Triton kernels return the same.
+Half-precision inputs are computed in float32, whatever the autocast, and may lie beside float32 ones. Reference and
+Triton kernels return the same.
 """
 
 import functools
@@ -27,7 +28,7 @@ def gaussian_kl(
 
     Args:
         posterior_raw: means, then unconstrained stds; P = 2S. std = min_std + softplus(unconstrained).
-        prior_raw: the same layout and shape.
+        prior_raw: the same layout and shape; its dtype may differ where neither is float64.
         min_std: floor of both stds, greater than zero.
         backend: "reference", "triton", or "auto": triton for tensors on a GPU, where it is installed and knows the
             dtype. The kernels can be differentiated once, backward; the reference any way and as
@@ -95,7 +96,7 @@ def categorical_kl(
 
     Args:
         posterior_logits: unnormalised log-probabilities before mixing.
-        prior_logits: the same shape.
+        prior_logits: the same shape, as in `gaussian_kl`.
         unimix: share of the uniform distribution, in [0, 1).
         backend: as in `gaussian_kl`. Without kernels "auto" works everything out once and gives the gradients in closed
             form, which torch.func and forward mode cannot take; "reference" is the formulas, which they can.
@@ -184,8 +185,12 @@ def _check_pair(first: Tensor, second: Tensor, first_name: str, second_name: str
         raise ValueError(
             f"{first_name} and {second_name}: expected one shape, got {tuple(first.shape)} and {tuple(second.shape)}"
         )
-    if first.dtype != second.dtype or not first.is_floating_point():
-        raise ValueError(f"{first_name} and {second_name}: expected one float dtype, got {first.dtype}, {second.dtype}")
+    computed = {torch.promote_types(x.dtype, torch.float32) for x in (first, second)}
+    if not (first.is_floating_point() and second.is_floating_point()) or len(computed) > 1:
+        raise ValueError(
+            f"{first_name} and {second_name}: expected float dtypes up to float32, or float64 twice, got {first.dtype},"
+            f" {second.dtype}"
+        )
     if first.device != second.device:
         raise ValueError(f"{first_name} and {second_name}: expected one device, got {first.device}, {second.device}")
 

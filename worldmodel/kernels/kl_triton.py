@@ -217,7 +217,7 @@ def gaussian_kl(
     """KL and both entropies [..., S], the balanced KL and whether it was clamped [...], of raw heads [..., 2S]."""
     outputs = _empty_outputs(posterior, 1)
     q, p = rows_of(posterior, 1), rows_of(prior, 1)
-    tile = gaussian_tile(q.shape[1] // 2, q.element_size())
+    tile = gaussian_tile(q.shape[1] // 2, _widest(q, p))
     settings = {"min_std": min_std, **gaussian_settings(q)}
     _run_forward(gaussian_kl_forward, tile, q, p, outputs, dyn + rep, free_nats, settings)
     return outputs
@@ -246,7 +246,7 @@ def categorical_kl(
     """KL and both entropies [..., S], the balanced KL and whether it was clamped [...], of logits [..., S, K]."""
     outputs = _empty_outputs(posterior, 2)
     q, p = rows_of(posterior, 2), rows_of(prior, 2)
-    tile = categorical_tile(q.shape[1], q.shape[2], q.element_size())
+    tile = categorical_tile(q.shape[1], q.shape[2], _widest(q, p))
     settings = categorical_settings(q, tile, unimix)
     _run_forward(categorical_kl_forward, tile, q, p, outputs, dyn + rep, free_nats, settings)
     return outputs
@@ -261,7 +261,7 @@ def categorical_kl_gradients(
     """Gradients [..., S, K] of both inputs from those of the outputs, None where there is none."""
     gradients = _empty_gradients(posterior, prior)
     q, p = rows_of(posterior, 2), rows_of(prior, 2)
-    tile = categorical_tile(q.shape[1], q.shape[2], q.element_size())
+    tile = categorical_tile(q.shape[1], q.shape[2], _widest(q, p))
     settings = {"dyn": dyn, "rep": rep, **categorical_settings(q, tile, unimix)}
     grads = (kl, q_entropy, p_entropy, balanced)
     _run_backward(categorical_kl_backward, tile, q, p, grads, clamped, gradients, settings)
@@ -294,6 +294,11 @@ def _run_backward(
         **settings,
     }
     launch(kernel, tile, (len(q),), arguments)
+
+
+def _widest(*tensors: Tensor) -> int:
+    """Bytes of the widest number."""
+    return max(x.element_size() for x in tensors)
 
 
 def _empty_outputs(posterior: Tensor, event: int) -> Outputs:

@@ -1,7 +1,7 @@
 """A sample of the latent, from what a head puts out and noise: the end of every step of the recurrent loop.
 
 Written out in torch it is up to thirteen small operations forward and three backward, at each step (docs/kernels.md);
-the kernels make it one and one.
+the kernels make it one and one. `gaussian_head_on_triton` and `categorical_head_on_triton` say which of the two runs.
 """
 
 import math
@@ -23,8 +23,8 @@ def gaussian_head(
         raw: means, then unconstrained stds; P = 2S.
         noise: standard normal; no gradient reaches it.
         min_std: floor of the stds, greater than zero.
-        backend: "reference", "triton", or "auto": triton for tensors on a GPU, where it is installed and knows the
-            dtypes. The kernels can be differentiated once, backward.
+        backend: "reference" or "triton"; "auto" is the reference, which is cheaper to call. The kernels can be
+            differentiated once, backward, and not by torch.func.
     Returns:
         The sample, float32 or float64, differentiable in `raw`.
     Raises:
@@ -37,7 +37,7 @@ def gaussian_head(
     _check_noise(noise, raw, (*raw.shape[:-1], raw.shape[-1] // 2))
     if isinstance(min_std, Tensor) or not 0 < min_std < math.inf:
         raise ValueError(f"min_std: expected a number greater than zero, got {min_std!r}")
-    if runs_on_triton(backend, raw, noise):
+    if gaussian_head_on_triton(backend, raw, noise):
         from worldmodel.kernels import latent_triton
 
         return latent_triton.gaussian_head(raw, noise, min_std)
@@ -57,7 +57,7 @@ def categorical_head(
         logits: unnormalised log-probabilities before mixing.
         noise: uniform in [0, 1); no gradient reaches it.
         unimix: share of the uniform distribution that is mixed in, in [0, 1).
-        backend: as for `gaussian_head`.
+        backend: "reference", "triton", or "auto", see `categorical_head_on_triton`; else as for `gaussian_head`.
     Returns:
         The S one-hot samples, flat (Z = S * K), float32 or float64, with the gradient of the mixed probabilities.
     Raises:
@@ -69,11 +69,34 @@ def categorical_head(
     _check_noise(noise, logits, tuple(logits.shape))
     if isinstance(unimix, Tensor) or not 0 <= unimix < 1:
         raise ValueError(f"unimix: expected a share in [0, 1), got {unimix!r}")
-    if runs_on_triton(backend, logits, noise):
+    if categorical_head_on_triton(backend, logits, noise):
         from worldmodel.kernels import latent_triton
 
         return latent_triton.categorical_head(logits, noise, unimix)
     return latent_reference.categorical_head(logits, noise, unimix)
+
+
+def gaussian_head_on_triton(backend: Backend, raw: Tensor, noise: Tensor) -> bool:
+    """Whether the kernels draw a Gaussian sample: where they are asked for, since the formula is cheaper to call.
+
+    Raises:
+        ValueError: as `categorical_head_on_triton`.
+    """
+    return backend != "auto" and categorical_head_on_triton(backend, raw, noise)
+
+
+def categorical_head_on_triton(backend: Backend, logits: Tensor, noise: Tensor) -> bool:
+    """Whether the kernels draw a categorical sample: by "auto" on a GPU, unless a compiler is at work.
+
+    Inside `torch.compile` the compiler fuses the formula with what is around it.
+    Raises:
+        ValueError: as `runs_on_triton`, and if "triton" is asked for inside `torch.compile`.
+    """
+    if not torch.compiler.is_compiling():
+        return runs_on_triton(backend, logits, noise)
+    if backend == "triton":
+        raise ValueError('backend: expected "auto" or "reference" inside torch.compile, got "triton"')
+    return False
 
 
 def _check_noise(noise: Tensor, source: Tensor, shape: tuple[int, ...]) -> None:

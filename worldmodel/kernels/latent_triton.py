@@ -1,9 +1,10 @@
-"""The latent head as Triton kernels and torch operators: one launch forward, one backward.
+"""The latent head as Triton kernels and autograd functions: one launch forward, one backward.
 
     gaussian_head       raw [..., 2S], noise [..., S]      -> sample [..., S]
     categorical_head    logits and noise [..., S, K]       -> sample [..., S * K]
 
-Only the inputs are kept for backward. Custom operators, so that torch.compile sees one node and does not look inside.
+Only the inputs are kept for backward. These are not custom operators, as the KLs are: a head is called at each step of
+a loop, and an operator's call costs more than its launch. torch.compile gets the reference.
 (`no_type_check`: Triton reads the source of a function, so the type checker of the tests must not wrap it.)
 """
 
@@ -13,8 +14,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from worldmodel.kernels.forward_mode import refuse_forward_mode
 from worldmodel.kernels.launch_triton import (
     categorical_settings,
     categorical_tile,
@@ -115,44 +116,57 @@ def categorical_head_backward(
     tl.store(logits_grad_ptr + (row * S + group) * K + k, keep * softmax * centred, mask=inside)
 
 
-@torch.library.custom_op("worldmodel::gaussian_head", mutates_args=())
 def gaussian_head(raw: Tensor, noise: Tensor, min_std: float) -> Tensor:
     """raw [..., 2S], noise [..., S] -> sample [..., S], float32."""
-    sample = _gaussian_sample(noise)
-    raw, noise = rows_of(raw, 1), rows_of(noise, 1)
-    settings = {"sample_ptr": sample, "min_std": min_std}
-    _launch_gaussian(gaussian_head_forward, {**strided(raw=raw, noise=noise), **settings})
-    return sample
+    return _GaussianHead.apply(raw, noise, min_std)
 
 
-@torch.library.custom_op("worldmodel::gaussian_head_backward", mutates_args=())
-def gaussian_head_gradient(raw: Tensor, noise: Tensor, grad_sample: Tensor) -> Tensor:
-    """The gradient [..., 2S] of raw, in its dtype."""
-    grad_raw = raw.new_empty(raw.shape)
-    raw, noise, grad_sample = rows_of(raw, 1), rows_of(noise, 1), rows_of(grad_sample, 1)
-    tensors = strided(raw=raw, noise=noise, sample_grad=grad_sample)
-    _launch_gaussian(gaussian_head_backward, {**tensors, "raw_grad_ptr": grad_raw})
-    return grad_raw
-
-
-@torch.library.custom_op("worldmodel::categorical_head", mutates_args=())
 def categorical_head(logits: Tensor, noise: Tensor, unimix: float) -> Tensor:
     """logits and noise [..., S, K] -> one-hot sample [..., S * K], float32."""
-    sample = _categorical_sample(logits)
-    settings = {"sample_ptr": sample, "clamp": torch.finfo(noise.dtype).eps}
-    logits, noise = rows_of(logits, 2), rows_of(noise, 2)
-    _launch_categorical(categorical_head_forward, {**strided(logits=logits, noise=noise), **settings}, unimix)
-    return sample
+    return _CategoricalHead.apply(logits, noise, unimix)
 
 
-@torch.library.custom_op("worldmodel::categorical_head_backward", mutates_args=())
-def categorical_head_gradient(logits: Tensor, grad_sample: Tensor, unimix: float) -> Tensor:
-    """The gradient [..., S, K] of the logits, in their dtype."""
-    grad_logits = logits.new_empty(logits.shape)
-    logits, grad_sample = rows_of(logits, 2), rows_of(grad_sample.unflatten(-1, logits.shape[-2:]), 2)
-    tensors = strided(logits=logits, sample_grad=grad_sample)
-    _launch_categorical(categorical_head_backward, {**tensors, "logits_grad_ptr": grad_logits}, unimix)
-    return grad_logits
+class _GaussianHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor, noise: Tensor, min_std: float) -> Tensor:
+        ctx.save_for_backward(raw, noise)
+        sample = noise.new_empty(noise.shape, dtype=torch.float32)
+        raw, noise = rows_of(raw, 1), rows_of(noise, 1)
+        settings = {"sample_ptr": sample, "min_std": min_std}
+        _launch_gaussian(gaussian_head_forward, {**strided(raw=raw, noise=noise), **settings})
+        return sample
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_sample: Tensor) -> tuple[Tensor, None, None]:
+        raw, noise = ctx.saved_tensors
+        grad_raw = raw.new_empty(raw.shape)
+        tensors = strided(raw=rows_of(raw, 1), noise=rows_of(noise, 1), sample_grad=rows_of(grad_sample, 1))
+        _launch_gaussian(gaussian_head_backward, {**tensors, "raw_grad_ptr": grad_raw})
+        return grad_raw, None, None
+
+
+class _CategoricalHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, noise: Tensor, unimix: float) -> Tensor:
+        ctx.save_for_backward(logits)
+        ctx.unimix = unimix
+        S, K = logits.shape[-2:]
+        sample = logits.new_empty((*logits.shape[:-2], S * K), dtype=torch.float32)
+        settings = {"sample_ptr": sample, "clamp": torch.finfo(noise.dtype).eps}
+        logits, noise = rows_of(logits, 2), rows_of(noise, 2)
+        _launch_categorical(categorical_head_forward, {**strided(logits=logits, noise=noise), **settings}, unimix)
+        return sample
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_sample: Tensor) -> tuple[Tensor, None, None]:
+        (logits,) = ctx.saved_tensors
+        grad_logits = logits.new_empty(logits.shape)
+        grad_sample = grad_sample.unflatten(-1, logits.shape[-2:])
+        tensors = strided(logits=rows_of(logits, 2), sample_grad=rows_of(grad_sample, 2))
+        _launch_categorical(categorical_head_backward, {**tensors, "logits_grad_ptr": grad_logits}, ctx.unimix)
+        return grad_logits, None, None
 
 
 def _launch_gaussian(kernel: Any, arguments: dict[str, Any]) -> None:
@@ -167,39 +181,3 @@ def _launch_categorical(kernel: Any, arguments: dict[str, Any], unimix: float) -
     rows, S, K = logits.shape
     tile = categorical_tile(S, K, logits.element_size())
     launch(kernel, tile, (rows, S), {**arguments, **categorical_settings(logits, tile, unimix)})
-
-
-def _gaussian_sample(noise: Tensor) -> Tensor:
-    return noise.new_empty(noise.shape, dtype=torch.float32)
-
-
-def _categorical_sample(logits: Tensor) -> Tensor:
-    S, K = logits.shape[-2:]
-    return logits.new_empty((*logits.shape[:-2], S * K), dtype=torch.float32)
-
-
-def _keep_gaussian(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    raw, noise, _ = inputs
-    ctx.save_for_backward(raw, noise)
-
-
-def _gaussian_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    return gaussian_head_gradient(*ctx.saved_tensors, grad), None, None
-
-
-def _keep_categorical(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    logits, _, ctx.unimix = inputs
-    ctx.save_for_backward(logits)
-
-
-def _categorical_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    return categorical_head_gradient(*ctx.saved_tensors, grad, ctx.unimix), None, None
-
-
-gaussian_head.register_fake(lambda raw, noise, min_std: _gaussian_sample(noise))
-gaussian_head_gradient.register_fake(lambda raw, noise, grad_sample: raw.new_empty(raw.shape))
-categorical_head.register_fake(lambda logits, noise, unimix: _categorical_sample(logits))
-categorical_head_gradient.register_fake(lambda logits, grad_sample, unimix: logits.new_empty(logits.shape))
-gaussian_head.register_autograd(_gaussian_backward, setup_context=_keep_gaussian)
-categorical_head.register_autograd(_categorical_backward, setup_context=_keep_categorical)
-refuse_forward_mode("gaussian_head", "gaussian_head_backward", "categorical_head", "categorical_head_backward")

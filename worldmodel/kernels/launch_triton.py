@@ -15,6 +15,7 @@ two, up to 16, that divides the distance. Rows that touch are as far apart as th
 then that is the unit, and the distance one of it. Outputs are always contiguous.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -47,21 +48,22 @@ def lanes() -> int:
 
 def gaussian_tile(groups: int, itemsize: int) -> Tile:
     """The tile for S Gaussian groups of `itemsize` bytes a number."""
-    return _tile(min(triton.next_power_of_2(groups), 1024), 1, itemsize)
+    return _tile(min(triton.next_power_of_2(groups), 1024), 1, itemsize, lanes())
 
 
 def categorical_tile(groups: int, classes: int, itemsize: int) -> Tile:
     """The tile for S groups of K classes of `itemsize` bytes a number; the classes of a group are never divided."""
     width = triton.next_power_of_2(classes)
-    return _tile(min(triton.next_power_of_2(groups), max(1, 2048 // width)), width, itemsize)
+    return _tile(min(triton.next_power_of_2(groups), max(1, 2048 // width)), width, itemsize, lanes())
 
 
-def _tile(groups: int, classes: int, itemsize: int) -> Tile:
+@functools.cache
+def _tile(groups: int, classes: int, itemsize: int, lanes: int) -> Tile:
     """At least 512 numbers a program, and one 16-byte load a thread: with more, registers limit the occupancy."""
     groups = max(groups, 1)  # a row without groups still has a balanced KL
     rows = max(1, 512 // (groups * classes))
     threads = rows * groups * classes * itemsize // 16
-    return Tile(rows, groups, classes, min(16, max(1, threads // lanes())))
+    return Tile(rows, groups, classes, min(16, max(1, threads // lanes)))
 
 
 def interpreted(tile: Tile, rows: int) -> Tile:
@@ -92,6 +94,8 @@ def launch(kernel: Any, tile: Tile, extent: tuple[int, ...], arguments: dict[str
 def rows_of(x: Tensor, event: int) -> Tensor:
     """x as [rows, *event], its last `event` dimensions as they are: a view wherever rows are evenly apart."""
     leading = x.dim() - event
+    if leading == 1:
+        return x
     return x.reshape(math.prod(x.shape[:leading]), *x.shape[leading:])
 
 
@@ -111,15 +115,16 @@ def strided(**tensors: Tensor | None) -> dict[str, Any]:
     """The three arguments of each tensor [rows, *event] that the module describes, all None for an absent one."""
     arguments: dict[str, Any] = {}
     for name, x in tensors.items():
-        row, layout = (None, None) if x is None else _layout(x)
+        row, layout = (None, None) if x is None else _layout(x.shape, x.stride())
         arguments |= {f"{name}_ptr": x, f"{name}_row": row, name.upper(): layout}
     return arguments
 
 
-def _layout(x: Tensor) -> tuple[int, tuple[int, ...]]:
-    """The distance of the rows of x in units, and (unit, strides of the event)."""
+@functools.lru_cache(1024)
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """The distance of rows in units, and (unit, strides of the event), of a tensor [rows, *event]."""
     # The stride of a dimension of one may be anything; it is never walked, and must not make a kernel of its own.
-    distance, *event = (stride if n > 1 else 0 for n, stride in zip(x.shape, x.stride(), strict=True))
-    touching = 0 < distance == math.prod(x.shape[1:])
+    distance, *event = (stride if n > 1 else 0 for n, stride in zip(shape, strides, strict=True))
+    touching = 0 < distance == math.prod(shape[1:])
     unit = distance if touching else math.gcd(distance, 16)
     return distance // unit, (unit, *event)

@@ -3,6 +3,9 @@
 A family (`GaussianFamily`, `CategoricalFamily`) knows its sizes and turns a head's raw output [..., P] into a
 distribution. A distribution holds that raw output; its probabilities are mixed and floored in one way, so that what is
 sampled is what the KL compares. They are worked out when they are first needed: a kernel samples without them.
+
+Raw outputs stay in the dtype they come in, bfloat16 under autocast, so that kernels read half as many bytes. All else
+is float32 or better: probabilities, noise, samples, densities.
 """
 
 from dataclasses import dataclass
@@ -14,9 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.kernels import kl_reference, latent_reference
-from worldmodel.kernels.backend import runs_on_triton
 from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
-from worldmodel.kernels.latent import categorical_head, gaussian_head
+from worldmodel.kernels.latent import categorical_head, categorical_head_on_triton
 from worldmodel.kernels.precision import full_precision
 from worldmodel.types import KL, BalancedKL
 
@@ -47,9 +49,7 @@ class DiagonalGaussian:
         return self._split()[1]
 
     def rsample(self, noise: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
-        """mean + std * noise, for standard normal noise; one launch on a GPU."""
-        if runs_on_triton("auto", self.raw, noise):
-            return gaussian_head(self.raw, noise, min_std=self.min_std)
+        """mean + std * noise, for standard normal noise."""
         return self.mean + self.std * noise
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class DiagonalGaussian:
 
     def _split(self) -> tuple[Tensor, Tensor]:
         if self._mean_and_std is None:  # not a cached_property: its lock stops torch.compile before Python 3.12
-            self._mean_and_std = kl_reference.split_gaussian(self.raw, self.min_std)
+            self._mean_and_std = kl_reference.split_gaussian(full_precision(self.raw), self.min_std)
         return self._mean_and_std
 
 
@@ -122,14 +122,14 @@ class OneHotCategorical:
     def probs(self) -> Float[Tensor, "*batch S K"]:
         """Probabilities of the classes, mixed with the uniform distribution."""
         if self._probs is None:
-            self._probs = kl_reference.mix_uniform_probs(self.logits, self.unimix)
+            self._probs = kl_reference.mix_uniform_probs(full_precision(self.logits), self.unimix)
         return self._probs
 
     @property
     def log_probs(self) -> Float[Tensor, "*batch S K"]:
         """Log-probabilities of the classes, mixed with the uniform distribution."""
         if self._log_probs is None:
-            self._log_probs = kl_reference.mix_uniform(self.logits, self.unimix)
+            self._log_probs = kl_reference.mix_uniform(full_precision(self.logits), self.unimix)
         return self._log_probs
 
     def rsample(self, noise: Float[Tensor, "*batch S K"]) -> Float[Tensor, "*batch Z"]:
@@ -137,7 +137,7 @@ class OneHotCategorical:
 
         The gradient is straight-through, or ReinMax's on top of the same sample.
         """
-        if runs_on_triton("auto", self.logits, noise):
+        if categorical_head_on_triton("auto", self.logits, noise):
             sample = categorical_head(self.logits, noise, unimix=self.unimix)
         else:
             sample = latent_reference.straight_through(self.probs, latent_reference.rates(noise)).flatten(-2)
@@ -154,8 +154,8 @@ class OneHotCategorical:
 
     def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch S K"]:
         """Uniform noise for `rsample`."""
-        logits = self.logits
-        return torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
+        probs = self.probs
+        return torch.rand(probs.shape, generator=generator, device=probs.device, dtype=probs.dtype)
 
     def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch S"]:
         """log-mass of each group's class, in nats."""
@@ -235,8 +235,8 @@ class GaussianFamily:
         return 2 * self.groups
 
     def distribution(self, raw: Float[Tensor, "*batch P"]) -> DiagonalGaussian:
-        """The distribution that a head's output stands for, in float32 or better."""
-        return DiagonalGaussian(full_precision(raw), self.min_std)
+        """The distribution that a head's output stands for."""
+        return DiagonalGaussian(raw, self.min_std)
 
     def noise(self, *shape: int, like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*shape S"]:
         """Standard normal noise for `rsample`."""
@@ -272,8 +272,8 @@ class CategoricalFamily:
         return self.groups * self.classes
 
     def distribution(self, raw: Float[Tensor, "*batch P"]) -> OneHotCategorical:
-        """The distribution that a head's output stands for, in float32 or better."""
-        logits = rearrange(full_precision(raw), "... (S K) -> ... S K", S=self.groups)
+        """The distribution that a head's output stands for."""
+        logits = rearrange(raw, "... (S K) -> ... S K", S=self.groups)
         return OneHotCategorical(logits, self.unimix, self.gradient)
 
     def noise(self, *shape: int, like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*shape S K"]:

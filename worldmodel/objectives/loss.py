@@ -29,7 +29,7 @@ FreeNatsRule = Literal["step", "mean", "excess"]
 class Objective:
     """How the loss departs from the bound, by default not at all. Fields as in `LossConfig`; `scales` by term."""
 
-    beta: float = 1.0
+    beta: float | Float[Tensor, ""] = 1.0
     kl_warmup: int = 0
     dyn_rep: tuple[float, float] | None = None
     free_nats: float = 0.0

@@ -47,6 +47,7 @@ from worldmodel.runs.folder import (
 from worldmodel.runs.messages import announce, conclude
 from worldmodel.runs.run import Run, open_run, write_report
 from worldmodel.seeding import Stream, make_generator
+from worldmodel.training.arithmetic import arithmetic
 from worldmodel.training.checkpoint import BEHAVIOUR, Checkpoint, CheckpointError, newest_sound, require_settings
 from worldmodel.training.divergence import ADVICE, NonFiniteLossError
 from worldmodel.training.history import History, rewind_metrics
@@ -205,6 +206,7 @@ def _run(
     update = 0 if checkpoint is None else checkpoint.counters["updates"]
     run = Run(folder, config, model)
     with ExitStack() as stack:
+        stack.enter_context(arithmetic(tf32=config.training.tf32, deterministic=config.training.deterministic))
         history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log))
         earlier = noted_divergence(folder)
         wandb_id, resumed = note_session(folder, update, str(model.device), explained(model.likelihoods()))

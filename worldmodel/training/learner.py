@@ -124,9 +124,11 @@ class Learner(Generic[Model]):
             if (trained := [p for p in part.parameters() if p.requires_grad])
         }
         self.parameters = [p for part in self.parts.values() for p in part]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=learning_rate, weight_decay=weight_decay, eps=eps, fused=True
-        )
+        # What changes from update to update is a tensor, so that every update is the same operations on the device.
+        device = self.parameters[0].device
+        precision = torch.float64 if device.type == "cpu" else torch.float32  # as AdamW reads a rate there
+        rate, self._beta = torch.zeros((), dtype=precision, device=device), torch.zeros((), device=device)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=weight_decay, eps=eps, fused=True)
         self.updates = 0
         self._schedule = (learning_rate, warmup, final_fraction, total_updates)
 
@@ -134,16 +136,22 @@ class Learner(Generic[Model]):
         """Take one step on a batch of [B, T] rows. What other learners did before it makes no difference."""
         rate = learning_rate(self.updates, *self._schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        bound, optimised, states = self._explain(batch, self.generator)
+            group["lr"].fill_(rate)
+        self._beta.fill_(self.objective.at(self.updates).beta)
+        self.updates += 1
+        return replace(self._step(batch), learning_rate=rate)
+
+    def _step(self, batch: Batch) -> Update:
+        """An update with the rate and the beta that were set; its operations are the same every time."""
+        objective = replace(self.objective, beta=self._beta)
+        bound, optimised, states = self._explain(batch, objective, self.generator)
         self.optimizer.zero_grad()
         optimised.value.backward()
         self.processes.mean_gradients(self.parameters)
         grad_norm = self._clip_gradients()
         self.optimizer.step()
-        self.updates += 1
         detached = State(states.deter.detach(), states.stoch.detach())
-        return Update(_detach_bound(bound), _detach_loss(optimised), detached, grad_norm, rate)
+        return Update(_detach_bound(bound), _detach_loss(optimised), detached, grad_norm, learning_rate=math.nan)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and the optimiser's state, by name; see `states`. The generator's state is not among them."""
@@ -157,14 +165,14 @@ class Learner(Generic[Model]):
     @torch.no_grad()
     def loss(self, batch: Batch, generator: torch.Generator) -> float:
         """The loss of the present weights on a batch of [B, T] rows, with noise of its own."""
-        return float(self._explain(batch, generator)[1].value)
+        return float(self._explain(batch, self.objective.at(self.updates), generator)[1].value)
 
     def _module(self) -> nn.Module:
         assert isinstance(self.model, nn.Module)
         return self.model
 
-    def _explain(self, batch: Batch, generator: torch.Generator) -> tuple[Bound, Loss, State]:
-        objective, total = self.objective.at(self.updates), self.processes.sum_over
+    def _explain(self, batch: Batch, objective: Objective, generator: torch.Generator) -> tuple[Bound, Loss, State]:
+        total = self.processes.sum_over
         return bound_loss_and_states(self.model, batch, objective, generator, autocast=self.autocast, total=total)
 
     def _clip_gradients(self) -> dict[str, Tensor]:
