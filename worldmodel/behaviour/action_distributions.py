@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.special import log_ndtr
 
-from worldmodel.kernels.backend import runs_on_triton
 from worldmodel.kernels.kl_reference import mix_uniform_probs
+from worldmodel.kernels.latent import categorical_head_on_triton
 from worldmodel.kernels.latent_reference import rates, straight_through
 from worldmodel.kernels.precision import full_precision
 from worldmodel.models.latents import OneHotCategorical
@@ -94,7 +94,7 @@ class CategoricalActions:
 
     def rsample(self, noise: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
         """One-hot draws by Gumbel-max, with the gradient of the probabilities."""
-        if runs_on_triton("auto", self.logits, noise):  # a launch each
+        if categorical_head_on_triton("auto", self.logits, noise):  # a launch each
             parts = zip(self.groups, self._split(noise), strict=True)
             draws = [group.rsample(part[..., None, :]) for group, part in parts]
         else:
