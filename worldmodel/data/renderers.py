@@ -80,6 +80,13 @@ def kept(renderer: Renderer, hide: Mapping[str, Sequence[int]] | None = None) ->
     return [i for i in range(len(renderer.names)) if i not in (hide or {}).get(ROOT, ())]
 
 
+def variables(renderer: Renderer, hide: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
+    """The names of the entries that are not hidden, those first that are drawn, and their places in rows."""
+    seen = kept(renderer, hide)
+    order = sorted(range(len(seen)), key=lambda k: seen[k] not in renderer.drawn)
+    return {renderer.names[seen[k]]: k for k in order}
+
+
 def draw(
     env_id: str,
     obs: Float[np.ndarray, "T n"],
