@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from worldmodel.evaluation.dream_film import Half, Halves
+from worldmodel.evaluation.watched import SIDE
 from worldmodel.report.animation import (
     DPI,
     MILLISECONDS,
@@ -33,9 +34,9 @@ TRACES = 3  # variables that are drawn, at most
 FRAMES = 240  # of an episode, at most; of longer ones every second, third, ... step that is dreamt is shown
 SLOWLY = 160  # milliseconds that a row is shown which the model sees: there are few of them
 BYTES = 2_000_000  # of a film, at most: a page of text should not have to carry more
-WIDTH, SIDE, TALL, MARGIN = 720, 336, 300, 18  # pixels: of the page, of a picture's room, and left of everything
+WIDTH, MARGIN = 720, 18  # pixels: of the page, and left and right of everything
 TITLE, HEAD, TOP = 12, 38, 60  # pixels from the top: the title, the words over the pictures, the pictures
-TRACE, APART, FOOT = 58, 9, 38  # pixels: a curve's height, what is between two, and what is below the last one
+TRACE, APART, ABOVE, FOOT = 52, 9, 24, 38  # pixels: a curve's height; between two, above the first, below the last
 CURVES = 64  # pixels from the left at which curves begin, for the numbers before them
 EDGE = 3  # pixels of the frame around a dream
 WORLD, DREAM = (DREAM_LOOKS[name].colour for name in ("world", "dream"))
@@ -70,11 +71,11 @@ def dream_frames(film: Halves, title: str) -> Iterator[Image.Image]:
     for t in shown_steps(film):
         pictures = [as_rgb(half.frames[min(t, len(half.frames) - 1)]) for half in (film.world, film.dream)]
         page, (left, right) = at_step(chart, pictures, t / max(1, T - 1))
-        _tell(page, left, film.world, t, "the world", "", WORLD)
+        _tell(page, left, film.world, t, "world", "", WORLD)
         if t < film.context:
-            _tell(page, right, film.dream, t, "the model", "sees", WORLD)
+            _tell(page, right, film.dream, t, "model", "sees", WORLD)
         else:
-            _tell(page, right, film.dream, t, "the model", f"dreams, {_steps(t - film.context + 1)} on", DREAM)
+            _tell(page, right, film.dream, t, "model", f"dreams, {_steps(t - film.context + 1)} on", DREAM)
             ImageDraw.Draw(page).rectangle(right, outline=DREAM, width=EDGE)
         yield page
 
@@ -96,8 +97,8 @@ def _chart(film: Halves, title: str) -> Chart:
     """Room for two pictures, and the curves of both halves below."""
     curves = _curves(film)
     h, w = film.world.frames.shape[1:3]
-    tall = min(TALL, round(SIDE * h / w))
-    height = TOP + tall + 16 + len(curves) * (TRACE + APART) + FOOT
+    tall = min(SIDE, round(SIDE * h / w))
+    height = TOP + tall + ABOVE + len(curves) * (TRACE + APART) + FOOT
     figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI)
 
     def room(left: int, top: int, width: int, tall: int) -> Axes:
@@ -106,13 +107,16 @@ def _chart(film: Halves, title: str) -> Chart:
     pictures = [room(left, TOP, SIDE, tall) for left in (MARGIN, WIDTH - MARGIN - SIDE)]
     strips = []
     for i, (name, halves) in enumerate(curves.items()):
-        axis = room(CURVES, TOP + tall + 16 + i * (TRACE + APART), WIDTH - CURVES - MARGIN, TRACE)
+        axis = room(CURVES, TOP + tall + ABOVE + i * (TRACE + APART), WIDTH - CURVES - MARGIN, TRACE)
         for look, begin, values in zip(DREAM_LOOKS.values(), (0, max(0, film.context - 1)), halves, strict=True):
-            axis.plot(np.arange(begin, len(values)), values[begin:], color=look.colour, lw=look.width, label=look.name)
+            wide = {"lw": 3.2, "alpha": 0.3} if look.colour == WORLD else {"lw": 1.4}  # both are seen where they agree
+            axis.plot(np.arange(begin, len(values)), values[begin:], color=look.colour, label=look.name, **wide)
         axis.axvline(film.context - 0.5, color=DREAM, lw=1, ls=(0, (3, 2)))
         bare(axis, label(name))
         axis.tick_params(labelbottom=i == len(curves) - 1)
         strips.append(axis)
+    begins = {"color": DREAM, "fontsize": 8, "va": "bottom", "transform": strips[0].get_xaxis_transform()}
+    strips[0].text(film.context - 0.5, 1.03, "the dream begins", **begins)
     strips[-1].set_xlabel("step", fontsize=8.5, labelpad=1)
     handles, words = strips[0].get_legend_handles_labels()
     figure.legend(handles, words, loc="upper right", ncols=2, frameon=False, fontsize=8.5, bbox_to_anchor=(1.0, 1.01))
