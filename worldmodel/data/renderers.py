@@ -11,7 +11,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from worldmodel.data.spaces import ROOT, decode_action
 from worldmodel.data.suites import is_classic_control
@@ -89,18 +88,18 @@ def variables(renderer: Renderer, hide: Mapping[str, Sequence[int]] | None = Non
 
 def draw(
     env_id: str,
-    obs: Float[np.ndarray, "T n"],
-    action: Float[np.ndarray, "T A"],
+    obs: np.ndarray,
+    action: np.ndarray,
     *,
     kwargs: Mapping[str, Any] | None = None,
     hide: Mapping[str, Sequence[int]] | None = None,
-) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """What the environment shows in the states that rows tell of; entries that are hidden are taken for zero.
+) -> Iterator[np.ndarray]:
+    """What the environment shows, [H, W, 3] bytes, in each of the states that rows tell of; what is hidden is zero there.
 
     Args:
         env_id: see `find_renderer`.
-        obs: observations, as rows have them.
-        action: that led to each, as rows have them.
+        obs: [T, n] observations, as rows have them.
+        action: [T, A] that led to each, as rows have them.
         kwargs: that the environment is made with.
         hide: entries that are not in the observations, by path.
     Raises:

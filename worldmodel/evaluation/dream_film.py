@@ -59,7 +59,7 @@ def drawn_halves(
     gap: DreamGap,
     i: int,
     world: UInt8[np.ndarray, "T H W 3"],
-    dream: Iterable[UInt8[np.ndarray, "H W 3"]],
+    dream: Iterable[UInt8[np.ndarray, "h w 3"]],
     names: Mapping[str, int],
 ) -> Halves:
     """A start whose frames were drawn.
