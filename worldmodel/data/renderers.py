@@ -94,7 +94,7 @@ def draw(
     kwargs: Mapping[str, Any] | None = None,
     hide: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[np.ndarray]:
-    """What the environment shows, [H, W, 3] bytes, in each of the states that rows tell of; what is hidden is zero there.
+    """What the environment shows in each state that rows tell of, [H, W, 3] bytes; what is hidden is zero there.
 
     Args:
         env_id: see `find_renderer`.

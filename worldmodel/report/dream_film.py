@@ -109,14 +109,16 @@ def _chart(film: Halves, title: str) -> Chart:
     for i, (name, halves) in enumerate(curves.items()):
         axis = room(CURVES, TOP + tall + ABOVE + i * (TRACE + APART), WIDTH - CURVES - MARGIN, TRACE)
         for look, begin, values in zip(DREAM_LOOKS.values(), (0, max(0, film.context - 1)), halves, strict=True):
-            wide = {"lw": 3.2, "alpha": 0.3} if look.colour == WORLD else {"lw": 1.4}  # both are seen where they agree
-            axis.plot(np.arange(begin, len(values)), values[begin:], color=look.colour, label=look.name, **wide)
+            lw, alpha = (3.2, 0.3) if look.colour == WORLD else (1.4, 1.0)  # both are seen where they agree
+            axis.plot(
+                np.arange(begin, len(values)), values[begin:], color=look.colour, lw=lw, alpha=alpha, label=look.name
+            )
         axis.axvline(film.context - 0.5, color=DREAM, lw=1, ls=(0, (3, 2)))
         bare(axis, label(name))
         axis.tick_params(labelbottom=i == len(curves) - 1)
         strips.append(axis)
-    begins = {"color": DREAM, "fontsize": 8, "va": "bottom", "transform": strips[0].get_xaxis_transform()}
-    strips[0].text(film.context - 0.5, 1.03, "the dream begins", **begins)
+    where = strips[0].get_xaxis_transform()
+    strips[0].text(film.context - 0.5, 1.03, "the dream begins", color=DREAM, fontsize=8, va="bottom", transform=where)
     strips[-1].set_xlabel("step", fontsize=8.5, labelpad=1)
     handles, words = strips[0].get_legend_handles_labels()
     figure.legend(handles, words, loc="upper right", ncols=2, frameon=False, fontsize=8.5, bbox_to_anchor=(1.0, 1.01))
