@@ -38,7 +38,8 @@ def _worlds():
 
 def course(obs, running, reward=None, path="obs"):
     running = np.asarray(running, bool)
-    return Course({path: np.asarray(obs)}, np.ones(running.shape) if reward is None else np.asarray(reward), running)
+    reward = np.ones(running.shape) if reward is None else np.asarray(reward)
+    return Course({path: np.asarray(obs)}, np.zeros((*running.shape, 1)), reward, running)
 
 
 def test_bias_and_distance_are_means_over_the_starts_that_run_in_both():
@@ -129,6 +130,22 @@ def test_both_begin_with_the_same_rows_and_the_same_policy():
     first = found.world.obs["action"][:, 0] / 5  # Counting worlds repeat their action, of [-5, 5]
     np.testing.assert_allclose(first, dream.seen[2].prev_action, rtol=1e-6)
     assert found.context == 2
+
+
+def test_what_both_have_in_common_and_what_was_done_in_each_is_kept():
+    _, found = measure(context=2, episodes=3)
+    assert found.seeds.tolist() == [first_start(0), first_start(0) + 1, first_start(0) + 2]
+    world, dream = Seeing.made[:2]  # of the first round
+    for t in range(2):
+        np.testing.assert_array_equal(found.before.obs["count"][:2, t], world.seen[t].obs["count"])
+        np.testing.assert_array_equal(found.before.action[:2, t], world.seen[t].prev_action)
+        np.testing.assert_array_equal(found.before.reward[:2, t], world.seen[t].reward)
+    for h, row in enumerate(dream.seen[2:4]):
+        np.testing.assert_array_equal(found.dream.action[:2, h], row.prev_action)
+    repeated = found.world.obs["action"][:, 0, 0] / 5  # Counting worlds repeat their action, of [-5, 5]
+    np.testing.assert_allclose(found.world.action[:, 0, 0], repeated, rtol=1e-6)
+    assert [*found.world.variables] == ["action", "count[0]", "count[1]", "count[2]"]
+    np.testing.assert_array_equal(found.world.variables["count[2]"], found.world.obs["count"][..., 2])
 
 
 def test_what_the_world_earned_and_what_the_dream_earned():

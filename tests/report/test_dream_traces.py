@@ -11,9 +11,11 @@ RUNNING = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], bool)
 
 def gap(shape=(2,), dtype=np.float32):
     obs = np.arange(12 * np.prod(shape)).reshape(3, 4, *shape).astype(dtype)
-    world = Course({"obs": obs}, np.ones((3, 4)), RUNNING)
-    dream = Course({"obs": obs + dtype(5)}, np.full((3, 4), 0.5), np.roll(RUNNING, 1, 0))
-    return DreamGap(7, world, dream, 0, {})
+    action = np.zeros((3, 4, 1))
+    world = Course({"obs": obs}, action, np.ones((3, 4)), RUNNING)
+    dream = Course({"obs": obs + dtype(5)}, action, np.full((3, 4), 0.5), np.roll(RUNNING, 1, 0))
+    before = Course({}, np.zeros((3, 7, 1)), np.zeros((3, 7)), np.ones((3, 7), bool))
+    return DreamGap(np.arange(3), before, world, dream, 0, {})
 
 
 def drawn(axis):
@@ -47,6 +49,7 @@ def test_images_are_strips_of_the_world_and_the_dream():
 
 def test_a_single_start_stands_alone():
     one = gap()
-    first = [Course({"obs": c.obs["obs"][:1]}, c.reward[:1], c.running[:1]) for c in (one.world, one.dream)]
-    (only,) = dream_figure(DreamGap(7, *first, 0, {})).subfigs
+    parts = (one.before, one.world, one.dream)
+    first = [Course({name: x[:1] for name, x in c.obs.items()}, *(x[:1] for x in c[1:])) for c in parts]
+    (only,) = dream_figure(DreamGap(one.seeds[:1], *first, 0, {})).subfigs
     assert only.get_suptitle().startswith("only start: return 4.0")

@@ -93,6 +93,15 @@ def test_episodes_that_cannot_end_have_no_such_table(tmp_path):
     assert [len(blocks) for blocks in shown] == [0, 1]
 
 
+def test_the_film_of_the_dream_stands_above_everything_else(tmp_path):
+    folder = add_acting(write_run(tmp_path / "run"))
+    (folder / "play" / "dream.gif").write_bytes(png("GIF"))
+    text = page(read_record(folder))
+    shown = [image["alt"] for image in Page(text).all("img")]
+    assert shown == ["The world, and the dream of it", "Film of actor", "The dream beside the world"]
+    assert text.index('alt="The world, and the dream of it"') < text.index("<svg") < text.index('alt="Film of actor"')
+
+
 def test_films_have_only_so_much_of_a_page(tmp_path, monkeypatch):
     folder = add_acting(write_run(tmp_path / "run"))
     (folder / "play" / "mppi.gif").write_bytes(png("GIF"))

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageColor
 
 from worldmodel.evaluation.watched import Seen, Watched
-from worldmodel.report.play_film import CURSOR, FRAMES, MILLISECONDS, PAUSE, episode_frames, lighter_gif, play_gif
+from worldmodel.report.animation import CURSOR, MILLISECONDS, PAUSE
+from worldmodel.report.play_film import FRAMES, episode_frames, play_gif
 
 RED = np.array(ImageColor.getrgb(CURSOR))
 
@@ -88,20 +89,3 @@ def test_a_film_shows_one_episode_after_the_other_and_waits_at_their_ends():
     assert shown == [MILLISECONDS] * 3 + [PAUSE] + [MILLISECONDS] * 5 + [PAUSE]
     white = np.asarray(film.convert("RGB"))[2, 2]
     assert white.tolist() == [255, 255, 255]
-
-
-def test_a_lighter_film_takes_as_long_and_shows_every_second_frame():
-    gif = play_gif([watched(9)], ["only"])
-    assert lighter_gif(gif, len(gif)) == gif
-    light = lighter_gif(gif, len(gif) - 1)
-    assert len(light) < len(gif)
-    whole, half = (Image.open(io.BytesIO(x)) for x in (gif, light))
-    assert (whole.n_frames, half.n_frames) == (9, 5)
-    shown = []
-    for i in range(5):
-        half.seek(i)
-        shown.append(half.info["duration"])
-        whole.seek(2 * i)
-        assert cursor(half.convert("RGB")).tolist() == cursor(whole.convert("RGB")).tolist()
-    assert shown == [2 * MILLISECONDS] * 4 + [PAUSE]
-    assert Image.open(io.BytesIO(lighter_gif(gif, 0))).n_frames == 2

@@ -85,8 +85,12 @@ def test_the_film_is_in_the_folder_on_the_page_and_in_the_last_words(acted):
         assert gif.n_frames == 2 * 13  # the best and the median episode of 12 steps
     page = (run.folder / "report.html").read_text()
     assert page.index('id="acting"') < page.index('id="bound"')
-    (shown,) = re.findall('src="data:image/gif;base64,([^"]+)"', page)
-    assert base64.b64decode(shown) == film.read_bytes()
+    dream = run.folder / "play" / "dream.gif"
+    with Image.open(dream) as gif:
+        assert gif.n_frames == 2 * 13
+    shown = re.findall('src="data:image/gif;base64,([^"]+)"', page)
+    assert [base64.b64decode(one) for one in shown] == [dream.read_bytes(), film.read_bytes()]
+    assert f"dream       {dream}: the world beside the policy's dream of it" in said
     assert f"film        {film}: the policy's best and its median episode" in said
     assert any(words.startswith("return ") and "over 3 episodes of actor" in words for words in said)
 
@@ -95,9 +99,10 @@ def test_w_and_b_has_the_film_the_dream_and_the_charts(acted):
     (offline,) = (acted[0].folder / "wandb").glob("offline-run-*")
     logged = wandb_reader.read(next(Path(offline).glob("*.wandb")))
     media = {name: row[name] for row in logged["history"] for name in row if name.split("/")[0] in ("acting", "play")}
-    film = offline / "files" / media["play/actor"]["path"]
-    assert media["play/actor"]["_type"] == "video-file"
-    assert film.read_bytes() == (acted[0].folder / "play" / "actor.gif").read_bytes()
+    for name in ("actor", "dream"):
+        film = offline / "files" / media[f"play/{name}"]["path"]
+        assert media[f"play/{name}"]["_type"] == "video-file"
+        assert film.read_bytes() == (acted[0].folder / "play" / f"{name}.gif").read_bytes()
     for name, file in (("acting/dream", "acting_dream"), ("acting", "acting")):
         assert media[name]["_type"] == "image-file"
         with (
@@ -110,10 +115,13 @@ def test_w_and_b_has_the_film_the_dream_and_the_charts(acted):
 def test_what_cannot_be_filmed_is_left_out_with_a_sentence_and_the_rest_is_written(acted, monkeypatch):
     run, taker, progress = open_run(acted[0].folder), Taker(), Told()
     monkeypatch.setattr("worldmodel.runs.play.rendering", lambda config: config)
+    monkeypatch.setattr("worldmodel.data.renderers.RENDERERS", {})
     write_acting(run, taker, 4, progress)
     assert list(taker.taken) == ["acting/dream"]
-    (words,) = progress.said
-    assert words.startswith("no film of the policy: render: expected a frame")
+    policy, dream = progress.said
+    assert policy.startswith("no film of the policy: render: expected a frame")
+    assert dream.startswith("no film of the dream: env.id: expected a model of images, or of an environment whose")
+    assert dream.endswith("got Pendulum-v1")
 
 
 def test_an_environment_that_draws_badly_does_not_fail_the_run(acted, monkeypatch):
@@ -123,7 +131,7 @@ def test_an_environment_that_draws_badly_does_not_fail_the_run(acted, monkeypatc
     monkeypatch.setattr("worldmodel.data.environment.Environments.frames", fail)
     progress = Told()
     write_acting(open_run(acted[0].folder), Taker(), 4, progress)
-    assert progress.said == ["no film of the policy: ZeroDivisionError"]
+    assert progress.said == ["no film of the policy: ZeroDivisionError", "no film of the dream: ZeroDivisionError"]
 
 
 def test_the_dream_starts_where_the_filmed_episodes_do(acted, monkeypatch):

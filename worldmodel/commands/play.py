@@ -16,6 +16,8 @@ def add_options(parser: ArgumentParser) -> None:
 
     add_options_of(parser, open_run)
     add_options_of(parser, write_play, skip=NOT_TYPED)
+    words = "show the world beside the policy's dream of it, from the same starts: RUN/play/dream.gif"
+    parser.add_argument("--dream", action="store_true", help=words)
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:
@@ -23,6 +25,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     from rich.console import Console
 
     from worldmodel.data.guard import EnvironmentFailureError
+    from worldmodel.runs.dream_film import write_dream_film
     from worldmodel.runs.play import write_play
     from worldmodel.runs.run import open_run
     from worldmodel.training.progress import Watch
@@ -32,7 +35,8 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     typed = {name: value for name, value in arguments_of(options, write_play).items() if name not in NOT_TYPED}
     try:
         with watch.phase("playing"):
-            written = write_play(opened, **typed, log=lambda words: console.print(words, soft_wrap=True), at=watch.at)
+            write = write_dream_film if options.dream else write_play
+            written = write(opened, **typed, log=lambda words: console.print(words, soft_wrap=True), at=watch.at)
     except EnvironmentFailureError as error:
         print(f"worldmodel: playing stopped: {error}", file=sys.stderr)
         sys.exit(1)

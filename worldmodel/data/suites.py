@@ -76,6 +76,11 @@ def is_well_known(env_id: str) -> bool:
     return _entry_point(env_id).startswith("gymnasium.") or any(_belongs(env_id, suite) for suite in SUITES)
 
 
+def is_classic_control(env_id: str) -> bool:
+    """Whether an environment is one of Gymnasium's own classic control; imports nothing."""
+    return _entry_point(env_id).startswith("gymnasium.envs.classic_control.")
+
+
 def modules_of(env_id: str, wrappers: Sequence[str | Mapping[str, Any]] = ()) -> list[str]:
     """The modules that making an environment imports because of its settings, as far as ids and registry tell."""
     module, _, name = current_id(env_id).rpartition(":")

@@ -39,6 +39,7 @@ class Course(NamedTuple):
     """E episodes after their starts, H steps at most; what lies behind an end does not count."""
 
     obs: dict[str, np.ndarray]  # [E, H, ...] by path
+    action: Float[np.ndarray, "E H A"]  # that led to each
     reward: Float[np.ndarray, "E H"]
     running: Bool[np.ndarray, "E H"]  # the steps that were taken
 
@@ -46,6 +47,16 @@ class Course(NamedTuple):
     def returns(self) -> Float[np.ndarray, " E"]:
         """The sum of rewards."""
         return np.where(self.running, self.reward, 0.0).sum(1)
+
+    @property
+    def variables(self) -> dict[str, np.ndarray]:
+        """The variables of the observation that are numbers or classes, [E, H] each, such as obs[2]."""
+        return {
+            path if x.shape[2] == 1 else f"{path}[{k}]": x[..., k]
+            for path, x in self.obs.items()
+            if x.ndim == 3
+            for k in range(x.shape[2])
+        }
 
     @property
     def lengths(self) -> Int[np.ndarray, " E"]:
@@ -65,11 +76,17 @@ class VariableGap(NamedTuple):
 class DreamGap:
     """A policy's dream beside its world."""
 
-    context: int  # rows that both have in common
+    seeds: Int[np.ndarray, " E"]  # of the episodes
+    before: Course  # the rows that both have in common, the episodes' first ones
     world: Course
     dream: Course
     too_short: int  # episodes that ended within the context, and have no start
     variables: dict[str, VariableGap]  # by path, and place in it where there are several: obs[2]
+
+    @property
+    def context(self) -> int:
+        """How many rows world and dream have in common."""
+        return self.before.running.shape[1]
 
     @property
     def both(self) -> Int[np.ndarray, " H"]:
@@ -106,7 +123,7 @@ def dream_gap(
         ValueError: if a number is out of range, or every episode is too short.
     """
     require_positive(episodes=episodes, context=context, horizon=horizon)
-    worlds, dreamt, too_short = [], [], 0
+    seeds, befores, worlds, dreamt, too_short = [], [], [], [], 0
     noise = make_generator(seed, stream=Stream.IMAGINATION)
     for start, wanted in rounds(episodes, environments.count, seed):
         rollout, most = Rollout(environments, make_policy(), start), context + horizon
@@ -118,12 +135,15 @@ def dream_gap(
         begun = np.arange(environments.count) < wanted
         over = np.any([one.is_last for one in rows[:context]], 0)
         too_short += int((begun & over).sum())
+        seeds.append(start + np.flatnonzero(begun & ~over))
+        befores.append(_some(_course(rows[:context], context), begun & ~over))
         worlds.append(_some(world, begun & ~over))
         dreamt.append(_some(_cut(dream, world, rows[context:]), begun & ~over))
-    world, dream = _joined(worlds), _joined(dreamt)
+    before, world, dream = _joined(befores), _joined(worlds), _joined(dreamt)
     if not len(world.reward):
         raise ValueError(f"context: expected fewer rows than the {episodes} episodes have, got {context}")
-    return DreamGap(context, world, dream, too_short, variable_gaps(model.spec.observations, world, dream))
+    gaps = variable_gaps(model.spec.observations, world, dream)
+    return DreamGap(np.concatenate(seeds), before, world, dream, too_short, gaps)
 
 
 def variable_gaps(leaves: dict[str, ObservationSpec], world: Course, dream: Course) -> dict[str, VariableGap]:
@@ -197,8 +217,8 @@ def _course(rows: list[Rows], horizon: int) -> Course:
     obs = {path: padded(np.stack([row.obs[path] for row in rows], 1)) for path in rows[0].obs}
     last = np.stack([row.is_last for row in rows], 1)
     before = np.cumsum(last, 1) - last  # ends before each step
-    reward = np.stack([row.reward for row in rows], 1).astype(np.float64)
-    return Course(obs, padded(reward), padded(before == 0))
+    action, reward = (np.stack([getattr(row, name) for row in rows], 1) for name in ("prev_action", "reward"))
+    return Course(obs, padded(action), padded(reward.astype(np.float64)), padded(before == 0))
 
 
 def _cut(dream: Course, world: Course, rows: list[Rows]) -> Course:
@@ -211,7 +231,7 @@ def _cut(dream: Course, world: Course, rows: list[Rows]) -> Course:
 
 
 def _some(course: Course, which: Bool[np.ndarray, " N"]) -> Course:
-    return Course({path: x[which] for path, x in course.obs.items()}, course.reward[which], course.running[which])
+    return Course({path: x[which] for path, x in course.obs.items()}, *(x[which] for x in course[1:]))
 
 
 def _joined(courses: list[Course]) -> Course:

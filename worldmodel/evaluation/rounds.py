@@ -3,7 +3,7 @@
 The start seeds are fixed by one seed and do not depend on the policy, so that policies are compared on the same starts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -70,3 +70,11 @@ def play_round(
         running &= ~rows.is_last[:wanted]
         at(f"{count - 1} steps, {wanted - int(running.sum())} of {wanted} episodes over")
         yield rows
+
+
+def best_and_median(returns: Sequence[float] | np.ndarray) -> dict[str, int]:
+    """Which episodes are looked at: the best one and then the median one, by their returns; a single one alone."""
+    order = np.argsort(returns, kind="stable")
+    if len(order) == 1:
+        return {"only": 0}
+    return {"best": int(order[-1]), "median": int(order[(len(order) - 1) // 2])}

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from worldmodel.data.batches import in_precision, stacked
 from worldmodel.data.environment import Environments
 from worldmodel.data.policy import ScriptedPolicy
 from worldmodel.data.rollout import Rollout
-from worldmodel.evaluation.rounds import play_round, rounds
+from worldmodel.evaluation.rounds import best_and_median, play_round, rounds
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, Policy, State
 
@@ -86,12 +87,9 @@ def choose(
             steps = slice(1, int(np.argmax([row[i] for row in last])) + 1)
             earned = float(sum(row[i] for row in reward[steps]))
             played.append(Recorded(start + i, np.stack([row[i] for row in action[steps]]), earned))
-    order = sorted(range(episodes), key=lambda i: played[i].earned)
-    best, median = played[order[-1]], played[order[(episodes - 1) // 2]]
-    if episodes == 1:
-        return Chosen(1, ("one episode",), (best,))
-    titles = f"best of {episodes} episodes", f"median of {episodes} episodes"
-    return Chosen(episodes, titles, (best, median))
+    chosen = best_and_median([one.earned for one in played])
+    titles = [f"{words} of {episodes} episodes" if episodes > 1 else "one episode" for words in chosen]
+    return Chosen(episodes, tuple(titles), tuple(played[i] for i in chosen.values()))
 
 
 def film(
@@ -104,10 +102,10 @@ def film(
         EnvironmentFailureError: if it fails.
     """
     rollout = Rollout(environments, ScriptedPolicy(recorded.action), recorded.seed)
-    rows, frames = [rollout.step()], [_smaller(environments.frames()[0])]
+    rows, frames = [rollout.step()], [smaller(environments.frames()[0])]
     while len(rows) <= len(recorded.action) and not rows[-1].is_last[0]:
         rows.append(rollout.step())
-        frames.append(_smaller(environments.frames()[0]))
+        frames.append(smaller(environments.frames()[0]))
         at(f"filmed {len(rows)} of {len(recorded.action) + 1} rows")
     return np.stack(frames), stacked(rows)
 
@@ -143,15 +141,12 @@ def watch(model: WorldModel, frames: np.ndarray, rows: Batch, generator: torch.G
     return Watched(frames, _numpy(rows.reward[0]), _numpy(kl), seen)
 
 
-def _smaller(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Every k-th pixel's neighbourhood averaged, so that no side is longer than SIDE."""
-    k = -(-max(frame.shape[:2]) // SIDE)
-    h, w = (n // k for n in frame.shape[:2])
-    total = np.zeros((h, w, 3), np.uint32)
-    for i in range(k):  # a mean over both short axes of a reshaped frame takes ten times as long
-        for j in range(k):
-            total += frame[i : h * k : k, j : w * k : k]
-    return (total / k**2).round().astype(np.uint8)
+def smaller(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The same picture with no side longer than SIDE, each pixel the mean over its part."""
+    if max(frame.shape[:2]) <= SIDE:
+        return np.array(frame)  # an environment may draw the next one into the same array
+    h, w = (max(1, round(n * SIDE / max(frame.shape[:2]))) for n in frame.shape[:2])
+    return np.asarray(Image.fromarray(frame).resize((w, h), Image.Resampling.BOX))
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -4,7 +4,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from worldmodel.evaluation.dream_gap import Course, DreamGap
+from worldmodel.evaluation.dream_gap import DreamGap
+from worldmodel.evaluation.rounds import best_and_median
 from worldmodel.report.charts import Drawn, draw_curves
 from worldmodel.report.films import as_rgb
 from worldmodel.report.vocabulary import DREAM, DREAM_LOOKS
@@ -18,17 +19,15 @@ STEP = "step of the episode"
 def dream_figure(gap: DreamGap) -> Figure:
     """The starts whose episodes were the best and the median one in the world; what lies behind an end is not drawn."""
     returns = gap.world.returns
-    order = np.argsort(returns, kind="stable")
-    chosen = {"best": order[-1], "median": order[(len(order) - 1) // 2]} if len(order) > 1 else {"only": order[0]}
-    names = [name for name, _ in _traces(gap.world)]
+    chosen = best_and_median(returns)
     image = next((path for path, x in gap.world.obs.items() if x.ndim == 5), None)
-    rows = min(len(names), TRACES) + 1 + (0 if image is None else 2)
+    rows = min(len(gap.world.variables), TRACES) + 1 + (0 if image is None else 2)
     figure = Figure(figsize=(5.6 * len(chosen), 1.15 * rows + 1.1), layout="constrained")
     figure.suptitle(DREAM.title)
     parts = figure.subfigures(1, len(chosen), squeeze=False)[0]
     for part, (words, i) in zip(parts, chosen.items(), strict=True):
         part.suptitle(f"{words} start: return {returns[i]:.1f} in the world, {gap.dream.returns[i]:.1f} in the dream")
-        _one(part, gap, int(i), image, rows)
+        _one(part, gap, i, image, rows)
     return figure
 
 
@@ -39,7 +38,7 @@ def _one(part: SubFigure, gap: DreamGap, i: int, image: str | None, rows: int) -
         axes = [[part.add_subplot(grid[row, column]) for column in range(COLUMNS)] for row in range(strips)]
         _strips(axes, gap, i, image)
     courses = {"world": gap.world, "dream": gap.dream}
-    traces = {which: [("reward", one.reward), *list(_traces(one))[:TRACES]] for which, one in courses.items()}
+    traces = {which: [("reward", one.reward), *list(one.variables.items())[:TRACES]] for which, one in courses.items()}
     for row, (name, _) in enumerate(traces["world"]):
         axis = part.add_subplot(grid[strips + row, :])
         curves = []
@@ -71,13 +70,3 @@ def _strips(axes: list[list[Axes]], gap: DreamGap, i: int, image: str) -> None:
 def _steps(gap: DreamGap, i: int) -> int:
     """Steps of a start that were taken in the world or in the dream."""
     return max(int(one.lengths[i]) for one in (gap.world, gap.dream))
-
-
-def _traces(course: Course) -> list[tuple[str, np.ndarray]]:
-    """The variables of the observation that are numbers or classes, [E, H] each."""
-    return [
-        (path if x.shape[2] == 1 else f"{path}[{k}]", x[..., k])
-        for path, x in course.obs.items()
-        if x.ndim == 3
-        for k in range(x.shape[2])
-    ]

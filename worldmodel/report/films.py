@@ -90,7 +90,7 @@ def gain(off: np.ndarray) -> int:
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
     """[H, W, C] levels -> [H, W, 3] bytes; of a stack that is not red, green and blue, the last channel in grey."""
-    levels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    levels = pixels if pixels.dtype == np.uint8 else np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     return levels if levels.shape[-1] == 3 else np.repeat(levels[..., -1:], 3, -1)
 
 

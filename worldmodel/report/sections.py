@@ -11,17 +11,17 @@ import yaml
 
 from worldmodel.evaluation.scores import Scores
 from worldmodel.report import charts, vocabulary
+from worldmodel.report.animation import lighter_gif
 from worldmodel.report.charts import Drawn
 from worldmodel.report.document import WIDE, Block, Chart, Fold, Panels, TableBlock, Text, chart, picture
 from worldmodel.report.figures import acting_charts
 from worldmodel.report.formats import count, duration, number
-from worldmodel.report.play_film import lighter_gif
 from worldmodel.report.record import Columns, Record, settings
 from worldmodel.report.tables import Table, few_horizons
 from worldmodel.report.vocabulary import PER_STEP, LineStyle, Wording
 from worldmodel.system.names import file_name
 
-HEAT_MAP, DREAM = "figures/kl_heat_map.png", "figures/acting_dream.png"
+HEAT_MAP, DREAM, DREAM_FILM = "figures/kl_heat_map.png", "figures/acting_dream.png", "play/dream.gif"
 FILM_BYTES = 3_000_000  # that all films of a page have together, before they are written as text
 SQUARED_ERROR = ("squared_error", "model")  # metric and method
 
@@ -76,25 +76,24 @@ def ledger(record: Record) -> list[Block]:
 
 
 def acting(record: Record) -> list[Block]:
-    """How a run acts over training, films of its policies, and its dream beside the world."""
+    """A run's dream on film, how it acts over training, films of its policies, and its dream as curves."""
     clock = record.column("env_steps")
     names = {metric for looks in vocabulary.ACTING_CURVES.values() for metric in looks}
     curves = {name: record.column(name).over(clock) for name in names}
     curves = {name: curve for name, curve in curves.items() if len(curve.x)}
     shown = acting_charts(curves)
+    found = {name: gif for name, gif in record.pictures.items() if name.startswith("play/") and name.endswith(".gif")}
     drawn = [chart(vocabulary.ACTING[name], partial(charts.draw_acting, name=name, curves=curves)) for name in shown]
-    films = {name: gif for name, gif in record.pictures.items() if name.startswith("play/") and name.endswith(".gif")}
-    played = [
-        picture(
-            vocabulary.PLAY._replace(name=f"{vocabulary.PLAY.name} {PurePath(name).stem}"),
-            name,
-            lighter_gif(gif, FILM_BYTES // len(films)),
-            wide=True,
-        )
-        for name, gif in films.items()
-    ]
+    films = [_film(name, gif, FILM_BYTES // len(found)) for name, gif in found.items() if name != DREAM_FILM]
+    first = [_film(DREAM_FILM, found[DREAM_FILM], FILM_BYTES // len(found))] if DREAM_FILM in found else []
     dream = [picture(vocabulary.DREAM, DREAM, record.pictures[DREAM], wide=True)] if DREAM in record.pictures else []
-    return [*([Panels(drawn)] if drawn else []), *_ending(record), *played, *dream]
+    return [*first, *([Panels(drawn)] if drawn else []), *_ending(record), *films, *dream]
+
+
+def _film(name: str, gif: bytes, limit: int) -> Chart:
+    """A film of RUN/play, in at most so many bytes."""
+    of_policy = vocabulary.PLAY._replace(name=f"{vocabulary.PLAY.name} {PurePath(name).stem}")
+    return picture(vocabulary.DREAM_FILM if name == DREAM_FILM else of_policy, name, lighter_gif(gif, limit), wide=True)
 
 
 def _ending(record: Record) -> list[Block]:

@@ -239,6 +239,12 @@ DREAM = Wording(
     "The same policy from the same first steps. The dream sees nothing of the world from there on: it should do as the "
     "world does, and drift from it slowly. One that stops early ended by its own continue head.",
 )
+DREAM_FILM = Wording(
+    "The world, and the dream of it",
+    "",
+    "The same policy twice, with the same random numbers: the median start, then the best one. The model sees the "
+    "first rows; all behind them it makes up.",
+)
 DREAM_LOOKS = {"world": LineStyle("world", TRUTH, width=1.6), "dream": LineStyle("dream", RAW)}
 PICTURES = {  # in RUN/imagination, by how their names begin
     "fan": Wording("Futures of", "", "Single futures should surround what happened, and spread as they go on."),

@@ -1,18 +1,20 @@
-"""What a run that acts shows at its end: a film of its policy, and its dream beside the world from the same starts."""
+"""What a run that acts shows at its end: films of its policy, and its dream beside the world."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from worldmodel.config import Config
+from worldmodel.evaluation.dream_gap import DreamGap
+from worldmodel.runs.dream_film import CONTEXT, DREAM, STEPS, film_gap
 from worldmodel.runs.dream_gap import measure_dream_gap
-from worldmodel.runs.play import write_play
+from worldmodel.runs.play import write_film, write_play
 from worldmodel.runs.run import Run
 from worldmodel.training.progress import Watch
 from worldmodel.training.tracking import Tracker
 
 EPISODES = 5  # that the best and the median are chosen from
 ROWS = 500  # of an episode that are filmed, at most
-CONTEXT, STEPS = 5, 200  # rows that the dream begins behind, and its steps, at most
 
 
 def acts(config: Config) -> bool:
@@ -21,25 +23,30 @@ def acts(config: Config) -> bool:
 
 
 def write_acting(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
-    """Write RUN/play/POLICY.gif and figures/acting_dream.png, and hand them to a tracker.
+    """Write RUN/play/POLICY.gif, RUN/play/dream.gif and figures/acting_dream.png, and hand them to a tracker.
 
     What cannot be made is left out with a sentence, such as the film of an environment that does not render.
 
     Args:
         run: one that acts.
-        tracker: takes film and picture.
+        tracker: takes films and picture.
         update: they belong to.
         progress: told how far it is, and what was left out.
     """
-    parts: dict[str, Callable[[], None]] = {
-        "film of the policy": lambda: _film(run, tracker, update, progress),
-        "picture of its dream": lambda: _dream(run, tracker, update, progress),
-    }
-    for words, write in parts.items():
-        try:
-            write()
-        except Exception as error:  # whatever an environment's own rendering raises: the run is trained and saved
-            progress.log(f"no {words}: {str(error) or type(error).__name__}")
+    with _or_left_out("film of the policy", progress):
+        _film(run, tracker, update, progress)
+    with _or_left_out("dream beside the world", progress):
+        gap = _dream(run, tracker, update, progress)
+        with _or_left_out("film of the dream", progress):
+            _dream_film(run, gap, tracker, update, progress)
+
+
+@contextmanager
+def _or_left_out(words: str, progress: Watch) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever an environment's own rendering raises: the run is trained and saved
+        progress.log(f"no {words}: {str(error) or type(error).__name__}")
 
 
 def _film(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
@@ -48,7 +55,7 @@ def _film(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
     tracker.video(update, f"play/{policy}", film.read_bytes())
 
 
-def _dream(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
+def _dream(run: Run, tracker: Tracker, update: int, progress: Watch) -> DreamGap:
     from worldmodel.report.dream_traces import dream_figure  # and so matplotlib, which opening a run does not need
     from worldmodel.report.figures import render
 
@@ -62,6 +69,13 @@ def _dream(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
         at=progress.at,
     )
     tracker.image(update, "acting/dream", render(dream_figure(gap)))
+    return gap
+
+
+def _dream_film(run: Run, gap: DreamGap, tracker: Tracker, update: int, progress: Watch) -> None:
+    film = film_gap(run, gap, run.config.acting.policy, at=progress.at)
+    write_film(run, DREAM, None, film)
+    tracker.video(update, f"play/{DREAM}", film)
 
 
 def _episodes(run: Run) -> int:

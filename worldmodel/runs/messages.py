@@ -81,6 +81,7 @@ def conclude(
         ("figures", "figures/kl_overview.png", " and its neighbours"),
         ("imagined", "imagination", ""),
         ("film", f"play/{config.acting.policy}.gif", ": the policy's best and its median episode"),
+        ("dream", "play/dream.gif", ": the world beside the policy's dream of it"),
         ("numbers", "metrics.jsonl", ""),
     ):
         if (folder / name).exists():

@@ -49,10 +49,7 @@ def write_play(
     from worldmodel.report.play_film import play_gif  # and so matplotlib
 
     require_positive(episodes=episodes, **({} if rows is None else {"rows": rows}))
-    if output is not None and output.suffix != ".gif":
-        raise ValueError(f"output: expected a file named .gif, got {output}")
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"output: expected a file in a folder that exists, got {output}")
+    require_gif(output)
     policy = run.policy_name(policy, **planner)
     acting = run.policy(policy, seed=seed, **planner)
     titles, watched = watch_play(run, acting, episodes=episodes, seed=seed, rows=rows, log=log, at=at)
@@ -60,9 +57,22 @@ def write_play(
         watched,
         [f"{title}, {policy}: return {one.reward.sum():.1f}" for title, one in zip(titles, watched, strict=True)],
     )
+    return write_film(run, policy, output, gif)
+
+
+def require_gif(output: Path | None) -> None:
+    """Raise ValueError if a film cannot go there."""
+    if output is not None and output.suffix != ".gif":
+        raise ValueError(f"output: expected a file named .gif, got {output}")
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"output: expected a file in a folder that exists, got {output}")
+
+
+def write_film(run: Run, name: str, output: Path | None, gif: bytes) -> Path:
+    """Write a film where it is wanted, by default as RUN/play/NAME.gif: -> where it is."""
     if output is None:
         make_own_folder(run.folder / PLAY)
-        output = run.folder / PLAY / f"{policy}.gif"
+        output = run.folder / PLAY / f"{name}.gif"
         write_whole(output, gif)
     else:
         output.write_bytes(gif)
