@@ -2,7 +2,7 @@
 
     python scripts/acting_study.py --output runs/acting                                   # goes on where it stopped
     python scripts/acting_study.py --output runs/acting --only pendulum --seeds 0 1
-    python scripts/acting_study.py --output runs/acting --write                           # the table of docs/acting.md
+    python scripts/acting_study.py --output runs/acting --write    # docs/acting.md and docs/acting_study.jsonl
 
 Every 500 steps the present actor, without exploring, plays 50 episodes from the same starts. CPU seconds are those of
 one thread, prefill and training together, without the evaluations. Runs with other settings than the preset's are told
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from worldmodel.runs.run import Run
 
 PAGE, BLOCK, FIGURE = "acting.md", "study", "acting_study.png"
+NUMBERS = "acting_study.jsonl"  # every evaluation behind the page
 COLOURS = (RAW, OPTIMISED, BASELINE)
 LABELS = {"preset": "this project"}
 PROCESSES = 2
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/acting.md from what is there, train nothing")
     options = parser.parse_args()
     if options.write:
-        if not (found := read_results(options.output)):
+        if not (found := kept_results(read_results(options.output))):
             parser.error(f"{options.output}: expected results of earlier runs (*.json), found none")
         write_block(PAGE, BLOCK, table(found))
         draw(found).savefig(DOCS / FIGURE, dpi=110)
@@ -158,6 +159,16 @@ def train_timed(
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def kept_results(new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results behind docs/acting.md with these in the place of older ones of the same runs; they are kept there."""
+    path = DOCS / NUMBERS
+    old = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    by_run = {(one["preset"], one["name"], one["seed"], one["env_steps"]): one for one in [*old, *new]}
+    found = [by_run[run] for run in sorted(by_run)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in found))
+    return found
 
 
 def reached(evaluations: list[dict[str, float]], target: float) -> float | None:
