@@ -282,7 +282,9 @@ def settings_read(tree: ast.AST) -> set[tuple[str, str]]:
             if isinstance(node, ast.Assign):
                 pairs = [(node.targets[0], node.value)]
                 if isinstance(node.value, ast.Tuple) and isinstance(node.targets[0], ast.Tuple):
-                    pairs = list(zip(node.targets[0].elts, node.value.elts, strict=True))
+                    both = node.targets[0].elts, node.value.elts
+                    starred = any(isinstance(one, ast.Starred) for side in both for one in side)
+                    pairs = [] if starred else list(zip(*both, strict=True))
                 for target, value in pairs:
                     owner, _, name = ast.unparse(value).rpartition(".")
                     if sections.get(owner) == "" and name in SECTIONS:
