@@ -10,6 +10,7 @@ apart by their names: --name and --set.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -165,7 +166,10 @@ def kept_results(new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results behind docs/acting.md with these in the place of older ones of the same runs; they are kept there."""
     path = DOCS / NUMBERS
     old = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    by_run = {(one["preset"], one["name"], one["seed"], one["env_steps"]): one for one in [*old, *new]}
+    by_run = {
+        (one["preset"], one["name"], one["seed"], one["env_steps"], json.dumps(one["settings"])): one
+        for one in [*old, *new]
+    }
     found = [by_run[run] for run in sorted(by_run)]
     path.write_text("".join(json.dumps(one) + "\n" for one in found))
     return found
@@ -213,7 +217,7 @@ def draw(results: list[dict[str, Any]]) -> Figure:
     names = sorted({one["name"] for one in results}, key=lambda name: (name != "preset", name))
     figure = Figure(figsize=(4.6 * len(presets), 3.6), layout="constrained")
     for axis, preset in zip(figure.subplots(1, len(presets), squeeze=False)[0], presets, strict=True):
-        for colour, name in zip(COLOURS, names, strict=False):
+        for colour, name in zip(itertools.cycle(COLOURS), names, strict=False):
             found = [one["evaluations"] for one in results if (one["preset"], one["name"]) == (preset, name)]
             curves = [[(each["steps"], each["return"]) for each in evaluations] for evaluations in found]
             for curve in curves:

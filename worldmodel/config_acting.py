@@ -59,7 +59,8 @@ class ActorConfig:
     """A perceptron from the state (h_t, z_t) to a distribution over actions."""
 
     reads: Literal["state", "observation"] = "state"
-    """The state, or only the observation that the model decodes from it: an actor without memory, as a control."""
+    """The state, or only the observation that the model decodes from it, as a control: what the model remembers beyond
+    that does not reach the actor."""
     units: int = 64
     """Width of the hidden layers."""
     layers: int = 2
@@ -130,7 +131,8 @@ class BehaviourConfig:
     learning_rate: float = 1e-3
     """The critic's, and the actor's; it does not fall."""
     clip_norm: float = 0.3
-    """Largest norm of the gradient, of the actor and of the critic each; longer ones are scaled down to it."""
+    """Largest norm of the gradient, of the actor and of the critic each; longer ones are scaled down to it. Chosen for
+    REINFORCE; pathwise gradients, which have a limit of their own, learn faster with a large one (preset pendulum)."""
     adaptive_clip: float | None = None
     """Largest gradient of each parameter as a share of the parameter's own norm (AGC, 0.3 in DreamerV3), before
     clip_norm; null leaves it out."""

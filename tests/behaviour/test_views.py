@@ -1,4 +1,4 @@
-"""An actor without memory reads what the model decodes, and nothing else of a state."""
+"""An actor that is kept from memory reads what the model decodes, and nothing else of a state."""
 
 import pytest
 import torch

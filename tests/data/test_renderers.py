@@ -87,3 +87,18 @@ def test_a_stranger_that_took_the_id_is_not_drawn(monkeypatch):
     monkeypatch.setitem(gymnasium.registry, "Pendulum-v1", spec)
     with pytest.raises(ValueError, match="got Pendulum-v1"):
         find_renderer("Pendulum-v1")
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCar-v0"])
+def test_a_dream_that_drifts_out_of_the_picture_is_drawn_as_far_outside(env_id):
+    width = {"CartPole-v1": 4, "MountainCar-v0": 2}[env_id]
+    far, farther = (np.full((1, width), x, np.float32) for x in (60.0, 3e8))
+    action = np.eye(1, {"CartPole-v1": 2, "MountainCar-v0": 3}[env_id], dtype=np.float32)
+    frames = [next(draw(env_id, obs, action)) for obs in (far, farther)]
+    np.testing.assert_array_equal(*frames)
+
+
+def test_what_is_no_number_cannot_be_drawn():
+    obs = np.array([[0.0, np.nan, 0.0, 0.0]], np.float32)
+    with pytest.raises(ValueError, match=r"expected numbers that can be drawn, got .*nan"):
+        next(draw("CartPole-v1", obs, np.eye(1, 2, dtype=np.float32)))

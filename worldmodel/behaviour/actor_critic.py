@@ -108,11 +108,12 @@ def pathwise_loss(
 
 
 def limit_gradients(state: State, most: float) -> None:
-    """Let no trajectory have a gradient at this state that is longer than `most` times the median trajectory's.
+    """Let no trajectory have a gradient in this h, or z, that is longer than `most` times the median trajectory's.
 
     A pathwise gradient is a product of as many Jacobians as there are steps. In a few trajectories it explodes, and
     these then outweigh all others in the actor's step. Nothing else changes: the limit is in units of the gradients
-    themselves, trajectories without any do not count, and the values of the states stay as they are.
+    themselves, trajectories without any do not count, one that is not finite has none, and the values of the states
+    stay as they are.
 
     Args:
         state: of B trajectories at one imagined step, before anything is computed from it.
@@ -125,9 +126,12 @@ def limit_gradients(state: State, most: float) -> None:
 
 def _limited(gradient: Float[Tensor, "B W"], most: float) -> Float[Tensor, "B W"]:
     length = gradient.norm(dim=-1)
+    finite = length.isfinite()
+    length = torch.where(finite, length, 0.0)  # what has exploded beyond numbers counts for nothing
     B, counted = len(length), (length > 0).sum()
     median = length.sort().values.gather(0, (B - counted + (counted - 1) // 2)[None])
-    return gradient * (most * median / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1)[:, None]
+    share = (most * median / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1)
+    return torch.where(finite[:, None], gradient * share[:, None], 0.0)
 
 
 class Actor(nn.Module):

@@ -9,10 +9,11 @@ from worldmodel.types import State
 
 
 class ObservationView:
-    """The observation that a model decodes from a state, as its encoder would read it: an actor without memory.
+    """The observation that a model decodes from a state, as its encoder would read it.
 
-    It tells whether a task needs memory. The model filters and imagines as ever, but of what it remembers only the
-    newest observation reaches the actor.
+    A control that tells whether a task needs memory: the model filters and imagines as ever, but of what it remembers
+    the actor reads only the observation's mean. That mean is the filter's, so that noise in the observations is
+    averaged out of it, and what else leaks into it is not ruled out.
     """
 
     def __init__(self, model: WorldModel) -> None:

@@ -19,6 +19,9 @@ from worldmodel_envs.wrappers import use_headless_rendering
 Attributes = dict[str, Any]  # of the environment itself, before it renders
 
 
+FARTHEST = 50.0  # far outside every picture, and within the 16 bits that its coordinates have
+
+
 @dataclass(frozen=True)
 class Renderer:
     """How an environment is made to show an observation."""
@@ -103,7 +106,7 @@ def draw(
         kwargs: that the environment is made with.
         hide: entries that are not in the observations, by path.
     Raises:
-        ValueError: as `find_renderer`.
+        ValueError: as `find_renderer`, or if a number is not finite.
     """
     renderer = find_renderer(env_id, hide=hide)
     seen = kept(renderer, hide)
@@ -112,8 +115,10 @@ def draw(
     try:
         env.reset(seed=0)
         for x, vector in zip(obs, action, strict=True):
+            if not np.isfinite(x).all():
+                raise ValueError(f"obs: expected numbers that can be drawn, got {x.tolist()}")
             whole = np.zeros(len(renderer.names))
-            whole[seen] = x
+            whole[seen] = x.clip(-FARTHEST, FARTHEST)
             for name, value in renderer.attributes(whole, decode_action(env.action_space, vector)).items():
                 setattr(env.unwrapped, name, value)
             yield np.asarray(env.render())
