@@ -204,9 +204,9 @@ def table(results: list[dict[str, Any]]) -> str:
             for steps in (reached(evaluations, target), for_good(evaluations, target))
         ]
         lines.append(
-            f"| `{one['preset']}` | {one['name']} | {one['seed']} | {one['env_steps']:,} | {target:g} | {places[0]} | "
-            f"{places[1]} | {sum(returns) / len(returns):.0f} | {sum(returns[-5:]) / len(returns[-5:]):.0f} | "
-            f"{min(half):.0f} | {evaluations[-1]['cpu_seconds']:.0f} |"
+            f"| `{one['preset']}` | {one['name']} | {one['seed']} | {evaluations[-1]['steps']:,.0f} | {target:g} | "
+            f"{places[0]} | {places[1]} | {sum(returns) / len(returns):.0f} | "
+            f"{sum(returns[-5:]) / len(returns[-5:]):.0f} | {min(half):.0f} | {evaluations[-1]['cpu_seconds']:.0f} |"
         )
     return "\n".join(lines)
 

@@ -4,8 +4,9 @@
     python scripts/model_free_study.py --output runs/acting --only cartpole --seeds 0 1
 
 Settings are those that the authors of stable-baselines3 tuned for each task (rl-baselines3-zoo), with a constant
-learning rate. Every 500 steps the policy, without exploring, plays the 50 episodes that acting_study.py plays. Results
-are in its format, so that its --write shows them in the same table and figure. Needs the extra `sb3`.
+learning rate. Every 500 steps the policy, without exploring, plays the 50 episodes that acting_study.py plays; PPO
+learns in whole rollouts, after which it is evaluated, and may end behind the budget. Results are in the format of
+acting_study.py, so that its --write shows them in the same table and figure. Needs the extra `sb3`.
 """
 
 import argparse
