@@ -106,7 +106,8 @@ class Trainer:
 
     def _share(self, processes: Processes) -> None:
         self.processes = processes
-        self._elsewhere = processes.total(self.replay.rows_written) - self.replay.rows_written  # rows of the others
+        own = 0 if self.rollout is None else self.replay.rows_written  # stored rows are the same in all
+        self._elsewhere = processes.total(own) - own  # rows of the others
         self._agreed = 0  # why all processes stop: a signal's number or FAILED
         self._failure: EnvironmentFailureError | None = None  # of this process's environments
 
