@@ -82,6 +82,11 @@ def counters(folder):
     return load_checkpoint(folder / "checkpoints" / "last.safetensors").counters
 
 
+def rows_in(folder):
+    with Replay.open(folder, read_only=True) as replay:
+        return replay.rows_written
+
+
 def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -100,7 +105,7 @@ def test_a_sigterm_to_one_of_two_stops_both_at_the_same_update_with_everything_s
     assert err.count("stopped by SIGTERM after update 4; everything is saved") == 1
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.safetensors")
     assert checkpoint.counters["updates"] == 4
-    steps = [Replay.open(path, read_only=True).rows_written for path in (folder / "replay", folder / "replay/rank-1")]
+    steps = [rows_in(folder / "replay"), rows_in(folder / "replay" / "rank-1")]
     assert steps[0] == checkpoint.counters["env_steps"] == 2 * steps[1] == ends[0][3]
     first, second = checkpoint.parts["random"], checkpoint.of_rank(1).parts["random"]
     assert first.keys() == second.keys() == {"sampling", "latents", "behaviour"}
@@ -115,8 +120,7 @@ def test_a_run_of_two_goes_on_with_one_as_many_and_three_and_then_with_another_n
     ends, err = resumed(folder, processes)
     assert {rank: end[:2] for rank, end in ends.items()} == {rank: (0, 12) for rank in range(processes)}, err
     assert len({end[2:] for end in ends.values()}) == 1
-    with Replay.open(folder / "replay", read_only=True) as replay:
-        assert 160 <= replay.rows_written == counters(folder)["env_steps"] == ends[0][3] < 160 + 2 * processes
+    assert 160 <= rows_in(folder / "replay") == counters(folder)["env_steps"] == ends[0][3] < 160 + 2 * processes
     assert [row["update"] for row in metrics(folder) if "train/elbo" in row] == list(range(1, 13))
     path, other = folder / "config.yaml", 3 - min(processes, 2)  # rows of ranks that are gone, or a rank without state
     path.write_text(path.read_text().replace("env_steps: 160", "env_steps: 200"))
@@ -126,12 +130,11 @@ def test_a_run_of_two_goes_on_with_one_as_many_and_three_and_then_with_another_n
 
 
 def test_a_process_that_is_killed_takes_the_other_down_with_a_sentence_and_the_run_goes_on(tmp_path):
-    began = time.monotonic()
     folder, ends, err = started(tmp_path, rank=1, update=5, signal=signal.SIGKILL)
-    took = time.monotonic() - began
+    took = time.time() - (folder / "metrics.jsonl").stat().st_mtime  # since the update before
     assert ends.keys() == {0} and ends[0][0] == 1, err
     assert "the run stopped: rank 1 of 2 has ended" in err and f"--resume {folder}` goes on" in err
-    assert took < 280  # of which the second half is the start
+    assert took < 60
     assert counters(folder)["updates"] == 3
     ends, err = resumed(folder, 2)
     assert {rank: end[:2] for rank, end in ends.items()} == {0: (0, 12), 1: (0, 12)}, err
