@@ -3,8 +3,9 @@
     python scripts/benchmark_processes.py            one process and two, by turns
     python scripts/benchmark_processes.py --write    the same, into docs/scaling.md
 
-Updates of the world model on random rows, 16 x 64 in all, on the CPU through gloo. A figure is the median of the
-rounds; processor time is that of all processes together, since what else runs changes the clock's time.
+Updates of the world model on random rows, 16 x 64 in all, on the CPU through gloo. The first process takes updates
+alone, while the second one waits, and then both take them together, by turns. A figure is the median of the rounds;
+processor time is that of both, since what else runs changes the clock's time.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,14 +28,15 @@ from worldmodel import build, build_acting
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.random_batch import random_batch
-from worldmodel.system.launched import launched
-from worldmodel.training.processes import Group, Processes, joined
-from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
+from worldmodel.models.world_model import WorldModel
+from worldmodel.training.learner import Learner
+from worldmodel.training.processes import ALONE, Group, Processes, joined
+from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec
 
 SPEC = EnvSpec({"obs": ObservationSpec("vector", (3,))}, ActionSpec("continuous", 1))  # Pendulum's
 SIZES = ("small", "medium", "large")
-B, T, WARM, UPDATES, ROUNDS = 16, 64, 2, 8, 3
-MEASURED = ("small",)
+B, T, WORLD, UPDATES, ROUNDS = 16, 64, 2, 5, 3
+MEASURED = ("small", "medium")
 
 
 @dataclass
@@ -76,18 +80,16 @@ def tables() -> str:
             model = build.build_model(config, SPEC)
         agent = build_acting.build_agent(config, model)
         assert agent is not None
-        world, acting = trained(model), trained(agent)
-        lines.append(f"| `sizes/{size}` | {world:,} | {acting:,} | {4 * (world + acting):,} |")
+        own, acting = trained(model), trained(agent)
+        lines.append(f"| `sizes/{size}` | {own:,} | {acting:,} | {4 * (own + acting):,} |")
     lines += ["", "| size | processes | sums an update | bytes summed | processor ms | of one process's | clock, ms |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for size in MEASURED:
-        rounds = [[launch(size, world) for world in (1, 2)] for _ in range(ROUNDS)]
-        alone = statistics.median(one["processor"] for one, _ in rounds)
-        for index, world in enumerate((1, 2)):
-            found = [each[index] for each in rounds]
-            processor, clock = (statistics.median(one[name] for one in found) for name in ("processor", "clock"))
-            cells = [f"`sizes/{size}`", f"{world}", f"{found[0]['sums']:g}", f"{found[0]['bytes']:,.0f}"]
-            cells += [f"{processor:.1f}", f"{processor / alone:.2f}", f"{clock:.1f}"]
+        found = launch(size)
+        alone = found["1"]["processor"]
+        for world, each in found.items():
+            cells = [f"`sizes/{size}`", world, f"{each['sums']:g}", f"{each['bytes']:,.0f}"]
+            cells += [f"{each['processor']:.1f}", f"{each['processor'] / alone:.2f}", f"{each['clock']:.1f}"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -102,42 +104,51 @@ def trained(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def launch(size: str, world: int) -> dict[str, float]:
-    """Measure in so many processes: -> milliseconds, sums and bytes of an update."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, __file__, "--measure", size], env=environment, capture_output=True, text=True, check=True
-    )
+def launch(size: str) -> dict[str, dict[str, float]]:
+    """Measure one process and two: -> milliseconds, sums and bytes of an update, by the number of processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    measuring = [*command, str(Path(__file__)), "--measure", size]
+    done = subprocess.run(measuring, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(size: str) -> None:
-    """Take updates on this process's share of a batch; the first process says what they took."""
+    """Take updates alone and together, by turns; the first process says what they took."""
     torch.set_num_threads(1)
     config = settings(size)
-    with joined(torch.device("cpu")) as processes:
-        counted = Counting(processes.group) if processes.group is not None else None
-        shared = Processes(processes.rank, processes.world, counted, processes.meetings, processes.members)
-        generator = torch.Generator().manual_seed(launched().rank)
-        learner = build.build_learner(config, build.build_model(config, SPEC), generator, shared)
-        batch = random_batch(SPEC, shared.share_of(B, "batch"), T, generator)
-        for _ in range(WARM):
-            learner.update(batch).scalars()
-        processes.greatest(0)
-        before = (counted.sums, counted.bytes) if counted is not None else (0, 0)
-        clock, processor = time.perf_counter(), time.process_time()
-        for _ in range(UPDATES):
-            learner.update(batch).scalars()
-            processes.greatest(0)
-        mine = time.process_time() - processor
-        took = time.perf_counter() - clock
-        after = (counted.sums, counted.bytes) if counted is not None else (0, 0)
-        all_of_them = sum(float(text) for text in processes.exchange(repr(mine).encode()))
-        if processes.writes:
-            each = {"processor": 1e3 * all_of_them / UPDATES, "clock": 1e3 * took / UPDATES}
-            each |= {"sums": (after[0] - before[0]) / UPDATES, "bytes": (after[1] - before[1]) / UPDATES}
-            sys.stdout.write(json.dumps(each) + "\n")
+    with joined(torch.device("cpu")) as both:
+        assert both.group is not None
+        counted = Counting(both.group)
+        kinds = {"1": ALONE, str(WORLD): replace(both, group=counted)}
+        updates = {}
+        for name, processes in kinds.items():
+            generator = torch.Generator().manual_seed(both.rank)
+            learner = build.build_learner(config, build.build_model(config, SPEC), generator, processes)
+            batch = random_batch(SPEC, processes.share_of(B, "batch"), T, generator)
+            updates[name] = partial(update, learner, batch, processes)
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
+        for _ in range(1 + ROUNDS):  # the first one warms up
+            for name, processes in kinds.items():
+                both.greatest(0)
+                counted.sums, counted.bytes, clock, processor = 0, 0, time.perf_counter(), time.process_time()
+                for _ in range(UPDATES if both.writes or processes is not ALONE else 0):
+                    updates[name]()
+                took, own = time.perf_counter() - clock, time.process_time() - processor
+                one = {"clock": 1e3 * took, "processor": 1e3 * sum(map(float, both.exchange(repr(own).encode())))}
+                rounds[name].append(one | {"sums": counted.sums, "bytes": counted.bytes})
+        if both.writes:
+            median = {
+                name: {key: statistics.median(one[key] for one in found[1:]) / UPDATES for key in found[0]}
+                for name, found in rounds.items()
+            }
+            sys.stdout.write(json.dumps(median) + "\n")
+
+
+def update(learner: Learner[WorldModel], batch: Batch, processes: Processes) -> None:
+    """One update with all that the training loop asks of it."""
+    learner.update(batch).scalars()
+    processes.greatest(0)
 
 
 if __name__ == "__main__":
