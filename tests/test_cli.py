@@ -173,3 +173,13 @@ def test_the_command_and_the_module_are_the_same_program(capsys):
     assert done.returncode == 0
     assert "seed: 5" in done.stdout
     assert done.stdout == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "evaluate: expected one process, got 2; only train"), ("1", "")])
+def test_several_processes_are_refused_by_every_command_but_train_in_one_sentence(monkeypatch, capsys, rank, said):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "runs/nothing"])
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and said in err and len(err.splitlines()) == bool(said)

@@ -41,7 +41,7 @@ from worldmodel.data.rollout import Rollout
 from worldmodel.data.spaces import UnsupportedSpaceError
 from worldmodel.evaluation.held_out import evaluate, training_kl
 from worldmodel.evaluation.open_loop import open_loop_errors
-from worldmodel.runs.session import collect_heldout
+from worldmodel.runs.rows import collect_heldout
 from worldmodel.seeding import Stream, make_generator
 
 ASKED = os.environ.get("FUZZ_EXAMPLES")

@@ -11,6 +11,7 @@ import torch
 
 from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.build_acting import build_acting_evaluator
+from worldmodel.checks import require
 from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, RSSMConfig
 from worldmodel.config_acting import PLANNERS
 from worldmodel.data import suites
@@ -23,6 +24,7 @@ from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentF
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
+from worldmodel.system.launched import Launched
 from worldmodel.training.evaluators import Evaluator, EvidenceEvaluator, HeldOutEvaluator, RoughEvidenceSettings
 from worldmodel.training.learner import Learner
 from worldmodel.training.processes import ALONE, Processes
@@ -198,7 +200,7 @@ def build_objective(config: LossConfig, spec: EnvSpec) -> Objective:
     )
 
 
-def build_schedule(config: Config) -> Schedule:
+def build_schedule(config: Config, processes: Processes = ALONE) -> Schedule:
     """When things happen in the training loop."""
     training, replay = config.training, config.replay
     return Schedule(
@@ -213,6 +215,7 @@ def build_schedule(config: Config) -> Schedule:
         evaluate_every=training.evaluate_every,
         save_every=training.save_every,
         updates=training.updates if config.offline is not None else None,
+        processes=processes.world,
     )
 
 
@@ -338,14 +341,17 @@ def unnamed_settings() -> dict[str, Any]:
     return settings
 
 
-def build_device(name: str) -> torch.device:
-    """A device that is there.
+def build_device(name: str, processes: Launched | None = None) -> torch.device:
+    """A device that is there; of several processes, each has a GPU of its own.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if it is not there, or is one of the GPUs by its number for several processes.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if processes is not None and processes.world > 1 and name.startswith("cuda"):
+        require(name == "cuda", "device", "auto, cpu or cuda where several processes share the training", name)
+        name = f"cuda:{processes.local}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()

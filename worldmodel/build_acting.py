@@ -23,6 +23,7 @@ from worldmodel.training.acting_evaluator import ActingEvaluator
 from worldmodel.training.behaviour_learner import BehaviourLearner
 from worldmodel.training.evaluators import RoughEvidenceSettings
 from worldmodel.training.learner import Learner
+from worldmodel.training.processes import ALONE, Processes
 from worldmodel.types import ActionSpec, Policy, SavedPolicy
 
 DISCOUNT = 0.99  # of a search without a critic, unless planner.discount says otherwise
@@ -73,7 +74,12 @@ def build_planning(
 
 
 def build_collecting_policy(
-    config: Config, model: WorldModel, replay: Replay, agent: ActorCritic | None, randomness: dict[str, torch.Generator]
+    config: Config,
+    model: WorldModel,
+    replay: Replay,
+    agent: ActorCritic | None,
+    randomness: dict[str, torch.Generator],
+    processes: Processes = ALONE,
 ) -> SavedPolicy:
     """Who collects a run's rows: a random policy, and behind the prefill the one that `acting.policy` names.
 
@@ -83,6 +89,7 @@ def build_collecting_policy(
         replay: where the rows go, which tells when the prefill is over.
         agent: the actor and its critic where they learn.
         randomness: `policy` of the random policy, `acting` of the other.
+        processes: those that share the prefill.
     """
     random = RandomPolicy(model.spec.action, randomness["policy"])
     if config.acting.policy == "random":
@@ -94,8 +101,8 @@ def build_collecting_policy(
         chooser = Reflexes(agent.actor.exploring(generator))
     else:
         chooser = build_planning(_planning_as_acting(config), model, None, generator)
-    prefill = config.training.prefill
-    return Successor(random, FilteringPolicy(model, chooser, generator), lambda: replay.rows_written >= prefill)
+    share = config.training.prefill / processes.world
+    return Successor(random, FilteringPolicy(model, chooser, generator), lambda: replay.rows_written >= share)
 
 
 def build_agent(config: Config, model: WorldModel) -> ActorCritic | None:
@@ -132,7 +139,7 @@ def build_agent(config: Config, model: WorldModel) -> ActorCritic | None:
 
 
 def build_behaviour_learner(
-    config: Config, agent: ActorCritic, model: WorldModel, generator: torch.Generator
+    config: Config, agent: ActorCritic, model: WorldModel, generator: torch.Generator, processes: Processes = ALONE
 ) -> BehaviourLearner:
     """The optimiser around actor and critic."""
     behaviour = config.behaviour
@@ -140,7 +147,7 @@ def build_behaviour_learner(
         agent,
         model,
         generator,
-        starts=behaviour.starts,
+        starts=processes.share_of(behaviour.starts, "behaviour.starts"),
         horizon=behaviour.horizon,
         discount=behaviour.discount,
         optimizer=behaviour.optimizer,
@@ -148,6 +155,7 @@ def build_behaviour_learner(
         clip_norm=behaviour.clip_norm,
         adaptive_clip=behaviour.adaptive_clip,
         gradient_limit=behaviour.gradient_limit,
+        processes=processes,
     )
 
 

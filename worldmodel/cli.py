@@ -28,6 +28,7 @@ from jsonargparse import ArgumentParser
 
 from worldmodel.config_io import config_from_options, explain, rewrite_entries, settings_text
 from worldmodel.system.installation import versions
+from worldmodel.system.launched import launched, of_rank
 from worldmodel.training.interruptions import StoppedError
 
 COMMANDS = {  # the command's name -> its module in `commands`
@@ -54,7 +55,8 @@ class _Parser(ArgumentParser):
     """A parser that reports an error in one sentence, without two screens of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"worldmodel: {explain(message)}\n`{self.prog} --help` lists what there is.", file=sys.stderr)
+        if launched().rank == 0:  # of several processes, which were all given the same
+            print(f"worldmodel: {explain(message)}\n`{self.prog} --help` lists what there is.", file=sys.stderr)
         sys.exit(2)
 
 
@@ -83,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(given)
     settings = options[options.command]
     try:
+        _require_one_process(options.command)
         if "print_config" in settings:
             print(settings_text(config_from_options(settings)), end="")
             sys.exit(0)
@@ -91,19 +94,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with _current_folder_importable() if makes else nullcontext():
             modules[options.command].run(parsers[options.command], settings)
     except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:
-        print(f"worldmodel: {error}", file=sys.stderr)
+        print(f"worldmodel: {of_rank()}{error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"worldmodel: {options.command} stopped: {error}", file=sys.stderr)
+        print(f"worldmodel: {of_rank()}{options.command} stopped: {error}", file=sys.stderr)
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
         if not _of_memory(error):
             raise
-        print(f"worldmodel: {options.command} stopped: there is not enough memory: {error}", file=sys.stderr)
+        print(f"worldmodel: {of_rank()}{options.command} stopped: there is not enough memory: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as error:
-        print("worldmodel: stopped at once, as asked", file=sys.stderr)
+        print(f"worldmodel: {of_rank()}stopped at once, as asked", file=sys.stderr)
         sys.exit(128 + (error.signal if isinstance(error, StoppedError) else signal.SIGINT))
+
+
+def _require_one_process(command: str) -> None:
+    """Refuse to run a command in several processes, unless it is the one that they can share; the first one says so."""
+    rank, world, _ = launched()
+    if world > 1 and command != "train":
+        if rank:
+            sys.exit(2)
+        raise ValueError(f"{command}: expected one process, got {world}; only train shares its work among several")
 
 
 @contextmanager

@@ -78,7 +78,7 @@ class ReplayConfig:
     capacity: int = 1_000_000
     """Steps kept, over all environments; the oldest episodes are overwritten first."""
     batch_size: int = 16
-    """Sequences per batch (B)."""
+    """Sequences per batch (B), over all processes that share the training."""
     sequence_length: int = 64
     """Steps per sequence (T)."""
     burn_in: int = 4

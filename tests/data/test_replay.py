@@ -11,7 +11,7 @@ import torch
 from worldmodel.data import offline
 from worldmodel.data.batches import pad_episodes
 from worldmodel.data.environment import make_environments
-from worldmodel.data.header import row_type, spec_from_json
+from worldmodel.data.header import row_type, share_folder, shares, spec_from_json
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
@@ -444,3 +444,33 @@ def test_distinct_rewards_are_those_of_rows_that_have_one(tmp_path):
             replay.append(rows)
         assert replay.distinct_rewards(3).tolist() == torch.tensor([-1.0, 0.1, 0.5]).tolist()
         assert replay.distinct_rewards(2) is None
+
+
+def test_the_rows_of_other_processes_are_read_with_its_own_and_never_written(tmp_path, generator):
+    folders = [share_folder(tmp_path / "replay", rank) for rank in range(3)]
+    assert folders[0] == tmp_path / "replay" and folders[2] == tmp_path / "replay" / "rank-2"
+    for rank, folder in enumerate(folders):
+        with Replay(folder, VECTOR_SPEC, capacity=50, streams=1) as replay:
+            for i in range(5 + rank):
+                replay.append(one_row(100 * rank + i))
+    assert shares(tmp_path / "replay") == {1: folders[1], 2: folders[2]}
+    with Replay.open(tmp_path / "replay", read_only=True) as all_rows:
+        assert len(all_rows) == all_rows.rows_written == 5 + 6 + 7
+        seen = all_rows.sample(200, 2, generator)
+        assert set(seen.reward.flatten().tolist()) == {*range(5), *range(100, 106), *range(200, 207)} | {0.0}
+    with Replay.open(folders[0]) as replay:
+        assert len(replay) == 5
+        replay.join([Replay.open(folders[2], read_only=True)])
+        replay.append(one_row(5))
+        assert (len(replay), replay.rows_written, replay.streams) == (13, 13, 1)
+    with Replay.open(folders[0]) as replay, Replay.open(folders[2]) as other:
+        assert (len(replay), len(other)) == (6, 7)
+
+
+def one_row(reward):
+    """A row of one environment in the midst of an episode."""
+    none = np.zeros(1, bool)
+    obs = {"obs": np.zeros((1, 3), np.float32)}
+    return Rows(
+        obs, np.zeros((1, 2), np.float32), np.full(1, reward, np.float32), none, none, none, np.ones(1, np.int32)
+    )

@@ -883,7 +883,7 @@ def test_every_process_draws_rows_and_latents_of_its_own_and_the_first_alone_wri
     tmp_path, monkeypatch, rank, going_on
 ):
     """Only as far as the trainer, since the other of the two processes is not there."""
-    folder = crash(tmp_path, 1) if going_on else None
+    folder = crash(tmp_path, 1)  # which the second process goes on in, or finds just begun by the first
     me, made, locks = Processes(rank, 2), [], []
 
     class Made(Trainer):
@@ -897,7 +897,8 @@ def test_every_process_draws_rows_and_latents_of_its_own_and_the_first_alone_wri
         locks.append(processes)
         yield
 
-    monkeypatch.setattr(session, "ALONE", me)
+    monkeypatch.setattr(session, "joined", lambda device, compiling: contextlib.nullcontext(me))
+    monkeypatch.setattr(Processes, "exchange", lambda self, content: [content or str(folder).encode()])
     monkeypatch.setattr(session, "Trainer", Made)
     monkeypatch.setattr(session, "locked", noted)
     with pytest.raises(CrashError):
@@ -907,5 +908,6 @@ def test_every_process_draws_rows_and_latents_of_its_own_and_the_first_alone_wri
     expected = [make_generator(seed, stream=stream, rank=rank) for stream in (Stream.SAMPLING, Stream.LATENTS)]
     for state, generator in zip(states, expected, strict=True):
         assert torch.equal(state, generator.get_state())
+    assert trainer.schedule.processes == 2
     assert trainer.learner.processes is me and trainer.processes is me and locks == [me]
     assert isinstance(trainer.tracker, FolderTracker) == (rank == 0)

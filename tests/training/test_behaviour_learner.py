@@ -157,7 +157,7 @@ def test_gradients_are_clipped_each_to_its_share_and_reported_as_they_were():
 )
 def test_pathwise_gradients_are_limited_in_every_imagined_state(gradient, limit, asked, monkeypatch):
     world, batch, seen = make_model(VECTOR_SPEC), make_batch(VECTOR_SPEC), []
-    monkeypatch.setattr(behaviour_learner, "limit_gradients", lambda state, most: seen.append((state, most)))
+    monkeypatch.setattr(behaviour_learner, "limit_gradients", lambda state, most, everyone: seen.append((state, most)))
     make_learner(world, gradient, gradient_limit=limit).update(batch, {"world": updated(world, batch)})
     assert [most for _, most in seen] == [limit] * asked
     assert all(state.deter.requires_grad for state, _ in seen[1:])

@@ -109,5 +109,21 @@ def test_a_ctrl_c_that_ended_the_training_does_not_give_up_what_comes_after(came
 def test_processes_agree_on_the_greatest_signal_of_all(own, greatest, agreed):
     interruptions, told = Interruptions(), []
     interruptions.signal = own
-    assert interruptions.agreed(lambda number: told.append(number) or greatest) is (agreed is not None)
+    assert interruptions.agreed(lambda number: told.append(number) or greatest) == greatest
     assert interruptions.signal == agreed and told == [own or 0]
+
+
+def test_processes_may_agree_on_another_reason_which_is_no_signal():
+    interruptions, told = Interruptions(), []
+    assert interruptions.agreed(lambda number: told.append(number) or number, instead=63) == 63
+    assert told == [63] and interruptions.signal is None
+
+
+def test_a_sigterm_that_may_be_passed_on_repeats_the_request_and_follows_ctrl_c():
+    with Interruptions(passed_on=True) as interruptions:
+        signal.raise_signal(INT)
+        signal.raise_signal(TERM)
+        signal.raise_signal(TERM)
+        assert interruptions.terminated
+        with pytest.raises(StoppedError):
+            signal.raise_signal(INT)

@@ -1,18 +1,36 @@
 """Two processes with half of the rows each: their sums, means, gradients and updates are those of one with all rows."""
 
+import os
 import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+import worldmodel
 from process_threads import in_each_of
+from worldmodel.behaviour.action_distributions import ActionFamily, ClippedNormal
+from worldmodel.behaviour.actor_critic import Actor, ActorCritic
+from worldmodel.behaviour.critic import Critic
+from worldmodel.data.replay import Replay
 from worldmodel.objectives.elbo import masked_mean
 from worldmodel.objectives.loss import Objective, with_free_nats
+from worldmodel.system.launched import Launched, launched
+from worldmodel.training.behaviour_learner import BehaviourLearner
 from worldmodel.training.interruptions import Interruptions
 from worldmodel.training.learner import Learner
+from worldmodel.training.prefill import fit_to_prefill
 from worldmodel.training.processes import ALONE, Processes
-from worlds import make_batch, make_model
+from worldmodel.types import Rows, State
+from worlds import VECTOR_SPEC, make_batch, make_model
+
+ROOT = Path(worldmodel.__file__).parent.parent
 
 SETTINGS = {
     "learning_rate": 1e-3,
@@ -37,6 +55,69 @@ def test_the_sum_over_processes_is_the_same_in_each():
     for total in sums:
         assert_close(total, torch.tensor([6.0, 60.0]))
     assert in_each_of(3, lambda processes: processes.greatest(processes.rank * 5)) == [10, 10, 10]
+
+
+def test_processes_tell_each_other_numbers_texts_and_tensors():
+    def tell(processes):
+        rank = processes.rank
+        tensors = processes.exchange_tensors({"x": torch.full((rank + 1,), float(rank))})
+        return (
+            processes.total(10 * (rank + 1)),
+            processes.exchange(b"ab" * rank),
+            [one["x"].tolist() for one in tensors],
+            processes.gather(torch.tensor([rank, 7])).tolist(),
+        )
+
+    expected = (60, [b"", b"ab", b"abab"], [[0.0], [1.0, 1.0], [2.0] * 3], [[0, 7], [1, 7], [2, 7]])
+    assert in_each_of(3, tell) == [expected] * 3
+    assert (ALONE.total(3), ALONE.exchange(b"ab"), ALONE.gather(torch.tensor([7])).tolist()) == (3, [b"ab"], [[7]])
+
+
+def test_weights_and_buffers_of_any_kind_become_those_of_the_first():
+    modules = [torch.nn.BatchNorm1d(3) for _ in range(2)]
+    for rank, module in enumerate(modules):
+        module.register_buffer("marks", torch.tensor([rank == 0, rank == 1]))
+        module.num_batches_tracked.fill_(5 - rank)
+        torch.nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(rank))
+    expected = {name: x.clone() for name, x in modules[0].state_dict().items()}
+    in_each_of(2, lambda processes: processes.equalise(modules[processes.rank]))
+    for module in modules:
+        assert_close(module.state_dict(), expected, rtol=0, atol=0)
+
+
+def test_a_share_is_equal_or_refused_by_name():
+    assert Processes(1, 3).share_of(12, "replay.batch_size") == 4
+    with pytest.raises(ValueError, match=r"^replay\.batch_size: expected a multiple of the 3 processes .*, got 16$"):
+        Processes(0, 3).share_of(16, "replay.batch_size")
+
+
+def some_rows(g, first):
+    """One row of each of two environments."""
+    none = np.zeros(2, bool)
+    obs = {"obs": torch.randn(2, 3, generator=g).numpy()}
+    reward = torch.randint(4, (2,), generator=g).numpy().astype(np.float32)
+    step = np.zeros(2, np.int32)
+    return Rows(obs, np.zeros((2, 2), np.float32), reward, np.full(2, first), none, none, step)
+
+
+def test_the_prefill_s_statistics_and_rewards_are_those_of_all_processes_rows(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    folders = [tmp_path / name for name in ("all", "0", "1")]
+    both, *halves = (Replay(folder, VECTOR_SPEC, capacity=100, streams=2) for folder in folders)
+    for i in range(9):
+        rows = some_rows(g, first=i in (0, 4))
+        both.append(rows)
+        halves[i >= 4].append(rows)  # four rows and five
+    alone, *models = (make_model(reward="categorical") for _ in range(3))
+    fit_to_prefill(both, alone)
+    in_each_of(2, lambda one: fit_to_prefill(halves[one.rank], models[one.rank], one))
+    names = [name for name in alone.state_dict() if "standardiser" in name or "atom" in name]
+    assert len(names) > 4 and alone.decoder.atoms.is_atom.sum() > 2
+    for model in models:
+        for name in names:
+            assert_close(model.state_dict()[name], alone.state_dict()[name])
+    for replay in (both, *halves):
+        replay.close()
 
 
 def test_a_masked_mean_and_its_gradient_over_two_processes_are_those_of_all_rows():
@@ -90,6 +171,103 @@ def test_an_update_of_two_processes_is_that_of_one_with_all_rows():
             assert_close(mine.grad, whole.grad, **ROUNDING)
 
 
+@pytest.mark.parametrize("gradient", ["pathwise", "reinforce"])
+def test_an_update_of_actor_and_critic_by_two_processes_is_that_of_one_with_all_starts(monkeypatch, gradient):
+    S, H, here = 6, 4, threading.local()
+    g = torch.Generator().manual_seed(0)
+    start = State(torch.randn(S, 8, generator=g), torch.randn(S, 4, generator=g))
+    counts = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 0.0])  # two of the first three, and others of the last three
+    actions = torch.randn(H, S, 2, generator=g)
+
+    def noise(distribution, generator):
+        here.step = (here.step + 1) % H
+        return actions[here.step, here.rows]
+
+    def make(processes, rows):
+        world = make_model()
+        latents = world.noise(S, H, torch.Generator().manual_seed(1))[rows]
+        world.noise = lambda batch, steps, generator: latents
+        torch.manual_seed(0)
+        features = sum(world.decoder.widths)
+        critic = Critic(features, units=16)
+        torch.nn.init.normal_(critic.head.weight, std=0.5)  # or all values are zero, and no gradient goes through them
+        actor = Actor(features, ActionFamily(VECTOR_SPEC.action), units=16)
+        agent = ActorCritic(actor, critic, gradient=gradient)
+        usual = {"horizon": H, "discount": 0.9, "optimizer": "adamw", "learning_rate": 1e-2, "clip_norm": 0.5}
+        learner = BehaviourLearner(
+            agent, world, torch.Generator(), starts=3, gradient_limit=1.0, processes=processes, **usual
+        )
+        learner._draw_starts = lambda states, batch: (State(*(x[rows] for x in start)), counts[rows])
+        return learner
+
+    def update(learner, rows):
+        here.rows, here.step = rows, -1
+        return learner.update(batch, {"world": of_world}).scalars()
+
+    monkeypatch.setattr(ClippedNormal, "noise", noise)
+    batch = make_batch()
+    of_world = Learner(make_model(), Objective(), torch.Generator(), **SETTINGS).update(batch)
+    alone, *both = make(ALONE, slice(S)), make(ALONE, slice(3)), make(ALONE, slice(3, 6))
+    expected = update(alone, slice(S))
+
+    def half(processes):
+        learner = both[processes.rank]
+        learner.processes = processes
+        return update(learner, slice(3 * processes.rank, 3 * processes.rank + 3))
+
+    assert expected["grad_norm/actor"] > 1e-4 and expected["return_scale"] > 1
+    for scalars, learner in zip(in_each_of(2, half), both, strict=True):
+        assert_close(scalars, expected, **ROUNDING)
+        for mine, whole in zip(learner.model.parameters(), alone.model.parameters(), strict=True):
+            assert_close(mine, whole, **ROUNDING)
+            if mine.grad is not None:
+                assert_close(mine.grad, whole.grad, **ROUNDING)
+
+
+LAUNCHED = """
+import torch
+from worldmodel.training.processes import LostProcessError, joined
+with joined(torch.device("cpu")) as processes:
+    print(processes.total(processes.rank + 1), processes.sum_over(torch.ones(2)).tolist(), flush=True)
+    if processes.rank == 1:
+        import os; os._exit(9)
+    try:
+        processes.sum_over(torch.ones(2))
+    except LostProcessError as error:
+        print(error)
+"""
+
+
+def test_processes_find_each_other_and_one_that_is_lost_is_named():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", LAUNCHED],
+            env=os.environ | variables | {"RANK": rank, "LOCAL_RANK": rank},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "10"
+    ]
+    said = [one.communicate(timeout=120) for one in started]  # and so the first of them is gone for good
+    assert started[0].returncode == 9 and started[1].returncode == 0, said
+    assert said[0][0] == "3 [2.0, 2.0]\n"
+    assert said[1][0] == "3 [2.0, 2.0]\nrank 1 of 2 has ended; its own words, if it had any, are above\n"
+
+
+def test_what_torchrun_says_of_a_process_is_read_and_nonsense_is_refused():
+    assert launched({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Launched(3, 8, 1)
+    assert launched({"RANK": "3"}) == Launched(0, 1, 0)
+    for nonsense in ({"RANK": "8", "WORLD_SIZE": "8"}, {"RANK": "one", "WORLD_SIZE": "2"}):
+        with pytest.raises(ValueError, match="RANK, WORLD_SIZE, LOCAL_RANK: expected numbers as torchrun sets them"):
+            launched(nonsense)
+
+
 def test_a_signal_to_any_process_is_a_request_to_all_and_sigterm_comes_first():
     came = {0: None, 1: signal.SIGINT, 2: signal.SIGTERM}
 
@@ -99,7 +277,7 @@ def test_a_signal_to_any_process_is_a_request_to_all_and_sigterm_comes_first():
         interruptions.signal = came[processes.rank]
         return before, interruptions.agreed(processes.greatest), interruptions.signal
 
-    assert in_each_of(3, ask) == [(False, True, signal.SIGTERM)] * 3
+    assert in_each_of(3, ask) == [(0, signal.SIGTERM, signal.SIGTERM)] * 3
 
 
 @pytest.mark.parametrize(("rank", "world"), [(1, 1), (-1, 2), (2, 2)])

@@ -214,8 +214,8 @@ def test_inputs_and_targets_are_standardised_by_the_prefill_once(start):
     trainer = start()
     measured, measure = [], trainer.replay.statistics
 
-    def listening():
-        measured.append((len(trainer.replay), measure()))
+    def listening(total):
+        measured.append((len(trainer.replay), measure(total)))
         return measured[-1][1]
 
     trainer.replay.statistics = listening

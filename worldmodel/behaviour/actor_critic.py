@@ -107,7 +107,7 @@ def pathwise_loss(
     return -weight * returns / scale.detach()
 
 
-def limit_gradients(state: State, most: float) -> None:
+def limit_gradients(state: State, most: float, everyone: Callable[[Tensor], Tensor] = lambda x: x) -> None:
     """Let no trajectory have a gradient in this h, or z, that is longer than `most` times the median trajectory's.
 
     A pathwise gradient is a product of as many Jacobians as there are steps. In a few trajectories it explodes, and
@@ -118,18 +118,20 @@ def limit_gradients(state: State, most: float) -> None:
     Args:
         state: of B trajectories at one imagined step, before anything is computed from it.
         most: as many times the median.
+        everyone: adds the lengths of the gradients that other processes have to these, [B].
     """
     for x in state:
         if x.requires_grad:
-            x.register_hook(lambda gradient: _limited(gradient, most))
+            x.register_hook(lambda gradient: _limited(gradient, most, everyone))
 
 
-def _limited(gradient: Float[Tensor, "B W"], most: float) -> Float[Tensor, "B W"]:
+def _limited(gradient: Float[Tensor, "B W"], most: float, everyone: Callable[[Tensor], Tensor]) -> Float[Tensor, "B W"]:
     length = gradient.norm(dim=-1)
     finite = length.isfinite()
     length = torch.where(finite, length, 0.0)  # what has exploded beyond numbers counts for nothing
-    B, counted = len(length), (length > 0).sum()
-    median = length.sort().values.gather(0, (B - counted + (counted - 1) // 2)[None])
+    lengths = everyone(length)
+    counted = (lengths > 0).sum()
+    median = lengths.sort().values.gather(0, (len(lengths) - counted + (counted - 1) // 2)[None])
     share = (most * median / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1)
     return torch.where(finite[:, None], gradient * share[:, None], 0.0)
 

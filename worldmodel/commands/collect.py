@@ -61,7 +61,7 @@ def collect(config: Config, *, output: Path, rows: int) -> None:
     from worldmodel.data.policy import RandomPolicy
     from worldmodel.data.rollout import Rollout
     from worldmodel.runs.messages import without_text
-    from worldmodel.runs.session import collect_heldout
+    from worldmodel.runs.rows import collect_heldout
     from worldmodel.seeding import Stream, make_generator
     from worldmodel.training.progress import Watch
 

@@ -1,10 +1,12 @@
 """Train a world model on rollouts of a Gymnasium environment, or on stored ones."""
 
+import signal
 import sys
 
 from jsonargparse import ArgumentParser, Namespace
 
 from worldmodel.config_io import add_config_options, config_from_options, given_options
+from worldmodel.system.launched import launched, of_rank
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -34,7 +36,9 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     except (EnvironmentFailureError, NonFiniteLossError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise  # the input was wrong, not the run
-        print(f"worldmodel: the run stopped: {error}", file=sys.stderr)
+        print(f"worldmodel: {of_rank()}the run stopped: {error}", file=sys.stderr)
         sys.exit(1)
     if ended.ended_by is not None:
+        if launched().world > 1:  # torchrun sends SIGTERM to all once the first of them has ended
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(128 + ended.ended_by)

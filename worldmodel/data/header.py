@@ -20,6 +20,7 @@ from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec
 
 HEADER = "replay.json"  # what makes a folder a replay
 STREAMS = "stream-*.rows"
+SHARE = "rank-"  # and its number: the folder, in a run's replay, of what a process beside the first one has collected
 FORMAT = 3
 FORMATS = (2, 3)  # that can be read; rows are appended in the format that a replay was begun in
 DIMENSIONS = {"vector": 1, "integer": 1, "image": 3, "categorical": 1, "binary": 1}  # by kind of leaf
@@ -98,6 +99,18 @@ def found_rows(folder: Path) -> str:
     streams = [path for path in sorted(folder.glob(STREAMS)) if path.is_symlink() or path.stat().st_size]
     shown = ", ".join(f"{path.name} ({path.lstat().st_size:,} bytes)" for path in streams[:3])
     return f", but rows without it: {shown}{', ...' if len(streams) > 3 else ''}" if streams else ""
+
+
+def share_folder(replay: Path, rank: int) -> Path:
+    """Where one of the processes that share a training keeps its rows: the first one in the replay's folder itself."""
+    return replay / f"{SHARE}{rank}" if rank else replay
+
+
+def shares(replay: Path) -> dict[int, Path]:
+    """The folders of the rows that processes beside the first one have collected, by rank."""
+    found = [path.parent for path in replay.glob(f"{SHARE}*/{HEADER}")]
+    ranks = {path.name.removeprefix(SHARE): path for path in found}
+    return {int(rank): ranks[rank] for rank in sorted(ranks) if rank.isdecimal()}
 
 
 def row_type(spec: EnvSpec, form: int = FORMAT) -> np.dtype:

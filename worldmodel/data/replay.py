@@ -17,7 +17,7 @@ finished replay is sealed: its header then states how many rows it has and the c
 import os
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.data.batches import pad_episodes
-from worldmodel.data.header import HEADER, STREAMS, Contents, Header, found_rows, read_header, write_header
+from worldmodel.data.header import HEADER, STREAMS, Contents, Header, found_rows, read_header, shares, write_header
 from worldmodel.data.records import RESTORE, DamagedReplayError, RecordFile
 from worldmodel.system.files import make_own_folder, refuse_link
 from worldmodel.types import Batch, EnvSpec, Rows
@@ -74,6 +74,8 @@ class Replay:
     def open(cls, folder: Path, *, read_only: bool = False) -> "Replay":
         """Open a stored replay with all its rows; `read_only` needs no permission to write.
 
+        Where several processes have shared a training, `read_only` opens the rows of all, see `join`.
+
         A TornRowsWarning counts the rows at the end that are torn, or missing although later rows of other environments
         are there. A sealed replay must be complete.
 
@@ -95,11 +97,25 @@ class Replay:
                 raise
         else:
             replay._warn_of_torn_rows()
+        if read_only:
+            replay.join(cls.open(share, read_only=True) for share in shares(folder).values())
         return replay
+
+    def join(self, others: Iterable["Replay"]) -> None:
+        """Read the rows of other replays too, which are closed with this one; rows are appended to this one alone.
+
+        Raises:
+            ValueError: if one holds rows of another kind.
+        """
+        for other in others:
+            self._joined.append(other)
+            if other.spec != self.spec:
+                raise ValueError(f"{other.folder}: expected rows as in {self.folder}, got others; restore its files")
 
     def _open(self, folder: Path, header: Header, mode: str) -> None:
         self.folder, self._header = folder, header
         self.row_type = header.row_type
+        self._joined: list[Replay] = []
         share = header.capacity // header.streams
         self._streams: list[RecordFile] = []
         try:
@@ -151,7 +167,7 @@ class Replay:
 
     def __len__(self) -> int:
         """Rows stored."""
-        return sum(len(stream) for stream in self._streams)
+        return sum(len(stream) for stream in self._circle)
 
     @property
     def streams(self) -> int:
@@ -161,7 +177,12 @@ class Replay:
     @property
     def rows_written(self) -> int:
         """Rows ever appended, including those that were dropped since."""
-        return sum(stream.count for stream in self._streams)
+        return sum(stream.count for stream in self._circle)
+
+    @property
+    def _circle(self) -> list[RecordFile]:
+        """The streams that are read, one after the other: its own, and those of the replays that joined it."""
+        return [*self._streams, *(stream for other in self._joined for stream in other._streams)]
 
     def append(self, rows: Rows) -> None:
         """Store one row of each environment. Once this returns, the rows survive a kill of the process.
@@ -178,7 +199,7 @@ class Replay:
             raise ValueError(f"rows: expected one for each of {len(self._streams)} streams, got {len(rows.reward)}")
         records = np.zeros(len(self._streams), self.row_type)
         if self._header.format > 2:
-            records["before"] = self.rows_written
+            records["before"] = sum(stream.count for stream in self._streams)
         for path, value in rows.obs.items():
             records[f"obs:{path}"] = value
         for name in Rows._fields[1:]:
@@ -224,7 +245,7 @@ class Replay:
 
     def episodes(self) -> Iterator[Batch]:
         """Every whole stored episode, from its reset to its last row, as a batch of one."""
-        for stream in self._streams:
+        for stream in self._circle:
             starts = [*stream.starts, stream.count]
             for start, end in pairwise(starts):
                 records = stream.read(start, end - start)
@@ -232,10 +253,13 @@ class Replay:
                     columns = {name: records[name][None].copy() for name in self._columns}
                     yield self._batch(columns, valid=np.ones((1, end - start), bool))
 
-    def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def statistics(self, total: Callable[[Tensor], Tensor] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and std, float64, of every leaf of numbers [n], image [H, W, C] in levels, and the reward [1].
 
         The reward's are over the rows that have one.
+
+        Args:
+            total: makes them those of the rows in all processes, of which it sums what each has.
         """
         measured = {
             path: leaf for path, leaf in self.spec.observations.items() if leaf.is_numeric or leaf.kind == "image"
@@ -243,13 +267,13 @@ class Replay:
         names = {f"obs:{path}": path for path in measured}
         moments = {name: _Moments(self.row_type[name].shape or (1,)) for name in [*names, "reward"]}
         rows = max(1, min(CHUNK, CHUNK_BYTES // self.row_type.itemsize))
-        for stream in self._streams:
+        for stream in self._circle:
             for start in range(stream.tail, stream.count, rows):
                 records = stream.read(start, min(rows, stream.count - start))
                 for name, moment in moments.items():
                     kept = records[~records["is_first"]] if name == "reward" else records
                     moment.add(kept[name])
-        return {names.get(name, name): moment.mean_and_std() for name, moment in moments.items()}
+        return {names.get(name, name): moment.mean_and_std(total) for name, moment in moments.items()}
 
     def seal(self) -> None:
         """Finish the replay: nothing can be appended any more, and opening it gives the same rows or an error."""
@@ -261,7 +285,7 @@ class Replay:
     def distinct_rewards(self, most: int) -> Tensor | None:
         """The values that the reward takes, float32 [n] in rising order; None if there are more than `most`."""
         found = np.empty(0, np.float32)
-        for stream in self._streams:
+        for stream in self._circle:
             for start in range(stream.tail, stream.count, CHUNK):
                 records = stream.read(start, min(CHUNK, stream.count - start))
                 found = np.union1d(found, records["reward"][~records["is_first"]])
@@ -276,7 +300,7 @@ class Replay:
 
     def close(self) -> None:
         """Close the files. The replay can be opened again."""
-        for stream in self._streams:
+        for stream in self._circle:
             stream.close()
 
     def __enter__(self) -> "Replay":
@@ -293,11 +317,11 @@ class Replay:
             cold: [T] flags, set for the rows at which the state starts empty although the episode had begun earlier;
                 after such a row, a burn-in warms the state up.
         """
-        done, index = 0, 0
-        while start >= len(self._streams[index]):
-            start, index = start - len(self._streams[index]), index + 1
+        streams, done, index = self._circle, 0, 0
+        while start >= len(streams[index]):
+            start, index = start - len(streams[index]), index + 1
         while done < len(records):
-            stream = self._streams[index]
+            stream = streams[index]
             part = records[done : done + len(stream) - start]
             if len(part):
                 stream.read_into(part, stream.tail + start)
@@ -306,7 +330,7 @@ class Replay:
                     # The oldest row of this stream may lie inside an episode longer than the stream. It still begins an
                     # episode here, because the row before it belongs to another stream.
                     _mark_beginning(part, slice(1))
-            done, start, index = done + len(part), 0, (index + 1) % len(self._streams)
+            done, start, index = done + len(part), 0, (index + 1) % len(streams)
 
     @cached_property
     def _columns(self) -> list[str]:
@@ -336,8 +360,13 @@ class _Moments:
         self.mean = self.mean + delta * len(x) / total
         self.count = total
 
-    def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(self.mean), torch.from_numpy(np.sqrt(self.squares / max(self.count, 1)))
+    def mean_and_std(self, total: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+        mean, squares, count = torch.from_numpy(self.mean), torch.from_numpy(self.squares), self.count
+        if total is not None:
+            own, count = mean, int(total(torch.tensor(count)))
+            mean = total(self.count * own) / max(count, 1)
+            squares = total(squares + self.count * (own - mean) ** 2)
+        return mean, (squares / max(count, 1)).sqrt()
 
 
 def file_checksum(path: Path) -> int:

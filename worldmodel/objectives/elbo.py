@@ -54,12 +54,18 @@ class Bound:
 
     def per_step(self) -> dict[str, Float[Tensor, ""]]:
         """Means over the rows that count, in nats per step: `elbo`, `kl`, and each log-likelihood by name."""
-        terms = {"elbo": self.elbo, "kl": self.kl, **self.log_likelihood}
-        return {name: self.mean(term) for name, term in terms.items()}
+        return self.means({"elbo": self.elbo, "kl": self.kl, **self.log_likelihood})
 
     def mean(self, term: Float[Tensor, "*batch T"]) -> Float[Tensor, ""]:
         """Mean of a term over the rows that count, in all processes."""
-        return masked_mean(term, self.valid, self.total)
+        return self.means({"": term})[""]
+
+    def means(self, terms: Mapping[str, Float[Tensor, "*batch T"]]) -> dict[str, Float[Tensor, ""]]:
+        """Means of several terms, see `masked_mean`, for which the processes sum once."""
+        assert all(term.shape == self.valid.shape for term in terms.values())
+        sums = [torch.where(self.valid, term, 0.0).sum() for term in terms.values()]
+        *sums, count = self.total(torch.stack([*sums, self.valid.sum().to(sums[0].dtype)])).unbind()
+        return {name: x / count.clamp(min=1) for name, x in zip(terms, sums, strict=True)}
 
 
 def elbo(

@@ -100,14 +100,14 @@ def loss(bound: Bound, each: KL | BalancedKL, objective: Objective) -> Loss:
             "beta": weighted - balanced,
             **{f"scale_{name}": bound.log_likelihood[name] - scaled[name] for name in scaled},
         }
-        ledger = {"negative_elbo": -bound.mean(bound.elbo)}
-        ledger |= {name: bound.mean(term) for name, term in departures.items()}
         latent = {
-            "posterior_entropy": bound.mean(each.posterior_entropy.sum(-1)),
-            "prior_entropy": bound.mean(each.prior_entropy.sum(-1)),
-            "under_free_nats": bound.mean((bound.kl < free).to(bound.kl.dtype)),
+            "posterior_entropy": each.posterior_entropy.sum(-1),
+            "prior_entropy": each.prior_entropy.sum(-1),
+            "under_free_nats": (bound.kl < free).to(bound.kl.dtype),
         }
-    return Loss(value, weighted, ledger, latent)
+        means = bound.means({"negative_elbo": -bound.elbo, **departures, **latent})
+    ledger = {name: means[name] for name in ("negative_elbo", *departures)}
+    return Loss(value, weighted, ledger, {name: means[name] for name in latent})
 
 
 def optimised_kl(kl: Float[Tensor, "B T"], valid: Tensor, objective: Objective) -> Float[Tensor, "B T"]:

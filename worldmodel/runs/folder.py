@@ -84,12 +84,13 @@ def locked(folder: Path, processes: Processes = ALONE) -> Iterator[None]:
     """Hold the lock of a run's folder, in which one process at a time may write.
 
     The lock is released when the process exits. Of several processes that share the training, only the one that writes
-    takes it.
+    takes it, and the others wait until it has.
 
     Raises:
         ValueError: if another process holds it, or the folder cannot be written in.
     """
     if not processes.writes:
+        processes.greatest(0)
         yield
         return
     refuse_link(folder / ".lock")  # which would be emptied
@@ -101,6 +102,7 @@ def locked(folder: Path, processes: Processes = ALONE) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"{folder}: expected a folder that can be written in: {error}") from error
     try:
+        processes.greatest(0)
         yield
     finally:
         lock.release()

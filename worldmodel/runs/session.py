@@ -2,9 +2,10 @@
 
 run = train("pendulum", {"seed": 1})
 run = resume("runs/pendulum-20260101-120000")
+
+Started by torchrun, several processes make one run together: see `training.processes`.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from rich.console import Console
 
 from worldmodel import build, build_acting
 from worldmodel.behaviour.actor_critic import ActorCritic
@@ -20,12 +21,9 @@ from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.environment import Environments
 from worldmodel.data.guard import EnvironmentFailureError
-from worldmodel.data.header import HEADER, found_rows
 from worldmodel.data.minari import PREFIX, open_minari
-from worldmodel.data.offline import HELDOUT, REPLAY, source_spec, written_whole
-from worldmodel.data.policy import RandomPolicy
-from worldmodel.data.records import RESTORE
-from worldmodel.data.replay import Replay, read_episodes
+from worldmodel.data.offline import source_spec
+from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.rounds import side_by_side
 from worldmodel.models.world_model import WorldModel
@@ -42,18 +40,19 @@ from worldmodel.runs.folder import (
     products,
     read_settings,
     reading,
-    stored_data,
 )
 from worldmodel.runs.messages import announce, conclude
+from worldmodel.runs.rows import is_divided, make_stored, open_stored
 from worldmodel.runs.run import Run, open_run, write_report
 from worldmodel.seeding import Stream, make_generator
+from worldmodel.system.launched import launched
 from worldmodel.training.arithmetic import arithmetic
 from worldmodel.training.checkpoint import BEHAVIOUR, Checkpoint, CheckpointError, newest_sound, require_settings
 from worldmodel.training.divergence import ADVICE, NonFiniteLossError
 from worldmodel.training.history import History, rewind_metrics
 from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
 from worldmodel.training.learner import AnyLearner
-from worldmodel.training.processes import ALONE, Processes
+from worldmodel.training.processes import Processes, joined
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
 from worldmodel.training.tracking import Tracker
@@ -85,14 +84,16 @@ def train(
         config = read_config(config if config is not None else (), overrides)
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
-    progress, processes = progress or _progress(config), ALONE
+    progress = progress or _progress(config)
     making = f"making {config.env.num_envs} environments of {config.env.id}"
     with (
-        Interruptions() as interruptions,
+        _processes(config) as processes,
+        Interruptions(passed_on=processes.world > 1) as interruptions,
         _beginning(progress, config, making),
-        _world(config, interruptions) as world,
+        _world(config, interruptions, processes) as world,
     ):
-        folder = make_folder(config)
+        named = str(make_folder(config)) if processes.writes else ""
+        folder = Path(processes.exchange(named.encode())[0].decode())
         with locked(folder, processes):
             return _run(config, folder, *world, progress, None, interruptions, processes)
 
@@ -118,18 +119,29 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     """
     folder = Path(folder)
     config = read_settings(folder)
-    progress, processes = progress or _progress(config), ALONE
+    progress = progress or _progress(config)
     seen = _stamps(folder)
     checkpoint = _checkpoint(config, folder, progress)
     with (
-        Interruptions() as interruptions,
+        _processes(config) as processes,
+        Interruptions(passed_on=processes.world > 1) as interruptions,
         _beginning(progress, config, build.making_words(config)),
-        _world(config, interruptions, folder) as world,
+        _world(config, interruptions, processes, folder) as world,
         locked(folder, processes),  # after the workers were made, which do not keep the lock then
     ):
         if _stamps(folder) != seen:  # another process went on with the run meanwhile
             checkpoint = _checkpoint(config, folder, progress)
         return _run(config, folder, *world, progress, checkpoint, interruptions, processes)
+
+
+@contextmanager
+def _processes(config: Config) -> Iterator[Processes]:
+    """The processes that share the run; raises ValueError if a batch cannot be shared equally."""
+    with joined(build.build_device(config.device, launched()), compiling=config.training.compile) as processes:
+        processes.share_of(config.replay.batch_size, "replay.batch_size")
+        if config.acting.policy == "actor":
+            processes.share_of(config.behaviour.starts, "behaviour.starts")
+        yield processes
 
 
 def _beginning(progress: RunProgress, config: Config, making: str) -> AbstractContextManager[None]:
@@ -142,28 +154,29 @@ class Worlds(NamedTuple):
     """The environments of a run; none of a run from stored rows."""
 
     learning: Environments | None = None  # that the rows come from
-    heldout: Environments | None = None  # of held-out episodes
-    playing: Environments | None = None  # that the present policy is evaluated in, of a run that acts
+    heldout: Environments | None = None  # of held-out episodes, in the process that writes
+    playing: Environments | None = None  # there too: that the present policy is evaluated in, of a run that acts
 
 
 @contextmanager
 def _world(
-    config: Config, interruptions: Interruptions, folder: Path | None = None
+    config: Config, interruptions: Interruptions, processes: Processes, folder: Path | None = None
 ) -> Iterator[tuple[WorldModel, Worlds]]:
     """The untrained model, and the environments of the run.
 
     Nothing is written here, so that impossible settings leave nothing behind.
     """
-    device = build.build_device(config.device)
+    device = build.build_device(config.device, launched())
     build.tracking_mode(config)
     with ExitStack() as stack:
         worlds, acting = Worlds(), config.acting.policy != "random"
         with interruptions.abandoning(*SIGNALS):  # there is nothing yet to save
             if config.offline is None:
                 learning = stack.enter_context(build.build_environments(config))
-                heldout = stack.enter_context(build.build_environments(config, heldout=True))
-                playing = None
-                if acting and (episodes := config.evaluation.acting_episodes):
+                heldout = playing = None
+                if processes.writes:
+                    heldout = stack.enter_context(build.build_environments(config, heldout=True))
+                if processes.writes and acting and (episodes := config.evaluation.acting_episodes):
                     count = side_by_side(episodes)
                     playing = stack.enter_context(build.build_evaluation_environments(config, count))
                 worlds = Worlds(learning, heldout, playing)
@@ -175,20 +188,15 @@ def _spec(config: Config, environments: Environments | None, folder: Path | None
     if environments is not None:
         return environments.spec
     assert config.offline is not None
-    source = str(folder) if folder is not None and _is_divided(folder) else config.offline
+    source = str(folder) if folder is not None and is_divided(folder) else config.offline
     return source_spec(source, **reading(config))
-
-
-def _is_divided(folder: Path) -> bool:
-    """Whether an earlier session divided the stored data into the run's own folder: its source may be gone by now."""
-    return (folder / REPLAY).exists()
 
 
 def _left_out(config: Config, environments: Environments | None, folder: Path) -> tuple[str, ...]:
     """The paths of text observations that are left out, where that can be known: stored steps no longer have any."""
     if environments is not None:
         return environments.left_out
-    if config.offline is None or not config.offline.startswith(PREFIX) or _is_divided(folder):
+    if config.offline is None or not config.offline.startswith(PREFIX) or is_divided(folder):
         return ()
     return open_minari(config.offline, **reading(config)).left_out
 
@@ -207,20 +215,26 @@ def _run(
     run = Run(folder, config, model)
     with ExitStack() as stack:
         stack.enter_context(arithmetic(tf32=config.training.tf32, deterministic=config.training.deterministic))
-        history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log))
-        earlier = noted_divergence(folder)
-        wandb_id, resumed = note_session(folder, update, str(model.device), explained(model.likelihoods()))
+        history, earlier, wandb_id, resumed = History(), None, "", False
+        if processes.writes:
+            history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log))
+            earlier = noted_divergence(folder)
+            wandb_id, resumed = note_session(folder, update, str(model.device), explained(model.likelihoods()))
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed, processes=processes)
         stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
-        stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error))
+        stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error, processes))
         announce(progress.log, config, model, folder, wandb_at, _left_out(config, worlds.learning, folder))
+        if processes.world > 1:
+            progress.log(f"{processes.world} processes, each with environments and a replay of its own")
         stages = Stages()
-        try:
-            with interruptions.abandoning(*SIGNALS), stages("held_out"), progress.phase("held-out episodes"):
-                replay, heldout = _data(config, folder, worlds, progress)
-        except AbandonedError:
+        with suppress(AbandonedError), interruptions.abandoning(*SIGNALS):
+            if processes.writes:
+                with stages("held_out"), progress.phase("held-out episodes"):
+                    make_stored(config, folder, worlds.heldout, progress.at)
+        if interruptions.agreed(processes.greatest):
             progress.log(f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
             return replace(run, model=model.eval(), ended_by=interruptions.signal)
+        replay, heldout = open_stored(config, folder, worlds.learning, processes)
         if worlds.heldout is not None:
             worlds.heldout.close()
         stack.enter_context(replay)
@@ -238,13 +252,20 @@ def _run(
         with progress:
             finished = trainer.run()
         run = replace(run, model=model.eval(), agent=None if agent is None else agent.eval())
-        updates = trainer.updates
-        if updates and not interruptions.terminated and not is_finished(folder, updates):
-            with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
-                finish_run(open_run(folder, device=str(model.device)), trainer)
-                note_finish(folder, updates)
+        if processes.writes:
+            _draw(run, trainer, interruptions)
         conclude(progress.log, config, trainer, folder, wandb_at, finished)
+    interruptions.agreed(processes.greatest)  # the others wait for the one that draws, and end as it does
     return replace(run, ended_by=interruptions.signal)
+
+
+def _draw(run: Run, trainer: Trainer, interruptions: Interruptions) -> None:
+    """Write pictures and report after the last update, unless they are there or there is only time to save."""
+    updates = trainer.updates
+    if updates and not interruptions.terminated and not is_finished(run.folder, updates):
+        with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
+            finish_run(open_run(run.folder, device=str(run.model.device)), trainer)
+            note_finish(run.folder, updates)
 
 
 def _trainer(
@@ -267,21 +288,22 @@ def _trainer(
     }
     learners: dict[str, AnyLearner] = {}
     if agent is not None:
-        randomness[BEHAVIOUR] = make_generator(config.seed, stream=Stream.BEHAVIOUR, device=model.device)
-        learners[BEHAVIOUR] = build_acting.build_behaviour_learner(config, agent, model, randomness[BEHAVIOUR])
+        generator = make_generator(config.seed, stream=Stream.BEHAVIOUR, device=model.device, rank=rank)
+        randomness[BEHAVIOUR] = generator
+        learners[BEHAVIOUR] = build_acting.build_behaviour_learner(config, agent, model, generator, processes)
     learner = build.build_learner(config, model, randomness["latents"], processes)
     held_out, evaluators = build.build_evaluators(
         config, learner, heldout.to(model.device), replay, agent, worlds.playing
     )
     return Trainer(
         learner,
-        _rollout(config, model, agent, worlds.learning, replay),
+        _rollout(config, model, agent, worlds.learning, replay, processes),
         replay,
         held_out,
         tracker,
         progress,
         folder=folder,
-        schedule=build.build_schedule(config),
+        schedule=build.build_schedule(config, processes),
         randomness=randomness,
         settings=build.lasting_settings(config),
         evaluators=evaluators,
@@ -305,12 +327,16 @@ def _leave(
 
 
 def _advise(
-    log: Callable[[str], None], folder: Path, kind: type[BaseException] | None, error: BaseException | None
+    log: Callable[[str], None],
+    folder: Path,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    processes: Processes,
 ) -> None:
     """Say how to go on after an end that is not the run's own fault; note a divergence, which is."""
     if kind is not None and issubclass(kind, KeyboardInterrupt | EnvironmentFailureError | OSError):
         log(f"everything that was stored is kept; `worldmodel train --resume {folder}` goes on")
-    if isinstance(error, NonFiniteLossError):
+    if isinstance(error, NonFiniteLossError) and processes.writes:
         note_divergence(folder, str(error).partition(";")[0])
 
 
@@ -359,106 +385,32 @@ def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Checkpoi
     return found
 
 
-def _data(
-    config: Config,
-    folder: Path,
-    worlds: Worlds,
-    progress: RunProgress,
-) -> tuple[Replay, Batch]:
-    """The replay, and the held-out episodes: made now, or those of an earlier session."""
-    environments, heldout_environments, _ = worlds
-    if environments is None or heldout_environments is None:
-        if not _is_divided(folder):  # of a division that was cut short: the replay comes last
-            shutil.rmtree(folder / HELDOUT, ignore_errors=True)
-        replay_folder, heldout_folder = stored_data(config, folder)
-        replay = Replay.open(replay_folder, read_only=True)
-        if len(replay) < config.replay.sequence_length:
-            replay.close()
-            expected = f"at most the {len(replay)} rows of {replay_folder}"
-            raise ValueError(f"replay.sequence_length: expected {expected}, got {config.replay.sequence_length}")
-    else:
-        heldout_folder = folder / HELDOUT
-        if any(path.is_file() for path in _checkpoints(folder)):
-            _require_stored(folder)
-        if not heldout_folder.exists():
-            with written_whole(heldout_folder) as partial:
-                collect_heldout(config, heldout_environments, partial, progress.at)
-        if (folder / REPLAY / HEADER).exists():
-            replay = _own_replay(config, folder / REPLAY, environments)
-        else:
-            replay = build.build_replay(config, environments, folder / REPLAY)
-    return replay, read_episodes(heldout_folder, config.evaluation.max_length)
-
-
-def _require_stored(folder: Path) -> None:
-    """See that a run with a checkpoint still has what it learned from and is scored on.
-
-    Raises:
-        FileNotFoundError: if not; nothing is made in the place of either.
-    """
-    for name in (REPLAY, HELDOUT):
-        if not (folder / name / HEADER).is_file():
-            found = found_rows(folder / name)
-            raise FileNotFoundError(
-                f"{folder / name}: expected the rows that this run's checkpoints belong to, "
-                f"found no {HEADER}{found}; {RESTORE}"
-            )
-
-
-def _own_replay(config: Config, folder: Path, environments: Environments) -> Replay:
-    """The replay of an earlier session, if it fits the settings; where there is no checkpoint yet, nothing else tells
-    which settings the run was begun with.
-
-    Raises:
-        ValueError: if it does not.
-    """
-    replay = Replay.open(folder)
-    have = {"env": replay.spec, "env.num_envs": replay.streams, "replay.capacity": replay.capacity}
-    now = (environments.spec, environments.count, config.replay.capacity)
-    for (key, then), wanted in zip(have.items(), now, strict=True):
-        if then != wanted:
-            replay.close()
-            raise ValueError(
-                f"{folder}: was begun with {key} = {then}, and config.yaml now means {wanted}; "
-                "restore config.yaml, or begin a new run"
-            )
-    return replay
-
-
 def _rollout(
-    config: Config, model: WorldModel, agent: ActorCritic | None, environments: Environments | None, replay: Replay
+    config: Config,
+    model: WorldModel,
+    agent: ActorCritic | None,
+    environments: Environments | None,
+    replay: Replay,
+    processes: Processes,
 ) -> Rollout | None:
     if environments is None:
         return None
-    rows = replay.rows_written  # a resumed run goes on with other episodes than those it began with
-    seed = config.seed if rows == 0 else int(np.random.SeedSequence([config.seed, rows]).generate_state(1)[0])
+    rows, rank = replay.rows_written, processes.rank
+    seed = config.seed
+    if rows or rank:  # a resumed run goes on with new episodes, and every process has its own
+        words = [config.seed, rows, rank] if rank else [config.seed, rows]
+        seed = int(np.random.SeedSequence(words).generate_state(1)[0])
     randomness = {
-        "policy": make_generator(config.seed, stream=Stream.POLICY),
-        "acting": make_generator(config.seed, stream=Stream.ACTING, device=model.device),
+        "policy": make_generator(config.seed, stream=Stream.POLICY, rank=rank),
+        "acting": make_generator(config.seed, stream=Stream.ACTING, device=model.device, rank=rank),
     }
-    return Rollout(environments, build_acting.build_collecting_policy(config, model, replay, agent, randomness), seed)
+    policy = build_acting.build_collecting_policy(config, model, replay, agent, randomness, processes)
+    return Rollout(environments, policy, seed)
 
 
 def _progress(config: Config) -> RunProgress:
+    """What is shown by default; nothing by any process but the first."""
+    console = Console(quiet=True) if launched().rank else None
     if config.offline is None:
-        return RunProgress(config.training.env_steps)
-    return RunProgress(build.build_schedule(config).total_updates, unit="updates")
-
-
-def collect_heldout(
-    config: Config, environments: Environments, folder: Path, at: Callable[[str], None] = lambda words: None
-) -> None:
-    """Write whole episodes of a random policy. `evaluation.seed` decides which; `at` is told how far it is."""
-    settings = config.evaluation
-    random = make_generator(settings.seed, stream=Stream.HELDOUT)
-    seed = int(torch.randint(2**31, (1,), generator=random))
-    rollout = Rollout(environments, RandomPolicy(environments.spec.action, random), seed)
-    capacity = settings.episodes * settings.max_length
-    with Replay(folder, environments.spec, capacity=capacity, streams=1) as replay:
-        episodes = 0
-        while episodes < settings.episodes:
-            rows = rollout.step()
-            replay.append(rows)
-            episodes += int(rows.is_last.sum())
-            at(f"{episodes} of {settings.episodes} collected, {replay.rows_written} rows")
-        replay.seal()
+        return RunProgress(config.training.env_steps, console)
+    return RunProgress(build.build_schedule(config).total_updates, console, unit="updates")

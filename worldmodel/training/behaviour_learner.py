@@ -12,6 +12,7 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.training.checkpoint import WORLD
 from worldmodel.training.learner import AnyUpdate, Update
 from worldmodel.training.optimizers import OptimizerName, clip_adaptively, make_optimizer
+from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.states import learner_state, restore_learner
 from worldmodel.types import Batch, State
 
@@ -54,22 +55,24 @@ class BehaviourLearner:
         clip_norm: float,
         adaptive_clip: float | None = None,
         gradient_limit: float | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """Args:
         agent: what is trained, on the world model's device.
         world: the world model that is imagined in.
         generator: source of all noise: the choice of starts, latents, actions.
-        starts, horizon: trajectories of an update, at most, and their steps (S and H).
+        starts, horizon: trajectories of an update, at most, and their steps (S and H); S is this process's share.
         discount: of a reward one step later.
         optimizer, learning_rate: of both networks.
         clip_norm: largest gradient norm, of each network.
         adaptive_clip: largest gradient of each parameter in units of the parameter; see `clip_adaptively`.
         gradient_limit: of pathwise gradients, in each imagined state; see `limit_gradients`.
+        processes: those that share each update.
         """
         self.model, self.world, self.generator = agent, world, generator
         self.starts, self.horizon, self.discount = starts, horizon, discount
         self.learning_rate, self.clip_norm, self.adaptive_clip = learning_rate, clip_norm, adaptive_clip
-        self.gradient_limit = gradient_limit
+        self.gradient_limit, self.processes = gradient_limit, processes
         self.networks: dict[str, nn.Module] = {"actor": agent.actor, "critic": agent.critic}
         trained = [p for network in self.networks.values() for p in network.parameters()]
         self.optimizer = make_optimizer(optimizer, trained, learning_rate=learning_rate)
@@ -84,28 +87,33 @@ class BehaviourLearner:
             states = self._filtered(batch)
         agent, dream = self.model, self._imagine(*self._draw_starts(states, batch))
         targets = agent.targets(dream)
-        agent.return_scale.update(targets.returns.detach(), targets.weight)
+        agent.return_scale.update(self._everyone(targets.returns.detach()), self._everyone(targets.weight))
         actor_loss, critic_loss = agent.actor_loss(dream, targets), agent.critic_loss(targets)
         self.optimizer.zero_grad()
         for name, loss in (("actor", actor_loss.value), ("critic", critic_loss.value)):
             loss.mean().backward(inputs=list(self.networks[name].parameters()))
+        self.processes.mean_gradients(p for network in self.networks.values() for p in network.parameters())
         norms = {f"grad_norm/{name}": self._clip(network) for name, network in self.networks.items()}
         self.optimizer.step()
         agent.update_slow_critic()
         self.updates += 1
         losses = {"actor": actor_loss.value.detach(), "critic": critic_loss.value.detach()}
-        means = {f"loss/{name}": loss.mean() for name, loss in losses.items()}
+        means = self._means(
+            {f"loss/{name}": loss for name, loss in losses.items()},
+            {
+                "return": targets.returns,
+                "value": targets.value,
+                "slow_value": targets.slow_value,
+                "reward": dream.reward,
+                "entropy": actor_loss.entropy,
+            },
+            targets.weight,
+        )
         numbers = {
             "loss/value": means["loss/actor"] + means["loss/critic"],
             **means,
             **norms,
-            "return": _mean(targets.returns, targets.weight),
-            "value": _mean(targets.value, targets.weight),
-            "slow_value": _mean(targets.slow_value, targets.weight),
             "return_scale": agent.return_scale(),
-            "reward": _mean(dream.reward, targets.weight),
-            "entropy": _mean(actor_loss.entropy, targets.weight),
-            "last_weight": targets.weight[:, -1].mean() / targets.weight[:, 0].mean().clamp(min=1e-8),
         }
         return BehaviourUpdate({name: x.detach() for name, x in numbers.items()}, losses, self.learning_rate)
 
@@ -139,7 +147,7 @@ class BehaviourLearner:
 
         def act(state: State) -> Tensor:
             if pathwise and self.gradient_limit is not None:
-                limit_gradients(state, self.gradient_limit)
+                limit_gradients(state, self.gradient_limit, self._everyone)
             policy = actor(state_features(state))
             return policy.rsample(policy.noise(self.generator)) if pathwise else policy.sample(self.generator)
 
@@ -156,6 +164,24 @@ class BehaviourLearner:
         features = torch.cat([state_features(start)[:, None], later], 1)  # [S, H + 1, F]
         return DreamSteps(features, imagined.action[0], imagined.reward[0], self.discount * imagined.alive[0], counts)
 
+    @torch.no_grad()
+    def _means(self, plain: Mapping[str, Tensor], weighted: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
+        """Means of some numbers [S, H] and weighted means of others over the trajectories of all processes, in one sum;
+        and `last_weight`.
+        """
+        sums = [x.sum() for x in plain.values()] + [(x * weight).sum() for x in weighted.values()]
+        rows = weight.new_full((), weight.numel())
+        *sums, total, last, first, rows = self.processes.summed(
+            torch.stack([*sums, weight.sum(), weight[:, -1].sum(), weight[:, 0].sum(), rows])
+        )
+        by = [rows] * len(plain) + [total.clamp(min=1e-8)] * len(weighted)
+        means = {name: x / n for name, x, n in zip([*plain, *weighted], sums, by, strict=True)}
+        return means | {"last_weight": last / first.clamp(min=1e-8)}
+
+    def _everyone(self, x: Tensor) -> Tensor:
+        """The rows [S, ...] of all processes, one after the other."""
+        return x if self.processes.world == 1 else self.processes.gather(x).flatten(0, 1)
+
     def _clip(self, network: nn.Module) -> Tensor:
         """Clip the gradients of a network: -> their norm before."""
         parameters = list(network.parameters())
@@ -165,7 +191,3 @@ class BehaviourLearner:
         clip_adaptively(parameters, self.adaptive_clip)
         nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         return norm
-
-
-def _mean(x: Tensor, weight: Tensor) -> Tensor:
-    return (x * weight).sum() / weight.sum().clamp(min=1e-8)

@@ -1,7 +1,8 @@
 """A training state on disk: one safetensors file, written whole or not at all. Nothing that is loaded can run code.
 
 The state has named parts: one for each learner, `policy` for a policy that keeps memory, `random` for the random
-generators. The tensors of a part are named `PART/...`: `world/model/...` are the world model's weights. The file's
+generators, and for each further process that shared the training `rank-1` and so on, with its own `policy` and
+`random`. The tensors of a part are named `PART/...`: `world/model/...` are the world model's weights. The file's
 header holds, as JSON, a checksum of the tensors, the counters and the run's settings. `last` is the newest state,
 `previous` the one before it, `best` the one with the highest held-out bound, or of a run that acts with the highest
 return.
@@ -54,6 +55,20 @@ class Checkpoint(NamedTuple):
         if name not in self.parts:
             raise CheckpointError(f"{self.path}: expected a part {name}, got only {', '.join(sorted(self.parts))}")
         return self.parts[name]
+
+    def of_rank(self, rank: int) -> "Checkpoint | None":
+        """With a process's policy and random generators in the place of the first one's; None if it has none."""
+        if rank == 0:
+            return self
+        own = self.parts.get(part_of_rank(rank))
+        if own is None:
+            return None
+        return self._replace(parts={name: under(f"{name}/", own) for name in (POLICY, RANDOM)})
+
+
+def part_of_rank(rank: int) -> str:
+    """The part of what belongs to a process beside the first one alone."""
+    return f"rank-{rank}"
 
 
 def save_checkpoint(

@@ -29,7 +29,13 @@ class Interruptions:
     requested.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, passed_on: bool = False) -> None:
+        """Args:
+        passed_on: whether SIGTERM may come more than once for one request, as from torchrun, which passes on what it
+            gets, and sends SIGTERM by itself once a process has ended. A second one then stops nothing at once:
+            torchrun kills what takes too long.
+        """
+        self.passed_on = passed_on
         self.signal: signal.Signals | None = None  # the first one that came
         self._previous: dict[int, Any] = {}
         self._depth = 0
@@ -51,16 +57,17 @@ class Interruptions:
         """The signals that give up the work after training: SIGTERM; and Ctrl-C, unless it ended the training."""
         return (signal.SIGTERM,) if self.requested else SIGNALS
 
-    def agreed(self, greatest: Callable[[int], int]) -> bool:
-        """Whether to stop, the same in all processes: a signal that came to any of them counts in each.
+    def agreed(self, greatest: Callable[[int], int], *, instead: int = 0) -> int:
+        """Why to stop, the same in all processes: the signal that came to any of them, SIGTERM before SIGINT; or zero.
 
         Args:
             greatest: the largest of the numbers of all processes; every process must call this at the same places.
+            instead: another reason of this process, as a number above those of the signals; zero if there is none.
         """
-        number = greatest(self.signal or 0)  # SIGTERM before SIGINT
-        if number > (self.signal or 0):
+        number = greatest(instead or self.signal or 0)
+        if number in SIGNALS and number > (self.signal or 0):
             self.signal = signal.Signals(number)
-        return number > 0
+        return number
 
     def __enter__(self) -> "Interruptions":
         self._depth += 1
@@ -96,7 +103,7 @@ class Interruptions:
         self._abandon_if_asked()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and not (self.passed_on and number == signal.SIGTERM):
             raise StoppedError(number)
         self.signal = signal.Signals(number)
         self._abandon_if_asked()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.objectives.batch_bound import TrainedModel, bound_loss_and_states
-from worldmodel.objectives.elbo import Bound
+from worldmodel.objectives.elbo import Bound, Total, own
 from worldmodel.objectives.loss import Loss, Objective
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.states import learner_state, restore_learner
@@ -144,7 +144,7 @@ class Learner(Generic[Model]):
     def _step(self, batch: Batch) -> Update:
         """An update with the rate and the beta that were set; its operations are the same every time."""
         objective = replace(self.objective, beta=self._beta)
-        bound, optimised, states = self._explain(batch, objective, self.generator)
+        bound, optimised, states = self._explain(batch, objective, self.generator, self.processes.sum_over)
         self.optimizer.zero_grad()
         optimised.value.backward()
         self.processes.mean_gradients(self.parameters)
@@ -164,15 +164,16 @@ class Learner(Generic[Model]):
 
     @torch.no_grad()
     def loss(self, batch: Batch, generator: torch.Generator) -> float:
-        """The loss of the present weights on a batch of [B, T] rows, with noise of its own."""
-        return float(self._explain(batch, self.objective.at(self.updates), generator)[1].value)
+        """The loss of the present weights on a batch of [B, T] rows, with noise of its own, in this process alone."""
+        return float(self._explain(batch, self.objective.at(self.updates), generator, own)[1].value)
 
     def _module(self) -> nn.Module:
         assert isinstance(self.model, nn.Module)
         return self.model
 
-    def _explain(self, batch: Batch, objective: Objective, generator: torch.Generator) -> tuple[Bound, Loss, State]:
-        total = self.processes.sum_over
+    def _explain(
+        self, batch: Batch, objective: Objective, generator: torch.Generator, total: Total
+    ) -> tuple[Bound, Loss, State]:
         return bound_loss_and_states(self.model, batch, objective, generator, autocast=self.autocast, total=total)
 
     def _clip_gradients(self) -> dict[str, Tensor]:

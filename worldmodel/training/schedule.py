@@ -24,6 +24,7 @@ class Schedule:
     save_every: int
     updates: int | None = None  # of a run from stored rows
     restart: bool = False
+    processes: int = 1  # that share each batch
 
     @property
     def total_updates(self) -> int:
@@ -41,7 +42,6 @@ class Schedule:
         )
 
     def sample(self, replay: Replay, generator: torch.Generator, batches: int = 1) -> Batch:
-        """The sequences of one batch, or of several together, from a replay."""
-        return replay.sample(
-            batches * self.batch_size, self.sequence_length, generator, burn_in=self.burn_in, restart=self.restart
-        )
+        """This process's sequences of one batch, or of several together, from a replay."""
+        size = batches * self.batch_size // self.processes
+        return replay.sample(size, self.sequence_length, generator, burn_in=self.burn_in, restart=self.restart)

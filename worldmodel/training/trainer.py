@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.held_out import Evaluation
 from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import restore_generator
-from worldmodel.training.checkpoint import POLICY, RANDOM, WORLD, Checkpoint, said_of, save_checkpoint
+from worldmodel.training.checkpoint import POLICY, RANDOM, WORLD, Checkpoint, part_of_rank, said_of, save_checkpoint
 from worldmodel.training.divergence import require_finite_weights, require_sound_loss
 from worldmodel.training.evaluators import Evaluator, HeldOutEvaluator
 from worldmodel.training.history import History
@@ -32,6 +33,8 @@ from worldmodel.training.schedule import Schedule
 from worldmodel.training.stages import Stages
 from worldmodel.training.tracking import Tracker
 from worldmodel.types import Batch, SavedPolicy
+
+FAILED = 63  # what processes agree on, beside the numbers of signals: an environment of one of them has failed
 
 
 class Trainer:
@@ -89,7 +92,6 @@ class Trainer:
         self.stages = stages or Stages()
         self.interruptions = interruptions or Interruptions()
         self.journal = Journal(tracker, history or History(), self.interruptions.holding)
-        self.processes = processes
         self.updates = 0  # in all, those of earlier sessions included
         self.best = -np.inf  # score by now
         self.scores: Mapping[str, float] = {}  # of the newest evaluation
@@ -100,11 +102,19 @@ class Trainer:
         self._recent = RecentUpdates()
         self._failures_told = 0
         self._pace = Pace()
+        self._share(processes)
+
+    def _share(self, processes: Processes) -> None:
+        self.processes = processes
+        own = 0 if self.rollout is None else self.replay.rows_written  # stored rows are the same in all
+        self._elsewhere = processes.total(own) - own  # rows of the others
+        self._agreed = 0  # why all processes stop: a signal's number or FAILED
+        self._failure: EnvironmentFailureError | None = None  # of this process's environments
 
     @property
     def env_steps(self) -> int:
-        """Rows collected in all, those of earlier sessions included."""
-        return self.replay.rows_written
+        """Rows collected in all, those of earlier sessions and of other processes included."""
+        return self.replay.rows_written + self._elsewhere
 
     @property
     def _saved_policy(self) -> SavedPolicy | None:
@@ -144,15 +154,9 @@ class Trainer:
         with said_of(checkpoint.path):
             for name, learner in self.learners.items():
                 learner.restore(checkpoint.part(name), counters["updates"])
-            if self._saved_policy is not None:
-                self._saved_policy.restore(checkpoint.part(POLICY))
-            random = checkpoint.part(RANDOM)
-            for name, generator in self.randomness.items():
-                if name not in random:
-                    raise ValueError(f"expected the random state of {name}, got only {', '.join(sorted(random))}")
-                if not restore_generator(generator, random[name]):
-                    words = f"the random state of {name} is another kind of device's: drawing goes on from the seed"
-                    self.progress.log(words)
+            own = checkpoint.of_rank(self.processes.rank)
+            if own is not None:  # a process that was not there before begins with seeds of its own
+                self._restore_own(own)
         self.updates, self._ready = counters["updates"], True
         self.first_loss = counters.get("first_loss")  # checkpoints did not always have it
         best = counters.get(self._best_counter)
@@ -161,31 +165,42 @@ class Trainer:
         for stage, seconds in counters["seconds"].items():
             self.stages.seconds[stage] = self.stages.seconds.get(stage, 0.0) + seconds
 
+    def _restore_own(self, checkpoint: Checkpoint) -> None:
+        """Go back to the random states and the policy that this process had."""
+        if self._saved_policy is not None:
+            self._saved_policy.restore(checkpoint.part(POLICY))
+        random = checkpoint.part(RANDOM)
+        for name, generator in self.randomness.items():
+            if name not in random:
+                raise ValueError(f"expected the random state of {name}, got only {', '.join(sorted(random))}")
+            if not restore_generator(generator, random[name]):
+                words = f"the random state of {name} is another kind of device's: drawing goes on from the seed"
+                self.progress.log(words)
+
     def run(self) -> bool:
         """Train until the last update, or until Ctrl-C or SIGTERM: -> whether nobody asked it to stop.
 
-        After Ctrl-C the run is saved and evaluated; after SIGTERM it is saved and nothing else is done.
+        After Ctrl-C the run is saved and evaluated; after SIGTERM it is saved and nothing else is done. Several
+        processes do the same at the same update, whichever of them was asked.
 
         Raises:
             NonFiniteLossError: if the run has diverged; the newest checkpoint is from before.
-            EnvironmentFailureError: if an environment fails; a checkpoint is written first.
+            EnvironmentFailureError: if an environment fails, of any process; a checkpoint is written first.
+            LostProcessError: if another process has ended.
         """
         with self.progress.training(), self.interruptions:
-            try:
-                if not self._ready:
-                    self._prefill()
+            for learner in self.learners.values():
+                self.processes.equalise(learner.model)
+            with suppress(AbandonedError):
+                self._prefill()
                 self._train()
-                if self.updates and not self.interruptions.terminated:
+                if self.updates and not self._only_saves:
                     self._finish()
-            except EnvironmentFailureError:
-                if self._ready:
-                    self._save("last")
-                raise
-            except AbandonedError:
-                pass
-            if self.interruptions.terminated and self._ready:
+            if self._only_saves and self._ready:
                 self._log_what_is_left()
                 self._save("last")
+        if self._agreed == FAILED:
+            raise self._failure or EnvironmentFailureError("an environment of another process failed; see its words")
         return not self.interruptions.requested
 
     def _train(self) -> None:
@@ -222,7 +237,15 @@ class Trainer:
         self._recent.add(made)
 
     def _asked_to_stop(self) -> bool:
-        return self.interruptions.agreed(self.processes.greatest)
+        """Whether all processes stop now. They agree on it here alone, and so make the same sums at the same places."""
+        failed = 0 if self._failure is None else FAILED
+        self._agreed = self.interruptions.agreed(self.processes.greatest, instead=failed)
+        return self._agreed > 0
+
+    @property
+    def _only_saves(self) -> bool:
+        """Whether there is to be no evaluation any more, but a checkpoint."""
+        return self._agreed in (signal.SIGTERM, FAILED)
 
     def _complete(self) -> bool:
         rows = self.rollout is None or self.env_steps >= self.schedule.env_steps
@@ -234,20 +257,35 @@ class Trainer:
         return total if self.rollout is None else min(total, self.schedule.updates_paid(self.env_steps))
 
     def _prefill(self) -> None:
-        while self.rollout is not None and self.env_steps < self.schedule.prefill:
+        while self._lacks_rows():
             if self._asked_to_stop():
                 return
             self._collect("prefill")
-        fit_to_prefill(self.replay, self.learner.model)
-        self._ready = True
-        self._save("last")
+        if not self._ready:
+            fit_to_prefill(self.replay, self.learner.model, self.processes)
+            self._ready = True
+            self._save("last")
+
+    def _lacks_rows(self) -> bool:
+        """Whether rows are to be collected before any update: the prefill, and a sequence in every process."""
+        if self.rollout is None or self._complete():
+            return False
+        too_few = len(self.replay) < self.schedule.sequence_length
+        return self.env_steps < self.schedule.prefill or self.processes.greatest(int(too_few)) > 0
 
     def _collect(self, stage: str = "collect") -> None:
         assert self.rollout is not None
         with self.stages(stage):
-            with self.interruptions.abandoning(signal.SIGTERM):  # a step may take long
-                rows = self.rollout.step()
+            try:
+                with self.interruptions.abandoning(signal.SIGTERM):  # a step may take long
+                    rows = self.rollout.step()
+            except AbandonedError:
+                return
+            except EnvironmentFailureError as error:
+                self._failure = error
+                return
             self.replay.append(rows)
+            self._elsewhere += (self.processes.world - 1) * len(rows.reward)  # every process has as many environments
         self.progress.collected(self.env_steps)
         failures = self.rollout.environments.failures
         for words in failures[self._failures_told :]:
@@ -265,7 +303,7 @@ class Trainer:
         values |= {"env_steps": self.env_steps, **self._pace.metrics(self.env_steps, self.updates)}
         values |= self.stages.metrics()
         if self.rollout is not None:
-            values["env_restarts"] = len(self.rollout.environments.failures)
+            values["env_restarts"] = self.processes.total(len(self.rollout.environments.failures))
         self.journal.scalars(self.updates, values)
         self.progress.trained(self.env_steps, self.updates, values["train/elbo"], values["train/kl"])
 
@@ -274,18 +312,32 @@ class Trainer:
             self._log()
 
     def _evaluate(self) -> None:
+        """Evaluate, in the process that writes; the others wait for its score."""
         self._log_what_is_left()
-        scores: dict[str, float] = {}
-        with self.interruptions.abandoning(signal.SIGTERM):
-            for evaluator in self.evaluators:
-                with self.stages(evaluator.stage), self.progress.phase(evaluator.words):
-                    scores |= evaluator(self.updates, self.journal)
-        self.scores = scores
-        self.progress.evaluated(scores)
-        if scores[self.best_by] > self.best:
-            self.best = scores[self.best_by]
+        self.scores = self._score() if self.processes.writes else {}
+        if self._asked_to_stop() and self._only_saves:
+            raise AbandonedError(signal.SIGTERM)
+        self.progress.evaluated(self.scores)
+        own = str(self.scores[self.best_by]) if self.processes.writes else ""
+        score = float(self.processes.exchange(own.encode())[0])
+        if score > self.best:
+            self.best = score
             self._save("best")
         self._evaluated = self.updates
+
+    def _score(self) -> dict[str, float]:
+        """What the evaluators found; in part where they were stopped."""
+        scores: dict[str, float] = {}
+        try:
+            with self.interruptions.abandoning(signal.SIGTERM):
+                for evaluator in self.evaluators:
+                    with self.stages(evaluator.stage), self.progress.phase(evaluator.words):
+                        scores |= evaluator(self.updates, self.journal)
+        except AbandonedError:
+            pass
+        except EnvironmentFailureError as error:
+            self._failure = error
+        return scores
 
     def _finish(self) -> None:
         self._save("last")  # first: an evaluation takes long, and a second Ctrl-C stops it
@@ -313,17 +365,20 @@ class Trainer:
         }
         with self.stages("save"), self.progress.phase("saving"):
             self.replay.flush()  # before the checkpoint that counts its rows
+            parts = self._parts()
             if self.processes.writes:
                 path = self._checkpoints / f"{name}.safetensors"
-                save_checkpoint(path, self._parts(), counters, self.settings, keep_previous=name == "last")
+                save_checkpoint(path, parts, counters, self.settings, keep_previous=name == "last")
 
     def _parts(self) -> dict[str, Mapping[str, torch.Tensor]]:
         """The state of everything that has one, by the name of its part of a checkpoint."""
         parts: dict[str, Mapping[str, torch.Tensor]] = {name: one.state() for name, one in self.learners.items()}
-        parts[RANDOM] = {name: generator.get_state() for name, generator in self.randomness.items()}
+        own = {RANDOM: {name: generator.get_state() for name, generator in self.randomness.items()}}
         if self._saved_policy is not None:
-            parts[POLICY] = self._saved_policy.state()
-        return parts
+            own[POLICY] = self._saved_policy.state()
+        tensors = {f"{part}/{name}": x for part, state in own.items() for name, x in state.items()}
+        _, *others = self.processes.exchange_tensors(tensors)
+        return parts | own | {part_of_rank(rank): state for rank, state in enumerate(others, 1)}
 
     def _check_weights(self) -> None:
         """Raise if the run has diverged; see `divergence`. The noise comes from a stream of its own."""
