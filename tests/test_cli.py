@@ -177,9 +177,21 @@ def test_the_command_and_the_module_are_the_same_program(capsys):
 
 @pytest.mark.parametrize(("rank", "said"), [("0", "evaluate: expected one process, got 2; only train"), ("1", "")])
 def test_several_processes_are_refused_by_every_command_but_train_in_one_sentence(monkeypatch, capsys, rank, said):
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    variables = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as end:
         main(["evaluate", "runs/nothing"])
     err = capsys.readouterr().err
     assert end.value.code == 2 and said in err and len(err.splitlines()) == bool(said)
+
+
+def test_a_rank_that_is_no_number_is_one_sentence(monkeypatch, capsys):
+    variables = {"RANK": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "runs/nothing"])
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and "RANK, WORLD_SIZE, LOCAL_RANK: expected numbers" in err
+    assert len(err.splitlines()) == 1

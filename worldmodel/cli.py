@@ -28,7 +28,7 @@ from jsonargparse import ArgumentParser
 
 from worldmodel.config_io import config_from_options, explain, rewrite_entries, settings_text
 from worldmodel.system.installation import versions
-from worldmodel.system.launched import launched, of_rank
+from worldmodel.system.launched import launched, of_rank, rank_in_words
 from worldmodel.training.interruptions import StoppedError
 
 COMMANDS = {  # the command's name -> its module in `commands`
@@ -55,7 +55,7 @@ class _Parser(ArgumentParser):
     """A parser that reports an error in one sentence, without two screens of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if launched().rank == 0:  # of several processes, which were all given the same
+        if rank_in_words() == "0":  # of several processes, which were all given the same
             print(f"worldmodel: {explain(message)}\n`{self.prog} --help` lists what there is.", file=sys.stderr)
         sys.exit(2)
 

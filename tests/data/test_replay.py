@@ -467,6 +467,22 @@ def test_the_rows_of_other_processes_are_read_with_its_own_and_never_written(tmp
         assert (len(replay), len(other)) == (6, 7)
 
 
+def test_a_folder_that_names_itself_as_a_share_counts_once(tmp_path):
+    with Replay(tmp_path / "replay", VECTOR_SPEC, capacity=50, streams=1) as replay:
+        replay.append(one_row(1))
+    with Replay(share_folder(tmp_path / "replay", 1), VECTOR_SPEC, capacity=50, streams=1) as replay:
+        replay.append(one_row(2))
+    for name in ("rank-2", "rank-03"):
+        (tmp_path / "replay" / name).symlink_to(".")
+    for name in ("rank-1/rank-1", "rank-04"):  # a share has no shares, and one name
+        (tmp_path / "replay" / name).mkdir()
+        for path in (tmp_path / "replay" / "rank-1").glob("*.*"):
+            (tmp_path / "replay" / name / path.name).write_bytes(path.read_bytes())
+    assert list(shares(tmp_path / "replay")) == [1]
+    with Replay.open(tmp_path / "replay", read_only=True) as found:
+        assert len(found) == 2
+
+
 def one_row(reward):
     """A row of one environment in the midst of an episode."""
     none = np.zeros(1, bool)

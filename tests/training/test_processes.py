@@ -261,11 +261,13 @@ def test_processes_find_each_other_and_one_that_is_lost_is_named():
 
 
 def test_what_torchrun_says_of_a_process_is_read_and_nonsense_is_refused():
-    assert launched({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Launched(3, 8, 1)
-    assert launched({"RANK": "3"}) == Launched(0, 1, 0)
+    met = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    assert launched(met | {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Launched(3, 8, 1)
+    assert launched(met | {"RANK": "3"}) == Launched(0, 1, 0)
+    assert launched({"RANK": "3", "WORLD_SIZE": "8"}) == Launched(0, 1, 0)  # of a cluster, and nobody is to be met
     for nonsense in ({"RANK": "8", "WORLD_SIZE": "8"}, {"RANK": "one", "WORLD_SIZE": "2"}):
         with pytest.raises(ValueError, match="RANK, WORLD_SIZE, LOCAL_RANK: expected numbers as torchrun sets them"):
-            launched(nonsense)
+            launched(met | nonsense)
 
 
 def test_a_signal_to_any_process_is_a_request_to_all_and_sigterm_comes_first():

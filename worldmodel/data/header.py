@@ -107,10 +107,10 @@ def share_folder(replay: Path, rank: int) -> Path:
 
 
 def shares(replay: Path) -> dict[int, Path]:
-    """The folders of the rows that processes beside the first one have collected, by rank."""
-    found = [path.parent for path in replay.glob(f"{SHARE}*/{HEADER}")]
+    """The folders of the rows that processes beside the first one have collected, by rank; no links."""
+    found = [path.parent for path in replay.glob(f"{SHARE}*/{HEADER}") if not path.parent.is_symlink()]
     ranks = {path.name.removeprefix(SHARE): path for path in found}
-    return {int(rank): ranks[rank] for rank in sorted(ranks) if rank.isdecimal()}
+    return {int(rank): ranks[rank] for rank in sorted(ranks) if rank.isdecimal() and rank == str(int(rank))}
 
 
 def row_type(spec: EnvSpec, form: int = FORMAT) -> np.dtype:

@@ -74,7 +74,7 @@ class Replay:
     def open(cls, folder: Path, *, read_only: bool = False) -> "Replay":
         """Open a stored replay with all its rows; `read_only` needs no permission to write.
 
-        Where several processes have shared a training, `read_only` opens the rows of all, see `join`.
+        Where several processes have shared a training, `read_only` opens the rows of all, see `join` and `shares`.
 
         A TornRowsWarning counts the rows at the end that are torn, or missing although later rows of other environments
         are there. A sealed replay must be complete.
@@ -84,6 +84,18 @@ class Replay:
             DamagedReplayError: if one of its files was cut or altered.
             ValueError: if its format is unknown, or it is a link and not opened read-only.
         """
+        replay = cls._open_alone(folder, read_only)
+        if read_only:
+            try:
+                replay.join(cls._open_alone(share, read_only) for share in shares(folder).values())
+            except BaseException:
+                replay.close()
+                raise
+        return replay
+
+    @classmethod
+    def _open_alone(cls, folder: Path, read_only: bool) -> "Replay":
+        """One folder's rows, without those of other processes."""
         header = read_header(folder)
         if not read_only:
             refuse_link(folder)
@@ -97,8 +109,6 @@ class Replay:
                 raise
         else:
             replay._warn_of_torn_rows()
-        if read_only:
-            replay.join(cls.open(share, read_only=True) for share in shares(folder).values())
         return replay
 
     def join(self, others: Iterable["Replay"]) -> None:

@@ -6,6 +6,7 @@ run = resume("runs/pendulum-20260101-120000")
 Started by torchrun, several processes make one run together: see `training.processes`.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -92,8 +93,8 @@ def train(
         _beginning(progress, config, making),
         _world(config, interruptions, processes) as world,
     ):
-        named = str(make_folder(config)) if processes.writes else ""
-        folder = Path(processes.exchange(named.encode())[0].decode())
+        named = os.fsencode(make_folder(config)) if processes.writes else b""
+        folder = Path(os.fsdecode(processes.exchange(named)[0]))
         with locked(folder, processes):
             return _run(config, folder, *world, progress, None, interruptions, processes)
 
@@ -227,17 +228,14 @@ def _run(
         if processes.world > 1:
             progress.log(f"{processes.world} processes, each with environments and a replay of its own")
         stages = Stages()
-        with suppress(AbandonedError), interruptions.abandoning(*SIGNALS):
-            if processes.writes:
-                with stages("held_out"), progress.phase("held-out episodes"):
-                    make_stored(config, folder, worlds.heldout, progress.at)
-        if interruptions.agreed(processes.greatest):
+        stored = _stored(config, folder, worlds, progress, stages, interruptions, processes)
+        if stored is None:
             progress.log(f"stopped early, as asked; `worldmodel train --resume {folder}` goes on")
             return replace(run, model=model.eval(), ended_by=interruptions.signal)
-        replay, heldout = open_stored(config, folder, worlds.learning, processes)
+        replay, heldout = stored
+        stack.enter_context(replay)
         if worlds.heldout is not None:
             worlds.heldout.close()
-        stack.enter_context(replay)
         given = {"stages": stages, "history": history, "interruptions": interruptions}
         agent = build_acting.build_agent(config, model)
         trainer = _trainer(config, folder, model, agent, worlds, replay, heldout, tracker, progress, processes, **given)
@@ -257,6 +255,33 @@ def _run(
         conclude(progress.log, config, trainer, folder, wandb_at, finished)
     interruptions.agreed(processes.greatest)  # the others wait for the one that draws, and end as it does
     return replace(run, ended_by=interruptions.signal)
+
+
+def _stored(
+    config: Config,
+    folder: Path,
+    worlds: Worlds,
+    progress: RunProgress,
+    stages: Stages,
+    interruptions: Interruptions,
+    processes: Processes,
+) -> tuple[Replay, Batch] | None:
+    """The replay and the held-out episodes, which the first process makes where they are not there yet; none if it is
+    asked to stop meanwhile."""
+    stored = None
+    with stages("held_out"), progress.phase("held-out episodes"):
+        with suppress(AbandonedError), interruptions.abandoning(*SIGNALS):
+            if processes.writes:
+                make_stored(config, folder, worlds.heldout, progress.at)
+        if interruptions.agreed(processes.greatest):
+            return None
+        with suppress(AbandonedError), interruptions.abandoning(*SIGNALS):
+            stored = open_stored(config, folder, worlds.learning, processes)
+    if interruptions.agreed(processes.greatest):
+        if stored is not None:
+            stored[0].close()
+        return None
+    return stored
 
 
 def _draw(run: Run, trainer: Trainer, interruptions: Interruptions) -> None:

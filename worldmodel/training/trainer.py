@@ -106,10 +106,13 @@ class Trainer:
 
     def _share(self, processes: Processes) -> None:
         self.processes = processes
-        own = 0 if self.rollout is None else self.replay.rows_written  # stored rows are the same in all
-        self._elsewhere = processes.total(own) - own  # rows of the others
+        self._count_elsewhere()
         self._agreed = 0  # why all processes stop: a signal's number or FAILED
         self._failure: EnvironmentFailureError | None = None  # of this process's environments
+
+    def _count_elsewhere(self) -> None:
+        own = 0 if self.rollout is None else self.replay.rows_written  # stored rows are the same in all
+        self._elsewhere = self.processes.total(own) - own  # rows of the others
 
     @property
     def env_steps(self) -> int:
@@ -197,6 +200,7 @@ class Trainer:
                 if self.updates and not self._only_saves:
                     self._finish()
             if self._only_saves and self._ready:
+                self._count_elsewhere()  # in the last step not every process may have collected a row
                 self._log_what_is_left()
                 self._save("last")
         if self._agreed == FAILED:
@@ -211,7 +215,7 @@ class Trainer:
     def _update_as_paid(self, batches: ReadAhead) -> None:
         schedule = self.schedule
         size = schedule.batch_size * schedule.sequence_length * self.replay.row_type.itemsize
-        while not self._complete() and not self._asked_to_stop():
+        while not self._asked_to_stop() and not self._complete():
             if self.updates >= (paid := self._updates_paid()):
                 self._collect()
                 continue
@@ -257,10 +261,10 @@ class Trainer:
         return total if self.rollout is None else min(total, self.schedule.updates_paid(self.env_steps))
 
     def _prefill(self) -> None:
-        while self._lacks_rows():
-            if self._asked_to_stop():
-                return
+        while not self._asked_to_stop() and self._lacks_rows():
             self._collect("prefill")
+        if self._agreed:
+            return
         if not self._ready:
             fit_to_prefill(self.replay, self.learner.model, self.processes)
             self._ready = True
