@@ -146,6 +146,10 @@ def test_a_failing_environment_of_one_stops_both_with_a_checkpoint(tmp_path):
     assert "rank 1: the run stopped: a cog broke" in err
     assert "the run stopped: an environment of another process failed" in err
     assert counters(folder)["updates"] == ends[0][1] == ends[1][1] >= 4
+    with Replay.open(folder / "replay", read_only=True) as rows:  # the other process had one more than this one
+        assert counters(folder)["env_steps"] == rows.rows_written
+    again, err = resumed(folder, 2)
+    assert {rank: end[0] for rank, end in again.items()} == {0: 0, 1: 0}, err
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
