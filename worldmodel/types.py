@@ -191,12 +191,8 @@ class Likelihood(Protocol):
 
 
 @runtime_checkable
-class Latent(Protocol):
-    """A distribution over S latent groups, as the posterior and the prior are."""
-
-    def rsample(self, noise: Tensor) -> Float[Tensor, "*batch Z"]:
-        """A differentiable sample (straight-through where exact reparameterisation is impossible)."""
-        ...
+class Proposal(Protocol):
+    """A distribution over z_t that particles are drawn from."""
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch Z"]:
         """One draw, without gradient."""
@@ -204,6 +200,15 @@ class Latent(Protocol):
 
     def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch S"]:
         """log-density or log-mass of each group, in nats."""
+        ...
+
+
+@runtime_checkable
+class Latent(Proposal, Protocol):
+    """A distribution over S latent groups, as the posterior and the prior are."""
+
+    def rsample(self, noise: Tensor) -> Float[Tensor, "*batch Z"]:
+        """A differentiable sample (straight-through where exact reparameterisation is impossible)."""
         ...
 
     def entropy(self) -> Float[Tensor, "*batch S"]:
@@ -343,23 +348,8 @@ class Dynamics(Protocol):
 
 
 @runtime_checkable
-class LatentSequence(Protocol):
-    """A latent-variable model together with its data, B sequences of T rows.
-
-        p(x_1:T, z_1:T) = prod_t p(z_t | h_t) p(x_t | h_t, z_t),    h_t = f(h_{t-1}, z_{t-1}, action of row t)
-        q(z_1:T | x)    = prod_t q(z_t | h_t, x)
-
-    The bound and the estimators of the evidence use nothing else of a model, so they are the same for a mixture
-    (T = 1), a linear-Gaussian model, an HMM and an RSSM. The sequence holds the rows, and t is the index of one. States
-    have N samples or particles in the first dimension: [N, B, ...]. Everything is in nats.
-
-    The carry, which the model remembers between rows, is any tree of tensors with leading shape [N, B]. One step is
-
-        carry, deter, prior = sequence.step(carry, t)              h_t and p(z_t | h_t)
-        z = sequence.proposal(deter, t).sample(generator)          z_t ~ q(z_t | h_t, x)
-        terms = sequence.likelihood(State(deter, z), t)            log p(x_t | h_t, z_t)
-        carry = sequence.advance(carry, State(deter, z))
-    """
+class ParticleSequence(Protocol):
+    """What sequential Monte Carlo uses of a `LatentSequence`, with any proposal in the place of the posterior."""
 
     @property
     def valid(self) -> Bool[Tensor, "B T"]:
@@ -378,10 +368,34 @@ class LatentSequence(Protocol):
         """The carry after z_t."""
         ...
 
-    def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Latent:
-        """q(z_t | h_t, x), the proposal for z_t given the rows."""
+    def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Proposal:
+        """What z_t is drawn from, given h_t and the rows."""
         ...
 
     def likelihood(self, state: State, t: int) -> dict[str, Float[Tensor, "N B"]]:
         """log p(x_t | h_t, z_t) by name, normalised; zero where there is no observation of that name."""
+        ...
+
+
+@runtime_checkable
+class LatentSequence(ParticleSequence, Protocol):
+    """A latent-variable model together with its data, B sequences of T rows.
+
+        p(x_1:T, z_1:T) = prod_t p(z_t | h_t) p(x_t | h_t, z_t),    h_t = f(h_{t-1}, z_{t-1}, action of row t)
+        q(z_1:T | x)    = prod_t q(z_t | h_t, x)
+
+    The bound and the estimators of the evidence use nothing else of a model, so they are the same for a mixture
+    (T = 1), a linear-Gaussian model, an HMM and an RSSM. The sequence holds the rows, and t is the index of one. States
+    have N samples or particles in the first dimension: [N, B, ...]. Everything is in nats.
+
+    The carry, which the model remembers between rows, is any tree of tensors with leading shape [N, B]. One step is
+
+        carry, deter, prior = sequence.step(carry, t)              h_t and p(z_t | h_t)
+        z = sequence.proposal(deter, t).sample(generator)          z_t ~ q(z_t | h_t, x)
+        terms = sequence.likelihood(State(deter, z), t)            log p(x_t | h_t, z_t)
+        carry = sequence.advance(carry, State(deter, z))
+    """
+
+    def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Latent:
+        """q(z_t | h_t, x), the proposal for z_t given the rows."""
         ...

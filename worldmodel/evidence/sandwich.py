@@ -17,7 +17,7 @@ from torch import Tensor
 from worldmodel.checks import require_positive
 from worldmodel.evidence.estimate import Estimate, per_step
 from worldmodel.evidence.smc import THRESHOLD, smc
-from worldmodel.types import LatentSequence
+from worldmodel.types import ParticleSequence
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Sandwich:
 
 
 def sandwich(
-    sequence: LatentSequence,
+    sequence: ParticleSequence,
     path: Float[Tensor, "B T Z"],
     particles: int,
     *,

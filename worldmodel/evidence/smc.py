@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from worldmodel.checks import require_positive, require_share
-from worldmodel.types import Carry, Latent, LatentSequence, State
+from worldmodel.types import Carry, ParticleSequence, Proposal, State
 
 THRESHOLD = 0.5  # share of effective particles below which they are resampled
 
@@ -74,7 +74,7 @@ class Weighed(NamedTuple):
 
 @torch.no_grad()
 def smc(
-    sequence: LatentSequence,
+    sequence: ParticleSequence,
     particles: int,
     *,
     generator: torch.Generator | None = None,
@@ -129,7 +129,7 @@ def smc(
 
 
 def move(
-    sequence: LatentSequence,
+    sequence: ParticleSequence,
     carry: Carry,
     t: int,
     prior_share: float,
@@ -151,7 +151,7 @@ def move(
     return Weighed(sequence.advance(carry, state), log_likelihood, log_weight)
 
 
-def _propose(posterior: Latent, prior: Latent, prior_share: float, generator: torch.Generator | None) -> Tensor:
+def _propose(posterior: Proposal, prior: Proposal, prior_share: float, generator: torch.Generator | None) -> Tensor:
     """z ~ (1 - share) q + share p, [N, B, Z]; every particle tosses its own coin."""
     if prior_share in (0.0, 1.0):
         return posterior.sample(generator)  # which is the prior where its share is 1
@@ -160,7 +160,7 @@ def _propose(posterior: Latent, prior: Latent, prior_share: float, generator: to
     return torch.where((coin < prior_share)[..., None], blind, guided)
 
 
-def _log_mixture(posterior: Latent, log_prior: Tensor, prior_share: float, z: Tensor) -> Float[Tensor, "N B"]:
+def _log_mixture(posterior: Proposal, log_prior: Tensor, prior_share: float, z: Tensor) -> Float[Tensor, "N B"]:
     """log( (1 - share) q(z) + share p(z) ), float64."""
     log_posterior = posterior.log_prob(z).double().sum(-1)
     if prior_share == 0.0:

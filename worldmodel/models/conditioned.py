@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from worldmodel.models.likelihoods import REGRESSIONS
 from worldmodel.types import Batch, Carry, Dynamics, Latent, Likelihood, State
 
 
@@ -69,6 +70,17 @@ class ConditionedWorldModel:
         parts = zip(*(x.split(self._particles_at_once) for x in state), strict=True)
         scores = [self._score(State(*part), t) for part in parts]
         return {name: torch.cat([score[name] for score in scores]) for name in scores[0]}
+
+    def error(self, state: State, t: int) -> Float[Tensor, "N B R"]:
+        """(x - m) / s of every number of row t whose likelihood is Gaussian, with the gradient of the means alone."""
+        parts = []
+        for name, likelihood in self.decode(state).items():
+            if isinstance(likelihood, REGRESSIONS):
+                target = self._targets[name][:, t]
+                error = likelihood.error(target.expand(len(state.deter), *target.shape))
+                observed = self._observed.get(name)
+                parts.append(error if observed is None else error * observed[:, t, None])
+        return torch.cat(parts, -1)
 
     def _unflat(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (-1, len(self.valid)))  # [N B, ...] -> [N, B, ...]

@@ -42,6 +42,10 @@ class Normal:
         error = (x - self.mean) / self.std
         return (-0.5 * error.square() - self.std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
+    def error(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """(x - m) / s, with the gradient of m alone."""
+        return (x - self.mean) / self.std.detach()
+
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch n"]:
         """One draw."""
         return self.mean + self.std * _randn_like(self.mean, generator)
@@ -71,6 +75,10 @@ class Affine:
         """log-density in nats, in the units of x."""
         return self.base.log_prob((x - self.location) / self.scale) - self.scale.log().sum()
 
+    def error(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """That of the base."""
+        return self.base.error((x - self.location) / self.scale)
+
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch n"]:
         """One draw."""
         return self.location + self.scale * self.base.sample(generator)
@@ -92,6 +100,10 @@ class SymlogNormal:
     def log_prob(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
         """log-density in nats, in the units of x."""
         return self.base.log_prob(symlog(x)) - torch.log1p(x.abs()).sum(-1)
+
+    def error(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """That of the base, at symlog x."""
+        return self.base.error(symlog(x))
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch n"]:
         """One draw."""
@@ -327,6 +339,9 @@ class Atoms:
         noise = torch.rand((2, *atom.shape), generator=generator, device=atom.device).to(atom.dtype)
         elsewhere = self.location + self.scale * torch.logit(noise[1], eps=1e-6)
         return torch.where(noise[0] < self.escape, elsewhere, atom)[..., None]
+
+
+REGRESSIONS = Normal, Affine, SymlogNormal  # those that have an `error`
 
 
 def symexp_bins(count: int, limit: float = 20.0) -> Float[Tensor, " n"]:

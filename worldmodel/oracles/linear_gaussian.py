@@ -340,3 +340,8 @@ class LinearGaussianSequence:
         """log N(x_t; C z_t + D a_t + d, R) of the entries that were observed, as `observation`."""
         seen = self.model.seen(self.x[:, t], self.action[:, t])
         return {"observation": seen.log_prob(seen.y - apply(seen.C, state.stoch), seen.R)}
+
+    def error(self, state: State, t: int) -> Float[Tensor, "N B p"]:
+        """L^-1 (x_t - C z_t - D a_t - d) for R = L L', zero for entries that were not observed."""
+        seen = self.model.seen(self.x[:, t], self.action[:, t])
+        return whiten(torch.linalg.cholesky(seen.R), seen.y - apply(seen.C, state.stoch))
