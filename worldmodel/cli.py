@@ -110,11 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _require_one_process(command: str) -> None:
-    """Refuse to run a command in several processes, unless it is the one that they can share; the first one says so."""
-    rank, world, _ = launched()
+    """Refuse to run a command in several processes, unless it is the one that they can share.
+
+    Each says so: torchrun ends the others as soon as one has ended, and which one that is nobody knows.
+    """
+    world = launched().world
     if world > 1 and command != "train":
-        if rank:
-            sys.exit(2)
         raise ValueError(f"{command}: expected one process, got {world}; only train shares its work among several")
 
 

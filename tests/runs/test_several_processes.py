@@ -168,4 +168,4 @@ def test_a_signal_to_torchrun_stops_both_at_the_same_update(tmp_path, number, st
 
 def test_commands_other_than_train_refuse_to_be_several(tmp_path):
     ends, err = ended(launch(2, ["evaluate", str(tmp_path)]))
-    assert err.count("worldmodel: evaluate: expected one process, got 2; only train shares its work") == 1 and not ends
+    assert "evaluate: expected one process, got 2; only train shares its work" in err and not ends
