@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.checks import require_above_zero, require_positive
 from worldmodel.evidence.iwae import mean_elbo
-from worldmodel.types import Carry, Latent, LatentSequence, State
+from worldmodel.evidence.same_model import SameModel
+from worldmodel.types import Latent, LatentSequence, State
 
 STEPS = 200  # of gradient ascent on the bound of an episode
 SAMPLES = 4  # draws of the latents for each step
@@ -52,36 +53,15 @@ class Adjustable(Latent, Protocol):
 
 
 @dataclass(frozen=True)
-class RefinedSequence:
+class RefinedSequence(SameModel):
     """A `LatentSequence` that differs from another in q alone: every row's raw parameters have an offset."""
 
     sequence: LatentSequence
     offset: Float[Tensor, "B T P"]
 
-    @property
-    def valid(self) -> Bool[Tensor, "B T"]:
-        """The rows that count."""
-        return self.sequence.valid
-
-    def initial(self, samples: int) -> Carry:
-        """What is carried before the first row."""
-        return self.sequence.initial(samples)
-
-    def step(self, carry: Carry, t: int) -> tuple[Carry, Float[Tensor, "N B D"], Latent]:
-        """The carry, h_t and p(z_t | h_t)."""
-        return self.sequence.step(carry, t)
-
-    def advance(self, carry: Carry, state: State) -> Carry:
-        """The carry once z_t is known."""
-        return self.sequence.advance(carry, state)
-
     def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Latent:
         """q(z_t | h_t, x), moved."""
         return adjustable(self.sequence.proposal(deter, t)).shifted(self.offset[:, t])
-
-    def likelihood(self, state: State, t: int) -> dict[str, Float[Tensor, "N B"]]:
-        """log p(x_t | h_t, z_t) by name."""
-        return self.sequence.likelihood(state, t)
 
 
 def refine(

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.checks import require, require_positive, require_share
+from worldmodel.evidence.same_model import SameModel
 from worldmodel.models.latents import DiagonalGaussian
 from worldmodel.oracles.distributions import Gaussian, apply, symmetric
 from worldmodel.types import Carry, Latent, LatentSequence, State
@@ -62,8 +63,10 @@ class Mixture:
         return torch.logaddexp(*(share + part for share, part in zip(shares, parts, strict=True)))[..., None]
 
 
-class Sharpened:
+class Sharpened(SameModel):
     """A sequence for SMC with this proposal in place of the posterior: its evidence is the same."""
+
+    sequence: RegressionSequence
 
     def __init__(
         self, sequence: RegressionSequence, *, share: float = SHARE, steps: int = STEPS, inflation: float = INFLATION
@@ -82,27 +85,10 @@ class Sharpened:
         self.sequence, self.share, self.steps, self.inflation = sequence, share, steps, inflation
         self._prior: Latent | None = None  # of the newest step
 
-    @property
-    def valid(self) -> Bool[Tensor, "B T"]:
-        """The rows that count."""
-        return self.sequence.valid
-
-    def initial(self, samples: int) -> Carry:
-        """The sequence's own."""
-        return self.sequence.initial(samples)
-
     def step(self, carry: Carry, t: int) -> tuple[Carry, Float[Tensor, "N B D"], Latent]:
         """The sequence's own; `proposal` is for the h_t that this gave last."""
-        carry, deter, self._prior = self.sequence.step(carry, t)
+        carry, deter, self._prior = super().step(carry, t)
         return carry, deter, self._prior
-
-    def advance(self, carry: Carry, state: State) -> Carry:
-        """The sequence's own."""
-        return self.sequence.advance(carry, state)
-
-    def likelihood(self, state: State, t: int) -> dict[str, Float[Tensor, "N B"]]:
-        """The sequence's own."""
-        return self.sequence.likelihood(state, t)
 
     def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Mixture:
         """The mixture, for every particle."""
