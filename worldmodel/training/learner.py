@@ -139,9 +139,9 @@ class Learner(Generic[Model]):
             group["lr"].fill_(rate)
         self._beta.fill_(self.objective.at(self.updates).beta)
         self.updates += 1
-        return replace(self._step(batch), learning_rate=rate)
+        return self._step(batch, rate)
 
-    def _step(self, batch: Batch) -> Update:
+    def _step(self, batch: Batch, rate: float) -> Update:
         """An update with the rate and the beta that were set; its operations are the same every time."""
         objective = replace(self.objective, beta=self._beta)
         bound, optimised, states = self._explain(batch, objective, self.generator, self.processes.sum_over)
@@ -151,7 +151,7 @@ class Learner(Generic[Model]):
         grad_norm = self._clip_gradients()
         self.optimizer.step()
         detached = State(states.deter.detach(), states.stoch.detach())
-        return Update(_detach_bound(bound), _detach_loss(optimised), detached, grad_norm, learning_rate=math.nan)
+        return Update(_detach_bound(bound), _detach_loss(optimised), detached, grad_norm, rate)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and the optimiser's state, by name; see `states`. The generator's state is not among them."""
