@@ -12,38 +12,18 @@ from pathlib import Path
 import pytest
 
 import worldmodel
+from brief_runs import TWELVE_UPDATES
 from worldmodel.data.replay import Replay
 from worldmodel.training.checkpoint import load_checkpoint
 
 ROOT = Path(worldmodel.__file__).parent.parent
-# 120 rows after the prefill and 0.1 updates a row: 12 updates.
-SETTINGS = {
-    "env.num_envs": 2,
+SETTINGS = TWELVE_UPDATES | {
     "replay.batch_size": 6,
-    "replay.sequence_length": 8,
-    "encoder.units": 12,
-    "rssm.deter": 8,
-    "rssm.hidden": 8,
-    "rssm.blocks": 2,
-    "rssm.stoch": 2,
-    "decoder.units": 12,
-    "training.prefill": 40,
-    "training.env_steps": 160,
-    "training.train_ratio": 4.8,
-    "training.log_every": 1,
-    "training.evaluate_every": 6,
-    "training.save_every": 3,
-    "evaluation.episodes": 2,
-    "evaluation.max_length": 12,
-    "evaluation.context": 4,
-    "evaluation.horizon": 6,
-    "evaluation.samples": 2,
-    "evaluation.particles": 0,
+    "training.train_ratio": 4.8,  # for as many updates
     "evaluation.acting_episodes": 1,
     "acting.policy": "actor",
     "behaviour.starts": 6,
     "behaviour.horizon": 3,
-    "tracking": "none",
 }
 OPTIONS = [f"--{key}={value}" for key, value in SETTINGS.items()]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
