@@ -264,7 +264,7 @@ def test_weights_of_the_two_hot_density_of_before_are_refused(tmp_path, trained)
     assert load_checkpoint(path).settings["decoder"] == {"reward": "twohot"}
     tensors, header = older_checkpoints.read(path)
     save_file(tensors, path, metadata={"worldmodel": json.dumps({**header, "format": 3})})
-    with pytest.raises(CheckpointError, match="its two-hot reward is a density of before"):
+    with pytest.raises(CheckpointError, match="its two-hot reward is a density that this version no longer has"):
         load_checkpoint(path)
 
 

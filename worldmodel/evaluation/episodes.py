@@ -33,7 +33,7 @@ class Summary(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Calibration:
+class PlanForecast:
     """What a planner's model expected of its first plan in every episode, beside what came."""
 
     horizon: int  # steps that are counted
@@ -48,7 +48,7 @@ class Played:
 
     returns: Float[np.ndarray, " E"]  # the sum of an episode's rewards
     lengths: Int[np.ndarray, " E"]  # its actions
-    calibration: Calibration | None  # of a policy that plans
+    calibration: PlanForecast | None  # of a policy that plans
     cpu_seconds: float  # of the policy, per action: of one environment among those side by side
 
 
@@ -84,7 +84,7 @@ def play(
         horizon, discount = forecast.planning.planner.horizon, forecast.planning.discount
         real = np.concatenate([_discounted(one.reward, horizon, discount) for one in played])
         predicted = np.concatenate([one.predicted for one in played])
-        calibration = Calibration(horizon, discount, predicted, real)
+        calibration = PlanForecast(horizon, discount, predicted, real)
     return Played(returns, lengths, calibration, timed.seconds / timed.actions)
 
 

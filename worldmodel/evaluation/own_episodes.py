@@ -22,7 +22,7 @@ from worldmodel.types import Batch, Policy, State
 ENDING_BINS = (0.0, 0.001, 0.01, 0.1, 0.5)  # least probability of each
 
 
-class Calibration(NamedTuple):
+class CriticForecast(NamedTuple):
     """What a critic expects in the first state of each episode, and the discounted rewards that came."""
 
     predicted: Float[Tensor, " E"]
@@ -42,7 +42,7 @@ class Judged(NamedTuple):
     """How well a model knows episodes."""
 
     bound: dict[str, float]  # on their evidence, and its terms: nats per step
-    calibration: Calibration | None  # if there is a critic
+    calibration: CriticForecast | None  # if there is a critic
     ending: list[Ending]
 
 
@@ -97,7 +97,7 @@ def judge(
         ends.append(_ends(model, states, part, generator))
     return Judged(
         {name: total / int(episodes.valid.sum()) for name, total in totals.items()},
-        Calibration(*(torch.cat(x) for x in zip(*calibrations, strict=True))) if value is not None else None,
+        CriticForecast(*(torch.cat(x) for x in zip(*calibrations, strict=True))) if value is not None else None,
         ending(*(torch.cat(x) for x in zip(*ends, strict=True))),
     )
 

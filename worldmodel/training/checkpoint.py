@@ -124,7 +124,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     _check_header(path, header)
     decoder = header["settings"].get("decoder")
     if form < FORMAT and isinstance(decoder, dict) and decoder.get("reward") == "twohot":
-        raise CheckpointError(f"{path}: its two-hot reward is a density of before, with another mean; train it again")
+        words = "its two-hot reward is a density that this version no longer has (its mean was wrong)"
+        raise CheckpointError(f"{path}: {words}; train the model again")
     if form == 2:
         tensors = {_present_name(name): value for name, value in tensors.items()}
     names = dict.fromkeys(name.partition("/")[0] for name in tensors)
