@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
 from worldmodel.system.launched import Launched
+from worldmodel.training.captured import CapturableLearner, CapturedUpdate, CudaRecorder
 from worldmodel.training.evaluators import Evaluator, EvidenceEvaluator, HeldOutEvaluator, RoughEvidenceSettings
 from worldmodel.training.learner import Learner
 from worldmodel.training.processes import ALONE, Processes
@@ -279,6 +280,23 @@ def build_learner(
         autocast=config.training.autocast,
         processes=processes,
     )
+
+
+def require_capturable(config: Config, device: torch.device, processes: int = 1) -> None:
+    """Raise ValueError if `training.cuda_graph` asks for a graph of updates that cannot be captured here."""
+    wanted, name = config.training.cuda_graph, "training.cuda_graph"
+    expected = f"false on the device {device}, which has no CUDA graphs"
+    require(not wanted or device.type == "cuda", name, expected, wanted)
+    require(not wanted or processes == 1, name, f"false where {processes} processes share the training", wanted)
+
+
+def build_captured_update(
+    config: Config, learners: Mapping[str, CapturableLearner], device: torch.device
+) -> CapturedUpdate | None:
+    """Steps of all learners as a CUDA graph; None where they are to be taken as they are."""
+    if not config.training.cuda_graph:
+        return None
+    return CapturedUpdate(learners, CudaRecorder(device, [learner.generator for learner in learners.values()]))
 
 
 def build_replay(config: Config, environments: Environments, folder: Path) -> Replay:

@@ -17,6 +17,7 @@ from worldmodel.training.metrics import (
     evaluation_metrics,
     kl_summary,
     learning_rates,
+    made_of,
     metric_name,
 )
 from worldmodel.types import State
@@ -40,7 +41,7 @@ class Reported:
 def recent(*updates):
     found = RecentUpdates()
     for update in updates:
-        found.add(update)
+        found.add(made_of(update))
     return found
 
 
@@ -79,7 +80,7 @@ def test_the_first_update_that_is_not_finite_is_named_with_its_own_places(tmp_pa
 def test_places_are_cleared_with_the_numbers(tmp_path):
     kept = recent({"world": Reported(place=3)})
     kept.clear()
-    kept.add({"world": Reported(math.nan, place=7)})
+    kept.add(made_of({"world": Reported(math.nan, place=7)}))
     with pytest.raises(NonFiniteLossError, match="obs at row 7"):
         kept.read(2, tmp_path)
 

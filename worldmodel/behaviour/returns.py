@@ -106,6 +106,6 @@ def weighted_quantiles(
     """The smallest x below or at which lies each share of the summed weight."""
     ordered, order = x.flatten().sort()
     cumulative = weight.flatten()[order].double().cumsum(0)
-    wanted = cumulative[-1] * cumulative.new_tensor(shares)
+    wanted = torch.stack([cumulative[-1] * share for share in shares])  # numbers from the host would have to be copied
     place = torch.searchsorted(cumulative, wanted).clamp(max=len(ordered) - 1)
     return list(ordered[place])

@@ -48,11 +48,11 @@ from worldmodel.runs.run import Run, open_run, write_report
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.launched import launched
 from worldmodel.training.arithmetic import arithmetic
-from worldmodel.training.checkpoint import BEHAVIOUR, Checkpoint, CheckpointError, newest_sound, require_settings
+from worldmodel.training.behaviour_learner import BehaviourLearner
+from worldmodel.training.checkpoint import BEHAVIOUR, WORLD, Checkpoint, CheckpointError, newest_sound, require_settings
 from worldmodel.training.divergence import ADVICE, NonFiniteLossError
 from worldmodel.training.history import History, rewind_metrics
 from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
-from worldmodel.training.learner import AnyLearner
 from worldmodel.training.processes import Processes, joined
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
@@ -137,8 +137,10 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
 
 @contextmanager
 def _processes(config: Config) -> Iterator[Processes]:
-    """The processes that share the run; raises ValueError if a batch cannot be shared equally."""
-    with joined(build.build_device(config.device, launched()), compiling=config.training.compile) as processes:
+    """The processes that share the run; raises ValueError if they, or their device, cannot do what is asked."""
+    device = build.build_device(config.device, launched())
+    build.require_capturable(config, device, launched().world)
+    with joined(device, compiling=config.training.compile) as processes:
         processes.share_of(config.replay.batch_size, "replay.batch_size")
         if config.acting.policy == "actor":
             processes.share_of(config.behaviour.starts, "behaviour.starts")
@@ -304,19 +306,19 @@ def _trainer(
     tracker: Tracker,
     progress: RunProgress,
     processes: Processes,
-    **others: Any,
+    **given: Any,
 ) -> Trainer:
     rank = processes.rank  # every process draws other rows and other latents
     randomness = {
         "sampling": make_generator(config.seed, stream=Stream.SAMPLING, rank=rank),
         "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device, rank=rank),
     }
-    learners: dict[str, AnyLearner] = {}
+    learner = build.build_learner(config, model, randomness["latents"], processes)
+    others: dict[str, BehaviourLearner] = {}
     if agent is not None:
         generator = make_generator(config.seed, stream=Stream.BEHAVIOUR, device=model.device, rank=rank)
         randomness[BEHAVIOUR] = generator
-        learners[BEHAVIOUR] = build_acting.build_behaviour_learner(config, agent, model, generator, processes)
-    learner = build.build_learner(config, model, randomness["latents"], processes)
+        others[BEHAVIOUR] = build_acting.build_behaviour_learner(config, agent, model, generator, processes)
     held_out, evaluators = build.build_evaluators(
         config, learner, heldout.to(model.device), replay, agent, worlds.playing
     )
@@ -333,9 +335,10 @@ def _trainer(
         settings=build.lasting_settings(config),
         evaluators=evaluators,
         best_by="elbo" if worlds.playing is None else "return",
-        others=learners,
+        others=others,
         processes=processes,
-        **others,
+        update=build.build_captured_update(config, {WORLD: learner, **others}, model.device),
+        **given,
     )
 
 

@@ -80,6 +80,15 @@ class BehaviourLearner:
 
     def update(self, batch: Batch, before: Mapping[str, AnyUpdate]) -> BehaviourUpdate:
         """Take one step of both on what follows from the states that the world model's update found in the batch."""
+        return self.step(batch, before, self.begin())
+
+    def begin(self) -> float:
+        """Count one more update: -> its learning rate, which is the same for all."""
+        self.updates += 1
+        return self.learning_rate
+
+    def step(self, batch: Batch, before: Mapping[str, AnyUpdate], rate: float) -> BehaviourUpdate:
+        """The rest of an update, after `begin`; its operations are the same every time."""
         of_world = before[WORLD]
         assert isinstance(of_world, Update)
         states = of_world.states
@@ -96,7 +105,6 @@ class BehaviourLearner:
         norms = {f"grad_norm/{name}": self._clip(network) for name, network in self.networks.items()}
         self.optimizer.step()
         agent.update_slow_critic()
-        self.updates += 1
         losses = {"actor": actor_loss.value.detach(), "critic": critic_loss.value.detach()}
         means = self._means(
             {f"loss/{name}": loss for name, loss in losses.items()},
@@ -115,7 +123,7 @@ class BehaviourLearner:
             **norms,
             "return_scale": agent.return_scale(),
         }
-        return BehaviourUpdate({name: x.detach() for name, x in numbers.items()}, losses, self.learning_rate)
+        return BehaviourUpdate({name: x.detach() for name, x in numbers.items()}, losses, rate)
 
     def state(self) -> dict[str, Tensor]:
         """Weights, the returns' scale and the optimiser's state, by name; the generator's is not among them."""

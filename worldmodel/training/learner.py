@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from worldmodel.objectives.batch_bound import TrainedModel, bound_loss_and_states
 from worldmodel.objectives.elbo import Bound, Total, own
 from worldmodel.objectives.loss import Loss, Objective
+from worldmodel.training.optimizers import make_optimizer
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.states import learner_state, restore_learner
 from worldmodel.types import Batch, State
@@ -127,22 +128,30 @@ class Learner(Generic[Model]):
         # What changes from update to update is a tensor, so that every update is the same operations on the device.
         device = self.parameters[0].device
         precision = torch.float64 if device.type == "cpu" else torch.float32  # as AdamW reads a rate there
-        rate, self._beta = torch.zeros((), dtype=precision, device=device), torch.zeros((), device=device)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=weight_decay, eps=eps, fused=True)
+        self._beta = torch.zeros((), device=device)
+        self.optimizer = make_optimizer(
+            "adamw", self.parameters, learning_rate=learning_rate, weight_decay=weight_decay, eps=eps
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.zeros((), dtype=precision, device=device)
         self.updates = 0
         self._schedule = (learning_rate, warmup, final_fraction, total_updates)
 
     def update(self, batch: Batch, before: Mapping[str, AnyUpdate] | None = None) -> Update:
         """Take one step on a batch of [B, T] rows. What other learners did before it makes no difference."""
+        return self.step(batch, {}, self.begin())
+
+    def begin(self) -> float:
+        """Count one more update, and set its learning rate and beta on the device: -> the rate."""
         rate = learning_rate(self.updates, *self._schedule)
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
         self._beta.fill_(self.objective.at(self.updates).beta)
         self.updates += 1
-        return self._step(batch, rate)
+        return rate
 
-    def _step(self, batch: Batch, rate: float) -> Update:
-        """An update with the rate and the beta that were set; its operations are the same every time."""
+    def step(self, batch: Batch, before: Mapping[str, AnyUpdate], rate: float) -> Update:
+        """The rest of an update, with what `begin` set; its operations are the same every time."""
         objective = replace(self.objective, beta=self._beta)
         bound, optimised, states = self._explain(batch, objective, self.generator, self.processes.sum_over)
         self.optimizer.zero_grad()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,20 +17,35 @@ from worldmodel.training.learner import AnyUpdate, Update
 KL_SUMMARY = ("mean", "median", "q95", "optimised_mean")
 
 
+class Made(NamedTuple):
+    """What one update of every learner reports, on the device."""
+
+    updates: Mapping[str, AnyUpdate]  # by the learner's name
+    scalars: Mapping[str, Tensor]  # of all of them, [] by the metric's name; see `AnyUpdate.scalars`
+    places: Mapping[str, Tensor]  # likewise; see `AnyUpdate.first_non_finite`
+
+
+def made_of(updates: Mapping[str, AnyUpdate]) -> Made:
+    """What the updates of all learners report, by the learners' names."""
+    scalars = {name: update.scalars() for name, update in updates.items()}
+    places = {name: update.first_non_finite() for name, update in updates.items()}
+    return Made(updates, _of_all(scalars), _of_all(places))
+
+
 class RecentUpdates:
     """What every update since the last log reported. It stays on the device until it is read."""
 
     def __init__(self) -> None:
-        self._scalars: list[dict[str, Tensor]] = []  # one entry an update
-        self._places: list[dict[str, Tensor]] = []
+        self._scalars: list[Mapping[str, Tensor]] = []  # one entry an update
+        self._places: list[Mapping[str, Tensor]] = []
 
     def __len__(self) -> int:
         return len(self._scalars)
 
-    def add(self, updates: Mapping[str, AnyUpdate]) -> None:
-        """Keep what an update of each learner, by the learner's name, reports."""
-        self._scalars.append(_of_all({name: update.scalars() for name, update in updates.items()}))
-        self._places.append(_of_all({name: update.first_non_finite() for name, update in updates.items()}))
+    def add(self, made: Made) -> None:
+        """Keep the numbers of an update."""
+        self._scalars.append(made.scalars)
+        self._places.append(made.places)
 
     def clear(self) -> None:
         """Forget them, since they were reported."""

@@ -31,6 +31,7 @@ class LaProp(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-20,
         weight_decay: float = 0.0,
+        capturable: bool = False,
     ) -> None:
         """Args:
         parameters: what is optimised.
@@ -38,6 +39,8 @@ class LaProp(torch.optim.Optimizer):
         betas: b1 of the momentum, b2 of the squares.
         eps: of the denominator.
         weight_decay: decoupled from the gradient, as AdamW's.
+        capturable: count steps on the parameters' device, where a CUDA graph of a step counts on, instead of on the
+            host. Steps differ by rounding.
         Raises:
             ValueError: if a number is out of its range.
         """
@@ -46,7 +49,8 @@ class LaProp(torch.optim.Optimizer):
             raise ValueError(
                 f"lr, betas, eps, weight_decay: expected betas in [0, 1), the rest zero or more, got {got}"
             )
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "capturable": capturable}
+        super().__init__(parameters, settings)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -56,22 +60,48 @@ class LaProp(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._move(p, p.grad, group)
+            moved = [p for p in group["params"] if p.grad is not None]
+            if group["capturable"] and moved:
+                self._move_together(moved, group)
+                continue
+            for p in moved:
+                self._move(p, p.grad, group)
         return loss
 
-    def _move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state, (b1, b2), lr = self.state[p], group["betas"], group["lr"]
+    def _kept(self, p: Tensor, counts_on: torch.device) -> dict[str, Tensor]:
+        """What is kept of a parameter, from zero on."""
+        state = self.state[p]
         if not state:
-            state["step"] = torch.zeros(())  # on the CPU, where reading it costs nothing
+            state["step"] = torch.zeros((), device=counts_on)
             state["momentum"], state["square"] = torch.zeros_like(p), torch.zeros_like(p)
+        return state
+
+    def _move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        (b1, b2), lr = group["betas"], group["lr"]
+        state = self._kept(p, torch.device("cpu"))  # where reading a count costs nothing
         state["step"] += 1
         step, momentum, square = state["step"].item(), state["momentum"], state["square"]
         square.lerp_(gradient.square(), 1 - b2)
         size = (square / (1 - b2**step)).sqrt_().add_(group["eps"])
         momentum.lerp_(gradient / size, 1 - b1)
         p.mul_(1 - lr * group["weight_decay"]).add_(momentum, alpha=-lr / (1 - b1**step))
+
+    def _move_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """`_move` without numbers of the host that change, all parameters at once: no more launches than it takes."""
+        (b1, b2), lr = group["betas"], group["lr"]
+        kept = [self._kept(p, p.device) for p in parameters]
+        steps, momenta, squares = ([one[name] for one in kept] for name in ("step", "momentum", "square"))
+        torch._foreach_add_(steps, 1)
+        counts = torch.stack(steps).double()  # in float32 1 - b2 would be right to four digits
+        weight1, weight2 = ((1 - beta**counts).to(squares[0].dtype).unbind() for beta in (b1, b2))
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - b2)
+        sizes = torch._foreach_div(squares, weight2)
+        torch._foreach_sqrt_(sizes)
+        torch._foreach_add_(sizes, group["eps"])
+        torch._foreach_lerp_(momenta, torch._foreach_div(gradients, sizes), 1 - b1)
+        torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(parameters, torch._foreach_div(momenta, weight1), alpha=-lr)
 
 
 @torch.no_grad()
@@ -119,8 +149,16 @@ def make_optimizer(
     weight_decay: float = 0.0,
     eps: float | None = None,
 ) -> torch.optim.Optimizer:
-    """torch's fused AdamW, or LaProp; eps is the optimiser's own (1e-8 and 1e-20) if None."""
+    """torch's fused AdamW, or LaProp; eps is the optimiser's own (1e-8 and 1e-20) if None.
+
+    On another device than the CPU a step can be captured in a graph, and is the same whether it is or not.
+    """
+    parameters = list(parameters)
+    capturable = any(p.device.type != "cpu" for p in parameters)
     if name == "laprop":
-        return LaProp(parameters, learning_rate, eps=1e-20 if eps is None else eps, weight_decay=weight_decay)
+        eps = 1e-20 if eps is None else eps
+        return LaProp(parameters, learning_rate, eps=eps, weight_decay=weight_decay, capturable=capturable)
     eps = 1e-8 if eps is None else eps
-    return torch.optim.AdamW(parameters, lr=learning_rate, eps=eps, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(
+        parameters, lr=learning_rate, eps=eps, weight_decay=weight_decay, fused=True, capturable=capturable
+    )

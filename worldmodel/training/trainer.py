@@ -1,7 +1,7 @@
 """The training loop: collect, sample, step, log if due, evaluate if due, save if due."""
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from worldmodel.training.history import History
 from worldmodel.training.interruptions import AbandonedError, Interruptions
 from worldmodel.training.journal import Journal
 from worldmodel.training.learner import AnyLearner, AnyUpdate, Learner
-from worldmodel.training.metrics import Pace, RecentUpdates, metric_name, training_metrics
+from worldmodel.training.metrics import Made, Pace, RecentUpdates, made_of, metric_name, training_metrics
 from worldmodel.training.prefill import fit_to_prefill
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.progress import RunProgress
@@ -63,6 +63,7 @@ class Trainer:
         interruptions: Interruptions | None = None,
         others: Mapping[str, AnyLearner] | None = None,
         processes: Processes = ALONE,
+        update: Callable[[Batch], Made] | None = None,
     ) -> None:
         """Args:
         learner: of the world model.
@@ -81,6 +82,7 @@ class Trainer:
         interruptions: signals that came before, and those that come while it runs.
         others: learners beside the world model's, by the names of their parts of a checkpoint.
         processes: those that share the training.
+        update: takes a step of every learner on a batch; each learner's own `update`, in their order, if None.
         """
         if taken := sorted({WORLD, POLICY, RANDOM} & (others or {}).keys()):
             raise ValueError(f"others: expected names of learners that no other part has, got {', '.join(taken)}")
@@ -102,6 +104,7 @@ class Trainer:
         self._recent = RecentUpdates()
         self._failures_told = 0
         self._pace = Pace()
+        self._take_steps = self._one_by_one if update is None else update
         self._share(processes)
 
     def _share(self, processes: Processes) -> None:
@@ -233,12 +236,16 @@ class Trainer:
                 self._save("last")
 
     def _update(self, batch: Batch) -> None:
-        made: dict[str, AnyUpdate] = {}
-        for name, learner in self.learners.items():
-            made[name] = learner.update(batch, made)
+        made = self._take_steps(batch)
         self.updates += 1
-        self._last = made
+        self._last = made.updates
         self._recent.add(made)
+
+    def _one_by_one(self, batch: Batch) -> Made:
+        updates: dict[str, AnyUpdate] = {}
+        for name, learner in self.learners.items():
+            updates[name] = learner.update(batch, updates)
+        return made_of(updates)
 
     def _asked_to_stop(self) -> bool:
         """Whether all processes stop now. They agree on it here alone, and so make the same sums at the same places."""
