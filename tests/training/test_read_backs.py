@@ -1,7 +1,7 @@
 """A whole update reads nothing back to the host, so that it never waits for a GPU and a graph can be captured of it.
 
-It runs on tensors that have shapes and no numbers: whatever asks for a number, or for a shape that depends on one,
-fails.
+It runs on a GPU that is not there (`scripts/pretended_gpu.py`): tensors that have shapes and no numbers. Whatever asks
+for a number, or for a shape that depends on one, or for a tensor of the host, fails.
 """
 
 from pathlib import Path
@@ -12,49 +12,100 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from scripts.pretended_gpu import HostTensorError, pretended_gpu
 from worldmodel.build import build_learner, build_model
+from worldmodel.build_acting import build_agent, build_behaviour_learner
 from worldmodel.config_io import read_config
-from worlds import MIXED_SPEC, VECTOR_SPEC, make_batch
+from worldmodel.training.captured import WARM_UP, CapturedUpdate
+from worlds import INTEGER_SPEC, MIXED_SPEC, VECTOR_SPEC, make_batch
 
 RECIPES = Path(__file__).parents[2] / "configs" / "recipes"
 SMALL = {"rssm.deter": 16, "rssm.hidden": 12, "rssm.blocks": 2, "rssm.stoch": 4, "encoder.units": 12}
 CATEGORICAL = {"rssm.latent": "categorical", "rssm.classes": 5}
+ACTS = SMALL | {"acting.policy": "actor", "behaviour.horizon": 3, "behaviour.starts": 4}
 
 
-def update(spec=VECTOR_SPEC, settings=None, recipe=None):
-    """The last of two updates without numbers: the first makes what the optimiser keeps."""
+class AsCaptured:
+    """A recorder whose graph runs what it was captured of: -> how often that ran."""
+
+    def __init__(self):
+        self.runs = 0
+
+    def aside(self, function):
+        self.runs += 1
+        function()
+
+    def record(self, function):
+        return lambda: self.aside(function)
+
+
+def learners_of(model, agent, config, place=lambda x: x):
+    """World model, and actor and critic if there are some, as learners, on the device that `place` takes tensors to."""
+    model._apply(place)
+    learners = {"world": build_learner(config, model, torch.Generator())}
+    if agent is not None:
+        agent._apply(place)
+        learners["behaviour"] = build_behaviour_learner(config, agent, model, torch.Generator())
+    return learners
+
+
+def updates(spec=VECTOR_SPEC, settings=None, recipe=None):
+    """What the last of some updates reports that a graph would run."""
     config = read_config([RECIPES / f"{recipe}.yaml"] if recipe else [], settings)
-    model, numberless = build_model(config, spec), FakeTensorMode()
+    batch, recorder = make_batch(spec), AsCaptured()
+    model = build_model(config, spec)
+    agent = build_agent(config, model)
+    with pretended_gpu() as place:
+        learners = learners_of(model, agent, config, place)
+        update, there = CapturedUpdate(learners, recorder), tree_map_only(torch.Tensor, place, batch)
+        made = [update(there) for _ in range(WARM_UP + 1)][-1]
+    assert recorder.runs == WARM_UP + 1
+    return made
+
+
+WORLD_MODELS = {
+    "default": {},
+    "images and classes": {"spec": MIXED_SPEC, "settings": SMALL},
+    "whole numbers": {"spec": INTEGER_SPEC, "settings": SMALL},
+    "gru": {"settings": SMALL | {"rssm.cell": "gru", "rssm.blocks": 1}},  # the plain loop
+    "marginal": {"settings": SMALL | CATEGORICAL | {"rssm.gradient": "marginal"}},
+    "reinmax": {"settings": SMALL | CATEGORICAL | {"rssm.gradient": "reinmax", "decoder.reward": "categorical"}},
+    "warm-up": {"settings": SMALL | {"loss.kl_warmup": 10, "loss.free_nats": 1.0, "loss.free_nats_rule": "mean"}},
+    "V3": {"settings": SMALL, "recipe": "dreamer3"},
+    "V2": {"settings": SMALL | {"rssm.blocks": 1}, "recipe": "dreamer2"},
+    "smoothing": {"settings": SMALL, "recipe": "smoothing"},
+}
+ACTORS = {
+    "pathwise": {"settings": ACTS},
+    "pathwise without a limit": {"settings": ACTS | {"behaviour.gradient_limit": None}},
+    "reinforce": {"settings": ACTS | CATEGORICAL},
+    "classes of actions": {"spec": MIXED_SPEC, "settings": ACTS},
+    "of observations": {"settings": ACTS | {"actor.reads": "observation"}},
+    "a posterior that smooths": {"settings": ACTS, "recipe": "smoothing"},
+    "LaProp and adaptive clipping": {"settings": ACTS, "recipe": "dreamer3"},
+}
+
+
+@pytest.mark.parametrize("given", (WORLD_MODELS | ACTORS).values(), ids=(WORLD_MODELS | ACTORS).keys())
+def test_updates_read_nothing_back_and_take_nothing_from_the_host(given):
+    made = updates(**given)
+    assert len(made.updates) == 2 - (given in WORLD_MODELS.values())
+    assert all(x.shape == () for x in (*made.scalars.values(), *made.places.values()))
+
+
+def test_under_autocast_an_update_reads_nothing_back():
+    """On a CPU without numbers, since the device that is not there has no autocast."""
+    config = read_config([], SMALL | CATEGORICAL | {"training.autocast": True})
+    model, numberless = build_model(config, VECTOR_SPEC), FakeTensorMode()
     model._apply(numberless.from_tensor)
     learner = build_learner(config, model, torch.Generator())
     learner._beta = numberless.from_tensor(learner._beta)
     for group in learner.optimizer.param_groups:
         group["lr"] = numberless.from_tensor(group["lr"])
-    batch = tree_map_only(torch.Tensor, numberless.from_tensor, make_batch(spec))
+    batch = tree_map_only(torch.Tensor, numberless.from_tensor, make_batch())
     with numberless:
-        for _ in range(2):
-            made = learner.update(batch)
-        return made.scalars(), made.first_non_finite()
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {},
-        {"spec": MIXED_SPEC, "settings": SMALL},
-        {"settings": SMALL | {"rssm.cell": "gru", "rssm.blocks": 1}},  # the plain loop
-        {"settings": SMALL | CATEGORICAL | {"training.autocast": True}},
-        {"settings": SMALL | CATEGORICAL | {"rssm.gradient": "marginal"}},
-        {"settings": SMALL | CATEGORICAL | {"rssm.gradient": "reinmax", "decoder.reward": "categorical"}},
-        {"settings": SMALL | {"loss.kl_warmup": 10, "loss.free_nats": 1.0, "loss.free_nats_rule": "mean"}},
-        {"settings": SMALL, "recipe": "dreamer3"},
-        {"settings": SMALL | {"rssm.blocks": 1}, "recipe": "dreamer2"},
-        {"settings": SMALL, "recipe": "smoothing"},
-    ],
-    ids=["default", "images and classes", "gru", "autocast", "marginal", "reinmax", "warm-up", "V3", "V2", "smoothing"],
-)
-def test_an_update_reads_nothing_back(given):
-    assert all(x.shape == () for x in tree_leaves(update(**given)))
+        made = [learner.update(batch) for _ in range(2)][-1]
+        assert all(x.shape == () for x in tree_leaves((made.scalars(), made.first_non_finite())))
 
 
 class Issued(TorchDispatchMode):
@@ -69,18 +120,46 @@ class Issued(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_later_update_is_the_same_operations_with_another_rate_and_beta():
-    """So that it may be a graph that was captured of an earlier one: what differs is set before, in tensors."""
-    settings = SMALL | {"loss.kl_warmup": 10, "optimizer.warmup": 10}
-    config, batch, issued = read_config([], settings), make_batch(), []
-    learner = build_learner(config, build_model(config, VECTOR_SPEC), torch.Generator())
-    for _ in range(4):
+def issued_by(learners, batch, count):
+    """What each of so many updates asks of the device."""
+    found = []
+    for _ in range(count):
         with Issued() as operations:
-            learner.update(batch)
-        issued.append(operations.seen)
+            made = {}
+            for name, learner in learners.items():
+                made[name] = learner.update(batch, made)
+        found.append(operations.seen)
+    return found
+
+
+@pytest.mark.parametrize("acts", [False, True], ids=["world model", "actor and critic too"])
+def test_a_later_update_is_the_same_operations_with_another_rate_and_beta(acts):
+    """So that it may be a graph that was captured of an earlier one: what differs is set before, in tensors."""
+    settings = (ACTS if acts else SMALL) | {"loss.kl_warmup": 10, "optimizer.warmup": 10}
+    config = read_config([], settings)
+    model = build_model(config, VECTOR_SPEC)
+    issued = issued_by(learners_of(model, build_agent(config, model), config), make_batch(), 4)
     fills = [i for i, (one, other) in enumerate(zip(issued[1], issued[3], strict=True)) if one != other]
     assert [issued[1][i][0] for i in fills] == [torch.ops.aten.fill_.Scalar] * 2
     assert fills == [0, 1]
+
+
+@pytest.mark.parametrize("recipe", ["dreamer3"])
+def test_a_later_update_of_laprop_on_the_device_is_the_same_operations_too(recipe):
+    config = read_config([RECIPES / f"{recipe}.yaml"], ACTS)
+    model, seen, counted = build_model(config, VECTOR_SPEC), [], []
+    agent = build_agent(config, model)
+    with pretended_gpu(
+        heard=lambda func, leaves: seen.append((func, [x for x in leaves if isinstance(x, float)]))
+    ) as place:
+        learners, batch = learners_of(model, agent, config, place), tree_map_only(torch.Tensor, place, make_batch())
+        for _ in range(4):
+            seen.clear()
+            issued_by(learners, batch, 1)
+            counted.append(list(seen))
+    assert [one for one, other in zip(counted[1], counted[3], strict=True) if one != other] == counted[1][
+        :1
+    ]  # the rate
 
 
 @pytest.mark.parametrize(
@@ -89,13 +168,16 @@ def test_a_later_update_is_the_same_operations_with_another_rate_and_beta():
         (lambda x: float(x.sum()), DataDependentOutputException),
         (lambda x: bool((x > 0).any()), DataDependentOutputException),
         (lambda x: x[x > 0], DynamicOutputShapeException),
-        (lambda x: x.detach().numpy(), RuntimeError),
+        (lambda x: x.detach().numpy(), (RuntimeError, TypeError)),
         (lambda x: x.tolist(), DataDependentOutputException),
+        (lambda x: x.cpu(), HostTensorError),
+        (lambda x: x + torch.zeros(()), HostTensorError),
+        (lambda x: x + x.new_tensor([1.0]), AssertionError),
     ],
-    ids=["float", "bool", "mask", "numpy", "tolist"],
+    ids=["float", "bool", "mask", "numpy", "tolist", "cpu", "number of the host", "numbers of the host"],
 )
-def test_one_read_back_is_noticed(monkeypatch, read, error):
-    learner = "worldmodel.training.learner.Learner._clip_gradients"
-    monkeypatch.setattr(learner, lambda self: read(self.parameters[0].grad))
+@pytest.mark.parametrize("learner", ["learner.Learner._clip_gradients", "behaviour_learner.BehaviourLearner._clip"])
+def test_one_read_back_is_noticed(monkeypatch, learner, read, error):
+    monkeypatch.setattr(f"worldmodel.training.{learner}", lambda self, *_: read(next(self.model.parameters()).grad))
     with pytest.raises(error):
-        update(settings=SMALL)
+        updates(settings=ACTS)
