@@ -169,8 +169,8 @@ def table() -> str:
     for case in cases():
         whole, outside = counted(case, plain=False)
         columns += [counted(case, plain=True)[0], whole, outside]
-        names += [f"{case.name}: plain loops and formulas", "as it runs", "beside its graph"]
-    lines = ["| operations | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
+        names += [f"{case.name}: before", "as it runs", "beside its graph"]
+    lines = ["| operations of an update | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
     for part in PARTS:
         lines.append(f"| {part} | " + " | ".join(f"{counts[part]:,}" for counts in columns) + " |")
     totals = (f"{sum(counts.values()):,}" for counts in columns)

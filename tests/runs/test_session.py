@@ -586,6 +586,13 @@ def test_a_folder_that_cannot_be_written_in_is_refused_before_work_starts(tmp_pa
         start(tmp_path / "file" / "runs")
 
 
+def test_a_graph_is_refused_where_there_are_none_before_work_starts(tmp_path):
+    settings = {"training.cuda_graph": True, "device": "cpu", "runs": str(tmp_path / "runs")}
+    with pytest.raises(ValueError, match=r"training\.cuda_graph: expected false on the device cpu"):
+        train((), settings)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files, as a full disk would")
 @pytest.mark.parametrize(
     ("limit", "prefill", "fails"),

@@ -23,15 +23,17 @@ def run(optimizer, p, gradients):
         optimizer.step()
 
 
+@pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_laprop_is_its_recursion(decay):
+def test_laprop_is_its_recursion(decay, capturable):
     rng = np.random.default_rng(0)
     start, gradients = (
         rng.normal(size=(3, 2)),
         list(rng.normal(size=(20, 3, 2)) * 10.0 ** rng.uniform(-6, 3, (20, 1, 1))),
     )
     p = nn.Parameter(torch.from_numpy(start.copy()))
-    run(LaProp([p], lr=0.01, betas=(0.8, 0.9), eps=1e-12, weight_decay=decay), p, gradients)
+    optimizer = LaProp([p], lr=0.01, betas=(0.8, 0.9), eps=1e-12, weight_decay=decay, capturable=capturable)
+    run(optimizer, p, gradients)
     np.testing.assert_allclose(
         p.detach().numpy(), numpy_laprop(start, gradients, 0.01, 0.8, 0.9, 1e-12, decay), rtol=1e-12
     )
@@ -53,9 +55,10 @@ def test_a_sudden_large_gradient_leaves_laprop_calm_where_adam_jumps():
     assert q.abs().item() > 10
 
 
-def test_parameters_without_a_gradient_stay_and_catch_up_by_their_own_count():
+@pytest.mark.parametrize("capturable", [False, True])
+def test_parameters_without_a_gradient_stay_and_catch_up_by_their_own_count(capturable):
     p, q = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
-    optimizer = LaProp([p, q], lr=0.01)
+    optimizer = LaProp([p, q], lr=0.01, capturable=capturable)
     run(optimizer, p, [np.ones(2)] * 3)
     assert torch.equal(q.detach(), torch.ones(2, dtype=torch.float64))
     p.grad = None
@@ -63,18 +66,25 @@ def test_parameters_without_a_gradient_stay_and_catch_up_by_their_own_count():
     torch.testing.assert_close(q.detach(), torch.full((2,), 0.99, dtype=torch.float64))
 
 
-def test_laprop_goes_on_from_a_checkpoint():
+@pytest.mark.parametrize("capturable", [False, True])
+def test_laprop_goes_on_from_a_checkpoint(capturable):
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=3), list(rng.normal(size=(6, 3)))
     p, q = (nn.Parameter(torch.from_numpy(start.copy())) for _ in range(2))
-    whole, first = LaProp([p], lr=0.01), LaProp([q], lr=0.01)
+    whole, first = (LaProp([x], lr=0.01, capturable=capturable) for x in (p, q))
     run(whole, p, gradients)
     run(first, q, gradients[:3])
-    second = LaProp([q], lr=0.01)
+    second = LaProp([q], lr=0.01, capturable=capturable)
     second.load_state_dict(first.state_dict())
     run(second, q, gradients[3:])
     assert torch.equal(p, q)
     assert all(isinstance(x, torch.Tensor) for x in second.state[q].values())  # as checkpoints store them
+
+
+def test_on_a_cpu_steps_are_counted_on_the_host_and_elsewhere_on_the_device():
+    for device, capturable in (("cpu", False), ("meta", True)):
+        optimizer = make_optimizer("laprop", [nn.Parameter(torch.ones(2, device=device))], learning_rate=0.1)
+        assert optimizer.param_groups[0]["capturable"] is capturable
 
 
 def test_a_closure_is_called_with_gradients_and_its_loss_comes_back():
