@@ -100,12 +100,15 @@ class Trainer:
         self.first_loss: float | None = None  # of the weights of the run's first checkpoint
         self._evaluated: int | None = None  # the update of the newest evaluation, those of earlier sessions included
         self._ready = False  # whether the prefill is over, so that there is something to save
+        self._take_steps = self._one_by_one if update is None else update
+        self._report_anew()
+        self._share(processes)
+
+    def _report_anew(self) -> None:
         self._last: Mapping[str, AnyUpdate] = {}  # the newest update of every learner
         self._recent = RecentUpdates()
         self._failures_told = 0
         self._pace = Pace()
-        self._take_steps = self._one_by_one if update is None else update
-        self._share(processes)
 
     def _share(self, processes: Processes) -> None:
         self.processes = processes
