@@ -5,13 +5,13 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scan_cases import B, T, gradients, inputs, make, observed
 from worldmodel.models import rssm as rssm_module
-from worldmodel.models.latents import CategoricalFamily, GaussianFamily
+from worldmodel.models.latents import CategoricalFamily
 from worldmodel.models.rssm import RSSM, runs_as_scan
 from worldmodel.objectives.batch_bound import bound_and_loss
 from worldmodel.objectives.loss import Objective
 from worldmodel.types import State
-from scan_cases import B, T, gradients, inputs, make, observed
 from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}  # float64, whose sums are taken in another order
@@ -22,6 +22,7 @@ LATENTS = {
     "marginal": CategoricalFamily(3, 5, 0.01, "marginal"),
 }
 latents = pytest.mark.parametrize("latent", LATENTS.values(), ids=LATENTS)
+
 
 @latents
 @pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])

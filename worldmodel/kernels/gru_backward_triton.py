@@ -1,6 +1,7 @@
-"""The launches of a step of the block GRU and of the posterior's head, backward, as Triton kernels: see `gru_reference`.
+"""The launches of a step of the block GRU and of the posterior's head, backward, as Triton kernels.
 
-As forward, a product whose factor has come back through a norm works that factor out again in every program.
+`gru_reference` defines them. As forward, a product whose factor has come back through a norm works that factor out in
+every program.
 (`no_type_check`: Triton reads the source of a function, so the type checker of the tests must not wrap it.)
 """
 
@@ -178,8 +179,7 @@ def draw_categorical_back(
     logits = tl.reshape(tl.load(raw_ptr + at, mask=inside, other=0.0).to(tl.float32), (ROWS, GROUPS, CLASSES))
     row, group = row[:, None, None], (tl.program_id(1) * GROUPS + tl.arange(0, GROUPS))[None, :, None]
     k = tl.arange(0, CLASSES)[None, None, :]
-    softmax, _, _ = mixed_softmax(logits, k < K, 1.0, 0.0, True)
-    softmax = tl.where(k < K, softmax, 0.0)
+    softmax, _, _ = mixed_softmax(logits, k < K, 1.0, 0.0, False)
     centred = reached - tl.sum(softmax * reached, axis=2, keep_dims=True)
     inside = (row < n_rows) & (group < S) & (k < K)
     store_raw(share * softmax * centred, of_raw_ptr, narrow_ptr, read_ptr, row, group * K + k, inside, S * K, READ)
@@ -323,7 +323,7 @@ def draw_back(
     if draw.classes:
         groups, classes = classes_of(draw.groups, draw.classes)
         columns, tiles = groups * classes, triton.cdiv(draw.groups, groups)
-        own = {"K": draw.classes, "share": 1 - draw.setting, "GROUPS": groups, "CLASSES": classes}
+        own: dict[str, Any] = {"K": draw.classes, "share": 1 - draw.setting, "GROUPS": groups, "CLASSES": classes}
         launch_step(draw_categorical_back, len(raw), tiles, columns, {**arguments, **own})
     else:
         columns, tiles = columns_of(draw.groups)
@@ -337,7 +337,9 @@ def norm_back(reached: Normalised, out: Tensor, out_narrow: Tensor | None) -> No
     launch_step(norm_backward, len(out), 1, 32, {**_normalised(reached), **own})
 
 
-def read_back(inputs: Normalised | None, keep: Tensor, layer: Normalised, read: Tensor, read_narrow: Tensor | None) -> None:
+def read_back(
+    inputs: Normalised | None, keep: Tensor, layer: Normalised, read: Tensor, read_narrow: Tensor | None
+) -> None:
     """See `gru_reference.read_back`."""
     hidden, width = layer.x.shape[-1], read.shape[-1]
     parts = 3 if width > 2 * hidden and read_narrow is not None else 2
@@ -347,7 +349,9 @@ def read_back(inputs: Normalised | None, keep: Tensor, layer: Normalised, read: 
     })  # fmt: skip
 
 
-def gates_back(of_deter: Tensor, from_read: Tensor, slopes: Tensor, matrix: Tensor, opened: Tensor, active: Tensor) -> None:
+def gates_back(
+    of_deter: Tensor, from_read: Tensor, slopes: Tensor, matrix: Tensor, opened: Tensor, active: Tensor
+) -> None:
     """See `gru_reference.gates_back`."""
     blocks, width, _ = matrix.shape
     columns, tiles = columns_of(width)

@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from worldmodel.kernels.launch_triton import launch_grid
+from worldmodel.kernels import launch_triton
 
 ROWS, LEAST, MOST = 16, 16, 32  # rows of a program; columns of a program, at least and at most
 INNER = 32  # how much of a row is read at a time
@@ -36,13 +36,15 @@ def precision(matrix: Tensor) -> str:
 
     TF32 units take half precision without loss, and are many times faster than exact ones. Not all of AMD's have them.
     """
-    if torch.version.hip:
+    if launch_triton.lanes() != 32:
         return "ieee"
     narrow = matrix.dtype != torch.float32
     return "tf32" if narrow or torch.get_float32_matmul_precision() != "highest" else "ieee"
 
 
 def launch_step(kernel: Any, rows: int, tiles: int, columns: int, arguments: dict[str, Any]) -> None:
-    """Run a kernel over rows and tiles of so many columns."""
-    constants = {"ROWS": ROWS, "INNER": INNER}
-    launch_grid(kernel, (triton.cdiv(rows, ROWS), tiles), min(8, max(2, columns // 8)), {**arguments, **constants})
+    """Run a kernel over rows and tiles of so many columns; a thread has four numbers of a tile, more of large ones."""
+    if rows:
+        num_warps = ROWS * max(columns, INNER) // 4 // launch_triton.lanes()
+        grid = (triton.cdiv(rows, ROWS), tiles)
+        launch_triton.launch_grid(kernel, grid, min(8, num_warps), {**arguments, "ROWS": ROWS, "INNER": INNER})

@@ -47,8 +47,8 @@ def mix(
         bias, scale, shift: [2, I] of what is read of h and of z; shared: S [2 I, D].
         inputs, mixed: for i [B, 2, I] and m [B, D].
     """
-    I = from_stoch.shape[-1]
-    read = torch.stack([from_deter[:, :I], from_stoch], 1).to(deter.dtype)
+    hidden = from_stoch.shape[-1]
+    read = torch.stack([from_deter[:, :hidden], from_stoch], 1).to(deter.dtype)
     inputs.copy_(keep[:, None] * read + bias)
     active = silu(scale * _norm(inputs, eps) + shift).flatten(1)
     mixed.copy_(action_mix + _times(active, shared) + _flat(_times(_blocks(keep * deter, len(own)), own)))
@@ -69,7 +69,9 @@ def gates(
     active = silu(scale * _norm(mixed, eps) + shift)
     opened.copy_(_times(_blocks(active, len(matrix)), matrix) + bias)
     r, u, c = opened.chunk(3, -1)
-    _write(_flat(torch.lerp(_blocks(keep * deter, len(matrix)), torch.tanh(r.sigmoid() * c), u.sigmoid())), new, new_narrow)
+    _write(
+        _flat(torch.lerp(_blocks(keep * deter, len(matrix)), torch.tanh(r.sigmoid() * c), u.sigmoid())), new, new_narrow
+    )
 
 
 def layer(x: LayerInput, matrix: Tensor, bias: Tensor, eps: float, read: Tensor, result: Tensor) -> None:
@@ -132,16 +134,20 @@ def norm_back(reached: Normalised, out: Tensor, out_narrow: Tensor | None) -> No
     _write(_norm_back(reached), out, out_narrow)
 
 
-def read_back(inputs: Normalised | None, keep: Tensor, layer: Normalised, read: Tensor, read_narrow: Tensor | None) -> None:
-    """read' = (k i_h', f', and raw' as `draw_back` left it) [B, I + W]; i of the next step, None (zeros) at the last."""
-    I = layer.x.shape[-1]
-    read[:, :I] = 0 if inputs is None else keep * _norm_back(inputs)[:, 0]
-    read[:, I : 2 * I] = _norm_back(layer)
+def read_back(
+    inputs: Normalised | None, keep: Tensor, layer: Normalised, read: Tensor, read_narrow: Tensor | None
+) -> None:
+    """read' = (k i_h', f', and raw' as `draw_back` left it) [B, I + W]; `inputs`: i of the next step, None: zeros."""
+    hidden = layer.x.shape[-1]
+    read[:, :hidden] = 0 if inputs is None else keep * _norm_back(inputs)[:, 0]
+    read[:, hidden : 2 * hidden] = _norm_back(layer)
     if read_narrow is not None:
         read_narrow.copy_(read)
 
 
-def gates_back(of_deter: Tensor, from_read: Tensor, slopes: Tensor, matrix: Tensor, opened: Tensor, active: Tensor) -> None:
+def gates_back(
+    of_deter: Tensor, from_read: Tensor, slopes: Tensor, matrix: Tensor, opened: Tensor, active: Tensor
+) -> None:
     """h' = of_deter + from_read [B, D],    (r, u, c)' = h' C [G, B, 3 d],    active' = (r, u, c)' G^T [B, D].
 
     Args:
@@ -172,10 +178,10 @@ def mix_back(
 
 
 def _layer(x: LayerInput, matrix: Tensor, bias: Tensor, eps: float, read: Tensor) -> Tensor:
-    I = read.shape[-1]
-    read.copy_(x.base[:, :I] if x.product is None else x.base[:, :I] + x.product[:, :I].to(x.base.dtype))
+    hidden = read.shape[-1]
+    read.copy_(x.base[:, :hidden] if x.product is None else x.base[:, :hidden] + x.product[:, :hidden].to(x.base.dtype))
     result = _times(silu(x.scale * _norm(read, eps) + x.shift), matrix.mT) + bias
-    return result if x.skip is None else result + sum(part[:, I:].to(result.dtype) for part in x.skip)
+    return result if x.skip is None else result + sum(part[:, hidden:].to(result.dtype) for part in x.skip)
 
 
 def _norm(x: Tensor, eps: float) -> Tensor:

@@ -343,7 +343,7 @@ def head_gaussian(
 ) -> None:  # fmt: skip
     """See `gru_reference.head_gaussian`."""
     columns, tiles = columns_of(draw.groups)
-    own = {"raw_ptr": raw, "noise_ptr": noise, "stoch_ptr": stoch, "narrow_ptr": stoch_narrow}
+    own: dict[str, Any] = {"raw_ptr": raw, "noise_ptr": noise, "stoch_ptr": stoch, "narrow_ptr": stoch_narrow}
     own |= {"min_std": draw.setting, "S": draw.groups, "COLUMNS": columns}
     launch_step(head_gaussian_draw, len(read), tiles, columns, {**_layer_arguments(x, matrix, bias, eps, read), **own})
 
@@ -354,7 +354,7 @@ def head_categorical(
 ) -> None:  # fmt: skip
     """See `gru_reference.head_categorical`."""
     groups, classes = classes_of(draw.groups, draw.classes)
-    own = {"raw_ptr": raw, "noise_ptr": noise, "stoch_ptr": stoch, "narrow_ptr": stoch_narrow}
+    own: dict[str, Any] = {"raw_ptr": raw, "noise_ptr": noise, "stoch_ptr": stoch, "narrow_ptr": stoch_narrow}
     own |= {"keep": 1 - draw.setting, "uniform": draw.setting / draw.classes, "MIXED": draw.setting > 0}
     own |= {"clamp": torch.finfo(noise.dtype).eps, "S": draw.groups, "K": draw.classes}
     own |= {"GROUPS": groups, "CLASSES": classes}
@@ -369,7 +369,8 @@ def _layer_arguments(x: LayerInput, matrix: Tensor, bias: Tensor, eps: float, re
     return {
         "base_ptr": x.base, "product_ptr": x.product, "scale_ptr": x.scale, "shift_ptr": x.shift, "matrix_ptr": matrix,
         "bias_ptr": bias, "skip_base_ptr": skip_base, "skip_product_ptr": skip_product, "read_ptr": read,
-        "n_rows": len(read), "eps": eps, "BASE": x.base.stride(0), "PRODUCT": 0 if product is None else product.stride(0),
+        "n_rows": len(read), "eps": eps, "BASE": x.base.stride(0),
+        "PRODUCT": 0 if product is None else product.stride(0),
         "SKIP": 0 if skip_base is None else skip_base.stride(0), "HIDDEN": read.shape[-1],
         "PRECISION": precision(matrix),
     }  # fmt: skip

@@ -114,7 +114,8 @@ class _Scan(torch.autograd.Function):
         keep, noise = time_leading(keep), time_leading(noise)
         kept = forward(settings, weights_of(flat), action_mix, embed_in, keep, noise, deter, stoch)
         if settings.keep:
-            ctx.backward_loop, ctx.settings, ctx.weights, ctx.dtypes = backward, settings, len(flat), (action_mix.dtype, embed_in.dtype)
+            ctx.backward_loop, ctx.settings, ctx.weights = backward, settings, len(flat)
+            ctx.dtypes = action_mix.dtype, embed_in.dtype
             ctx.save_for_backward(keep, noise, *flat, *kept[:-1], *kept.layer_inputs)
         return tuple(x.transpose(0, 1).clone() for x in (kept.deters[1:], kept.stochs[1:], kept.raws))
 

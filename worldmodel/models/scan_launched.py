@@ -14,7 +14,7 @@ from torch import Tensor
 from worldmodel.kernels.gru_shapes import Draw, LayerInput, Normalised
 from worldmodel.models.latents import CategoricalFamily, LatentFamily
 from worldmodel.models.scan_backward import Known, Reached, norm_back, through_silu
-from worldmodel.models.scan_parts import Kept, Settings, Weights, for_products, fours, product, time_leading
+from worldmodel.models.scan_parts import Kept, Settings, Weights, for_products, fours, product, time_leading, weights_of
 
 
 def forward_launched(
@@ -22,7 +22,9 @@ def forward_launched(
     noise: Tensor, deter: Tensor, stoch: Tensor,
 ) -> Kept:  # fmt: skip
     """The loop of `scan`, by the functions of `launches`."""
-    w, (hidden, Z), (G, d, _), eps = _contiguous(weights, settings), weights.stoch.shape, weights.own.shape, settings.eps
+    w, (hidden, Z), (G, d, _) = _contiguous(weights, settings), weights.stoch.shape, weights.own.shape
+    eps, of_mix = settings.eps, (w.input_bias, w.input_scale, w.input_shift, w.shared, w.own)
+    of_gates = w.mix_scale, w.mix_shift, w.gates, w.gates_bias
     action_mix, embed_in = (time_leading(x).to(deter.dtype) for x in (action_mix, embed_in))
     T, B, D = action_mix.shape
     rooms = _Rooms(deter, settings.product_dtype)
@@ -33,11 +35,9 @@ def forward_launched(
     from_deter, from_stoch = rooms.product(B, len(w.recurrent)), rooms.product(B, hidden)
     head = _Head(launches, settings, w, embed_in, from_deter[:, hidden:], rooms)
     torch.mm(_either(deters[0], h_narrow), w.recurrent.T, out=from_deter)
-    inputs_of = (w.input_bias, w.input_scale, w.input_shift, w.shared, w.own)
     for t in range(T):
         torch.mm(_either(stochs[t], z_narrow), w.stoch.T, out=from_stoch)
-        launches.mix(deters[t], keep[t], from_deter, from_stoch, action_mix[t], *inputs_of, eps, inputs[t], mixed[t])
-        of_gates = (w.mix_scale, w.mix_shift, w.gates, w.gates_bias)
+        launches.mix(deters[t], keep[t], from_deter, from_stoch, action_mix[t], *of_mix, eps, inputs[t], mixed[t])
         launches.gates(deters[t], keep[t], mixed[t], *of_gates, eps, gates[t], deters[t + 1], h_narrow)
         torch.mm(_either(deters[t + 1], h_narrow), w.recurrent.T, out=from_deter)
         head(t, noise[t], stochs[t + 1], z_narrow)
@@ -70,7 +70,7 @@ class _Head:
         self.layer, self.sample = launches.layer, launches.head_gaussian
         if self.draw.classes:
             self.sample = launches.head_categorical
-        self.skips = W > hidden
+        self.skips = hidden < W
         self.read = [embed_in.new_empty(T, B, hidden) for _ in self.layers]
         self.raws = rooms.product(T, B, len(self.layers[-1][2]))
         self.between = [embed_in.new_empty(B, hidden) for _ in self.layers[1:]]
@@ -79,8 +79,8 @@ class _Head:
         base, from_deter = self.embed_in[t], self.from_deter
         product: Tensor | None = from_deter
         *before, (scale, shift, matrix, bias) = self.layers
-        for i, (of_layer, result) in enumerate(zip(before, self.between, strict=True)):
-            self.layer(LayerInput(base, product, *of_layer[:2]), *of_layer[2:], self.eps, self.read[i][t], result)
+        for (s, b, *affine), read, result in zip(before, self.read[:-1], self.between, strict=True):
+            self.layer(LayerInput(base, product, s, b), *affine, self.eps, read[t], result)
             base, product = result, None
         skip = (self.embed_in[t], from_deter) if self.skips else None
         last, into = LayerInput(base, product, scale, shift, skip), (self.read[-1][t], self.raws[t])
@@ -139,9 +139,10 @@ class _Found(NamedTuple):
 
     @classmethod
     def of(cls, kept: Kept, rooms: _Rooms, read: Tensor) -> "_Found":
-        alike = [x.new_empty(x.shape) for x in (kept.inputs, kept.mixed, kept.gates)]
+        active, mix_active, gates = (x.new_empty(x.shape) for x in (kept.inputs, kept.mixed, kept.gates))
         after = [rooms.product(*x.shape) for x in kept.layer_inputs]
-        return cls(*alike, read, after, [x.new_empty(x.shape) for x in kept.layer_inputs[1:]])
+        before = [x.new_empty(x.shape) for x in kept.layer_inputs[1:]]
+        return cls(active, mix_active, gates, read, after, before)
 
 
 class _LayersBack:
@@ -179,7 +180,7 @@ def draw_of(latent: LatentFamily) -> Draw:
 def _contiguous(weights: Weights, settings: Settings) -> Weights:
     """In the dtype of products, where they are factors."""
     w = for_products(weights, settings)
-    return Weights(*(x.contiguous() for x in w[:-1]), layers=tuple(x.contiguous() for x in w.layers))
+    return weights_of([x.contiguous() for x in (*w[:-1], *w.layers)])
 
 
 def _either(x: Tensor, narrow: Tensor | None) -> Tensor:
