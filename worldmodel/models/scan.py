@@ -22,7 +22,8 @@ Backward, x' being what reaches x. The loop works out only what reaches each pre
 After it, the gradient of each matrix is one product: what it read at all steps, times what reached its result there.
 Those of a norm are one sum each. Source of the deferral: Appleyard et al. 2016, arXiv 1604.01946, section 3.
 
-Only pre-activations and states are kept. Products run in the autocast's dtype, everything else in the states' own.
+Only pre-activations and states are kept. Products run in the autocast's dtype, everything else in the states' own. On a
+GPU the loops are those of `scan_launched`, which do the same in few launches.
 """
 
 from collections.abc import Callable
