@@ -18,7 +18,7 @@ from worldmodel.kernels.gru_shapes import Draw, LayerInput, Normalised
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS, HIDDEN, BLOCKS, WIDTH = 19, 37, 3, 35  # two programs of rows; more than one tile of columns, none of them full
 DETER, EPS = BLOCKS * WIDTH, 1e-5
-GAUSSIAN, CATEGORICAL = Draw(5, 0, 0.1), Draw(3, 7, 0.01)
+GAUSSIAN, CATEGORICAL = Draw(21, 0, 0.1), Draw(3, 7, 0.01)
 WIDE = Draw(2, 33, 0.0)  # classes that are more than a tile of columns
 # Of the largest number of a tensor. Sums of up to 105 products in float32, each off by a few roundings of 6e-8, and
 # exponentials that on a GPU are right to 2 units in the last place.

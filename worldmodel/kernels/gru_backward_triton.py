@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worldmodel.kernels.gru_launch_triton import classes_of, columns_of, launch_step, precision
+from worldmodel.kernels.gru_launch_triton import classes_of, columns_of, groups_of, launch_step, precision
 from worldmodel.kernels.gru_shapes import Draw, Normalised
 from worldmodel.kernels.gru_triton import add_product, load_sum
 from worldmodel.kernels.numerics_triton import mixed_softmax, rows_here, standard_deviation
@@ -326,7 +326,7 @@ def draw_back(
         own: dict[str, Any] = {"K": draw.classes, "share": 1 - draw.setting, "GROUPS": groups, "CLASSES": classes}
         launch_step(draw_categorical_back, len(raw), tiles, columns, {**arguments, **own})
     else:
-        columns, tiles = columns_of(draw.groups)
+        columns, tiles = groups_of(draw.groups)
         own = {"noise_ptr": noise, "COLUMNS": columns}
         launch_step(draw_gaussian_back, len(raw), tiles, columns, {**arguments, **own})
 

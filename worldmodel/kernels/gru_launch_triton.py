@@ -25,6 +25,12 @@ def columns_of(width: int) -> tuple[int, int]:
 
 
 @functools.cache
+def groups_of(groups: int) -> tuple[int, int]:
+    """The same for Gaussian groups: the fewest, as a group has two numbers."""
+    return LEAST, triton.cdiv(groups, LEAST)
+
+
+@functools.cache
 def classes_of(groups: int, classes: int) -> tuple[int, int]:
     """How many groups a program takes of a categorical latent, and for how many classes it has room; both 2^n."""
     room = triton.next_power_of_2(classes)
@@ -45,6 +51,6 @@ def precision(matrix: Tensor) -> str:
 def launch_step(kernel: Any, rows: int, tiles: int, columns: int, arguments: dict[str, Any]) -> None:
     """Run a kernel over rows and tiles of so many columns; a thread has four numbers of a tile, more of large ones."""
     if rows:
-        num_warps = ROWS * max(columns, INNER) // 4 // launch_triton.lanes()
+        num_warps = max(1, ROWS * columns // 4 // launch_triton.lanes())
         grid = (triton.cdiv(rows, ROWS), tiles)
         launch_triton.launch_grid(kernel, grid, min(8, num_warps), {**arguments, "ROWS": ROWS, "INNER": INNER})

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worldmodel.kernels.gru_launch_triton import classes_of, columns_of, launch_step, precision
+from worldmodel.kernels.gru_launch_triton import classes_of, columns_of, groups_of, launch_step, precision
 from worldmodel.kernels.gru_shapes import Draw, LayerInput
 from worldmodel.kernels.numerics_triton import mixed_softmax, rows_here, standard_deviation
 
@@ -342,7 +342,7 @@ def head_gaussian(
     stoch: Tensor, stoch_narrow: Tensor | None,
 ) -> None:  # fmt: skip
     """See `gru_reference.head_gaussian`."""
-    columns, tiles = columns_of(draw.groups)
+    columns, tiles = groups_of(draw.groups)
     own: dict[str, Any] = {"raw_ptr": raw, "noise_ptr": noise, "stoch_ptr": stoch, "narrow_ptr": stoch_narrow}
     own |= {"min_std": draw.setting, "S": draw.groups, "COLUMNS": columns}
     launch_step(head_gaussian_draw, len(read), tiles, columns, {**_layer_arguments(x, matrix, bias, eps, read), **own})
