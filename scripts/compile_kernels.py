@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mode
 from typing import Any
 from unittest.mock import patch
 
@@ -36,12 +37,17 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from worldmodel.kernels import kl_triton, latent_triton, launch_triton
+from worldmodel.models import scan as scan_module
+from worldmodel.models.latents import CategoricalFamily, GaussianFamily
+from worldmodel.models.rssm import RSSM
 
 TARGETS = {f"sm_{n}": GPUTarget("cuda", n, 32) for n in (80, 89, 90, 100)} | {"gfx942": GPUTarget("hip", "gfx942", 64)}
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
-WIDTHS = ("32", "256", "1024", "32x32", "48x10", "32x64")  # S of Gaussians, S x K of categoricals
+WIDTHS = ("32", "256", "1024", "32x32", "48x10", "32x64", "scan")  # S of Gaussians, S x K of categoricals
 BATCH, TIME = 64, 16
+DETER, BLOCKS, HIDDEN = 512, 8, 256  # of the scan
 LEAST_OCCUPANCY = 0.5
+LEAST_OCCUPANCY_OF_PRODUCTS = 0.25  # a step has fewer programs than a GPU has multiprocessors
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.bool: "*i1"}
 
 
@@ -73,7 +79,8 @@ class Compiled:
     @property
     def sound(self) -> bool:
         """Whether it meets the requirements."""
-        return self.spills == 0 and self.occupancy >= LEAST_OCCUPANCY and self.load_bits >= self.possible_bits
+        least = LEAST_OCCUPANCY_OF_PRODUCTS if self.width == "scan" else LEAST_OCCUPANCY
+        return self.spills == 0 and self.occupancy >= least and self.load_bits >= self.possible_bits
 
 
 def main() -> int:
@@ -112,9 +119,9 @@ def launches(width: str, dtype: torch.dtype, lanes: int) -> list[Launch]:
         recorded.append(Launch(kernel, dict(zip(kernel.arg_names, args, strict=False)) | kwargs, num_warps))
 
     with patch.object(JITFunction, "run", record), patch.object(launch_triton, "lanes", lambda: lanes):
-        for operators in OPERATORS:
+        for operators in [scan_step] if width == "scan" else OPERATORS:
             operators(width, dtype)
-    return recorded
+    return list({x.kernel: x for x in recorded}.values()) if width == "scan" else recorded  # the last of each
 
 
 def latent_head(width: str, dtype: torch.dtype) -> None:
@@ -141,6 +148,18 @@ def kl(width: str, dtype: torch.dtype) -> None:
     torch.autograd.backward([value, q_entropy, p_entropy, balanced], [torch.ones_like(value)] * 3 + [balanced])
 
 
+def scan_step(width: str, dtype: torch.dtype) -> None:
+    """Two steps of a scan, so that the first has a step after it, of both families and of one and two layers."""
+    settings = {"embed": 4, "action": 2, "deter": DETER, "hidden": HIDDEN, "blocks": BLOCKS}
+    for latent, layers in ((GaussianFamily(32, 0.1), 1), (CategoricalFamily(32, 32, 0.01), 2)):
+        model = RSSM(**settings, latent=latent, posterior_layers=layers)
+        rows = torch.zeros(16, 2, 4), torch.zeros(16, 2, 2), torch.zeros(16, 2, dtype=torch.bool), model.noise(16, 2)
+        reduced = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+        with patch.object(scan_module, "gru_on_triton", lambda *_: True), reduced:
+            states = model.observe(*rows).states
+        torch.autograd.backward([*states], [torch.ones_like(x) for x in states])
+
+
 OPERATORS: list[Callable[[str, torch.dtype], None]] = [latent_head, kl]
 
 
@@ -162,12 +181,12 @@ def compiled(launch: Launch, width: str, dtype: str, target: str) -> Compiled:
         registers=registers,
         spills=spills,
         occupancy=occupancy,
-        load_bits=input_bits(loads, possible, narrow_reads(launch)),
+        load_bits=mode(loads) if width == "scan" else input_bits(loads, possible, narrow_reads(launch)),
         possible_bits=possible,
     )
 
 
-TILE_NAMES = ("ROWS", "GROUPS", "CLASSES")
+TILE_NAMES = ("ROWS", "COLUMNS", "GROUPS", "CLASSES", "INNER")
 
 
 def compile_ahead(launch: Launch, target: GPUTarget) -> Any:
@@ -213,7 +232,7 @@ def nvidia_figures(binary: Any) -> tuple[int, int, list[int]]:
     return (
         registers,
         spills,
-        list(loads(re.findall(r"\bLDG\.([\w.]+)", code), {"U8": 8, "U16": 16, "64": 64, "128": 128})),
+        list(loads(re.findall(r"\bLDG(?:STS)?\.([\w.]+)", code), {"U8": 8, "U16": 16, "64": 64, "128": 128})),
     )
 
 
@@ -261,7 +280,9 @@ def input_bits(loads: list[int], possible: int, narrow: int) -> int:
 
 def possible_bits(launch: Launch, width: str, dtype: torch.dtype) -> int:
     """The widest load, up to 128 bits, whose size divides that of the shortest row that a program reads."""
-    if launch.kernel.__name__ == "gaussian_kl_backward":  # four numbers for a thread: more would run out of registers
+    if (
+        width == "scan" or launch.kernel.__name__ == "gaussian_kl_backward"
+    ):  # four numbers for a thread: more would run out of registers
         return 32 * dtype.itemsize
     return 8 * math.gcd(int(width.split("x")[-1]) * dtype.itemsize, 16)
 

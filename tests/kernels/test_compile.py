@@ -16,6 +16,17 @@ KERNELS = {
     for what in ("head", "kl")
     for way in ("forward", "backward")
 }
+OF_A_STEP = {
+    *("gru_mix", "gru_gates", "head_layer", "head_gaussian_draw", "head_categorical_draw"),
+    *(
+        "draw_gaussian_back",
+        "draw_categorical_back",
+        "norm_backward",
+        "read_backward",
+        "gru_gates_back",
+        "gru_mix_back",
+    ),
+}
 
 
 def run(*command):
@@ -26,18 +37,18 @@ def run(*command):
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=1800)
 
 
-def compile_kernels(figures, *options):
+def compile_kernels(figures, *options, kernels=KERNELS):
     done = run(str(ROOT / "scripts" / "compile_kernels.py"), "--json", str(figures), *options)
     assert done.returncode == 0, done.stderr
     rows = json.loads(figures.read_text())["kernels"]
-    assert {row["kernel"] for row in rows} == KERNELS
+    assert {row["kernel"] for row in rows} == kernels
     return rows
 
 
 def assert_sound(rows):
     for row in rows:
         assert row["spills"] == 0, row
-        assert row["occupancy"] >= 0.5, row
+        assert row["occupancy"] >= (0.25 if row["width"] == "scan" else 0.5), row
         assert row["load_bits"] >= row["possible_bits"], row
 
 
@@ -48,9 +59,16 @@ def test_kernels_compile_do_not_spill_and_load_widely(tmp_path):
     assert {row["load_bits"] for row in rows if row["kernel"] != "gaussian_kl_backward"} == {128}
 
 
+def test_kernels_of_a_step_of_the_scan_compile_and_do_not_spill(tmp_path):
+    options = ("--targets", "sm_90", "--dtypes", "bfloat16", "--widths", "scan")
+    assert_sound(compile_kernels(tmp_path / "figures.json", *options, kernels=OF_A_STEP))
+
+
 @pytest.mark.slow
 def test_every_kernel_at_every_width_on_every_gpu(tmp_path):
-    rows = compile_kernels(tmp_path / "figures.json", "--dtypes", "float32", "bfloat16", "float16")
+    rows = compile_kernels(
+        tmp_path / "figures.json", "--dtypes", "float32", "bfloat16", "float16", kernels=KERNELS | OF_A_STEP
+    )
     assert {row["target"] for row in rows} == {"sm_80", "sm_89", "sm_90", "sm_100", "gfx942"}
     assert {row["dtype"] for row in rows} == {"float32", "bfloat16", "float16"}
     assert_sound(rows)

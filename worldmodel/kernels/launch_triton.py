@@ -86,9 +86,14 @@ def launch(kernel: Any, tile: Tile, extent: tuple[int, ...], arguments: dict[str
     if interpreting():
         tile = interpreted(tile, extent[0])
     grid = tuple(triton.cdiv(n, size) for n, size in zip(extent, tile, strict=False))
+    launch_grid(kernel, grid, tile.num_warps, {**arguments, "ROWS": tile.rows, "GROUPS": tile.groups})
+
+
+def launch_grid(kernel: Any, grid: tuple[int, ...], num_warps: int, arguments: dict[str, Any]) -> None:
+    """Run so many programs of a kernel, given all of its parameters by name."""
     first = next(x for x in arguments.values() if isinstance(x, Tensor))
     with torch.cuda.device_of(first):  # where the tensors are; Triton by itself takes the current device
-        kernel[grid](**arguments, ROWS=tile.rows, GROUPS=tile.groups, num_warps=tile.num_warps, enable_fp_fusion=True)
+        kernel[grid](**arguments, num_warps=num_warps, enable_fp_fusion=True)
 
 
 def rows_of(x: Tensor, event: int) -> Tensor:

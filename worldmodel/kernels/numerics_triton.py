@@ -50,8 +50,15 @@ def load_gaussian(ptr, at, inside, other_half, min_std):
 @no_type_check
 def load_categorical(ptr, at, inside, is_class, keep, uniform, MIXED: tl.constexpr):
     """softmax s, mixture q = keep s + uniform, and log q, of [ROWS, GROUPS, CLASSES] logits; zero where no class is."""
+    return mixed_softmax(tl.load(ptr + at, mask=inside, other=0.0).to(tl.float32), is_class, keep, uniform, MIXED)
+
+
+@triton.jit
+@no_type_check
+def mixed_softmax(logits, is_class, keep, uniform, MIXED: tl.constexpr):
+    """What `load_categorical` returns, of logits [ROWS, GROUPS, CLASSES]."""
     # Every class of a row beyond the last is zero, so that its largest logit is finite.
-    logits = tl.where(is_class, tl.load(ptr + at, mask=inside, other=0.0).to(tl.float32), -float("inf"))
+    logits = tl.where(is_class, logits, -float("inf"))
     shifted = logits - tl.max(logits, axis=2, keep_dims=True)
     weight = tl.exp(shifted)
     normaliser = tl.sum(weight, axis=2, keep_dims=True)

@@ -22,9 +22,12 @@ Backward, x' being what reaches x. The loop works out only what reaches each pre
 After it, the gradient of each matrix is one product: what it read at all steps, times what reached its result there.
 Those of a norm are one sum each. Source of the deferral: Appleyard et al. 2016, arXiv 1604.01946, section 3.
 
-Only pre-activations and states are kept. Products run in the autocast's dtype, everything else in the states' own.
+Only pre-activations and states are kept. Products run in the autocast's dtype, everything else in the states' own. On a
+GPU the loops are those of `scan_launched`, which do the same in few launches.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,9 +36,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from worldmodel.kernels.backend import Backend
+from worldmodel.kernels.gru import gru_on_triton, launches_of
 from worldmodel.kernels.precision import full_precision
 from worldmodel.models.latents import LatentFamily
-from worldmodel.models.scan_backward import backward_loop, known_of, weight_gradients
+from worldmodel.models.scan_backward import Reached, backward_loop, known_of, weight_gradients
+from worldmodel.models.scan_launched import backward_launched, forward_launched
 from worldmodel.models.scan_parts import (
     BlockStep,
     Head,
@@ -53,6 +59,9 @@ from worldmodel.models.scan_parts import (
     weights_of,
 )
 
+Forward = Callable[..., Kept]
+BackwardLoop = Callable[..., Reached]
+
 
 def scan(
     weights: Weights,
@@ -64,6 +73,7 @@ def scan(
     deter: Float[Tensor, "B D"],
     stoch: Float[Tensor, "B Z"],
     eps: float,
+    backend: Backend = "auto",
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T Z"], Float[Tensor, "B T P"]]:
     """Filter a sequence.
 
@@ -76,13 +86,22 @@ def scan(
         noise: from `latent.noise`; no gradient reaches it, nor `keep`.
         deter, stoch: the state before the first row.
         eps: of the norms.
+        backend: "reference" for the loops of torch's operations, "triton" for those of few launches a step
+            (`scan_launched`), "auto" for the latter on a GPU: see `gru_on_triton`.
     Returns:
         h_t, z_t and the posterior's parameters. They can be differentiated once.
     """
     settings = settings_of(latent, eps, deter)
+    launched = gru_on_triton(backend, settings.product_dtype, deter, stoch, keep, noise)
+    forward, backward = _launched_loops(*launches_of()) if launched else (_forward, backward_loop)
     with torch.autocast(deter.device.type, enabled=False):
         flat = (*weights[:-1], *weights.layers)
-        return _Scan.apply(settings, action_mix, embed_in, keep, noise, deter, stoch, *flat)
+        return _Scan.apply(settings, forward, backward, action_mix, embed_in, keep, noise, deter, stoch, *flat)
+
+
+def _launched_loops(forward: Any, backward: Any) -> tuple[Forward, BackwardLoop]:
+    """The loops of few launches, by the functions of two modules."""
+    return partial(forward_launched, forward), partial(backward_launched, backward)
 
 
 class _Scan(torch.autograd.Function):
@@ -90,13 +109,14 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, settings: Settings, action_mix: Tensor, embed_in: Tensor, keep: Tensor, noise: Tensor,
-        deter: Tensor, stoch: Tensor, *flat: Tensor,
+        ctx: Any, settings: Settings, forward: Forward, backward: BackwardLoop, action_mix: Tensor, embed_in: Tensor,
+        keep: Tensor, noise: Tensor, deter: Tensor, stoch: Tensor, *flat: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         keep, noise = time_leading(keep), time_leading(noise)
-        kept = _forward(settings, weights_of(flat), action_mix, embed_in, keep, noise, deter, stoch)
+        kept = forward(settings, weights_of(flat), action_mix, embed_in, keep, noise, deter, stoch)
         if settings.keep:
-            ctx.settings, ctx.weights, ctx.dtypes = settings, len(flat), (action_mix.dtype, embed_in.dtype)
+            ctx.backward_loop, ctx.settings, ctx.weights = backward, settings, len(flat)
+            ctx.dtypes = action_mix.dtype, embed_in.dtype
             ctx.save_for_backward(keep, noise, *flat, *kept[:-1], *kept.layer_inputs)
         return tuple(x.transpose(0, 1).clone() for x in (kept.deters[1:], kept.stochs[1:], kept.raws))
 
@@ -109,11 +129,11 @@ class _Scan(torch.autograd.Function):
         weights, kept = weights_of(flat), Kept._make((*states[:alone], tuple(states[alone:])))
         with torch.autocast(keep.device.type, enabled=False):
             known = known_of(ctx.settings, weights, kept, keep)
-            reached = backward_loop(ctx.settings, weights, kept, known, keep, noise, cotangents)
+            reached = ctx.backward_loop(ctx.settings, weights, kept, known, keep, noise, cotangents)
             gradients = weight_gradients(ctx.settings, weights, kept, known, keep, reached)
         action_mix, embed_in = reached.mixed, reached.read[..., len(weights.stoch) :]
         per_row = (x.transpose(0, 1).to(dtype) for x, dtype in zip((action_mix, embed_in), ctx.dtypes, strict=True))
-        return None, *per_row, None, None, reached.deter, reached.stoch, *gradients[:-1], *gradients.layers
+        return None, None, None, *per_row, None, None, reached.deter, reached.stoch, *gradients[:-1], *gradients.layers
 
 
 def _forward(

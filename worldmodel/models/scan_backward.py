@@ -99,8 +99,8 @@ def backward_loop(
     T, B, D = deters.shape
     draw = draw_of(settings.latent)
     slopes = draw.slopes(full_precision(kept.raws), noise)
-    into_normal = _through_silu(w.input_scale, known.active)
-    into_mix_normal = _through_silu(w.mix_scale, known.mix_active)
+    into_normal = through_silu(w.input_scale, known.active)
+    into_mix_normal = through_silu(w.mix_scale, known.mix_active)
     layers = _LayersBack(w, kept, known)
     gates, read = deters.new_empty(T, G, B, 3 * d), deters.new_empty(T, B, len(w.recurrent))
     found: list[tuple[Tensor, ...]] = []  # in `Reached`: inputs, active, mixed, mix_active
@@ -114,9 +114,9 @@ def backward_loop(
         add_product(deters[t], read[t], w.recurrent)
         torch.mul(deter[:, :, None], known.gate_slopes[t], out=gates[t].view(G, B, 3, d))
         mix_active = product(gates[t], w.gates.mT).transpose(0, 1).reshape(B, D)
-        m = _norm_back(mix_active * into_mix_normal[t], kept.mixed[t], known.mix_stats, t)
+        m = norm_back(mix_active * into_mix_normal[t], kept.mixed[t], known.mix_stats, t)
         active = product(m, w.shared.T).view(B, 2, hidden)
-        x = _norm_back(active * into_normal[t], kept.inputs[t], known.input_stats, t)
+        x = norm_back(active * into_normal[t], kept.inputs[t], known.input_stats, t)
         held = (deter * known.stay[t]).add_(product(grouped(m, G), w.own.mT)).mul_(keep[t])
         from_state = x * keep[t][..., None]
         found.append((x, active, m, mix_active))
@@ -131,7 +131,7 @@ class _LayersBack:
 
     def __init__(self, w: Weights, kept: Kept, known: Known) -> None:
         self.layers = [
-            (matrix, x, _through_silu(scale, active), stats)
+            (matrix, x, through_silu(scale, active), stats)
             for (scale, _, matrix, _), x, (active, *stats) in zip(
                 fours(w.layers), kept.layer_inputs, known.layers, strict=True
             )
@@ -145,7 +145,7 @@ class _LayersBack:
             reversed(self.layers), reversed(self.before), reversed(self.after), strict=True
         ):
             after.append(product(reached, matrix))
-            reached = _norm_back(after[-1] * into_normal[t], x[t], stats, t)
+            reached = norm_back(after[-1] * into_normal[t], x[t], stats, t)
             before.append(reached)
         return reached
 
@@ -200,13 +200,13 @@ def _from_last(steps: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(reversed(steps)))
 
 
-def _through_silu(scale: Tensor, before_silu: Tensor) -> Tensor:
+def through_silu(scale: Tensor, before_silu: Tensor) -> Tensor:
     """d silu(scale x + shift) / dx, of normalised x."""
     return aten.silu_backward(scale.expand_as(before_silu), before_silu)
 
 
-def _norm_back(reached: Tensor, x: Tensor, stats: Sequence[Tensor], t: int) -> Tensor:
-    """From what reaches the normalised x of step t to what reaches x; `stats` are those of all steps."""
+def norm_back(reached: Tensor, x: Tensor, stats: Sequence[Tensor], t: int | slice) -> Tensor:
+    """From what reaches the normalised x of step t, or of some, to what reaches x; `stats` are those of all steps."""
     mean, rstd = stats
     backward = aten.native_layer_norm_backward.default
     return backward(reached, x, [x.shape[-1]], mean[t], rstd[t], None, None, [True, False, False])[0]
