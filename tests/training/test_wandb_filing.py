@@ -1,9 +1,12 @@
 """Under which mode, names and id a run is kept at W&B: settings before variables before the run's own folder."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
+from worldmodel.config import WandbConfig
 from worldmodel.training.wandb_filing import Filing, file_run, run_id, wandb_mode
 
 FOLDER = Path("runs/pendulum-1")
@@ -94,6 +97,15 @@ def test_variables_come_before_the_defaults():
 def test_each_explicit_setting_comes_before_its_variable_and_leaves_the_others(name):
     given = tuple(GIVEN[name]) if name == "tags" else GIVEN[name]
     assert file_run(FOLDER, VARIABLES, **{name: GIVEN[name]}) == file_run(FOLDER, VARIABLES)._replace(**{name: given})
+
+
+def test_the_documentation_lists_every_setting_with_its_variable():
+    page = (Path(__file__).parents[2] / "docs" / "wandb.md").read_text()
+    listed = dict(re.findall(r"^\| `wandb\.(\w+)` \| `(\w+)` \|", page, re.MULTILINE))
+    assert listed.keys() == {field.name for field in dataclasses.fields(WandbConfig)}
+    for name, variable in listed.items():
+        given = file_run(FOLDER, {variable: "given"})
+        assert getattr(given, name) == (("given",) if name == "tags" else "given")
 
 
 def test_a_run_keeps_its_id_unless_a_sweep_gives_it_one():

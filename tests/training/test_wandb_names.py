@@ -1,5 +1,8 @@
 """What metrics and pictures are called at W&B, and what they are drawn over there."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from worldmodel.training.wandb_names import DEFINITIONS, ENV_STEPS, UPDATE, wandb_name
@@ -85,3 +88,9 @@ def test_runs_are_ranked_by_their_best_bound_and_their_best_return():
     highest = {one.name for one in DEFINITIONS if one.summary == "max,last"}
     assert {"heldout/elbo", "acting/return"} <= highest
     assert fitting("best/elbo").summary is None  # the last value of a running best is the best
+
+
+def test_the_documentation_lists_every_section_in_its_order():
+    page = (Path(__file__).parents[2] / "docs" / "wandb.md").read_text()
+    listed = re.findall(r"^\| `(\w+)/` \|", page, re.MULTILINE)
+    assert listed == sorted({name.partition("/")[0] for name in NAMES.values() if "/" in name})
