@@ -16,7 +16,7 @@ import wandb_reader
 import worldmodel
 from run_folder import png
 from worldmodel.build import build_tracker
-from worldmodel.config import Config
+from worldmodel.config import Config, WandbConfig
 from worldmodel.training.processes import Processes
 from worldmodel.training.wandb_filing import Filing
 from worldmodel.training.wandb_names import DEFINITIONS
@@ -115,6 +115,22 @@ def test_the_files_of_w_and_b_lie_where_they_are_wanted(tmp_path):
     assert Path(tracker.place.address).parent == elsewhere / "wandb"
     tracker.finish([])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_filed_by_its_settings_and_then_by_the_variables(tmp_path, monkeypatch):
+    variables = {"PROJECT": "their-project", "NAME": "their-name", "TAGS": "a,b", "DIR": str(tmp_path / "theirs")}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    config = Config(wandb=WandbConfig(project="own-project", notes="own notes"))
+    tracker, place = build_tracker(config, tmp_path / "run-1", "abcd1234", resumed=False)
+    tracker.finish([])
+    wandb.teardown()
+    assert Path(place.address).parent == tmp_path / "theirs" / "wandb"
+    run = wandb_reader.read_folder(tmp_path / "theirs" / "wandb")
+    shown = {name: run["run"][name] for name in ("project", "name", "tags", "notes")}
+    assert shown == {"project": "own-project", "name": "their-name", "tags": ["a", "b"], "notes": "own notes"}
+    assert set(run["config"]["started_by"]) >= {"command"}
+    assert not (tmp_path / "run-1" / "wandb").exists()
 
 
 HEARD = """
