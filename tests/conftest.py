@@ -22,7 +22,8 @@ torch.set_num_threads(1)
 def _no_wandb_leaks(tmp_path, monkeypatch):
     """W&B keeps everything, caches included, in the test's folder, and never finds a key or a server."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
+        if name != "WANDB_SERVICE":  # W&B's own, of its process that may still run; not to be brought back later
+            monkeypatch.delenv(name)
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))

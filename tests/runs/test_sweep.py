@@ -102,4 +102,5 @@ def test_a_run_of_a_sweep_belongs_to_it_and_reports_its_id(swept, tmp_path):
     best = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-2])
     assert "best/return" in best
     resume(folder)  # outside the sweep: the same run at W&B
+    wandb.teardown()
     assert json.loads((folder / "versions.json").read_text())["wandb_id"] == "run45678"
