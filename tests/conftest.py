@@ -21,11 +21,11 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _no_wandb_leaks(tmp_path, monkeypatch):
     """W&B keeps everything, caches included, in the test's folder, and never finds a key or a server."""
-    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
-    for name in list(os.environ):
-        if name.startswith("WANDB_") and name.split("_")[1] in ("API", "MODE", "BASE", "IDENTITY"):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        if name != "WANDB_SERVICE":  # W&B's own, of its process that may still run; not to be brought back later
             monkeypatch.delenv(name)
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
 
 

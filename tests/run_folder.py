@@ -118,6 +118,7 @@ def add_acting(folder: Path) -> Path:
     """What a run that acts has more: metrics of two evaluations, a film, and the picture of its dream."""
     rows = [
         {"update": 50, "acting/return": -900.0, "acting/median_return": -800.0, "acting/least_return": -1500.0},
+        *({"update": update, "best/return": -900.0} for update in (50, 100)),
         {"update": 50, "acting/predicted_return": -100.0, "acting/discounted_return": -400.0},
         {"update": 50, "acting_heldout/elbo": -7.0, "acting_evidence/smc": -6.0, "heldout_evidence/smc": -3.0},
         {"update": 50, **_ending("0", 90, 0.0005, 0.0), **_ending("0.5", 10, 0.7, 1.0)},

@@ -16,10 +16,11 @@ from worldmodel import config_acting
 from worldmodel.config import Config
 from worldmodel.config_io import read_config, write_config
 from worldmodel.data.environment import make_environments
-from worldmodel.training.tracking import WandbTracker
+from worldmodel.system.presets import presets
+from worldmodel.training.wandb_filing import file_run
 
 PACKAGE = Path(worldmodel.__file__).parent
-CONFIGS = sorted((PACKAGE.parent / "configs").rglob("*.yaml"))
+CONFIGS = [preset.path for preset in presets()]
 SECTIONS = {name: t for name, t in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(t)}
 FIELDS = [(name, f) for name, section in SECTIONS.items() for f in dataclasses.fields(section)]
 NUMBERS = [
@@ -247,7 +248,7 @@ def test_every_field_is_read_by_something():
     ("section", "function", "file", "renamed"),
     [
         ("env", make_environments, "data/environment.py", {"id": "env_id", "num_envs": "count"}),
-        ("wandb", WandbTracker.__init__, "training/tracking.py", {}),
+        ("wandb", file_run, "training/wandb_filing.py", {}),
     ],
 )
 def test_every_field_of_a_section_that_is_unpacked_whole_is_an_argument_that_is_used(section, function, file, renamed):

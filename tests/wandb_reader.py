@@ -16,31 +16,51 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A finished run as its `run`, `config`, `history` (a list of rows), `artifacts`, `files` and `exit` status."""
+    """A finished run as its `run`, `config`, `history` (a list of rows), `summary`, `metrics` (definitions by name),
+    `artifacts` (name, kind, paths, aliases), `files` and `exit` status."""
     from wandb.proto import wandb_internal_pb2
 
-    out: dict[str, Any] = {"run": {}, "config": {}, "history": [], "artifacts": [], "files": [], "exit": None}
+    out: dict[str, Any] = {"run": {}, "config": {}, "history": [], "summary": {}, "metrics": {}, "artifacts": []}
+    out |= {"files": [], "exit": None}
     for data in raw_records(path):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
-        kind = record.WhichOneof("record_type")
-        if kind == "history":
-            row = {"_step": record.history.step.num}
-            for item in record.history.item:
-                _put(row, item)
-            out["history"].append(row)
-        elif kind == "run":
-            out["run"] = {"project": record.run.project, "name": record.run.display_name, "tags": [*record.run.tags]}
-            for item in record.run.config.update:
-                _put(out["config"], item)
-        elif kind == "files":
-            out["files"] += [file.path for file in record.files.files]
-        elif kind == "artifact":
-            paths = [entry.path for entry in record.artifact.manifest.contents]
-            out["artifacts"].append((record.artifact.name, record.artifact.type, paths))
-        elif kind == "exit":
-            out["exit"] = record.exit.exit_code
+        _add(out, record.WhichOneof("record_type"), record)
     return out
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """The only offline run in a folder `wandb`, as `read` gives it; with its own `folder`."""
+    (file,) = folder.glob("offline-run-*/*.wandb")
+    return read(file) | {"folder": file.parent}
+
+
+def _add(out: dict[str, Any], kind: str, record: Any) -> None:
+    if kind == "history":
+        row = {"_step": record.history.step.num}
+        for item in record.history.item:
+            _put(row, item)
+        out["history"].append(row)
+    elif kind == "summary":
+        for item in record.summary.update:
+            _put(out["summary"], item)
+    elif kind == "run":
+        run = record.run
+        out["run"] = {"id": run.run_id, "project": run.project, "name": run.display_name, "tags": [*run.tags]}
+        out["run"] |= {"entity": run.entity, "group": run.run_group, "notes": run.notes, "sweep": run.sweep_id}
+        for item in run.config.update:
+            _put(out["config"], item)
+    elif kind == "metric":
+        one = record.metric
+        summary = {name for name in ("min", "max", "last") if getattr(one.summary, name)}
+        out["metrics"][one.name or one.glob_name] = (one.step_metric, summary)
+    elif kind == "files":
+        out["files"] += [file.path for file in record.files.files]
+    elif kind == "artifact":
+        paths = [entry.path for entry in record.artifact.manifest.contents]
+        out["artifacts"].append((record.artifact.name, record.artifact.type, paths, [*record.artifact.aliases]))
+    elif kind == "exit":
+        out["exit"] = record.exit.exit_code
 
 
 def raw_records(path: Path) -> Iterator[bytes]:

@@ -25,12 +25,15 @@ from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
 from worldmodel.system.launched import Launched
+from worldmodel.system.provenance import provenance
 from worldmodel.training.captured import CapturableLearner, CapturedUpdate, CudaRecorder
 from worldmodel.training.evaluators import Evaluator, EvidenceEvaluator, HeldOutEvaluator, RoughEvidenceSettings
 from worldmodel.training.learner import Learner
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.schedule import Schedule
-from worldmodel.training.tracking import FolderTracker, Tracker, Trackers, WandbTracker, wandb_mode
+from worldmodel.training.tracking import FolderTracker, Tracker, Trackers
+from worldmodel.training.wandb_filing import file_run, wandb_mode
+from worldmodel.training.wandb_tracker import Place, WandbTracker
 from worldmodel.types import Batch, EnvSpec
 
 
@@ -318,7 +321,7 @@ def tracking_mode(config: Config) -> Literal["online", "offline"] | None:
 
 def build_tracker(
     config: Config, folder: Path, run_id: str, *, resumed: bool, processes: Processes = ALONE
-) -> tuple[Tracker, str | None]:
+) -> tuple[Tracker, Place | None]:
     """The run's trackers, and where W&B keeps the run if it does. Processes that do not write have no trackers."""
     if not processes.writes:
         return Trackers([]), None
@@ -327,15 +330,14 @@ def build_tracker(
         return FolderTracker(folder), None
     wandb = WandbTracker(
         folder,
-        asdict(config),
+        asdict(config) | {"started_by": provenance()},
+        file_run(folder, os.environ, **asdict(config.wandb)),
         mode=mode,
         may_go_offline=config.tracking == "auto",
         run_id=run_id,
         resumed=resumed,
-        name=folder.name,
-        **asdict(config.wandb),
     )
-    return Trackers([FolderTracker(folder), wandb]), wandb.location
+    return Trackers([FolderTracker(folder), wandb]), wandb.place
 
 
 def lasting_settings(config: Config) -> dict[str, Any]:

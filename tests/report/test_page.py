@@ -36,6 +36,7 @@ def test_the_headline_says_the_bound_its_terms_and_how_the_run_ended(full):
     assert "Finished · 100 updates on 7,000 env steps · seed 7" in full.text
     assert re.search(r"1\.125\s*ELBO=\s*2\.000\s*log p\(obs\)−\s*0\.875\s*KL", full.text)
     assert "best held-out ELBO1.125 at update 100" in full.text
+    assert "best return" not in full.text  # of an older run, or one that does not act
     assert "pixels, bits per dimension0.438" in full.text
     assert "active latent groups3 of 8" in full.text
     assert "open-loop error, obs0.062" in full.text
@@ -66,6 +67,7 @@ def test_a_run_that_acts_shows_it_first_with_its_film_and_its_dream(tmp_path):
     assert {"Returns", "Discounted return, predicted and real", "Bound on its own episodes"} <= drawn
     assert "Rough evidence of its own episodes" in drawn
     assert "return, last evaluation-950.0" in found.text
+    assert "best return-900.0" in found.text
     film, dream = found.all("img")[:2]
     assert film["src"].startswith("data:image/gif;base64,") and film["alt"] == "Film of actor"
     assert dream["src"].startswith("data:image/png;base64,") and dream["alt"] == "The dream beside the world"

@@ -16,6 +16,7 @@ def test_whatever_is_computed_has_a_name():
     assert tuple(vocabulary.METHODS) == scores.METHODS
     assert tuple(vocabulary.ESTIMATORS) == evidence.ESTIMATORS
     assert vocabulary.EVIDENCE.keys() == CHARTS.keys()
+    assert vocabulary.BEST.keys() == {"elbo", "return"}  # what best weights are chosen by
 
 
 def test_terms_and_departures_of_any_name_are_put_into_words():
@@ -35,6 +36,7 @@ def test_names_units_captions_and_colours_are_written_once():
         *vocabulary.ROUGH.values(),
         *vocabulary.PICTURES.values(),
         *vocabulary.ACTING.values(),
+        *vocabulary.BEST.values(),
         vocabulary.DREAM,
         vocabulary.PLAY,
         vocabulary.OPEN_LOOP,

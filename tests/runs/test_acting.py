@@ -5,6 +5,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import wandb
 from PIL import Image
@@ -62,7 +63,10 @@ class Taker:
     def image(self, update, name, png):
         self.taken[name] = png
 
-    video = image
+    def histogram(self, update, name, values): ...
+
+    def file(self, update, name, path):
+        self.taken[name] = path.read_bytes()
 
     def finish(self, files): ...
 
@@ -98,18 +102,24 @@ def test_the_film_is_in_the_folder_on_the_page_and_in_the_last_words(acted):
 def test_w_and_b_has_the_film_the_dream_and_the_charts(acted):
     (offline,) = (acted[0].folder / "wandb").glob("offline-run-*")
     logged = wandb_reader.read(next(Path(offline).glob("*.wandb")))
-    media = {name: row[name] for row in logged["history"] for name in row if name.split("/")[0] in ("acting", "play")}
+    media = {name: row[name] for row in logged["history"] for name in row if name.split("/")[0] == "acting"}
     for name in ("actor", "dream"):
-        film = offline / "files" / media[f"play/{name}"]["path"]
-        assert media[f"play/{name}"]["_type"] == "video-file"
+        film = offline / "files" / media[f"acting/film/{name}"]["path"]
+        assert media[f"acting/film/{name}"]["_type"] == "video-file"
         assert film.read_bytes() == (acted[0].folder / "play" / f"{name}.gif").read_bytes()
-    for name, file in (("acting/dream", "acting_dream"), ("acting", "acting")):
+    for name, file in (("acting/dream", "acting_dream"), ("acting/curves", "acting")):
         assert media[name]["_type"] == "image-file"
         with (
             Image.open(offline / "files" / media[name]["path"]) as theirs,
             Image.open(acted[0].folder / "figures" / f"{file}.png") as ours,
         ):
             assert theirs.tobytes() == ours.convert(theirs.mode).tobytes()
+    assert media["acting/returns"]["_type"] == "histogram" and sum(media["acting/returns"]["values"]) == 3
+    bests = [row["best/return"] for row in logged["history"] if "best/return" in row]
+    returns = [row["acting/return"] for row in logged["history"] if "acting/return" in row]
+    assert bests == pytest.approx(list(np.maximum.accumulate(returns)))
+    assert logged["summary"]["acting/return"]["max"] == pytest.approx(max(returns))
+    assert logged["summary"]["best/return"] == pytest.approx(max(returns))  # what a sweep looks at
 
 
 def test_what_cannot_be_filmed_is_left_out_with_a_sentence_and_the_rest_is_written(acted, monkeypatch):

@@ -28,6 +28,7 @@ from worldmodel.runs.session import train
 from worldmodel.training.checkpoint import CheckpointError, load_model
 from worldmodel.training.divergence import NonFiniteLossError
 from worldmodel.training.progress import RunProgress
+from worldmodel.training.wandb_names import wandb_name
 from worlds import TINY
 
 ROOT = Path(worldmodel.__file__).parent.parent
@@ -72,7 +73,7 @@ def tiny(tmp_path_factory):
     """The training that the tests below look at: its Run, its metrics, and what W&B was told, offline."""
     folder = tmp_path_factory.mktemp("tiny")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
             patch.setenv(name, str(folder / "wandb-home"))
         run = train_tiny(folder / "runs", SETTINGS, tracking="offline", name="tiny")
         wandb.teardown()
@@ -175,7 +176,14 @@ def test_figures_are_pictures_with_something_in_them(tiny):
 
 def test_the_kl_lines_are_kept_with_one_value_per_step(tiny):
     lines = {path.stem: json.loads(path.read_text()) for path in (tiny.run.folder / "lines").glob("*.json")}
-    assert lines.keys() == {"kl_by_position", "kl_by_episode_step", "kl_by_group", "kl_surprise", "open_loop_obs"}
+    assert lines.keys() == {
+        "kl_by_position",
+        "kl_by_episode_step",
+        "kl_by_group",
+        "kl_over_training",
+        "kl_surprise",
+        "open_loop_obs",
+    }
     assert len(lines["kl_by_position"]["raw"]) == 16
     groups = [lines["kl_by_group"][f"group {s}"] for s in range(tiny.run.config.rssm.stoch)]
     np.testing.assert_allclose(np.sum(groups, 0), lines["kl_by_position"]["raw"], rtol=1e-4)
@@ -196,18 +204,19 @@ def test_w_and_b_has_every_number_that_the_folder_has(tiny):
     for row in latest.values():
         for name, value in row.items():
             if name != "update":
-                assert by_step[row["update"]][name] == pytest.approx(value), (row["update"], name)
+                assert by_step[row["update"]][wandb_name(name)] == pytest.approx(value), (row["update"], name)
 
 
 def test_w_and_b_has_the_kl_of_every_step_as_tables_and_pictures(tiny, logged):
-    for name in ("kl/mean", "kl/median", "kl/q95", "training_kl/share_under_free_nats", "heldout_kl/active_units"):
-        assert name in logged
-    for group in ("ledger/", "grad_norm/", "rate/"):
+    for name in ("batch/mean", "batch/q95", "training_sequences/share_under_free_nats", "heldout/active_units"):
+        assert f"kl/{name}" in logged
+    for group in ("ledger/", "optimization/grad_norm/", "wall_clock/"):
         assert any(name.startswith(group) for name in logged)
     curves = {
         "kl/by_position": (16, {"raw", "as optimised"}),
         "kl/by_episode_step": (60, {"raw"}),
         "kl/surprise": (60, {"KL, raw", "KL, as optimised", "reward"}),
+        "kl/over_training": (16, {"update 15", "update 30"}),
     }
     for name, (length, lines) in curves.items():
         table = json.loads((tiny.media / "files" / logged[f"{name}_table"]["path"]).read_text())
@@ -217,13 +226,36 @@ def test_w_and_b_has_the_kl_of_every_step_as_tables_and_pictures(tiny, logged):
         assert logged[name]["_type"] == "image-file"
         with Image.open(tiny.media / "files" / logged[name]["path"]) as picture:
             assert picture.size[0] > 100
+    for name, rows in (("kl/heldout/by_step", 120), ("kl/training_sequences/by_step", 4 * 4 * 16)):
+        assert logged[name]["_type"] == "histogram" and sum(logged[name]["values"]) == rows
+
+
+def test_w_and_b_has_what_was_imagined(tiny, logged):
+    drawn = sorted(path for path in (tiny.run.folder / "imagination").iterdir() if path.suffix in (".png", ".gif"))
+    assert {path.name for path in drawn} >= {"fan_obs.png", "latents.png", "scores.png"}
+    for path in drawn:
+        shown = logged[f"imagination/{path.stem}"]
+        with Image.open(tiny.media / "files" / shown["path"]) as theirs, Image.open(path) as ours:
+            assert theirs.tobytes() == ours.convert(theirs.mode).tobytes()
+
+
+def test_the_best_so_far_is_logged_at_every_evaluation(tiny):
+    rows = rows_with(tiny, "best/elbo")
+    scores = [row["heldout/elbo"] for row in rows_with(tiny, "heldout/elbo")]
+    assert [row["update"] for row in rows] == [15, 30]
+    assert [row["best/elbo"] for row in rows] == pytest.approx(list(np.maximum.accumulate(scores)))
 
 
 def test_w_and_b_has_the_settings_and_the_model(tiny):
     assert tiny.wandb["config"]["rssm"]["deter"] == 16
     assert tiny.wandb["run"]["name"] == tiny.run.folder.name
-    models = [set(paths) for _, kind, paths in tiny.wandb["artifacts"] if kind == "model"]
-    assert models == [{"best.safetensors", "last.safetensors", "config.yaml", "report.html"}]
+    models = [(set(paths), aliases) for _, kind, paths, aliases in tiny.wandb["artifacts"] if kind == "model"]
+    both = {"config.yaml", "report.html"}
+    assert [paths for paths, _ in models] == [both | {f"{name}.safetensors"} for name in ("best", "last")]
+    assert "best" in models[0][1] and "best" not in models[1][1] and "latest" in models[1][1]
+    session = json.loads((tiny.run.folder / "versions.json").read_text())["sessions"][-1]
+    assert tiny.wandb["config"]["started_by"] == {key: session[key] for key in session if key in ("command", "commit")}
+    assert sys.argv[0] in session["command"]
     assert tiny.wandb["exit"] == 0
 
 

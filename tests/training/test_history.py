@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from worldmodel.evaluation.held_out import Reconstruction
-from worldmodel.training.history import History, rewind_metrics
+from worldmodel.training.history import CURVES, KL_OVER_TRAINING, History, read_kl, rewind_metrics
+from worldmodel.training.tracking import FolderTracker
 
 BAD = [b"[3]", b'{"a": 1}', b"\xff", b'{"update": "x"}', b'{"update": NaN}', b'{"update": 1, "kl": "much"}', b"["]
 
@@ -37,6 +38,46 @@ def test_of_images_it_keeps_what_the_model_saw_by_update():
     history.add_frames(3, {"camera": Reconstruction(truth, first)})
     history.add_frames(6, {"camera": Reconstruction(truth, second)})
     assert {update: frames.max() for update, frames in history.frames["camera"].items()} == {3: 1, 6: 2}
+
+
+def test_the_kl_over_training_has_a_column_for_a_few_evaluations_spread_over_all_of_them():
+    history = History()
+    assert history.kl_over_training() == {}
+    for update in range(100, 2600, 100):
+        history.add_kl(update, np.full(4, float(update)))
+    columns = history.kl_over_training()
+    np.testing.assert_array_equal(columns.pop("row of the sequence"), np.arange(4))
+    updates = [int(name.removeprefix("update ")) for name in columns]
+    assert len(updates) == CURVES and updates == sorted(updates)
+    assert (updates[0], updates[-1]) == (100, 2500)
+    assert set(np.diff(updates)) == {200, 300}
+    assert all((column == int(name.removeprefix("update "))).all() for name, column in columns.items())
+
+
+def test_a_resumed_run_goes_on_with_the_kl_of_its_earlier_evaluations(tmp_path):
+    first = History()
+    for update in (5, 10, 15):
+        first.add_kl(update, np.array([update, np.nan]))
+    tracker = FolderTracker(tmp_path)
+    tracker.lines(15, KL_OVER_TRAINING, first.kl_over_training())
+    tracker.finish([])
+    assert read_kl(tmp_path, 10).keys() == {5, 10}  # update 15 is made again
+    resumed = History(kl=read_kl(tmp_path, 10))
+    resumed.add_kl(15, np.array([1.0, 2.0]))
+    columns = resumed.kl_over_training()
+    assert [*columns] == ["row of the sequence", "update 5", "update 10", "update 15"]
+    np.testing.assert_array_equal(columns["update 10"], [10, np.nan])
+    np.testing.assert_array_equal(columns["update 15"], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", '{"update 5": 3}', '{"update x": [1]}', '{"update 5": ["y"]}', "[" * 9999]
+)
+def test_a_damaged_or_missing_record_of_it_is_an_empty_one(content, tmp_path):
+    assert read_kl(tmp_path, 10) == {}
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "kl_over_training.json").write_text(content)
+    assert read_kl(tmp_path, 10) == {}
 
 
 def test_lines_that_are_no_rows_are_left_out_and_that_is_said_but_for_a_torn_last_one(tmp_path):

@@ -55,7 +55,9 @@ class Recorder:
 
     def image(self, update, name, png): ...
 
-    def video(self, update, name, gif): ...
+    def histogram(self, update, name, values): ...
+
+    def file(self, update, name, path): ...
 
     def finish(self, files): ...
 
@@ -208,6 +210,8 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_held_out_bound(start, m
     assert [row["update"] for row in trainer.tracker.rows if "heldout/elbo" in row] == [2, 4, 6, 7]
     assert kept(trainer, "best")["updates"] == 4
     assert kept(trainer)["best_elbo"] == -1.0
+    best = {row["update"]: row["best/elbo"] for row in trainer.tracker.rows if "best/elbo" in row}
+    assert best == {2: -3.0, 4: -1.0, 6: -1.0, 7: -1.0}  # never falls: a sweep looks at the last one
 
 
 def test_inputs_and_targets_are_standardised_by_the_prefill_once(start):

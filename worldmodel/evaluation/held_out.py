@@ -29,6 +29,7 @@ class KLDiagnostics:
     by_episode_step: np.ndarray  # [L] mean over rows that lie that many steps after their episode's reset
     heat_map: np.ndarray  # [S, T] mean of each latent group at each place of the sequence
     optimised_by_position: np.ndarray  # [T] the optimised KL (clipped, weighted), beside the raw one
+    rows: np.ndarray  # [N] of every row that counts
     summary: dict[str, float]  # mean, median, q95, share_under_free_nats, share_under_1_nat, active_units, ...
 
 
@@ -149,6 +150,7 @@ def kl_diagnostics(
         by_episode_step=by_episode_step,
         heat_map=_mean_over_batch(groups, valid).T,
         optimised_by_position=_mean_over_batch(clamped, valid),
+        rows=rows,
         summary={name: float(value) for name, value in summary.items()},
     )
 

@@ -55,8 +55,10 @@ def _head(record: Record) -> dict[str, Any]:
 def _facts(record: Record) -> Iterator[tuple[str, str]]:
     if (earned := record.last("acting/return")) is not None:
         yield "return, last evaluation", number(earned, 1)
+    if (earned := record.last("best/return")) is not None:
+        yield vocabulary.BEST["return"].name, number(earned, 1)
     if best := record.best:
-        yield "best held-out ELBO", f"{number(best['heldout/elbo'])} at update {count(best['update'])}"
+        yield vocabulary.BEST["elbo"].name, f"{number(best['heldout/elbo'])} at update {count(best['update'])}"
     for name in record.names("heldout_bits_per_dimension/"):
         yield vocabulary.bits(name), number(record.last(f"heldout_bits_per_dimension/{name}"))
     if (active := record.last("heldout_kl/active_units")) is not None:

@@ -182,6 +182,12 @@ ROUGH = {  # the evidence by few particles, over training
     "gap": Wording("Rough gap over training", PER_STEP, f"{_GAP} With few particles it comes out too small."),
     "ess": Wording("Effective particles over training", EVIDENCE["ess"].unit, "Of the rough estimate."),
 }
+BEST = {  # of the evaluations so far, by score; the metric best/SCORE, by which the best weights are chosen
+    "elbo": Wording(
+        "best held-out ELBO", PER_STEP, "The highest bound of any evaluation so far, on held-out episodes."
+    ),
+    "return": Wording("best return", "reward units", "The highest mean return of any evaluation so far."),
+}
 OWN, HELD_OUT = "its own episodes", "held-out episodes of a random policy"
 ACTING = {  # how a run acts, over training
     "returns": Wording(

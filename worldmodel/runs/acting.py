@@ -52,7 +52,7 @@ def _or_left_out(words: str, progress: Watch) -> Iterator[None]:
 def _film(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
     policy = run.config.acting.policy
     film: Path = write_play(run, policy=policy, episodes=_episodes(run), seed=_seed(run), rows=ROWS, at=progress.at)
-    tracker.video(update, f"play/{policy}", film.read_bytes())
+    tracker.file(update, f"play/{policy}", film)
 
 
 def _dream(run: Run, tracker: Tracker, update: int, progress: Watch) -> DreamGap:
@@ -73,9 +73,8 @@ def _dream(run: Run, tracker: Tracker, update: int, progress: Watch) -> DreamGap
 
 
 def _dream_film(run: Run, gap: DreamGap, tracker: Tracker, update: int, progress: Watch) -> None:
-    film = film_gap(run, gap, run.config.acting.policy, at=progress.at)
-    write_film(run, DREAM, None, film)
-    tracker.video(update, f"play/{DREAM}", film)
+    film = write_film(run, DREAM, None, film_gap(run, gap, run.config.acting.policy, at=progress.at))
+    tracker.file(update, f"play/{DREAM}", film)
 
 
 def _episodes(run: Run) -> int:

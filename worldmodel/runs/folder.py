@@ -5,8 +5,8 @@ checkpoints/ (last, previous, best), replay/ (what it trains on) and heldout/ (w
 """
 
 import json
+import os
 import platform
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,7 +21,9 @@ from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import refuse_link, write_whole
 from worldmodel.system.installation import versions
+from worldmodel.system.provenance import provenance
 from worldmodel.training.processes import ALONE, Processes
+from worldmodel.training.wandb_filing import run_id
 
 
 def make_folder(config: Config) -> Path:
@@ -120,9 +122,8 @@ def note_session(folder: Path, update: int, device: str, explains: Mapping[str, 
         ValueError: if the file is damaged.
     """
     path = folder / "versions.json"
-    record: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "sessions": []}
-    if path.exists():
-        record = _read_sessions(path)
+    record: dict[str, Any] = _read_sessions(path) if path.exists() else {"wandb_id": None, "sessions": []}
+    record["wandb_id"] = run_id(record["wandb_id"], os.environ)
     record["explains"] = dict(explains)
     session = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -130,10 +131,19 @@ def note_session(folder: Path, update: int, device: str, explains: Mapping[str, 
         "versions": versions(),
         "platform": platform.platform(),
         "device": device,
+        **provenance(),
     }
     record["sessions"].append(session)
     _write_sessions(path, record)
     return record["wandb_id"], len(record["sessions"]) > 1
+
+
+def note_wandb(folder: Path, wandb_id: str) -> None:
+    """Note in versions.json the id under which W&B really keeps the run, such as one that a sweep gave it."""
+    path = folder / "versions.json"
+    record = _read_sessions(path)
+    if record["wandb_id"] != wandb_id:
+        _write_sessions(path, record | {"wandb_id": wandb_id})
 
 
 def note_divergence(folder: Path, words: str) -> None:

@@ -8,6 +8,7 @@ from worldmodel.models.networks import parameter_count
 from worldmodel.models.world_model import WorldModel
 from worldmodel.report.formats import several
 from worldmodel.training.trainer import Trainer
+from worldmodel.training.wandb_tracker import Place
 
 
 def without_text(left_out: Sequence[str]) -> str:
@@ -20,7 +21,7 @@ def announce(
     config: Config,
     model: WorldModel,
     folder: Path,
-    wandb_at: str | None,
+    wandb_at: Place | None,
     left_out: Sequence[str] = (),
 ) -> None:
     """Say what is learned from, which observations are left out, how large the model is, and where the run is kept."""
@@ -32,7 +33,7 @@ def announce(
     if left_out:
         log(without_text(left_out))
     log(f"{parameter_count(model):,} parameters ({sizes}) on {model.device}")
-    log(f"run folder {folder}; W&B {wandb_at or 'off'}")
+    log(f"run folder {folder}; W&B {_kept_at(wandb_at)}")
     if config.offline is None:
         log(f"{config.evaluation.episodes} held-out episodes, then {config.training.prefill} steps of prefill")
     else:
@@ -40,7 +41,7 @@ def announce(
 
 
 def conclude(
-    log: Callable[[str], None], config: Config, trainer: Trainer, folder: Path, wandb_at: str | None, finished: bool
+    log: Callable[[str], None], config: Config, trainer: Trainer, folder: Path, wandb_at: Place | None, finished: bool
 ) -> None:
     """Say how the run ended: its held-out numbers, the floors of their densities, and where its files are."""
     if trainer.interruptions.terminated:
@@ -86,5 +87,15 @@ def conclude(
     ):
         if (folder / name).exists():
             log(f"{label:11} {folder / name}{words}")
-    if wandb_at:
-        log(f"W&B         {wandb_at}" + ("" if wandb_at.startswith("http") else f"   (upload: wandb sync {wandb_at})"))
+    if wandb_at is not None:
+        offline = not wandb_at.address.startswith("http")
+        hint = f"   (look: wandb leet {wandb_at.address}; upload: wandb sync {wandb_at.address})" if offline else ""
+        log(f"W&B         {_kept_at(wandb_at)}{hint}")
+
+
+def _kept_at(wandb_at: Place | None) -> str:
+    """Where W&B keeps the run, if it does; and which of a sweep's runs it is."""
+    if wandb_at is None:
+        return "off"
+    sweep = f", run {wandb_at.run_id} of sweep {wandb_at.sweep}" if wandb_at.sweep else ""
+    return f"{wandb_at.address}{sweep}"

@@ -37,6 +37,7 @@ from worldmodel.runs.folder import (
     note_divergence,
     note_finish,
     note_session,
+    note_wandb,
     noted_divergence,
     products,
     read_settings,
@@ -51,8 +52,9 @@ from worldmodel.training.arithmetic import arithmetic
 from worldmodel.training.behaviour_learner import BehaviourLearner
 from worldmodel.training.checkpoint import BEHAVIOUR, WORLD, Checkpoint, CheckpointError, newest_sound, require_settings
 from worldmodel.training.divergence import ADVICE, NonFiniteLossError
-from worldmodel.training.history import History, rewind_metrics
+from worldmodel.training.history import History, read_kl, rewind_metrics
 from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
+from worldmodel.training.pictures import show_files
 from worldmodel.training.processes import Processes, joined
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
@@ -220,11 +222,13 @@ def _run(
         stack.enter_context(arithmetic(tf32=config.training.tf32, deterministic=config.training.deterministic))
         history, earlier, wandb_id, resumed = History(), None, "", False
         if processes.writes:
-            history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log))
+            history = History(rewind_metrics(folder / "metrics.jsonl", update, progress.log), read_kl(folder, update))
             earlier = noted_divergence(folder)
             wandb_id, resumed = note_session(folder, update, str(model.device), explained(model.likelihoods()))
         tracker, wandb_at = build.build_tracker(config, folder, wandb_id, resumed=resumed, processes=processes)
         stack.push(lambda kind, *_: _leave(progress, tracker, folder, interruptions, failed=kind is not None))
+        if wandb_at is not None:
+            note_wandb(folder, wandb_at.run_id)
         stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error, processes))
         announce(progress.log, config, model, folder, wandb_at, _left_out(config, worlds.learning, folder))
         if processes.world > 1:
@@ -375,7 +379,8 @@ def finish_run(run: Run, trainer: Trainer) -> None:
     """
     if trainer.heldout.imagines:
         with trainer.stages("imagine"), trainer.progress.phase("imagining"):
-            run.write_imagination(seed=run.config.evaluation.seed)
+            imagined = run.write_imagination(seed=run.config.evaluation.seed)
+            show_files(trainer.journal.pictures, trainer.updates, "imagination", imagined)
     if show_policy := acts(run.config):
         with trainer.stages("film"), trainer.progress.phase("filming the policy"):
             write_acting(run, trainer.journal.pictures, trainer.updates, trainer.progress)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from worldmodel.system.installation import PRESETS, checkout
 
 SUFFIX = ".yaml"
+SWEEPS = "sweeps"  # a subfolder whose files are for `wandb sweep`, and no settings of a run
 TASKS = "tasks"  # the group of the presets that are in no subfolder
 
 
@@ -36,7 +37,8 @@ def presets() -> list[Preset]:
     """All presets: tasks first, then sizes and recipes, by name."""
     top = checkout()
     folder = PRESETS if top is None else top / "configs"
-    found = [Preset(path.relative_to(folder).with_suffix("").as_posix(), path) for path in folder.rglob(f"*{SUFFIX}")]
+    paths = [path for path in folder.rglob(f"*{SUFFIX}") if path.parent != folder / SWEEPS]
+    found = [Preset(path.relative_to(folder).with_suffix("").as_posix(), path) for path in paths]
     return sorted(found, key=lambda preset: (preset.group != TASKS, preset.group != "sizes", preset.name))
 
 

@@ -69,5 +69,6 @@ class ActingEvaluator:
             found = rough_evidence(model, episodes, **self.rough._asdict())
             values |= {f"acting_evidence/{name}": value for name, value in found._asdict().items()}
         journal.scalars(update, values)
+        journal.pictures.histogram(update, "acting/returns", returns.cpu().numpy())
         show_acting(journal.pictures, update, journal.history)
         return {"return": values["acting/return"]}

@@ -1,9 +1,11 @@
 """The curves and pictures of an evaluation, handed to a tracker."""
 
+from pathlib import Path
+
 import numpy as np
 
 from worldmodel.evaluation.held_out import Evaluation, KLDiagnostics
-from worldmodel.training.history import History
+from worldmodel.training.history import KL_OVER_TRAINING, KL_PLACE, History
 from worldmodel.training.tracking import Tracker
 
 
@@ -21,7 +23,11 @@ def show(tracker: Tracker, update: int, history: History, evaluation: Evaluation
     from worldmodel.report import films  # and so matplotlib, which opening a run does not need
 
     history.add_frames(update, evaluation.reconstructions)
+    history.add_kl(update, training_kl.by_position)
     _kl_lines(tracker, update, evaluation, training_kl)
+    tracker.lines(update, KL_OVER_TRAINING, history.kl_over_training())
+    tracker.histogram(update, "heldout_kl/by_step", evaluation.kl.rows)
+    tracker.histogram(update, "training_kl/by_step", training_kl.rows)
     surprise = evaluation.surprise
     overview = report.kl_overview(
         history.tables["kl"],
@@ -58,10 +64,18 @@ def show_acting(tracker: Tracker, update: int, history: History) -> None:
     tracker.image(update, "acting", report.render(report.acting_figure(curves)))
 
 
+def show_files(tracker: Tracker, update: int, name: str, folder: Path) -> None:
+    """Hand a tracker the pictures and films in a folder of the run, as NAME/STEM; what is beside a film of the same
+    stem is its frames."""
+    for path in sorted([*folder.glob("*.png"), *folder.glob("*.gif")]):
+        beside = path.suffix == ".png" and path.with_suffix(".gif").exists()
+        tracker.file(update, f"{name}/{path.stem}{'_frames' if beside else ''}", path)
+
+
 def _kl_lines(tracker: Tracker, update: int, evaluation: Evaluation, training_kl: KLDiagnostics) -> None:
     surprise, since_reset = evaluation.surprise, evaluation.kl.by_episode_step
     by_position = {
-        "row of the sequence": np.arange(len(training_kl.by_position)),
+        KL_PLACE: np.arange(len(training_kl.by_position)),
         "raw": training_kl.by_position,
         "as optimised": training_kl.optimised_by_position,
     }
@@ -77,4 +91,4 @@ def _kl_lines(tracker: Tracker, update: int, evaluation: Evaluation, training_kl
     )
     tracker.lines(update, "kl/surprise", along_episode)
     groups = {f"group {s}": row for s, row in enumerate(training_kl.heat_map)}
-    tracker.lines(update, "kl/by_group", {"row of the sequence": by_position["row of the sequence"], **groups})
+    tracker.lines(update, "kl/by_group", {KL_PLACE: by_position[KL_PLACE], **groups})

@@ -337,6 +337,8 @@ class Trainer:
         if score > self.best:
             self.best = score
             self._save("best")
+        if np.isfinite(self.best):
+            self.journal.scalars(self.updates, {f"best/{self.best_by}": self.best})
         self._evaluated = self.updates
 
     def _score(self) -> dict[str, float]:
