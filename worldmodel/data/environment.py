@@ -283,7 +283,7 @@ def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | 
             env = gymnasium.make(suites.prepare(env_id), **kwargs)
     except Exception:  # of a constructor that these keywords do not fit
         return None
-    law = getattr(env.unwrapped, "law", None)
+    law = env.get_wrapper_attr("law") if env.has_wrapper_attr("law") else None
     env.close()
     return law if isinstance(law, dict) else None
 
