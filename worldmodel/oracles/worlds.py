@@ -14,8 +14,10 @@ from torch.distributions import Normal
 
 from worldmodel.data.batches import require_whole_episodes
 from worldmodel.oracles.distributions import Gaussian
+from worldmodel.oracles.episodes import Episode
 from worldmodel.oracles.hmm import HiddenMarkov
 from worldmodel.oracles.linear_gaussian import LinearGaussian
+from worldmodel.oracles.random_start import integral_of, row_evidence
 from worldmodel.types import Batch
 
 Parts = dict[str, Float[Tensor, "B T"]]
@@ -30,9 +32,9 @@ def exact_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
         law: of the environment that wrote the rows; no wrapper may have changed what a row holds.
         batch: whole episodes from their reset, padded at the end.
     Returns:
-        `total` and the two parts it is the sum of, zero where a row is not valid: `observation_and_reward`, one number
-        since both depend on the same state, and `continue`, given those two if the state decides when an episode ends.
-        The sum of `total` over t is the evidence of an episode.
+        `total` and the parts it is the sum of, zero where a row is not valid: `observation_and_reward`, one number since
+        both depend on the same state, and `continue`, given those two if the state decides when an episode ends. Where
+        only the start is random there is a single part, `row`. The sum of `total` over t is the evidence of an episode.
     Raises:
         ValueError: if the kind of law is unknown, the rows do not fit the law, or a sequence is not one episode from
             its reset.
@@ -138,9 +140,24 @@ def hidden_markov_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
     return {"observation_and_reward": without_flag, "continue": torch.where(impossible, 0.0, evidence - without_flag)}
 
 
+def random_start_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
+    """The evidence by quadrature over the start, for a law of `worldmodel_envs.stock_laws`.
+
+    The sum over the rows of an episode is sure to 1e-6 nats, or there is a warning; see `random_start.row_evidence`.
+    """
+    observation, action = _only_vector(batch, len(law["observation_std"])), _numbers(law, batch.prev_action)
+    evidence = torch.zeros(batch.valid.shape, dtype=torch.float64)
+    for b, rows in enumerate(batch.valid.sum(1).tolist()):
+        reward, ended = batch.reward[b, :rows].double(), bool(batch.is_terminal[b, rows - 1])
+        episode = Episode(observation[b, :rows], reward, action[b, :rows].tolist(), ended)
+        evidence[b, :rows] = row_evidence(integral_of(law, episode), rows)
+    return {"row": evidence}
+
+
 EVIDENCE: dict[str, Callable[[Mapping[str, Any], Batch], Parts]] = {
     "hidden_markov": hidden_markov_evidence,
     "linear_gaussian": linear_gaussian_evidence,
+    "random_start": random_start_evidence,
 }
 FORECAST: dict[str, Callable[[Mapping[str, Any], Batch], Gaussian]] = {"linear_gaussian": linear_gaussian_forecast}
 
@@ -156,6 +173,14 @@ def _only_class(batch: Batch, classes: int) -> Int[Tensor, "B T"]:
     if list(leaves.values()) != [([1], torch.int32)] or not bool(((x >= 0) & (x < classes)).all()):
         raise ValueError(f"batch.obs: expected a single category of {classes}, got {leaves}")
     return x[..., 0].long()
+
+
+def _numbers(law: Mapping[str, Any], action: Float[Tensor, "B T A"]) -> Float[Tensor, "B T"]:
+    """The one number that an action of these environments is, as `data.spaces.decode_action` gives it to them."""
+    if "action_low" not in law:
+        return action.argmax(-1).double()
+    unit = (action[..., 0].double().clamp(-1, 1) + 1) / 2
+    return ((1 - unit) * law["action_low"] + unit * law["action_high"]).float().double()
 
 
 def _only_vector(batch: Batch, width: int) -> Float[Tensor, "B T n"]:
