@@ -28,7 +28,7 @@ from worldmodel.oracles.filtering_gap import innovations, physical
 from worldmodel.oracles.worlds import linear_gaussian_model
 from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW
 
-PRESETS = ("linear_gaussian", "linear_gaussian_smoothing", "hidden_markov")
+PRESETS = ("linear_gaussian", "linear_gaussian_smoothing", "hidden_markov", "noisy_pendulum")
 PARTICLES = (128, 256)
 EPISODES = 128
 

@@ -50,7 +50,7 @@ class NoisyObservation(gymnasium.Wrapper):
             self.observation_space = spaces.Box(-np.inf, np.inf, space.shape, space.dtype.type)
         else:
             words = "a Box of float numbers or a Discrete with two categories or more"
-            require(isinstance(space, spaces.Discrete) and space.n > 1, "env.observation_space", words, space)
+            require(isinstance(space, spaces.Discrete) and int(space.n) > 1, "env.observation_space", words, space)
             require(std is None, "std", "none, since the observation is a Discrete", std)
             require(error is not None and 0 <= error < 1, "error", "a probability below one", error)
         require(0 < reward_std < np.inf, "reward_std", "a finite number greater than zero", reward_std)
@@ -58,7 +58,7 @@ class NoisyObservation(gymnasium.Wrapper):
 
     @property
     def law(self) -> dict[str, Any] | None:
-        """The law of the rows, as `worldmodel_envs.stock_laws` says it; None over an environment that is not known there."""
+        """The law of the rows, as `worldmodel_envs.stock_laws` says it; None over others."""
         noise = {"error": self.error} if self.error is not None else {"observation_std": self.std.ravel().copy()}
         return law_of_noisy(self.env, {**noise, "reward_std": self.reward_std})
 

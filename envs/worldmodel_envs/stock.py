@@ -39,9 +39,7 @@ def noisy_mountain_car_continuous(
     return NoisyObservation(Continuous_MountainCarEnv(**kwargs), std, reward_std=reward_std)
 
 
-def noisy_cart_pole(
-    *, std: Std = (0.02, 0.1, 0.02, 0.1), reward_std: float = 0.1, **kwargs: Any
-) -> NoisyObservation:
+def noisy_cart_pole(*, std: Std = (0.02, 0.1, 0.02, 0.1), reward_std: float = 0.1, **kwargs: Any) -> NoisyObservation:
     """CartPole-v1; std of (position, velocity, angle, angular velocity)."""
     return NoisyObservation(CartPoleEnv(**kwargs), std, reward_std=reward_std)
 

@@ -11,8 +11,8 @@ its start. Such a law has the kind "random_start" and
     reward_std                  of the reward, from the second row on
 
 The two table environments state their `P` and `initial_state_distrib`. Their rows are a hidden Markov model whose
-states are outcomes (cell, reward of arriving there, end of the episode), since a reward belongs to a step rather than to
-a cell. The law has the kind "hidden_markov", as `worldmodel_envs.hidden_markov` says it.
+states are outcomes (cell, reward of arriving there, end of the episode), since a reward belongs to a step rather than
+to a cell. The law has the kind "hidden_markov", as `worldmodel_envs.hidden_markov` says it.
 """
 
 from collections.abc import Mapping
@@ -49,15 +49,19 @@ STARTS: dict[type, tuple[str, tuple[str, ...], list[float], list[float]]] = {
     ),
     CartPoleEnv: (
         "cart_pole",
-        ("gravity", "masspole", "total_mass", "length", "polemass_length", "force_mag", "tau")
-        + ("theta_threshold_radians", "x_threshold", "_sutton_barto_reward"),
+        (
+            *("gravity", "masspole", "total_mass", "length", "polemass_length", "force_mag", "tau"),
+            *("theta_threshold_radians", "x_threshold", "_sutton_barto_reward"),
+        ),
         [-0.05] * 4,
         [0.05] * 4,
     ),
     AcrobotEnv: (
         "acrobot",
-        ("LINK_LENGTH_1", "LINK_MASS_1", "LINK_MASS_2", "LINK_COM_POS_1", "LINK_COM_POS_2", "LINK_MOI")
-        + ("MAX_VEL_1", "MAX_VEL_2", "dt"),
+        (
+            *("LINK_LENGTH_1", "LINK_MASS_1", "LINK_MASS_2", "LINK_COM_POS_1", "LINK_COM_POS_2", "LINK_MOI"),
+            *("MAX_VEL_1", "MAX_VEL_2", "dt"),
+        ),
         [-0.1] * 4,
         [0.1] * 4,
     ),
@@ -113,7 +117,7 @@ def _table(env: Any, error: float, reward_std: float) -> dict[str, Any]:
         for action in range(actions):
             for step in env.P[cell][action]:
                 transition[action, k, index[_outcome(step)]] += step[0]
-    shown = np.eye(cells)[[cell for cell, _, _ in outcomes]]
+    shown = np.eye(cells)[np.array([cell for cell, _, _ in outcomes])]
     return {
         "kind": "hidden_markov",
         "initial": initial,

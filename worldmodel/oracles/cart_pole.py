@@ -1,12 +1,12 @@
 """CartPole's evidence given the start of its pole: the cart's start is integrated out in closed form.
 
-The pole moves as if the cart were not there, and the cart's position and velocity are linear in their start v = (x, x'):
+The pole moves as if the cart were not there, and the cart's position and velocity are linear in their start v:
 
     x_t = x + (t - 1) tau x' + X_t,    x'_t = x' + V_t
 
 where X and V are the path of a cart that starts at rest at zero under the same pole. So log p(rows | v, pole) is
-c + b . v - v . L v / 2, and the integral over the box of starts is Gaussian: over x by the normal distribution function,
-between the bounds that the flags leave it, and over x' by quadrature.
+c + b . v - v . L v / 2, and the integral over the box of starts is Gaussian: over x by the normal distribution
+function, between the bounds that the flags leave it, and over x' by quadrature.
 """
 
 import math
@@ -63,23 +63,35 @@ def log_density(
     return density
 
 
-def margin(constants: Mapping[str, float], episode: Episode) -> Callable[[Float[Tensor, "N 2"]], Tensor] | None:
-    """How far the pole is beyond its limit on the last row, and within it on the row before; None if it did not fall."""
-    side = float(episode.observation[-1, 2].sign())
-    limit = constants["theta_threshold_radians"]
-    if not episode.terminated or abs(float(episode.observation[-1, 0])) > constants["x_threshold"] * 0.9:
+def margin(
+    constants: Mapping[str, float], std: float, episode: Episode
+) -> Callable[[Float[Tensor, "N 2"]], Float[Tensor, "N M"]] | None:
+    """By how much the pole is on the side of its limit where the flags say it is, on the rows that come near it.
+
+    None where no row does, where the end may be that of the track, or where an angle is seen with so much noise (`std`)
+    that it does not tell on which side the pole fell.
+    """
+    limit, seen = constants["theta_threshold_radians"], episode.observation[:, 2].tolist()
+    near = [t for t, angle in enumerate(seen) if t and abs(angle) > limit / 2]
+    if (
+        not near
+        or std > limit / 6
+        or (episode.terminated and abs(float(episode.observation[-1, 0])) > constants["x_threshold"] / 2)
+    ):
         return None
 
-    def beyond(start: Float[Tensor, "N 2"]) -> Float[Tensor, "N 2"]:
+    def inside(start: Float[Tensor, "N 2"]) -> Float[Tensor, "N M"]:
         angle, speed = start.unbind(-1)
-        before = angle
-        for action in episode.action[1:]:
-            before = angle
-            _, turning = pole(angle, speed, action, constants)
+        found = []
+        for t in range(1, len(seen)):
+            _, turning = pole(angle, speed, episode.action[t], constants)
             angle, speed = angle + constants["tau"] * speed, speed + constants["tau"] * turning
-        return torch.stack([side * angle - limit, limit - side * before], -1)
+            if t in near:
+                within = limit - math.copysign(1, seen[t]) * angle
+                found.append(-within if episode.ends(t) else within)
+        return torch.stack(found, -1)
 
-    return beyond
+    return inside
 
 
 class Cart:

@@ -2,8 +2,8 @@
 
 Each function is a step: states [N, n] and the action as a number (a force or torque, or the index of a choice) -> the
 next states, the rewards r_t [N] of arriving there, and where that ends the episode [N]. `constants` have the names of
-Gymnasium's attributes. Source: `gymnasium.envs.classic_control`, version 1.4, whose order of operations is kept, so that
-both agree to rounding.
+Gymnasium's attributes. Source: `gymnasium.envs.classic_control`, version 1.4, whose order of operations is kept, so
+that both agree to rounding.
 
 MountainCarContinuous stores its state in float32 and Acrobot its start; here both are exact. Acrobot's angles are not
 brought back to [-pi, pi], since nothing depends on whole turns.

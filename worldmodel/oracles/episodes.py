@@ -23,7 +23,7 @@ class Episode:
         return self.terminated and t == len(self.action) - 1
 
 
-def log_normal(x: Float[Tensor, "*n"], std: Float[Tensor, " d"] | float) -> Float[Tensor, "*n"]:
+def log_normal(x: Float[Tensor, "*n"], std: Float[Tensor, "*d"] | float) -> Float[Tensor, "*n"]:
     """log N(x; 0, std^2), elementwise."""
     std = torch.as_tensor(std, dtype=torch.float64)
     return -0.5 * (x / std).square() - std.log() - 0.5 * math.log(2 * math.pi)

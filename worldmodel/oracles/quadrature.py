@@ -3,10 +3,11 @@
 A `Frame` maps the unit cube to the part of the box around a mean, along the axes of a covariance, so that the faces of
 the box stay faces of the cube. There `product_rule` is Gauss-Legendre in every dimension, whose error falls
 exponentially where the density is smooth; `adaptive_rule` halves the cells of the cube in which it is not, as a kink
-needs. Where the density jumps to zero at a smooth surface, the frame is cut there. `focused` finds the frame: from a frame that contains the mass to the moments of the mass, again and again.
+needs. Where the density jumps to zero at a smooth surface, the frame is cut there. `focused` finds the frame: from a
+frame that contains the mass to the moments of the mass, again and again.
 
-Sources: Genz 1992, Journal of Computational and Graphical Statistics 1, 141 (the triangular map); Genz and Malik 1980
-(adaptive cells).
+Sources: Genz 1992, Journal of Computational and Graphical Statistics 1, 141 (the triangular map); Genz and Malik 1980,
+Journal of Computational and Applied Mathematics 6, 295 (adaptive cells).
 """
 
 import math
@@ -25,13 +26,13 @@ AT_ONCE = 2**16  # points that are evaluated together
 TINY = 1e-300
 BEGIN = 4  # cells to begin with, as a power of two
 ALONG = 12  # Chebyshev points along a line, from which its crossing of a surface is found
-LogDensity = Callable[[Float[Tensor, "N n"]], Float[Tensor, "N *rest"]]
+LogDensity = Callable[[Float[Tensor, "N n"]], Tensor]  # [N, n] -> [N, ...]
 Margin = Callable[[Float[Tensor, "N n"]], Float[Tensor, "N M"]]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A part of a box: points mean + scale u with |u_i| <= REACH that lie in it."""
+    """A part of a box: points mean + scale u that lie in it, with |u_i| <= REACH as a rule."""
 
     low: Float[Tensor, " n"]
     high: Float[Tensor, " n"]
@@ -49,15 +50,14 @@ class Frame:
     ) -> tuple[Float[Tensor, "N n"], Float[Tensor, "N n"], Float[Tensor, " N"]]:
         """Points of the unit cube -> points of the box, their u, and the log of the volume element.
 
-        u_i runs over the interval that the box leaves of [-REACH, REACH] given u_1 .. u_i-1, and the last over what the
-        margins leave of it.
+        u_i runs over the interval that the box leaves of [-REACH, REACH] given u_1 .. u_i-1, further on one side by
+        what the box takes from the other, and the last over what the margins leave of it.
         """
         u, point, volume = torch.zeros_like(unit), torch.zeros_like(unit), torch.zeros_like(unit[:, 0])
         for i in range(unit.shape[1]):
             width = self.scale[i, i]
             centre = self.mean[i] + u[:, :i] @ self.scale[i, :i]
-            lowest = ((self.low[i] - centre) / width).clamp(-REACH, REACH)
-            highest = ((self.high[i] - centre) / width).clamp(-REACH, REACH)
+            lowest, highest = _reached((self.low[i] - centre) / width, (self.high[i] - centre) / width)
             if self.margin is not None and i == unit.shape[1] - 1:
                 lowest, highest = self._cut(point[:, :i], centre, lowest, highest)
             u[:, i] = lowest + unit[:, i] * (highest - lowest)
@@ -72,7 +72,7 @@ class Frame:
         assert self.margin is not None
         bounds = torch.stack([centre, lowest, highest], 1)
         lines, which = torch.unique(torch.cat([fixed, bounds], 1), dim=0, return_inverse=True)
-        fixed, centre, lowest, highest = lines[:, :-3], *lines[:, -3:].unbind(1)
+        fixed, centre, lowest, highest = lines[:, :-3], lines[:, -3], lines[:, -2], lines[:, -1]
         along, _ = _chebyshev()
         u = lowest[:, None] + along * (highest - lowest)[:, None]
         last = (centre[:, None] + self.scale[-1, -1] * u)[..., None]
@@ -81,6 +81,15 @@ class Frame:
         first, end = _positive_part(values)
         length = highest - lowest
         return (lowest + first * length)[which], (lowest + end * length)[which]
+
+
+def _reached(low: Float[Tensor, " N"], high: Float[Tensor, " N"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Of the intervals from low to high, the part within REACH of zero, longer where one end cuts it short.
+
+    A mass at a face of the box falls more slowly than a Gaussian on its other side.
+    """
+    lowest = torch.maximum(low, high.clamp(-REACH, REACH) - 2 * REACH)
+    return lowest, torch.maximum(lowest, torch.minimum(high, low.clamp(-REACH, REACH) + 2 * REACH))
 
 
 def product_rule(density: LogDensity, frame: Frame, order: int) -> Float[Tensor, " *rest"]:
@@ -113,19 +122,19 @@ def adaptive_rule(
 ) -> tuple[Float[Tensor, ""], float]:
     """The integral over cells that are halved where they are not yet sure: -> its log, and its estimated error.
 
-    The rule of a cell is Gauss-Lobatto, whose points include the ends: without them a kink next to an end is not seen. A
-    cell's value is the sum over its halves, and its error the distance of that from the rule over the cell as a whole,
-    or a hundredth of the error of the cell that it is a half of, if that is more, since the two may agree by accident.
-    Cells are halved, those with the largest errors first, until the square root of the sum
-    of the squares of what is left falls below the tolerance.
+    The rule of a cell is Gauss-Lobatto, whose points include the ends: without them a kink next to an end is not seen.
+    A cell's value is the sum over its halves, and its error the distance of that from the rule over the cell as a
+    whole, or a hundredth of the error of the cell that it is a half of, if that is more, since the two may agree by
+    accident. Cells are halved, those with the largest errors first, until the square root of the sum of the squares of
+    what is left falls below the tolerance.
 
     Args:
         density: log of what is integrated.
         frame: where.
         tolerance: of the log of the integral, in nats.
         order: points in each dimension of a cell.
-        smooth: Gauss-Legendre points in the last dimension if it is never halved, since nothing but the frame's cut disturbs it; zero
-            if it is halved like the others.
+        smooth: Gauss-Legendre points in the last dimension if it is never halved, since nothing but the frame's cut
+            disturbs it; zero if it is halved like the others.
         most: points, after which it stops wherever it is.
     """
     n = len(frame.mean) - bool(smooth)
@@ -143,6 +152,8 @@ def adaptive_rule(
         error = torch.maximum(torch.maximum(value, whole) + _log_gap(value, whole), least)
         errors = torch.cat([error_done, error])
         total = values.logsumexp(0)
+        if bool(total == -torch.inf):  # no point has any density
+            return total, 0.0
         relative = (errors - total).exp().square()
         ranked = relative.argsort()
         sure = torch.zeros_like(relative, dtype=torch.bool)
@@ -196,9 +207,7 @@ class _Cells:
         return _Cells(corner.reshape(-1, n), (self.size / 2).repeat_interleave(2**n))
 
 
-def _cell_integrals(
-    density: LogDensity, frame: Frame, cells: _Cells, order: int, smooth: int
-) -> Float[Tensor, " C"]:
+def _cell_integrals(density: LogDensity, frame: Frame, cells: _Cells, order: int, smooth: int) -> Float[Tensor, " C"]:
     n = cells.corner.shape[1]
     unit, log_weight = _grid((-order,) * n + (smooth,) * bool(smooth))
     found, together = [], max(1, AT_ONCE // len(unit))
@@ -211,9 +220,7 @@ def _cell_integrals(
     return torch.cat(found)
 
 
-def _weighted(
-    density: LogDensity, frame: Frame, order: int
-) -> tuple[Float[Tensor, "N n"], Float[Tensor, "N *rest"]]:
+def _weighted(density: LogDensity, frame: Frame, order: int) -> tuple[Float[Tensor, "N n"], Tensor]:
     """The points of the product rule as u, and the logs of what they add to the integral."""
     unit, log_weight = _grid((order,) * len(frame.mean))
     point, u, volume = frame.place(unit)

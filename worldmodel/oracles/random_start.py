@@ -2,8 +2,8 @@
 
     p(x_1:t, r_2:t, c_2:t | a_2:t) = integral of p(s_1) prod p(x_i | s_i) p(r_i | s_1:i) [c_i is the flag of s_i] d s_1
 
-The states s_2, s_3, ... follow from the start s_1 and the actions; the observations and rewards are seen through Gaussian
-noise; the flags follow from the states, so that they restrict the start to a part of its box. See
+The states s_2, s_3, ... follow from the start s_1 and the actions; the observations and rewards are seen through
+Gaussian noise; the flags follow from the states, so that they restrict the start to a part of its box. See
 `worldmodel_envs.stock_laws` for the law.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from worldmodel.oracles import cart_pole
 from worldmodel.oracles.classic_control import DYNAMICS, Dynamics
 from worldmodel.oracles.episodes import Episode, log_normal
-from worldmodel.oracles.quadrature import Frame, Margin, adaptive_rule, growing_rule, focused, product_rule
+from worldmodel.oracles.quadrature import Frame, Margin, adaptive_rule, focused, growing_rule, product_rule
 
 TOLERANCE = 1e-7  # of an episode's evidence, in nats
 ACCEPTED = 1e-6  # beyond which an episode's evidence comes with a warning
@@ -29,9 +29,9 @@ FOCUS = {1: 64, 2: 24, 4: 10}
 ROWS = {1: 256, 2: 40, 4: 12}
 LAST = {1: 64, 2: 24, 4: 14}  # to find the last frame
 WHOLE = (11, 14, 17, 20, 23)  # points in each of four dimensions for a whole episode
-SMOOTH = 40  # points in the last dimension of two, where the start is cut by a flag
+SMOOTH = 48  # points in the last dimension of two, where the start is cut by a flag
 # How much wider than the moments say the frame is that a whole episode is integrated over.
-WIDER = {1: 1.5, 2: 1.5, 4: 6 / 7}
+WIDER = {1: 1.5, 2: 1.5, 4: 1.0}
 GROWTH = 1.25  # rows after which a new frame is made, as a factor
 
 
@@ -45,6 +45,10 @@ class Integral:
     high: Float[Tensor, " n"]
     circle: Sequence[bool]  # whether an entry is an angle over a whole turn
     margin: Margin | None = None  # positive where the last two flags of a terminated episode are as they were
+
+    def at(self, times: Sequence[int]) -> Callable[[Float[Tensor, "N n"]], Float[Tensor, "N K"]]:
+        """The densities of several numbers of first rows."""
+        return lambda start: self.log_density(start, times)
 
     def after(self, t: int) -> Callable[[Float[Tensor, "N n"]], Float[Tensor, " N"]]:
         """The density of the first t rows."""
@@ -63,7 +67,7 @@ def row_evidence(integral: Integral, rows: int) -> Float[Tensor, " T"]:
     for times in _windows(rows):
         frame = _centred(integral, frame, times[0]) if times[0] == 1 else frame
         frame = focused(integral.after(times[0]), frame, FOCUS[n])
-        found.append(product_rule(lambda start, times=times: integral.log_density(start, times), frame, ROWS[n]))
+        found.append(product_rule(integral.at(times), frame, ROWS[n]))
     frame = focused(integral.after(rows), replace(frame, margin=integral.margin), LAST[n])
     frame = replace(frame, scale=WIDER[n] * frame.scale)
     if n < 4:
@@ -75,7 +79,7 @@ def row_evidence(integral: Integral, rows: int) -> Float[Tensor, " T"]:
     if error > ACCEPTED:
         words = f"an episode of {rows} rows: its exact evidence is known to {error:.1g} nats only"
         warnings.warn(f"{words}, since an end, a wall or a limit cuts its starts", stacklevel=2)
-    return so_far.diff()
+    return torch.where(so_far[:-1] == -torch.inf, 0.0, so_far.diff())
 
 
 def integral_of(law: Mapping[str, Any], episode: Episode) -> Integral:
@@ -91,7 +95,9 @@ def integral_of(law: Mapping[str, Any], episode: Episode) -> Integral:
     std, reward_std = torch.as_tensor(law["observation_std"], dtype=torch.float64), float(law["reward_std"])
     if law["dynamics"] == "cart_pole":
         density = cart_pole.log_density(law["constants"], low, high, std, reward_std, episode)
-        return Integral(density, low[2:], high[2:], (False, False), cart_pole.margin(law["constants"], episode))
+        return Integral(
+            density, low[2:], high[2:], (False, False), cart_pole.margin(law["constants"], float(std[2]), episode)
+        )
     dynamics = DYNAMICS[law["dynamics"]]
     density = log_density(dynamics, law["constants"], low, high, std, reward_std, episode)
     free = low < high

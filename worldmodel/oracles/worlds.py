@@ -32,9 +32,10 @@ def exact_evidence(law: Mapping[str, Any], batch: Batch) -> Parts:
         law: of the environment that wrote the rows; no wrapper may have changed what a row holds.
         batch: whole episodes from their reset, padded at the end.
     Returns:
-        `total` and the parts it is the sum of, zero where a row is not valid: `observation_and_reward`, one number since
-        both depend on the same state, and `continue`, given those two if the state decides when an episode ends. Where
-        only the start is random there is a single part, `row`. The sum of `total` over t is the evidence of an episode.
+        `total` and the parts it is the sum of, zero where a row is not valid: `observation_and_reward`, one number
+        since both depend on the same state, and `continue`, given those two if the state decides when an episode ends.
+        Where only the start is random there is a single part, `row`. The sum of `total` over t is the evidence of an
+        episode.
     Raises:
         ValueError: if the kind of law is unknown, the rows do not fit the law, or a sequence is not one episode from
             its reset.
