@@ -4,12 +4,15 @@ The table environments against every path of cells, by their own `P`; the pendul
 """
 
 import math
+from dataclasses import replace
 
 import gymnasium
 import pytest
 import scipy.stats
 import torch
 
+from worldmodel.build import build_law
+from worldmodel.config_io import read_config
 from worldmodel.data.environment import environment_law, make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
@@ -106,3 +109,12 @@ def test_rows_and_dynamics_that_the_law_does_not_have_are_refused(tmp_path):
         exact_evidence({**law, "observation_std": [0.1, 0.1]}, episodes)
     with pytest.raises(ValueError, match=r"law: expected dynamics of \['acrobot', .*, got 'boat'"):
         exact_evidence({**law, "dynamics": "boat"}, episodes)
+
+
+def test_the_preset_has_its_law_without_leave_to_run_other_code():
+    """So `worldmodel evidence` prints the exact line; a wrapper that the settings name takes the law away."""
+    config = read_config("noisy_pendulum")
+    law = build_law(config)
+    assert law is not None and (law["kind"], law["dynamics"]) == ("random_start", "pendulum")
+    wrapped = replace(config, env=replace(config.env, wrappers=["worldmodel_envs.wrappers:ActionRepeat"]))
+    assert build_law(wrapped) is None

@@ -41,7 +41,7 @@ def test_a_folder_is_no_file_and_hides_no_preset(empty):
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("pendulm", "did you mean pendulum or pendulum_random?"),
+        ("pendulm", "did you mean pendulum or noisy_pendulum or pendulum_random?"),
         ("dreamer3", "did you mean recipes/dreamer3?"),
         ("size/medium", "did you mean sizes/medium?"),
         ("configs/cartpole.yaml", "did you mean cartpole?"),
