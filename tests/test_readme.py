@@ -1,4 +1,4 @@
-"""The README's snippets run, and what it points at exists."""
+"""The README's snippets run, and what it and the pages of docs/ point at exists."""
 
 import re
 import sys
@@ -18,6 +18,7 @@ from worlds import Counting
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 QUICK = {
@@ -70,7 +71,7 @@ def test_an_untrained_model_imagines_as_written(monkeypatch, capsys):
 
 def test_the_evidence_of_a_model_whose_evidence_is_known_works_as_written(capsys):
     names: dict = {}
-    exec(SNIPPETS[2], names)
+    exec(SNIPPETS[3], names)
     exact, bound, estimate = (float(re.search(r"-\d+\.\d+", line)[0]) for line in capsys.readouterr().out.splitlines())
     assert bound < exact - 3 and abs(estimate - exact) < 1
 
@@ -81,7 +82,7 @@ def test_your_own_environment_works_as_written(quick, monkeypatch):
     monkeypatch.setitem(sys.modules, "my_package", types.ModuleType("my_package"))
     monkeypatch.setitem(sys.modules, "my_package.my_module", module)
     names: dict = {}
-    exec(SNIPPETS[3], names)
+    exec(SNIPPETS[2], names)
     gymnasium.registry.pop("MyWorld-v0")
     assert set(names["run"].model.spec.observations) == {"count", "action"}
 
@@ -91,32 +92,42 @@ def test_there_is_no_snippet_that_no_test_runs():
 
 
 def test_what_the_readme_points_at_exists():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
     paths = re.findall(r"`((?:worldmodel|configs|scripts)/[\w/.]+)`", README)
     assert [path for path in links + paths if not (ROOT / path).exists()] == []
 
 
-def test_every_command_is_in_the_readme_and_has_the_options_that_it_shows(capsys):
-    lines = re.findall(r"`worldmodel ([a-z]+)([^`]*)`", README)
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_links_to_exists(page):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", PAGES[page])
+    assert [link for link in links if not link.startswith("http") and not (ROOT / "docs" / link).exists()] == []
+
+
+def test_every_command_has_its_row_and_the_options_that_are_shown(capsys):
+    lines = re.findall(r"`worldmodel ([a-z]+)([^`]*)`", PAGES["commands.md"])
     assert {command for command, _ in lines} == set(COMMANDS)
+    lines += re.findall(r"worldmodel ([a-z]+)([^`\n]*)", README)
     for command in COMMANDS:
         with pytest.raises(SystemExit):
             main([command, "--help"])
         offered = re.findall(r"--\w+(?:\.\w+)?", capsys.readouterr().out)
-        shown = [option for one, rest in lines if one == command for option in re.findall(r"--[\w.]+", rest)]
+        shown = [
+            option for one, rest in lines if one == command for option in re.findall(r"--[\w.]+", rest.split("#")[0])
+        ]
         assert [option for option in shown if option not in offered] == [], command
 
 
-def test_every_script_and_every_page_is_in_the_readme():
+def test_every_script_has_its_row_and_every_page_is_in_the_readme_and_on_the_site():
     shared = {"docs_blocks.py", "pretended_gpu.py"}
     scripts = {path.name for path in (ROOT / "scripts").glob("*.py")} - shared
-    assert scripts == {name for name in re.findall(r"`python scripts/(\w+\.py)", README)}
-    assert {path.name for path in (ROOT / "docs").glob("*.md")} == set(re.findall(r"\(docs/(\w+\.md)\)", README))
+    assert scripts == set(re.findall(r"`python scripts/(\w+\.py)", PAGES["development.md"]))
+    assert PAGES.keys() == set(re.findall(r"\(docs/(\w+\.md)\)", README))
+    assert PAGES.keys() == set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
 
 
 def test_every_extra_is_in_the_readme():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    tasks = README[README.index("## Tasks") : README.index("## Runs that stop")]
+    tasks = README[README.index("## Tasks") : README.index("## The mathematics")]
     assert [name for name in extras if f"`{name}`" not in tasks] == []
 
 
@@ -126,8 +137,8 @@ def test_the_presets_that_the_readme_says_act_are_those_that_do():
     assert sorted(said) == sorted(acting)
 
 
-def test_the_presets_that_the_readme_stacks_do_stack():
-    stacked = re.search(r"Presets stack, recipes last: `(.*?)`", README, re.DOTALL).group(1).split()
+def test_the_presets_that_are_stacked_as_an_example_do_stack():
+    stacked = re.search(r"Presets stack, recipes last: `(.*?)`", PAGES["commands.md"], re.DOTALL).group(1).split()
     assert stacked[0] == "--config" and len(stacked) == 4
     read_config(stacked[1:])
 
