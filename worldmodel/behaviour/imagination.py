@@ -45,8 +45,15 @@ class Rewarded(NamedTuple):
         return (self.weight * self.reward).sum(-1)
 
 
+class Start(NamedTuple):
+    """The state of one row of each of B sequences, to imagine on from."""
+
+    state: State  # [B, ...] h_t and z_t
+    carry: Carry | None = None  # [B, ...] what the recurrence remembers; None: what it knows from the state alone
+
+
 class Dream(NamedTuple):
-    """N imagined futures of H rows for each of B recorded pasts."""
+    """N imagined futures of H rows for each of B recorded pasts, or of B sequences of actions."""
 
     states: State  # [N, B, H, ...]
     prediction: dict[str, Tensor]  # [N, B, H, ...] by name: E[x | state] of every leaf, of the reward and of continue
@@ -162,8 +169,44 @@ def dream(
     last = State(*(x[:, -1] for x in filtered.states))
     start, carry = tree_map(lambda x: rearrange(x, "(N B) ... -> N B ...", N=samples), (last, filtered.carry))
     act = recorded(batch.prev_action[:, context : context + horizon], samples)
-    states = imagine(model, start, act, horizon, carry=carry, generator=generator).states
-    decoded = [means(model, states, n) for n in range(samples)]  # one sample at a time: images are large
+    return _decoded(model, imagine(model, start, act, horizon, carry=carry, generator=generator).states)
+
+
+@torch.no_grad()
+def branch(
+    model: WorldModel,
+    start: Start,
+    action: Float[Tensor, "B H A"],
+    *,
+    samples: int,
+    generator: torch.Generator | None = None,
+) -> Dream:
+    """Imagine on from one state under each of B sequences of actions, without looking.
+
+    All futures leave from the same draw of z_t: they differ by the prior's draws and by the actions.
+
+    Args:
+        model: the world model.
+        start: one state, or as many as there are sequences of actions.
+        action: what is done, as rows lay actions out.
+        samples: futures of each sequence of actions (N).
+        generator: source of the noise.
+    Raises:
+        ValueError: if samples is not positive, there is no action, or the states are another number.
+    """
+    B, H, _ = action.shape
+    require_positive(samples=samples, horizon=H)
+    if (count := len(start.state.deter)) not in (1, B):
+        raise ValueError(f"start: expected one state, or one for each of {B} sequences of actions, got {count}")
+    remembered = model.dynamics.carry_of(start.state) if start.carry is None else start.carry
+    state, carry = tree_map(lambda x: x.expand(samples, B, *x.shape[1:]), (start.state, remembered))
+    act = recorded(action, samples)
+    return _decoded(model, imagine(model, state, act, H, carry=carry, generator=generator).states)
+
+
+def _decoded(model: WorldModel, states: State) -> Dream:
+    """[N, B, H, ...] states and what they predict."""
+    decoded = [means(model, states, n) for n in range(len(states.deter))]  # one sample at a time: images are large
     return Dream(states, {name: torch.stack([mean[name] for mean in decoded]) for name in decoded[0]})
 
 

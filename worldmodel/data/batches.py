@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from worldmodel.types import Batch, Rows
+from worldmodel.types import Batch, EnvSpec, Rows
 
 # The memory budget: how many float32 numbers of states, observations and embeddings one pass without gradients handles.
 # Temporary tensors, such as an image's likelihood, take about ten times as much: some hundred MiB in all.
@@ -171,3 +171,14 @@ def require_whole_episodes(batch: Batch) -> None:
         raise ValueError("batch.is_first: expected one episode a sequence, with its reset at row 0 and nowhere else")
     if not valid[:, 0].all() or (valid[:, 1:] & ~valid[:, :-1]).any():
         raise ValueError("batch.valid: expected rows that count from row 0 on, and padding behind them alone")
+
+
+def require_rows_of(spec: EnvSpec, batch: Batch) -> None:
+    """Raise ValueError unless a batch's rows have the leaves and the actions of a spec, by name and shape."""
+    expected = {path: leaf.shape for path, leaf in spec.observations.items()}
+    got = {path: tuple(x.shape[2:]) for path, x in batch.obs.items()}
+    if got != expected:
+        raise ValueError(f"batch.obs: expected leaves [B, T, ...] of the shapes {expected}, got {got}")
+    if batch.prev_action.shape[2:] != (spec.action.width,):
+        shape = tuple(batch.prev_action.shape)
+        raise ValueError(f"batch.prev_action: expected [B, T, {spec.action.width}], got {shape}")

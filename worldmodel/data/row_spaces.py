@@ -35,7 +35,7 @@ class RowSpaces:
         the observation itself; several are a flat Dict by path.
         """
         parts = {path: _leaf_space(leaf) for path, leaf in spec.observations.items()}
-        action = _action_space(spec.action)
+        action = action_space_of_rows(spec.action)
         if [*parts] == [ROOT]:
             return cls(spec, parts[ROOT], action, ROOT)
         return cls(spec, spaces.Dict(parts), action, {path: path for path in parts})
@@ -91,6 +91,15 @@ class RowSpaces:
         return encode_actions(self.action, actions)
 
 
+def action_space_of_rows(spec: ActionSpec) -> Space:
+    """What vectors of actions say of their space: numbers lie in [-1, 1], classes count from zero."""
+    if spec.kind == "continuous":
+        return spaces.Box(-1, 1, (spec.width,), np.float32)
+    if spec.kind == "binary":
+        return spaces.MultiBinary(spec.width)
+    return spaces.Discrete(spec.classes[0]) if len(spec.classes) == 1 else spaces.MultiDiscrete(list(spec.classes))
+
+
 def _leaf_space(leaf: ObservationSpec) -> Space:
     if leaf.kind == "vector":
         return spaces.Box(-np.inf, np.inf, leaf.shape, np.float32)
@@ -101,14 +110,6 @@ def _leaf_space(leaf: ObservationSpec) -> Space:
     if leaf.kind == "binary":
         return spaces.MultiBinary(leaf.shape[0])
     return spaces.Discrete(leaf.classes[0]) if len(leaf.classes) == 1 else spaces.MultiDiscrete(list(leaf.classes))
-
-
-def _action_space(spec: ActionSpec) -> Space:
-    if spec.kind == "continuous":
-        return spaces.Box(-1, 1, (spec.width,), np.float32)
-    if spec.kind == "binary":
-        return spaces.MultiBinary(spec.width)
-    return spaces.Discrete(spec.classes[0]) if len(spec.classes) == 1 else spaces.MultiDiscrete(list(spec.classes))
 
 
 def _without_text(space: Space, spec: EnvSpec, whole: set[str]) -> "tuple[Space, Tree]":

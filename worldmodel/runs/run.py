@@ -8,28 +8,30 @@
 `runs.folder` says what a run's folder holds.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from signal import Signals
 from typing import Any, Literal, NamedTuple
 
+from gymnasium import Space
+
 from worldmodel import build, build_acting
 from worldmodel.behaviour.actor_critic import ActorCritic
-from worldmodel.behaviour.imagination import Dream, dream
-from worldmodel.checks import require_positive, require_several
+from worldmodel.behaviour.imagination import Dream, Start, branch, dream
+from worldmodel.checks import require_positive
 from worldmodel.config import Config
 from worldmodel.config_acting import PLANNERS
-from worldmodel.data.batches import at_once, fitting_rows, long_enough, longest_episode, pad_episodes, select
+from worldmodel.data.actions import action_sequences
+from worldmodel.data.batches import at_once, fitting_rows, long_enough, longest_episode, require_rows_of, select
 from worldmodel.data.policy import random_actions
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.evaluation.baselines import Baseline, fit_baselines
 from worldmodel.evaluation.episodes import Played, play
 from worldmodel.evaluation.evidence import EvidenceReport, measure_evidence
 from worldmodel.evaluation.held_out import Evaluation, evaluate
+from worldmodel.evaluation.latents import Latents, infer_latents
 from worldmodel.evaluation.rounds import side_by_side
 from worldmodel.evaluation.scenes import Scenes, make_scenes
 from worldmodel.evaluation.scores import Scores, score_imagination
@@ -37,6 +39,7 @@ from worldmodel.evidence.estimate import RUNS
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.runs.environments import evaluation_environments
+from worldmodel.runs.evidence import pilot_episodes, scored_episodes, usual_particles, write_evidence
 from worldmodel.runs.folder import read_settings, stored_data
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import make_own_folder, write_whole
@@ -45,13 +48,6 @@ from worldmodel.types import Batch, Policy
 
 BASELINE_ROWS = 20_000  # training rows, at most, that baselines are fitted on
 SHOWN = 3  # episodes in pictures
-PILOTS = 6  # training episodes that the proposal of the particles is chosen on
-PILOT_ROWS = 200  # the longest beginning of such an episode that is used, in steps
-PILOT_ROWS_OF_IMAGES = 32
-PARTICLES = (16, 64, 256)
-PARTICLES_OF_IMAGES = (2, 8, 32)  # decoding an image takes about a thousand times as long as a vector
-EVIDENCE_ROWS = 4_000  # of held-out episodes, at most, unless their number is given
-EVIDENCE_ROWS_OF_IMAGES = 400
 
 
 class FutureOptions(NamedTuple):
@@ -91,10 +87,33 @@ class Run:
         fitting = fitting_rows(longest_episode(episodes), (usual.context, usual.horizon), context, horizon)
         return FutureOptions(*fitting, usual.samples if samples is None else samples)
 
+    def _given(self, batch: Batch | None) -> Batch:
+        """The rows that are asked about, on the model's device: those given, or the held-out episodes."""
+        if batch is None:
+            return self.heldout()
+        require_rows_of(self.model.spec, batch)
+        return batch.to(self.model.device)
+
+    def latents(self, batch: Batch | None = None, *, filtering: bool = False, seed: int = 0) -> Latents:
+        """The states, posterior and prior of every row of whole episodes, for one draw of z_1:T.
+
+        Args:
+            batch: whole episodes; by default the held-out ones.
+            filtering: also where the model's posterior smooths, let no row know what follows it.
+            seed: of the draw.
+        Raises:
+            ValueError: if the rows are of another kind than the run's, or no whole episodes.
+        """
+        noise = make_generator(seed, stream=Stream.LATENTS, device=self.model.device)
+        return infer_latents(self.model, self._given(batch), noise, filtering=filtering)
+
     def imagine(
         self,
         batch: Batch | None = None,
         *,
+        start: Start | None = None,
+        actions: Any = None,
+        action_space: Space | None = None,
         context: int | None = None,
         horizon: int | None = None,
         samples: int | None = None,
@@ -102,8 +121,14 @@ class Run:
     ) -> Dream:
         """Filter `context` steps, then imagine `horizon` more under the recorded actions.
 
+        With `start` and `actions`, imagine on from that state under these actions instead.
+
         Args:
             batch: rows to start from; by default the held-out episodes that are long enough.
+            start: a state to branch from, such as `latents(...).at(row)` or `filter(env).start`.
+            actions: [H, ...], or [B, H, ...] for B branches; see `data.actions.action_sequences`. Numbers of a
+                continuous action lie in [-1, 1], the ends of the environment's range.
+            action_space: the environment's own, in whose units the actions then are.
             context: steps seen; by default as in the run's evaluations, or as many as fit where no episode is that long
                 (see `data.batches.fitting_rows`).
             horizon: steps imagined; by default likewise.
@@ -112,10 +137,17 @@ class Run:
         Returns:
             [samples, B, horizon, ...] states, and predictions by name in the units of the data.
         Raises:
-            ValueError: if no episode has context + horizon rows, or a number is not positive.
+            ValueError: if no episode has context + horizon rows, a number is not positive, or there are actions without
+                a start or with rows.
         """
         noise = make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device)
-        episodes = self.heldout() if batch is None else batch
+        if start is not None or actions is not None:
+            if start is None or actions is None or any(one is not None for one in (batch, context, horizon)):
+                raise ValueError("start, actions: expected both, in the place of batch, context and horizon")
+            action = action_sequences(self.model.spec.action, actions, action_space).to(self.model.device)
+            count = self.config.evaluation.samples if samples is None else samples
+            return branch(self.model, start, action, samples=count, generator=noise)
+        episodes = self._given(batch)
         futures = self._futures(episodes, context, horizon, samples)
         batch = long_enough(episodes, futures.context + futures.horizon) if batch is None else batch
         return dream(self.model, batch, **futures._asdict(), generator=noise)
@@ -258,15 +290,15 @@ class Run:
         Raises:
             ValueError: if a number is out of range, or there is a single held-out episode.
         """
-        images, batch = self._has_images(), self.scored(episodes)
+        batch = self.scored(episodes)
         law = build.build_law(self.config, allow_env=allow_env, log=log)
         return measure_evidence(
             self.model,
             batch,
-            particles=particles or (PARTICLES_OF_IMAGES if images else PARTICLES),
+            particles=particles or usual_particles(self.model),
             runs=runs,
             seed=seed,
-            pilot=self._pilot(),
+            pilot=pilot_episodes(self.config, self.folder, self.model),
             exact=None if law is None else exact_evidence(law, batch.to("cpu"))["total"],
             log=log,
         )
@@ -277,38 +309,11 @@ class Run:
         Raises:
             ValueError: for less than two.
         """
-        if episodes is not None:
-            require_several(episodes=episodes)
-        heldout = self.heldout()
-        if episodes is None:
-            rows = heldout.valid.sum(1).cumsum(0)
-            episodes = max(2, int((rows <= (EVIDENCE_ROWS_OF_IMAGES if self._has_images() else EVIDENCE_ROWS)).sum()))
-        return select(heldout, slice(episodes))
-
-    def _pilot(self) -> Batch | None:
-        """The beginnings of a few training episodes; none where the replay was removed, or holds no whole episode."""
-        replay, _ = stored_data(self.config, self.folder)
-        if not replay.exists():
-            return None
-        with Replay.open(replay, read_only=True) as stored:
-            episodes = list(islice(stored.episodes(), PILOTS))
-        rows = PILOT_ROWS_OF_IMAGES if self._has_images() else PILOT_ROWS
-        return pad_episodes(episodes, rows).to(self.model.device) if episodes else None
-
-    def _has_images(self) -> bool:
-        return any(leaf.kind == "image" for leaf in self.model.spec.observations.values())
+        return scored_episodes(self.model, self.heldout(), episodes)
 
     def write_evidence(self, report: EvidenceReport) -> Path:
         """Write what `evidence` measured to RUN/evidence, as evidence.json and evidence.png: -> that folder."""
-        from worldmodel.report.evidence import evidence_figure  # and so matplotlib, which opening a run does not need
-        from worldmodel.report.figures import render
-
-        numbers, picture = json.dumps(report.as_json()), render(evidence_figure(report))
-        folder = self.folder / "evidence"
-        make_own_folder(folder)
-        write_whole(folder / "evidence.json", numbers)
-        write_whole(folder / "evidence.png", picture)
-        return folder
+        return write_evidence(self.folder, report)
 
     def write_imagination(
         self,
