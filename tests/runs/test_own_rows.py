@@ -43,3 +43,17 @@ def test_a_start_needs_actions_and_nothing_of_recorded_rows(run, given):
         given = given | {"start": run.latents().at(0)}
     with pytest.raises(ValueError, match="start, actions: expected both"):
         run.imagine(**given)
+
+
+def test_a_real_environment_is_filtered_by_hand_whoever_made_it(run):
+    said = []
+    for env in (gymnasium.make("Pendulum-v1"), None):
+        filtered = run.filter(env, log=said.append)
+        obs, _ = filtered.reset(seed=3)
+        np.testing.assert_allclose(filtered.rows.obs["obs"][0], obs)
+        filtered.step(filtered.choose(run.policy("random")))
+        assert filtered.kl > 0
+        assert run.imagine(start=filtered.start, actions=np.zeros((4, 1)), samples=2).states.deter.shape[2] == 4
+    assert said == ["making Pendulum-v1, which imports gymnasium.envs.classic_control.pendulum"]
+    with pytest.raises(ValueError, match="env: expected an environment of the rows"):
+        run.filter(gymnasium.make("CartPole-v1"))

@@ -181,8 +181,9 @@ class FilteringPolicy:
         carry = self.model.dynamics.initial(N) if self._carry is None else self._carry
         if (before := len(tree_leaves(carry)[0])) != N:
             raise ValueError(f"rows: expected one of each of {before} environments, got {N}")
-        obs = {path: self._tensor(x) for path, x in rows.obs.items()}
-        prev_action, reward, is_first = (self._tensor(x) for x in (rows.prev_action, rows.reward, rows.is_first))
+        obs = {path: as_input(self.model, x) for path, x in rows.obs.items()}
+        numbers = (rows.prev_action, rows.reward, rows.is_first)
+        prev_action, reward, is_first = (as_input(self.model, x) for x in numbers)
         noise = self.model.noise(N, 1, self.generator)[:, 0]
         self._carry, self.newest, _ = self.model.step(carry, obs, prev_action, is_first, noise, reward)
         return self.chooser(self.newest, is_first).float().cpu().numpy()
@@ -210,10 +211,11 @@ class FilteringPolicy:
         self.chooser.restore({name.removeprefix(f"{CHOOSER}/"): x for name, x in of_chooser.items()})
         restore_generator(self.generator, state[GENERATOR])
 
-    def _tensor(self, x: np.ndarray) -> Tensor:
-        """An array of rows where the model is, real numbers in its precision."""
-        tensor = torch.from_numpy(np.ascontiguousarray(x)).to(self.model.device)
-        return tensor.to(next(self.model.parameters()).dtype) if tensor.is_floating_point() else tensor
+
+def as_input(model: WorldModel, x: np.ndarray) -> Tensor:
+    """An array of rows where the model is, real numbers in its precision."""
+    tensor = torch.from_numpy(np.ascontiguousarray(x)).to(model.device)
+    return tensor.to(next(model.parameters()).dtype) if tensor.is_floating_point() else tensor
 
 
 class Successor:

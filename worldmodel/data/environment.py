@@ -64,15 +64,16 @@ class Canonical(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; the environment's `info` is dropped."""
         obs, _ = self.env.reset(seed=seed, options=options)
-        return self._encode(obs), {}
+        return self.encode(obs), {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step, with the action as a vector; the environment's `info` is dropped."""
         obs, reward, terminated, truncated, _ = self.env.step(spaces.decode_action(self.env.action_space, action))
         ended = spaces.checked_flag("terminated", terminated), spaces.checked_flag("truncated", truncated)
-        return self._encode(obs), spaces.checked_reward(reward), *ended, {}
+        return self.encode(obs), spaces.checked_reward(reward), *ended, {}
 
-    def _encode(self, obs: Any) -> dict[str, np.ndarray]:
+    def encode(self, obs: Any) -> dict[str, np.ndarray]:
+        """One of the environment's own observations as rows store it."""
         return hiding.keep(spaces.encode_observation(self.env.observation_space, self._all, obs), self._kept)
 
 
@@ -265,11 +266,16 @@ def real_spaces(env_id: str, *, kwargs: Mapping[str, Any], **settings: Any) -> t
 
     Arguments and errors as in `make_environments`, without those about many environments.
     """
-    env = _make_one(env_id, dict(kwargs), row_limit=None, **settings)
+    env = one_environment(env_id, kwargs=kwargs, **settings)
     try:
-        return env.env.observation_space, env.env.action_space
+        return env.observation_space, env.action_space
     finally:
         env.close()
+
+
+def one_environment(env_id: str, *, kwargs: Mapping[str, Any], **settings: Any) -> gymnasium.Env:
+    """An environment itself, before rows are made of it. Arguments and errors as in `real_spaces`."""
+    return _make_one(env_id, dict(kwargs), row_limit=None, **settings).env
 
 
 def environment_law(env_id: str, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:

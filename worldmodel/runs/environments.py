@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
+
+from gymnasium import Env
 
 from worldmodel import build
-from worldmodel.config import Config
-from worldmodel.data.environment import Environments
+from worldmodel.config import Config, EnvConfig
+from worldmodel.data.environment import Environments, one_environment
 from worldmodel.types import EnvSpec
 from worldmodel_envs.wrappers import use_headless_rendering
 
@@ -32,6 +35,20 @@ def evaluation_environments(
             expected = "an environment of the observations and actions that the model knows"
             raise ValueError(f"env.id: expected {expected}, got {config.env.id}; the run's rows are of another")
         yield environments
+
+
+def own_environment(config: Config, log: Callable[[str], None] = lambda words: None) -> Env:
+    """A run's environment itself, before rows are made of it. Arguments and errors as in `evaluation_environments`."""
+    log(build.making_words(config))
+    settings = asdict(config.env)
+    for name in ("num_envs", "asynchronous", "step_timeout", "restarts"):  # of many environments
+        del settings[name]
+    return one_environment(settings.pop("id"), **settings)
+
+
+def row_reading(config: EnvConfig) -> dict[str, Any]:
+    """The settings that decide how an environment's observations become rows."""
+    return {name: getattr(config, name) for name in ("image_size", "drop_text", "integers", "hide")}
 
 
 def rendering(config: Config) -> Config:

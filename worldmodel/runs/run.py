@@ -15,10 +15,11 @@ from pathlib import Path
 from signal import Signals
 from typing import Any, Literal, NamedTuple
 
-from gymnasium import Space
+from gymnasium import Env, Space
 
 from worldmodel import build, build_acting
 from worldmodel.behaviour.actor_critic import ActorCritic
+from worldmodel.behaviour.filtering import FilteredEnv
 from worldmodel.behaviour.imagination import Dream, Start, branch, dream
 from worldmodel.checks import require_positive
 from worldmodel.config import Config
@@ -38,7 +39,7 @@ from worldmodel.evaluation.scores import Scores, score_imagination
 from worldmodel.evidence.estimate import RUNS
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import exact_evidence
-from worldmodel.runs.environments import evaluation_environments
+from worldmodel.runs.environments import evaluation_environments, own_environment, row_reading
 from worldmodel.runs.evidence import pilot_episodes, scored_episodes, usual_particles, write_evidence
 from worldmodel.runs.folder import read_settings, stored_data
 from worldmodel.seeding import Stream, make_generator
@@ -151,6 +152,23 @@ class Run:
         futures = self._futures(episodes, context, horizon, samples)
         batch = long_enough(episodes, futures.context + futures.horizon) if batch is None else batch
         return dream(self.model, batch, **futures._asdict(), generator=noise)
+
+    def filter(
+        self, env: Env | None = None, *, seed: int = 0, log: Callable[[str], None] = lambda words: None
+    ) -> FilteredEnv:
+        """An environment to step by hand, every row of which the model filters: see `behaviour.filtering`.
+
+        Args:
+            env: an environment with the run's wrappers, frames and action repeat, if it has any; by default the run's
+                own is made, which imports the modules that the run's settings name.
+            seed: of the draws of z_t.
+            log: told what making the run's own environment imports.
+        Raises:
+            ValueError: if its rows are of another kind than the run's.
+        """
+        noise = make_generator(seed, stream=Stream.LATENTS, device=self.model.device)
+        env = own_environment(self.config, log) if env is None else env
+        return FilteredEnv(env, self.model, reading=row_reading(self.config.env), generator=noise)
 
     def evaluate(self) -> Evaluation:
         """Score the held-out episodes: the bound, the KL of every step, the open-loop errors."""
