@@ -1,11 +1,14 @@
 """What a run says of rows and actions of one's own: latents, branches, the KL of every step, the evidence."""
 
+import dataclasses
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from brief_runs import train_briefly
+from worldmodel.data.batches import select
 from worldmodel.runs.run import open_run
 
 
@@ -57,3 +60,38 @@ def test_a_real_environment_is_filtered_by_hand_whoever_made_it(run):
     assert said == ["making Pendulum-v1, which imports gymnasium.envs.classic_control.pendulum"]
     with pytest.raises(ValueError, match="env: expected an environment of the rows"):
         run.filter(gymnasium.make("CartPole-v1"))
+
+
+def test_the_kl_of_every_step_is_an_array_that_draws_itself(run):
+    batch = run.heldout()
+    found = run.kl()
+    np.testing.assert_array_equal(np.asarray(found), run.latents(batch).kl.numpy())
+    np.testing.assert_allclose(found.groups.sum(-1), found.steps, rtol=1e-5)
+    assert np.array_equal(np.isnan(found.steps), ~batch.valid.numpy())
+    assert np.array_equal(np.nan_to_num(found.optimised), np.nan_to_num(found.steps))  # the loss is the bound
+    assert np.asarray(found, np.float64).dtype == np.float64
+    (above, below), (line, *_) = found.plot(1).axes[:2], found.plot(1).axes[0].lines
+    np.testing.assert_array_equal(line.get_ydata(), found.steps[1][batch.valid[1].numpy()])
+    assert below.images[0].get_array().shape == (3, 13) and above.get_xlabel() == below.get_xlabel()
+    assert found._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="episode: expected 0 to 2, got 3"):
+        found.plot(3)
+
+
+def test_what_the_loss_does_to_the_kl_stands_beside_it(run):
+    settings = dataclasses.replace(run.config.loss, beta=0.5, free_nats=100.0)
+    other = dataclasses.replace(run, config=dataclasses.replace(run.config, loss=settings))
+    np.testing.assert_array_equal(other.kl().steps, run.kl().steps)
+    assert np.nanmin(other.kl().optimised) == np.nanmax(other.kl().optimised) == 50.0
+
+
+def test_the_evidence_of_rows_of_ones_own_is_measured(run):
+    held_out = run.evidence([2], runs=1)
+    again = run.evidence([2], batch=run.heldout(), runs=1)
+    assert again.as_json() == held_out.as_json()
+    shorter = run.heldout()._replace(valid=run.heldout().valid & (torch.arange(13) < 6))
+    assert run.evidence([2], batch=shorter, runs=1).rows == 18
+    with pytest.raises(ValueError, match="expected at least 2"):
+        run.evidence([2], batch=select(run.heldout(), slice(1)), runs=1)
+    with pytest.raises(ValueError, match=r"batch\.is_first"):
+        run.evidence([2], batch=select(run.heldout(), rows=slice(2, 6)), runs=1)

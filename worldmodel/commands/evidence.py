@@ -18,7 +18,7 @@ def add_options(parser: ArgumentParser) -> None:
     from worldmodel.runs.run import Run, open_run
 
     add_options_of(parser, open_run)
-    add_options_of(parser, Run.evidence, skip={"log"})
+    add_options_of(parser, Run.evidence, skip={"batch", "log"})
 
 
 def run(parser: ArgumentParser, options: Namespace) -> None:

@@ -45,6 +45,23 @@ def kl_overview(
     return figure
 
 
+def kl_of_episode(kl: np.ndarray, optimised: np.ndarray, reward: np.ndarray, groups: np.ndarray) -> Figure:
+    """The KL along one episode beside its reward, and by latent group.
+
+    Args:
+        kl, optimised, reward: [L] of each step; the KL raw, and as the loss sees it.
+        groups: [L, S] raw, of each latent group.
+    """
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    charts.draw_surprise(above, kl, optimised, reward)
+    charts.draw_heat_map(below, groups.T)
+    below.set_xlabel(above.get_xlabel())
+    above.set_title("KL of every step of the episode")
+    below.set_title(vocabulary.KL_BY_GROUP.title)
+    return figure
+
+
 def kl_heat_map(heat_map: np.ndarray) -> Figure:
     """The heat map on a page of its own."""
     figure = Figure(figsize=(7, 4), layout="constrained")

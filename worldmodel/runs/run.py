@@ -42,6 +42,7 @@ from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.runs.environments import evaluation_environments, own_environment, row_reading
 from worldmodel.runs.evidence import pilot_episodes, scored_episodes, usual_particles, write_evidence
 from worldmodel.runs.folder import read_settings, stored_data
+from worldmodel.runs.step_kl import StepKL, step_kl
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import make_own_folder, write_whole
 from worldmodel.training.checkpoint import CheckpointError, load_agent, load_model, newest_sound, require_settings
@@ -107,6 +108,14 @@ class Run:
         """
         noise = make_generator(seed, stream=Stream.LATENTS, device=self.model.device)
         return infer_latents(self.model, self._given(batch), noise, filtering=filtering)
+
+    def kl(self, batch: Batch | None = None, *, seed: int = 0) -> StepKL:
+        """KL(posterior || prior) of every step of whole episodes, in nats; `plot` draws it, and so does a notebook.
+
+        Arguments and errors as of `latents`.
+        """
+        batch = self._given(batch)
+        return step_kl(self.latents(batch, seed=seed), batch, build.build_objective(self.config.loss, self.model.spec))
 
     def imagine(
         self,
@@ -289,26 +298,29 @@ class Run:
         self,
         particles: Sequence[int] | None = None,
         *,
+        batch: Batch | None = None,
         runs: int = RUNS,
         episodes: int | None = None,
         seed: int = 0,
         allow_env: bool = False,
         log: Callable[[str], None] = lambda words: None,
     ) -> EvidenceReport:
-        """Measure the evidence of the held-out episodes, and how far the bound is from it: see `evaluation.evidence`.
+        """Measure the evidence of whole episodes, and how far the bound is from it: see `evaluation.evidence`.
 
         Args:
             particles: numbers of particles to measure with; by default 16, 64 and 256, of images 2, 8 and 32.
+            batch: the episodes, two or more; by default the held-out ones.
             runs: independent repetitions of every estimate.
-            episodes: held-out episodes; by default as many as have 4,000 steps together (400 of images), two at least.
+            episodes: how many of them; by default as many as have 4,000 steps together (400 of images), two at least.
             seed: of all draws.
             allow_env: for the exact evidence, make an environment that is not one of this project's too, which imports
                 the modules that the run's settings name.
             log: told what is being done.
         Raises:
-            ValueError: if a number is out of range, or there is a single held-out episode.
+            ValueError: if a number is out of range, there is a single episode, or the rows are of another kind than the
+                run's, or no whole episodes.
         """
-        batch = self.scored(episodes)
+        batch = scored_episodes(self.model, self._given(batch), episodes)
         law = build.build_law(self.config, allow_env=allow_env, log=log)
         return measure_evidence(
             self.model,
