@@ -5,15 +5,16 @@
     run = worldmodel.train("pendulum")       # or worldmodel.open_run("runs/pendulum-...")
     dream = run.imagine(context=16, horizon=48, samples=16)
 
-To train: `train`, `resume`, `open_run`, `Run`, and for settings `Config` and `read_config`. To measure the evidence of
-your own model as a `LatentSequence`: `sequence_elbo`, `iwae`, `smc` and `sandwich`. Each name is imported when it is
-first used, so that `import worldmodel` is quick.
+To train: `train`, `resume`, `open_run`, `Run`, and for settings `Config` and `read_config`; on arrays of your own,
+`data.from_episodes`. To measure the evidence of your own model as a `LatentSequence`: `sequence_elbo`, `iwae`, `smc`
+and `sandwich`. Each name is imported when it is first used, so that `import worldmodel` is quick.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from worldmodel import data
     from worldmodel.config import Config
     from worldmodel.config_io import read_config
     from worldmodel.evidence.iwae import iwae
@@ -28,6 +29,7 @@ __all__ = [
     "Config",
     "LatentSequence",
     "Run",
+    "data",
     "iwae",
     "open_run",
     "read_config",
@@ -54,6 +56,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "data":  # not an attribute before the package of that name is imported
+        return import_module("worldmodel.data")
     if name not in _HOME:
         raise AttributeError(f"module 'worldmodel' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_HOME[name]), name)

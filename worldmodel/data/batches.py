@@ -4,7 +4,7 @@ In a batch of episodes, each sequence is one whole episode: its reset is row 0, 
 where `valid` is False.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -89,6 +89,39 @@ def single_rows(x: Float[Tensor, "B n"], path: str = "obs") -> Batch:
     zeros = x.new_zeros(B, 1)
     step = torch.zeros(B, 1, dtype=torch.int32, device=x.device)
     return Batch({path: x[:, None]}, zeros[..., None][..., :0], zeros, yes, yes, no, step, yes)
+
+
+def whole_episode(
+    obs: Mapping[str, np.ndarray],
+    action: Float[np.ndarray, "steps A"],
+    reward: Float[np.ndarray, " steps"],
+    *,
+    terminated: bool,
+) -> Batch:
+    """One episode of several steps as a batch of one: one row more than there are steps.
+
+    Args:
+        obs: [steps + 1, ...] by path, as rows store them.
+        action: a_0, a_1, ... as rows store them; a_t leads from x_t to x_{t+1}.
+        reward: received on arriving at x_1, x_2, ...
+        terminated: whether it ended at its last row, rather than being cut there.
+    """
+    steps = len(reward)
+    step = np.arange(steps + 1)
+    nothing = np.zeros((1, action.shape[1]), np.float32)  # no action leads to the first row
+    rows = {
+        "prev_action": np.concatenate([nothing, action]).astype(np.float32),
+        "reward": np.concatenate([[0], reward]).astype(np.float32),
+        "is_first": step == 0,
+        "is_last": step == steps,
+        "is_terminal": (step == steps) & terminated,
+        "episode_step": step.astype(np.int32),
+        "valid": np.ones(steps + 1, bool),
+    }
+    return Batch(
+        {path: torch.from_numpy(x)[None] for path, x in obs.items()},
+        **{name: torch.from_numpy(x)[None] for name, x in rows.items()},
+    )
 
 
 def long_enough(episodes: Batch, length: int) -> Batch:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium
 import numpy as np
 from gymnasium import spaces as gym_spaces
+from gymnasium.envs.registration import EnvSpec as EntrySpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from jaxtyping import Bool, Float
@@ -233,10 +234,12 @@ def make_environments(
             be hidden does not exist, or pixels are asked of an environment without `rgb_array`.
         EnvironmentFailureError: if an environment is not made in time, or a worker does not start.
     """
+    known = gymnasium.registry.get(env_id)
     make = partial(
         _make_one,
         env_id,
         dict(kwargs or {}),
+        known=known if known is not None and callable(known.entry_point) else None,  # workers have no such entry
         wrappers=wrappers,
         action_repeat=action_repeat,
         time_limit=time_limit,
@@ -307,11 +310,12 @@ def _make_one(
     integers: Literal["mass", "density"],
     hide: Mapping[str, Sequence[int]],
     row_limit: int | None,
+    known: EntrySpec | None = None,
 ) -> Canonical:
     if pixels != "off":
         use_headless_rendering()
         kwargs = {**kwargs, "render_mode": "rgb_array"}
-    registered = suites.prepare(env_id)
+    registered = suites.prepare(env_id) if known is None else known
     try:
         env = gymnasium.make(registered, max_episode_steps=time_limit, **kwargs)
     except BaseException as error:  # of somebody else's constructor, such as a KeyError for a wrong env.kwargs

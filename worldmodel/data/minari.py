@@ -17,14 +17,15 @@ from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium import spaces as gym_spaces
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from worldmodel.data import spaces
+from worldmodel.data.batches import whole_episode
 from worldmodel.data.replay import Replay
+from worldmodel.data.row_spaces import action_space_of_rows
 from worldmodel.system.installation import install_command
-from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec
+from worldmodel.types import Batch, EnvSpec, ObservationSpec
 
 PREFIX = "minari:"  # tells a dataset's id from a folder
 
@@ -78,25 +79,11 @@ class MinariEpisodes:
                 raise ValueError(f"episode {episode.id} of the dataset: {error}") from error
 
     def _batch(self, episode: Any) -> Batch:
-        dataset, steps = self._dataset, len(episode.rewards)
+        dataset = self._dataset
         obs = spaces.encode_observations(dataset.observation_space, self.spec.observations, episode.observations)
         actions = [spaces.encode_action(dataset.action_space, action) for action in episode.actions]
         _check(obs, actions, episode)
-        step = np.arange(steps + 1)
-        nothing = np.zeros((1, self.spec.action.width), np.float32)  # no action leads to the first row
-        rows = {
-            "prev_action": np.concatenate([nothing, np.stack(actions)]),
-            "reward": np.concatenate([[0], episode.rewards]).astype(np.float32),
-            "is_first": step == 0,
-            "is_last": step == steps,
-            "is_terminal": (step == steps) & bool(episode.terminations[-1]),
-            "episode_step": step.astype(np.int32),
-            "valid": np.ones(steps + 1, bool),
-        }
-        return Batch(
-            {path: torch.from_numpy(x)[None] for path, x in obs.items()},
-            **{name: torch.from_numpy(x)[None] for name, x in rows.items()},
-        )
+        return whole_episode(obs, np.stack(actions), episode.rewards, terminated=bool(episode.terminations[-1]))
 
 
 class Exported(NamedTuple):
@@ -168,7 +155,7 @@ def export_minari(
         ValueError: if the id is malformed or taken, Minari cannot store a leaf's path, or no episode is whole.
     """
     minari, name = _import_minari(), _checked_id(dataset_id)
-    observation_space, action_space = _observation_space(replay.spec), _action_space(replay.spec.action)
+    observation_space, action_space = _observation_space(replay.spec), action_space_of_rows(replay.spec.action)
     if not any(True for _ in _exportable(replay)):
         raise ValueError(f"{replay.folder}: expected at least one whole episode to export, found none")
     about = {
@@ -271,16 +258,6 @@ def _decode_actions(space: gymnasium.Space, vectors: np.ndarray) -> np.ndarray:
     if isinstance(space, gym_spaces.Box):  # the stored units already; decoding would round small numbers
         return np.clip(vectors, -1, 1)
     return np.stack([spaces.decode_action(space, vector) for vector in vectors])
-
-
-def _action_space(spec: ActionSpec) -> gymnasium.Space:
-    if spec.kind == "continuous":
-        return gym_spaces.Box(-1, 1, (spec.width,), np.float32)
-    if spec.kind == "binary":
-        return gym_spaces.MultiBinary(spec.width)
-    return (
-        gym_spaces.Discrete(spec.classes[0]) if len(spec.classes) == 1 else gym_spaces.MultiDiscrete(list(spec.classes))
-    )
 
 
 def _observation_space(spec: EnvSpec) -> gymnasium.Space:

@@ -20,6 +20,7 @@ from worldmodel.system.files import refuse_link, sync
 from worldmodel.types import Batch, EnvSpec, Rows
 
 REPLAY, HELDOUT = "replay", "heldout"
+GIVEN = "given:"  # the source of a run from episodes in memory, which are in its own folder once it has begun
 
 
 @runtime_checkable
@@ -78,6 +79,8 @@ def open_data(source: Path) -> DataFolders:
         FileNotFoundError: if there is no such folder, or it holds something else.
         ValueError: if it is a file.
     """
+    if str(source) == GIVEN:
+        raise FileNotFoundError(f"offline: expected {GIVEN} only in a run's folder that holds its episodes; train anew")
     expected = f"{source}: expected a data folder or a run's (replay/ and heldout/ in it), or a replay's"
     if not source.exists():
         raise FileNotFoundError(f"{expected}; found nothing of that name")

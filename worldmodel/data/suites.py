@@ -1,5 +1,6 @@
 """The packages that environment ids belong to, the extras that install them, and the modules that an id imports."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +14,7 @@ from worldmodel.system.installation import install_command
 from worldmodel_envs.wrapping import named
 
 OWN = "worldmodel/"  # prefix of the ids that `worldmodel_envs` registers
+GIVEN = "given/"  # prefix of the ids of what was handed over in Python
 OLD_IDS = {  # ids in run folders up to version 0.1.0 -> the ids of today
     "envs:HiddenMarkov-v0": f"{OWN}HiddenMarkov-v0",
     "envs:LinearGaussian-v0": f"{OWN}LinearGaussian-v0",
@@ -37,6 +39,23 @@ SUITES = (
 )
 
 
+def register_given(make: Any) -> str:
+    """Register a class or a function that makes an environment, for this process: -> the id, given/NAME-v0.
+
+    One of the same name that was registered so before gives way to it.
+
+    Raises:
+        ValueError: if it is an environment already, or nothing that can be called.
+    """
+    if isinstance(make, gymnasium.Env) or not callable(make):
+        raise ValueError(f"env: expected a class or a function that makes an environment, got {make!r}")
+    name = re.sub(r"\W", "_", getattr(make, "__name__", type(make).__name__)).strip("_")
+    env_id = f"{GIVEN}{name or 'environment'}-v0"
+    gymnasium.registry.pop(env_id, None)
+    gymnasium.register(env_id, make)
+    return env_id
+
+
 def current_id(env_id: str) -> str:
     """The id under which an environment is registered now, for an id of today or one in an old run folder."""
     return OLD_IDS.get(env_id, env_id)
@@ -49,6 +68,9 @@ def prepare(env_id: str) -> str:
         ValueError: if the suite is not installed; the message gives the command that installs it.
     """
     env_id = current_id(env_id)
+    if env_id.startswith(GIVEN) and env_id not in gymnasium.registry:
+        expected = f"the class or function that makes {env_id} to be handed over in this process too"
+        raise ValueError(f"env: expected {expected}, by env= of train, resume or open_run; got none")
     for suite in SUITES:
         if not _belongs(env_id, suite):
             continue

@@ -42,6 +42,7 @@ from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.runs.environments import evaluation_environments, own_environment, row_reading
 from worldmodel.runs.evidence import pilot_episodes, scored_episodes, usual_particles, write_evidence
 from worldmodel.runs.folder import read_settings, stored_data
+from worldmodel.runs.given import EnvMaker, require_given
 from worldmodel.runs.step_kl import StepKL, step_kl
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import make_own_folder, write_whole
@@ -422,7 +423,9 @@ def write_report(folder: Path, output: Path | None = None) -> tuple[str, ...]:
     return record.notes
 
 
-def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "cpu") -> Run:
+def open_run(
+    folder: str | Path, checkpoint: str | None = None, device: str = "cpu", *, env: EnvMaker | None = None
+) -> Run:
     """Open a run's folder.
 
     Args:
@@ -430,6 +433,7 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
         checkpoint: best, last or previous; by default the best, or the newest of the others where that is missing or,
             with a warning, damaged.
         device: a torch device for the model, or auto.
+        env: what `train` was given, if anything; only what plays in the environment needs it.
     Raises:
         FileNotFoundError: if the folder is not a run's.
         CheckpointError: if there is no checkpoint, the one asked for is damaged, or it was written under other settings
@@ -438,6 +442,7 @@ def open_run(folder: str | Path, checkpoint: str | None = None, device: str = "c
     """
     folder = Path(folder)
     config = read_settings(folder)
+    require_given(config, env=env)
     names = ("best", "last", "previous") if checkpoint is None else (checkpoint,)
     paths = [folder / "checkpoints" / f"{name}.safetensors" for name in names]
     found, complaints = newest_sound(paths)

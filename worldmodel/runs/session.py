@@ -19,11 +19,10 @@ from rich.console import Console
 from worldmodel import build, build_acting
 from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.config import Config
-from worldmodel.config_io import read_config
 from worldmodel.data.environment import Environments
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.minari import PREFIX, open_minari
-from worldmodel.data.offline import source_spec
+from worldmodel.data.offline import EpisodeSource, source_spec
 from worldmodel.data.replay import Replay
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.rounds import side_by_side
@@ -43,6 +42,7 @@ from worldmodel.runs.folder import (
     read_settings,
     reading,
 )
+from worldmodel.runs.given import EnvMaker, divide_given, read_given, require_given, with_given
 from worldmodel.runs.messages import announce, conclude
 from worldmodel.runs.rows import is_divided, make_stored, open_stored
 from worldmodel.runs.run import Run, open_run, write_report
@@ -67,6 +67,8 @@ def train(
     config: Config | str | Path | Sequence[str | Path] | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
+    data: EpisodeSource | None = None,
+    env: EnvMaker | None = None,
     progress: RunProgress | None = None,
 ) -> Run:
     """Train a world model on rollouts of the policy that `acting.policy` names, or on stored data (`offline`).
@@ -74,6 +76,10 @@ def train(
     Args:
         config: settings; or YAML files of settings, by path or by a preset's name; the defaults if left out.
         overrides: single settings by dotted key, such as {"rssm.deter": 256}; only with a file or the defaults.
+        data: episodes to learn from, as `data.from_episodes` makes them, in the place of an environment; `updates` and
+            `evaluation.episodes` of the settings say how long, and how many of them are held out.
+        env: a class or a function that makes an environment, registered with Gymnasium or not, in the place of
+            `env.id`; whoever needs the environment later on, in another process, has to hand it over again.
         progress: shows how it goes; standard error by default.
     Returns:
         The finished (or interrupted, see `Run.ended_by`) run, with the last weights; `open_run` takes the best.
@@ -84,24 +90,27 @@ def train(
             checkpoint.
     """
     if not isinstance(config, Config):
-        config = read_config(config if config is not None else (), overrides)
+        config = read_given(config, overrides, data)
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
+    config = with_given(config, data=data, env=env)
     progress = progress or _progress(config)
     making = f"making {config.env.num_envs} environments of {config.env.id}"
     with (
         _processes(config) as processes,
         Interruptions(passed_on=processes.world > 1) as interruptions,
         _beginning(progress, config, making),
-        _world(config, interruptions, processes) as world,
+        _world(config, interruptions, processes, given=data) as world,
     ):
         named = os.fsencode(make_folder(config)) if processes.writes else b""
         folder = Path(os.fsdecode(processes.exchange(named)[0]))
         with locked(folder, processes):
+            if data is not None and processes.writes:
+                divide_given(config, data, folder)
             return _run(config, folder, *world, progress, None, interruptions, processes)
 
 
-def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
+def resume(folder: str | Path, *, env: EnvMaker | None = None, progress: RunProgress | None = None) -> Run:
     """Go on with a run from its newest sound checkpoint, or from its replay where it has none yet.
 
     Weights, optimiser, counters, random states and the replay are as they were. Steps collected since the checkpoint
@@ -113,6 +122,7 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
 
     Args:
         folder: the run's, as `train` made it.
+        env: what `train` was given, if anything.
         progress: shows how it goes; standard error by default.
     Raises:
         FileNotFoundError: if the folder is not a run's.
@@ -122,6 +132,7 @@ def resume(folder: str | Path, *, progress: RunProgress | None = None) -> Run:
     """
     folder = Path(folder)
     config = read_settings(folder)
+    require_given(config, env=env)
     progress = progress or _progress(config)
     seen = _stamps(folder)
     checkpoint = _checkpoint(config, folder, progress)
@@ -165,7 +176,11 @@ class Worlds(NamedTuple):
 
 @contextmanager
 def _world(
-    config: Config, interruptions: Interruptions, processes: Processes, folder: Path | None = None
+    config: Config,
+    interruptions: Interruptions,
+    processes: Processes,
+    folder: Path | None = None,
+    given: EpisodeSource | None = None,
 ) -> Iterator[tuple[WorldModel, Worlds]]:
     """The untrained model, and the environments of the run.
 
@@ -185,7 +200,8 @@ def _world(
                     count = side_by_side(episodes)
                     playing = stack.enter_context(build.build_evaluation_environments(config, count))
                 worlds = Worlds(learning, heldout, playing)
-            model = build.build_model(config, _spec(config, worlds.learning, folder)).to(device)
+            spec = _spec(config, worlds.learning, folder) if given is None else given.spec
+            model = build.build_model(config, spec).to(device)
         yield model, worlds
 
 

@@ -1,0 +1,64 @@
+"""What a run is given in Python rather than by its settings, and how its settings remember that there was such a thing.
+
+A run's folder never says how to make what was given, so that opening it can run nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from worldmodel.config import Config
+from worldmodel.config_io import read_config
+from worldmodel.data import suites
+from worldmodel.data.offline import GIVEN, EpisodeSource, divide
+from worldmodel.seeding import Stream, make_generator
+
+EnvMaker = Callable[..., gymnasium.Env]  # a class, or a function, called with env.kwargs
+
+
+def read_given(
+    config: str | Path | Sequence[str | Path] | None, overrides: Mapping[str, Any] | None, data: EpisodeSource | None
+) -> Config:
+    """Files of settings and single ones, as `train` has them; with episodes, those of a run that learns from stored
+    ones."""
+    overrides = dict(overrides or {})
+    if data is not None and overrides.setdefault("offline", GIVEN) != GIVEN:
+        raise ValueError(f"data: expected none beside offline = {overrides['offline']!r}, which names other data")
+    return read_config(config if config is not None else (), overrides)
+
+
+def with_given(config: Config, *, data: EpisodeSource | None = None, env: EnvMaker | None = None) -> Config:
+    """The settings of a run that is given these, by name.
+
+    Raises:
+        ValueError: if the settings or both name data, more episodes are to be held out than there are, or env makes no
+            environments.
+    """
+    if env is not None:
+        if data is not None or config.offline is not None:
+            raise ValueError("env: expected none beside data or offline: nothing is collected then")
+        config = replace(config, env=replace(config.env, id=suites.register_given(env)))
+    if data is None:
+        return config
+    if config.offline not in (None, GIVEN):
+        raise ValueError(f"data: expected none beside offline = {config.offline!r}, which names other data")
+    count = sum(1 for _ in data.episodes())
+    if count <= config.evaluation.episodes:
+        expected = f"fewer than the {count} episodes given, of which the others are learned from"
+        raise ValueError(f"evaluation.episodes: expected {expected}, got {config.evaluation.episodes}")
+    return replace(config, offline=GIVEN)
+
+
+def require_given(config: Config, *, env: EnvMaker | None = None) -> None:
+    """Take over what a run is given again; raises ValueError if its settings remember something else."""
+    if env is not None and (found := suites.register_given(env)) != config.env.id:
+        raise ValueError(f"env: expected the one that the run was begun with, {config.env.id}, got {found}")
+
+
+def divide_given(config: Config, data: EpisodeSource, folder: Path) -> None:
+    """Write episodes into a new run's folder, some of them held out; `evaluation.seed` decides which."""
+    generator = make_generator(config.evaluation.seed, stream=Stream.HELDOUT)
+    divide(data, folder, heldout=config.evaluation.episodes, generator=generator)
