@@ -6,8 +6,9 @@
     dream = run.imagine(context=16, horizon=48, samples=16)
 
 To train: `train`, `resume`, `open_run`, `Run`, and for settings `Config` and `read_config`; on arrays of your own,
-`data.from_episodes`. To measure the evidence of your own model as a `LatentSequence`: `sequence_elbo`, `iwae`, `smc`
-and `sandwich`. Each name is imported when it is first used, so that `import worldmodel` is quick.
+`data.from_episodes`; with parts of your own, `build_model`. To measure the evidence of your own model as a
+`LatentSequence`: `sequence_elbo`, `iwae`, `smc` and `sandwich`. Each name is imported when it is first used, so that
+`import worldmodel` is quick.
 """
 
 from importlib import import_module
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worldmodel import data
+    from worldmodel.build import build_model
     from worldmodel.config import Config
     from worldmodel.config_io import read_config
     from worldmodel.evidence.iwae import iwae
@@ -29,6 +31,7 @@ __all__ = [
     "Config",
     "LatentSequence",
     "Run",
+    "build_model",
     "data",
     "iwae",
     "open_run",
@@ -44,6 +47,7 @@ _HOME = {
     "Config": "worldmodel.config",
     "LatentSequence": "worldmodel.types",
     "Run": "worldmodel.runs.run",
+    "build_model": "worldmodel.build",
     "iwae": "worldmodel.evidence.iwae",
     "open_run": "worldmodel.runs.run",
     "read_config": "worldmodel.config_io",

@@ -12,18 +12,19 @@ import torch
 from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.build_acting import build_acting_evaluator
 from worldmodel.checks import require
-from worldmodel.config import BEFORE, Config, DecoderConfig, LossConfig, RSSMConfig
+from worldmodel.config import BEFORE, Config, DecoderConfig, EncoderConfig, LossConfig, RSSMConfig
 from worldmodel.config_acting import PLANNERS
 from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay
 from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
-from worldmodel.models.encoder import Encoder
+from worldmodel.models.encoder import Encoder, RowEncoder
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
+from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.launched import Launched
 from worldmodel.system.provenance import provenance
 from worldmodel.training.captured import CapturableLearner, CapturedUpdate, CudaRecorder
@@ -34,7 +35,7 @@ from worldmodel.training.schedule import Schedule
 from worldmodel.training.tracking import FolderTracker, Tracker, Trackers
 from worldmodel.training.wandb_filing import file_run, wandb_mode
 from worldmodel.training.wandb_tracker import Place, WandbTracker
-from worldmodel.types import Batch, EnvSpec
+from worldmodel.types import Batch, Dynamics, EnvSpec
 
 
 def build_environments(config: Config, *, heldout: bool = False) -> Environments:
@@ -97,16 +98,45 @@ def _changed(config: Config) -> bool:
     return bool(env.wrappers or env.action_repeat > 1 or env.pixels != "off" or env.hide or config.offline is not None)
 
 
-def build_model(config: Config, spec: EnvSpec) -> WorldModel:
+def build_model(
+    config: Config,
+    spec: EnvSpec,
+    *,
+    encoder: RowEncoder | None = None,
+    dynamics: Dynamics | None = None,
+    decoder: Decoder | None = None,
+) -> WorldModel:
     """A world model for an environment, its weights drawn from the configuration's seed.
 
+    Args:
+        config: of the run. What it says of parts that are given is not read; `model` and `factory` settings never are.
+        spec: what a row holds.
+        encoder: a part of one's own, see `RowEncoder`.
+        dynamics: likewise, for embeddings of the width that `embedding_width` gives; its states are `rssm.deter` wide,
+            and its latents of the family that `build_latent` gives, unless the decoder is one's own too.
+        decoder: likewise.
     Raises:
-        ValueError: if its weights alone do not fit in this machine's memory.
+        ValueError: if its weights alone do not fit in this machine's memory, or the encoder has no width.
     """
+    given = encoder is not None or dynamics is not None or decoder is not None
+    require(
+        encoder is None or hasattr(encoder, "width"),
+        "encoder",
+        "a module with a width, that of what it puts out",
+        encoder,
+    )
     with torch.random.fork_rng(devices=[]):  # the weights are made on the CPU, whatever the device
-        _require_room(config, spec)
-        torch.default_generator.manual_seed(config.seed)
-        return _make_model(config, spec)
+        if given:
+            torch.default_generator.manual_seed(make_generator(config.seed, stream=Stream.REST).initial_seed())
+        else:
+            _require_room(config, spec)
+            torch.default_generator.manual_seed(config.seed)
+        return _make_model(config, spec, encoder, dynamics, decoder)
+
+
+def embedding_width(config: Config, encoder: RowEncoder) -> int:
+    """The width of what the posterior reads of a row: the encoder's, and where it smooths a summary of what follows."""
+    return encoder.width + (config.rssm.hidden if config.rssm.posterior == "smoothing" else 0)
 
 
 def _require_room(config: Config, spec: EnvSpec) -> None:
@@ -121,29 +151,17 @@ def _require_room(config: Config, spec: EnvSpec) -> None:
         raise ValueError(f"{sizes}, {memory / 2**30:.0f} GiB here, got {count:,} parameters")
 
 
-def _make_model(config: Config, spec: EnvSpec) -> WorldModel:
-    latent = build_latent(config.rssm)
-    encoder = Encoder(
-        spec.observations,
-        layers=config.encoder.layers,
-        units=config.encoder.units,
-        depth=config.encoder.depth,
-        reward=config.encoder.reward,
-        skip=config.encoder.skip,
-    )
-    rssm = RSSM(
-        embed=encoder.width + (config.rssm.hidden if config.rssm.posterior == "smoothing" else 0),
-        action=spec.action.width,
-        deter=config.rssm.deter,
-        hidden=config.rssm.hidden,
-        latent=latent,
-        cell=config.rssm.cell,
-        blocks=config.rssm.blocks,
-        posterior_layers=config.rssm.posterior_layers,
-        prior_layers=config.rssm.prior_layers,
-        skip=config.rssm.skip,
-    )
-    decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=latent.width)
+def _make_model(
+    config: Config,
+    spec: EnvSpec,
+    encoder: RowEncoder | None = None,
+    dynamics: Dynamics | None = None,
+    decoder: Decoder | None = None,
+) -> WorldModel:
+    encoder = build_encoder(config.encoder, spec) if encoder is None else encoder
+    dynamics = build_rssm(config, spec, embedding_width(config, encoder)) if dynamics is None else dynamics
+    if decoder is None:
+        decoder = build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=build_latent(config.rssm).width)
     backward_network = (
         BackwardNetwork(encoder.width, spec.action.width, config.rssm.hidden)
         if config.rssm.posterior == "smoothing"
@@ -152,11 +170,40 @@ def _make_model(config: Config, spec: EnvSpec) -> WorldModel:
     return WorldModel(
         spec,
         encoder,
-        rssm,
+        dynamics,
         decoder,
         inputs=config.encoder.inputs,
         standardise_targets=config.decoder.standardise,
         backward_network=backward_network,
+    )
+
+
+def build_encoder(config: EncoderConfig, spec: EnvSpec) -> Encoder:
+    """This project's encoder of an environment's rows."""
+    return Encoder(
+        spec.observations,
+        layers=config.layers,
+        units=config.units,
+        depth=config.depth,
+        reward=config.reward,
+        skip=config.skip,
+    )
+
+
+def build_rssm(config: Config, spec: EnvSpec, embed: int) -> RSSM:
+    """This project's recurrence, for embeddings of this width."""
+    rssm = config.rssm
+    return RSSM(
+        embed=embed,
+        action=spec.action.width,
+        deter=rssm.deter,
+        hidden=rssm.hidden,
+        latent=build_latent(rssm),
+        cell=rssm.cell,
+        blocks=rssm.blocks,
+        posterior_layers=rssm.posterior_layers,
+        prior_layers=rssm.prior_layers,
+        skip=rssm.skip,
     )
 
 
@@ -267,6 +314,8 @@ def build_learner(
     """The optimiser around a model."""
     optimizer = config.optimizer
     if config.training.compile:
+        own = isinstance(model.dynamics, RSSM)
+        require(own, "training.compile", "false where the recurrence is not this project's", config.training.compile)
         assert isinstance(model.dynamics, RSSM)
         model.dynamics.compile()
     return Learner(

@@ -112,9 +112,13 @@ class EncoderConfig:
     """Whether the posterior sees the reward of a step as one more observation."""
     skip: bool = False
     """Append the perceptron's inputs, unchanged, to the embedding."""
+    factory: str | None = None
+    """`module:name` of a function (settings, spec) that makes an encoder of one's own. It is imported to train, and
+    never by opening a run unless it is asked to."""
 
     def __post_init__(self) -> None:
         positive(self, "encoder", "layers", "units", "depth")
+        _require_path("encoder.factory", self.factory)
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,12 @@ class RSSMConfig:
     Acting and imagining always filter: nothing follows there."""
     skip: bool = False
     """Add linear maps of (h_t, embedding) to the posterior's parameters, and of h_t to the prior's."""
+    factory: str | None = None
+    """`module:name` of a function (settings, spec, embed=E) that makes a recurrence of one's own, a `Dynamics`. It is
+    imported to train, and never by opening a run unless it is asked to."""
 
     def __post_init__(self) -> None:
+        _require_path("rssm.factory", self.factory)
         positive(self, "rssm", "deter", "hidden", "blocks", "stoch", "classes", "min_std")
         positive(self, "rssm", "posterior_layers", "prior_layers")
         require(0 <= self.unimix < 1, "rssm.unimix", "a share in [0, 1)", self.unimix)
@@ -195,8 +203,12 @@ class DecoderConfig:
     """Where a learned standard deviation starts, in the units the head predicts in; null: near 0.7."""
     skip: bool = True
     """Add a linear map of z_t to the mean of vector observations and Gaussian rewards."""
+    factory: str | None = None
+    """`module:name` of a function (settings, spec) that makes a decoder of one's own. It is imported to train, and
+    never by opening a run unless it is asked to."""
 
     def __post_init__(self) -> None:
+        _require_path("decoder.factory", self.factory)
         positive(self, "decoder", "layers", "units", "depth", "fixed_std", "resolution")
         above = self.initial_std is None or self.initial_std > self.resolution
         expected = f"null or more than decoder.resolution = {self.resolution}"
@@ -390,7 +402,11 @@ class Config:
     behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     offline: str | None = None
-    """Stored data to learn from, without an environment: a data folder, a run's, a replay's, or minari:ID."""
+    """Stored data to learn from, without an environment: a data folder, a run's, a replay's, or minari:ID; `given:`
+    where training was handed episodes in Python."""
+    model: str | None = None
+    """`module:name` of a function (settings, spec) that makes a whole world model of one's own, imported as the
+    factories of its parts are; `given:name` where training was handed it in Python."""
     tracking: Literal["auto", "offline", "online", "none"] = "auto"
     """Weights & Biases: online if a key is configured, otherwise offline (auto); always offline or online; or none."""
     name: str = "run"
@@ -405,6 +421,10 @@ class Config:
     def __post_init__(self) -> None:
         require(bool(self.name) and "/" not in self.name, "name", "a file name", self.name)
         require(0 <= self.seed < 2**63, "seed", "zero or more, below 2^63", self.seed)
+        _require_path("model", self.model)
+        parts = (self.encoder.factory, self.rssm.factory, self.decoder.factory)
+        whole = self.model is None or parts == (None, None, None)
+        require(whole, "model", "null where encoder, rssm or decoder has a factory", self.model)
         alone = self.training.updates is None or self.offline is not None
         require(alone, "training.updates", "null unless offline names stored data", self.training.updates)
         self._require_what_acting_needs()
@@ -442,3 +462,8 @@ class Config:
         if self.offline is not None:
             expected = "random or actor where offline names stored data: nothing is collected"
             require(policy in ("random", "actor"), "acting.policy", expected, policy)
+
+
+def _require_path(key: str, path: str | None) -> None:
+    """Raise ValueError unless a setting is null, module:name or given:name."""
+    require(path is None or re.fullmatch(r"[\w.]+:[\w.]+", path) is not None, key, "null or module:name", path)

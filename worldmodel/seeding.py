@@ -20,6 +20,7 @@ class Stream(IntEnum):
     AGENT = 8  # the first weights of actor and critic
     BEHAVIOUR = 9  # what they imagine
     CHOOSING = 10  # starts of the episodes by which training chooses its best weights
+    REST = 11  # the first weights of a world model beside parts of one's own
 
 
 def restore_generator(generator: torch.Generator, state: torch.Tensor) -> bool:

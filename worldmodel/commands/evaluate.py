@@ -28,7 +28,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Which run, which weights, where; whether a policy is to act, and which."""
     from worldmodel.runs.run import open_run
 
-    add_options_of(parser, open_run, skip={"env"})
+    add_options_of(parser, open_run, skip={"env", "model"})
     words = "play so many whole episodes in the run's environment; imports what the run's settings name"
     parser.add_argument("--episodes", type=int | None, default=None, help=words)
     words = "who acts in them: the actor that the run has learned (by default, where it has), a planner with the run's "

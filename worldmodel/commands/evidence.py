@@ -17,7 +17,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Which run, how many particles, how often."""
     from worldmodel.runs.run import Run, open_run
 
-    add_options_of(parser, open_run, skip={"env"})
+    add_options_of(parser, open_run, skip={"env", "model"})
     add_options_of(parser, Run.evidence, skip={"batch", "log"})
 
 

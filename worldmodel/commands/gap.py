@@ -18,7 +18,7 @@ def add_options(parser: ArgumentParser) -> None:
     from worldmodel.runs.decomposition import gap_decomposition, rate_decomposition
     from worldmodel.runs.run import open_run
 
-    add_options_of(parser, open_run, skip={"env"})
+    add_options_of(parser, open_run, skip={"env", "model"})
     add_options_of(parser, gap_decomposition, skip={"run", "log", "at"})
     add_options_of(parser, rate_decomposition, skip={"run", "log", "episodes", "seed"})
 

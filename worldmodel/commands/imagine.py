@@ -18,7 +18,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Which run, from where, how far, under whose actions."""
     from worldmodel.runs.run import Run, open_run
 
-    add_options_of(parser, open_run, skip={"env"})
+    add_options_of(parser, open_run, skip={"env", "model"})
     add_options_of(parser, Run.write_imagination)
 
 

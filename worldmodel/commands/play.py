@@ -14,7 +14,7 @@ def add_options(parser: ArgumentParser) -> None:
     from worldmodel.runs.play import write_play
     from worldmodel.runs.run import open_run
 
-    add_options_of(parser, open_run, skip={"env"})
+    add_options_of(parser, open_run, skip={"env", "model"})
     add_options_of(parser, write_play, skip=NOT_TYPED)
     words = "show the world beside the policy's dream of it, from the same starts: RUN/play/dream.gif"
     parser.add_argument("--dream", action="store_true", help=words)

@@ -1,6 +1,7 @@
 """Observation x_t -> embedding: a convolutional network per image, one perceptron for all the rest."""
 
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -10,6 +11,22 @@ from torch.nn.functional import one_hot
 
 from worldmodel.models.networks import ChannelNorm, image_stages, mlp
 from worldmodel.types import ObservationSpec
+
+
+@runtime_checkable
+class RowEncoder(Protocol):
+    """What a world model uses of its encoder: `Encoder` is one, and so is any module of one's own with these.
+
+    Numbers come as [*batch, n] and images as [*batch, H, W, C], both as `encoder.inputs` says, and all else as rows
+    store it. An encoder whose attribute `reads_reward` is true is handed the reward too, see `Encoder.forward`.
+    """
+
+    width: int
+    """Width of the embedding (E)."""
+
+    def __call__(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch E"]:
+        """Embed observations by path, with any leading shape, the same for every leaf."""
+        ...
 
 
 class ImageEncoder(nn.Module):

@@ -53,6 +53,7 @@ def recurrence(model: WorldModel) -> RSSM:
 def posterior_parts(model: WorldModel) -> list[nn.Module]:
     """The networks that q is made of."""
     rssm = recurrence(model)
+    assert isinstance(model.encoder, nn.Module)
     parts = [model.encoder, rssm.posterior_embed, rssm.posterior_deter, rssm.posterior_rest]
     return parts if model.backward_network is None else [*parts, model.backward_network]
 

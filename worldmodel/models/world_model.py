@@ -6,7 +6,7 @@ model puts out are distributions: `objectives` makes the bound.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +17,7 @@ from worldmodel.data.batches import at_once, in_precision, require_whole_episode
 from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.conditioned import ConditionedWorldModel
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
-from worldmodel.models.encoder import Encoder
+from worldmodel.models.encoder import Encoder, RowEncoder
 from worldmodel.models.likelihoods import Affine, Normal, symlog
 from worldmodel.types import Act, Batch, Carry, Dynamics, EnvSpec, Latent, Likelihood, State, Trajectory
 
@@ -61,7 +61,7 @@ class WorldModel(nn.Module):
     def __init__(
         self,
         spec: EnvSpec,
-        encoder: Encoder,
+        encoder: RowEncoder,
         dynamics: Dynamics,
         decoder: Decoder,
         *,
@@ -103,7 +103,7 @@ class WorldModel(nn.Module):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The networks by name: encoder, dynamics, decoder and, of a posterior that smooths, the backward network."""
-        assert isinstance(self.dynamics, nn.Module)
+        assert isinstance(self.dynamics, nn.Module) and isinstance(self.encoder, nn.Module)
         parts: dict[str, nn.Module] = {"encoder": self.encoder, "dynamics": self.dynamics, "decoder": self.decoder}
         return parts if self.backward_network is None else {**parts, "backward_network": self.backward_network}
 
@@ -280,13 +280,13 @@ class WorldModel(nn.Module):
 
     def _encode(self, obs: Mapping[str, Tensor], reward: Tensor | None, is_first: Tensor | None) -> Tensor:
         inputs = {key: self._as_input(key, x) for key, x in obs.items()}
-        if not self.encoder.reads_reward:
+        if not getattr(self.encoder, "reads_reward", False):
             return self.encoder(inputs)
         if reward is None or is_first is None:
             raise ValueError("reward, is_first: expected those of the rows, since the encoder reads rewards, got None")
         there = ~is_first[..., None]
         number = torch.where(there, self._as_input(REWARD, reward[..., None]), 0.0)
-        return self.encoder(inputs, torch.cat([number, there.to(number.dtype)], -1))
+        return cast(Encoder, self.encoder)(inputs, torch.cat([number, there.to(number.dtype)], -1))
 
     def _as_input(self, key: str, x: Tensor) -> Tensor:
         leaf = self.spec.observations.get(key)

@@ -6,7 +6,7 @@ A run's folder never says how to make what was given, so that opening it can run
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 
@@ -14,6 +14,8 @@ from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data import suites
 from worldmodel.data.offline import GIVEN, EpisodeSource, divide
+from worldmodel.models.world_model import WorldModel
+from worldmodel.runs.own_model import ModelMaker, factories, given_name, require_leave
 from worldmodel.seeding import Stream, make_generator
 
 EnvMaker = Callable[..., gymnasium.Env]  # a class, or a function, called with env.kwargs
@@ -30,19 +32,33 @@ def read_given(
     return read_config(config if config is not None else (), overrides)
 
 
-def with_given(config: Config, *, data: EpisodeSource | None = None, env: EnvMaker | None = None) -> Config:
+class Given(NamedTuple):
+    """What Python handed a run."""
+
+    data: EpisodeSource | None = None
+    env: EnvMaker | None = None
+    model: ModelMaker | WorldModel | None = None
+
+
+def with_given(config: Config, given: Given) -> Config:
     """The settings of a run that is given these, by name.
 
     Raises:
-        ValueError: if the settings or both name data, more episodes are to be held out than there are, or env makes no
-            environments.
+        ValueError: if the settings name data or a model too, more episodes are to be held out than there are, or env
+            makes no environments.
     """
-    if env is not None:
-        if data is not None or config.offline is not None:
+    if given.model is not None:
+        if found := factories(config):
+            raise ValueError(f"model: expected none beside {', '.join(found)}, which name code that makes it")
+        config = replace(config, model=given_name(given.model))
+    if given.env is not None:
+        if given.data is not None or config.offline is not None:
             raise ValueError("env: expected none beside data or offline: nothing is collected then")
-        config = replace(config, env=replace(config.env, id=suites.register_given(env)))
-    if data is None:
-        return config
+        config = replace(config, env=replace(config.env, id=suites.register_given(given.env)))
+    return config if given.data is None else _with_data(config, given.data)
+
+
+def _with_data(config: Config, data: EpisodeSource) -> Config:
     if config.offline not in (None, GIVEN):
         raise ValueError(f"data: expected none beside offline = {config.offline!r}, which names other data")
     count = sum(1 for _ in data.episodes())
@@ -52,9 +68,14 @@ def with_given(config: Config, *, data: EpisodeSource | None = None, env: EnvMak
     return replace(config, offline=GIVEN)
 
 
-def require_given(config: Config, *, env: EnvMaker | None = None) -> None:
-    """Take over what a run is given again; raises ValueError if its settings remember something else."""
-    if env is not None and (found := suites.register_given(env)) != config.env.id:
+def require_given(config: Config, folder: Path, given: Given, *, allow_code: bool = False) -> None:
+    """Take over what a run is given again.
+
+    Raises:
+        ValueError: if its settings remember something else, or its model needs what is not given.
+    """
+    require_leave(config, folder, given.model, allow_code=allow_code)
+    if given.env is not None and (found := suites.register_given(given.env)) != config.env.id:
         raise ValueError(f"env: expected the one that the run was begun with, {config.env.id}, got {found}")
 
 

@@ -42,7 +42,8 @@ from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.runs.environments import evaluation_environments, own_environment, row_reading
 from worldmodel.runs.evidence import pilot_episodes, scored_episodes, usual_particles, write_evidence
 from worldmodel.runs.folder import read_settings, stored_data
-from worldmodel.runs.given import EnvMaker, require_given
+from worldmodel.runs.given import EnvMaker, Given, require_given
+from worldmodel.runs.own_model import ModelMaker, make_model
 from worldmodel.runs.step_kl import StepKL, step_kl
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.files import make_own_folder, write_whole
@@ -424,9 +425,15 @@ def write_report(folder: Path, output: Path | None = None) -> tuple[str, ...]:
 
 
 def open_run(
-    folder: str | Path, checkpoint: str | None = None, device: str = "cpu", *, env: EnvMaker | None = None
+    folder: str | Path,
+    checkpoint: str | None = None,
+    device: str = "cpu",
+    *,
+    env: EnvMaker | None = None,
+    model: ModelMaker | WorldModel | None = None,
+    allow_code: bool = False,
 ) -> Run:
-    """Open a run's folder.
+    """Open a run's folder. It imports nothing that the run's settings name, unless `allow_code` says so.
 
     Args:
         folder: the run's folder, as `train` made it.
@@ -434,15 +441,18 @@ def open_run(
             with a warning, damaged.
         device: a torch device for the model, or auto.
         env: what `train` was given, if anything; only what plays in the environment needs it.
+        model: likewise, or what makes the model that the settings name: a function (settings, spec), or a world model.
+        allow_code: import what the run's settings name to make a model that is not this project's.
     Raises:
         FileNotFoundError: if the folder is not a run's.
         CheckpointError: if there is no checkpoint, the one asked for is damaged, or it was written under other settings
             than config.yaml has.
-        ValueError: if config.yaml is damaged.
+        ValueError: if config.yaml is damaged, or the model is made by code that is neither this project's, given nor
+            allowed.
     """
     folder = Path(folder)
     config = read_settings(folder)
-    require_given(config, env=env)
+    require_given(config, folder, Given(None, env, model), allow_code=allow_code)
     names = ("best", "last", "previous") if checkpoint is None else (checkpoint,)
     paths = [folder / "checkpoints" / f"{name}.safetensors" for name in names]
     found, complaints = newest_sound(paths)
@@ -452,9 +462,9 @@ def open_run(
         warnings.warn(f"{complaint}; using {found.path} instead", stacklevel=2)
     require_settings(found, build.lasting_settings(config), build.unnamed_settings())
     with Replay.open(stored_data(config, folder)[1], read_only=True) as heldout:
-        model = build.build_model(config, heldout.spec)
-    load_model(found, model)
-    model = model.to(build.build_device(device)).eval()
-    if (agent := build_acting.build_agent(config, model)) is not None:
+        made = make_model(config, heldout.spec, model)
+    load_model(found, made)
+    made = made.to(build.build_device(device)).eval()
+    if (agent := build_acting.build_agent(config, made)) is not None:
         load_agent(found, agent)
-    return Run(folder, config, model, agent)
+    return Run(folder, config, made, agent)

@@ -42,8 +42,9 @@ from worldmodel.runs.folder import (
     read_settings,
     reading,
 )
-from worldmodel.runs.given import EnvMaker, divide_given, read_given, require_given, with_given
+from worldmodel.runs.given import EnvMaker, Given, divide_given, read_given, require_given, with_given
 from worldmodel.runs.messages import announce, conclude
+from worldmodel.runs.own_model import ModelMaker, importing_words, make_model
 from worldmodel.runs.rows import is_divided, make_stored, open_stored
 from worldmodel.runs.run import Run, open_run, write_report
 from worldmodel.seeding import Stream, make_generator
@@ -69,6 +70,7 @@ def train(
     *,
     data: EpisodeSource | None = None,
     env: EnvMaker | None = None,
+    model: ModelMaker | WorldModel | None = None,
     progress: RunProgress | None = None,
 ) -> Run:
     """Train a world model on rollouts of the policy that `acting.policy` names, or on stored data (`offline`).
@@ -80,6 +82,8 @@ def train(
             `evaluation.episodes` of the settings say how long, and how many of them are held out.
         env: a class or a function that makes an environment, registered with Gymnasium or not, in the place of
             `env.id`; whoever needs the environment later on, in another process, has to hand it over again.
+        model: a function (settings, spec) that makes the world model, such as one that hands parts of its own to
+            `build_model`; or a world model, of which a copy is trained. `open_run` and `resume` need it again.
         progress: shows how it goes; standard error by default.
     Returns:
         The finished (or interrupted, see `Run.ended_by`) run, with the last weights; `open_run` takes the best.
@@ -93,36 +97,43 @@ def train(
         config = read_given(config, overrides, data)
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
-    config = with_given(config, data=data, env=env)
+    given = Given(data, env, model)
+    config = with_given(config, given)
     progress = progress or _progress(config)
     making = f"making {config.env.num_envs} environments of {config.env.id}"
     with (
         _processes(config) as processes,
         Interruptions(passed_on=processes.world > 1) as interruptions,
         _beginning(progress, config, making),
-        _world(config, interruptions, processes, given=data) as world,
+        _world(config, interruptions, processes, given) as world,
     ):
         named = os.fsencode(make_folder(config)) if processes.writes else b""
         folder = Path(os.fsdecode(processes.exchange(named)[0]))
         with locked(folder, processes):
             if data is not None and processes.writes:
                 divide_given(config, data, folder)
-            return _run(config, folder, *world, progress, None, interruptions, processes)
+            return _run(config, folder, *world, progress, None, interruptions, processes, given)
 
 
-def resume(folder: str | Path, *, env: EnvMaker | None = None, progress: RunProgress | None = None) -> Run:
+def resume(
+    folder: str | Path,
+    *,
+    env: EnvMaker | None = None,
+    model: ModelMaker | WorldModel | None = None,
+    progress: RunProgress | None = None,
+) -> Run:
     """Go on with a run from its newest sound checkpoint, or from its replay where it has none yet.
 
     Weights, optimiser, counters, random states and the replay are as they were. Steps collected since the checkpoint
     are kept, and the updates that they pay for are made. Environments begin new episodes; interrupted ones count as
     truncated.
 
-    Making its environments imports the modules that its settings name, and the run says so before. To open a
-    stranger's run, use `open_run`, which imports none.
+    Making its environments, and a model that is not this project's, imports the modules that its settings name, and
+    the run says so before. To open a stranger's run, use `open_run`, which imports none.
 
     Args:
         folder: the run's, as `train` made it.
-        env: what `train` was given, if anything.
+        env, model: what `train` was given, if anything.
         progress: shows how it goes; standard error by default.
     Raises:
         FileNotFoundError: if the folder is not a run's.
@@ -132,20 +143,23 @@ def resume(folder: str | Path, *, env: EnvMaker | None = None, progress: RunProg
     """
     folder = Path(folder)
     config = read_settings(folder)
-    require_given(config, env=env)
+    given = Given(None, env, model)
+    require_given(config, folder, given, allow_code=True)
     progress = progress or _progress(config)
+    if model is None and (words := importing_words(config)):
+        progress.log(words)
     seen = _stamps(folder)
     checkpoint = _checkpoint(config, folder, progress)
     with (
         _processes(config) as processes,
         Interruptions(passed_on=processes.world > 1) as interruptions,
         _beginning(progress, config, build.making_words(config)),
-        _world(config, interruptions, processes, folder) as world,
+        _world(config, interruptions, processes, given, folder) as world,
         locked(folder, processes),  # after the workers were made, which do not keep the lock then
     ):
         if _stamps(folder) != seen:  # another process went on with the run meanwhile
             checkpoint = _checkpoint(config, folder, progress)
-        return _run(config, folder, *world, progress, checkpoint, interruptions, processes)
+        return _run(config, folder, *world, progress, checkpoint, interruptions, processes, given)
 
 
 @contextmanager
@@ -179,8 +193,8 @@ def _world(
     config: Config,
     interruptions: Interruptions,
     processes: Processes,
+    given: Given,
     folder: Path | None = None,
-    given: EpisodeSource | None = None,
 ) -> Iterator[tuple[WorldModel, Worlds]]:
     """The untrained model, and the environments of the run.
 
@@ -200,8 +214,8 @@ def _world(
                     count = side_by_side(episodes)
                     playing = stack.enter_context(build.build_evaluation_environments(config, count))
                 worlds = Worlds(learning, heldout, playing)
-            spec = _spec(config, worlds.learning, folder) if given is None else given.spec
-            model = build.build_model(config, spec).to(device)
+            spec = _spec(config, worlds.learning, folder) if given.data is None else given.data.spec
+            model = make_model(config, spec, given.model).to(device)
         yield model, worlds
 
 
@@ -231,6 +245,7 @@ def _run(
     checkpoint: Checkpoint | None,
     interruptions: Interruptions,
     processes: Processes,
+    given: Given,
 ) -> Run:
     update = 0 if checkpoint is None else checkpoint.counters["updates"]
     run = Run(folder, config, model)
@@ -258,9 +273,11 @@ def _run(
         stack.enter_context(replay)
         if worlds.heldout is not None:
             worlds.heldout.close()
-        given = {"stages": stages, "history": history, "interruptions": interruptions}
+        others = {"stages": stages, "history": history, "interruptions": interruptions}
         agent = build_acting.build_agent(config, model)
-        trainer = _trainer(config, folder, model, agent, worlds, replay, heldout, tracker, progress, processes, **given)
+        trainer = _trainer(
+            config, folder, model, agent, worlds, replay, heldout, tracker, progress, processes, **others
+        )
         if checkpoint is not None:
             trainer.restore(checkpoint)
             checkpoint.parts.clear()  # or they would stay in memory for as long as the training
@@ -273,7 +290,7 @@ def _run(
             finished = trainer.run()
         run = replace(run, model=model.eval(), agent=None if agent is None else agent.eval())
         if processes.writes:
-            _draw(run, trainer, interruptions)
+            _draw(run, trainer, interruptions, given)
         conclude(progress.log, config, trainer, folder, wandb_at, finished)
     interruptions.agreed(processes.greatest)  # the others wait for the one that draws, and end as it does
     return replace(run, ended_by=interruptions.signal)
@@ -306,12 +323,13 @@ def _stored(
     return stored
 
 
-def _draw(run: Run, trainer: Trainer, interruptions: Interruptions) -> None:
+def _draw(run: Run, trainer: Trainer, interruptions: Interruptions, given: Given) -> None:
     """Write pictures and report after the last update, unless they are there or there is only time to save."""
     updates = trainer.updates
     if updates and not interruptions.terminated and not is_finished(run.folder, updates):
         with suppress(AbandonedError), interruptions.abandoning(*interruptions.still_to_come):
-            finish_run(open_run(run.folder, device=str(run.model.device)), trainer)
+            best = open_run(run.folder, device=str(run.model.device), model=given.model, allow_code=True)
+            finish_run(best, trainer)
             note_finish(run.folder, updates)
 
 
