@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.build_acting import build_acting_evaluator
@@ -309,7 +310,11 @@ def build_evaluators(
 
 
 def build_learner(
-    config: Config, model: WorldModel, generator: torch.Generator, processes: Processes = ALONE
+    config: Config,
+    model: WorldModel,
+    generator: torch.Generator,
+    processes: Processes = ALONE,
+    auxiliary: Mapping[str, nn.Module] | None = None,
 ) -> Learner[WorldModel]:
     """The optimiser around a model."""
     optimizer = config.optimizer
@@ -331,6 +336,7 @@ def build_learner(
         eps=optimizer.eps,
         autocast=config.training.autocast,
         processes=processes,
+        auxiliary=auxiliary,
     )
 
 

@@ -244,8 +244,15 @@ class LossConfig:
     """Factor of the reward's log-likelihood."""
     continue_scale: float = 1.0
     """Factor of the continue flag's log-likelihood."""
+    auxiliary: dict[str, str] = field(default_factory=dict)
+    """Auxiliary losses by name, each `module:name` of a function (model) that makes its module, or `given:` where
+    training was handed it in Python. They are imported to train, and never by opening a run."""
 
     def __post_init__(self) -> None:
+        for name, path in self.auxiliary.items():
+            require(name.isidentifier(), "loss.auxiliary", "names of letters, digits and underscores", name)
+            if path != "given:":
+                _require_path(f"loss.auxiliary.{name}", path)
         not_negative(
             self, "loss", "beta", "kl_warmup", "free_nats", "observation_scale", "reward_scale", "continue_scale"
         )

@@ -21,6 +21,7 @@ class Stream(IntEnum):
     BEHAVIOUR = 9  # what they imagine
     CHOOSING = 10  # starts of the episodes by which training chooses its best weights
     REST = 11  # the first weights of a world model beside parts of one's own
+    AUXILIARY = 12  # the first weights of auxiliary losses
 
 
 def restore_generator(generator: torch.Generator, state: torch.Tensor) -> bool:

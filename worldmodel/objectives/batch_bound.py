@@ -50,6 +50,15 @@ class TrainedModel(Protocol):
         ...
 
 
+@runtime_checkable
+class AuxiliaryLoss(Protocol):
+    """A term that is added to the loss, such as the error of a prediction of one's own; it may have parameters."""
+
+    def __call__(self, states: State, batch: Batch) -> Float[Tensor, "B T"]:
+        """The term at every row in nats, differentiable in the states, which are [B, T, ...]."""
+        ...
+
+
 def bound_and_loss(
     model: TrainedModel, batch: Batch, objective: Objective, generator: torch.Generator, *, autocast: bool = False
 ) -> tuple[Bound, Loss]:
@@ -65,6 +74,7 @@ def bound_loss_and_states(
     *,
     autocast: bool = False,
     total: Total = own,
+    auxiliary: Mapping[str, AuxiliaryLoss] | None = None,
 ) -> tuple[Bound, Loss, State]:
     """The bound, the loss, and the states at which the bound was computed.
 
@@ -75,10 +85,18 @@ def bound_loss_and_states(
         generator: source of the draw.
         autocast: run the networks in bfloat16.
         total: sums over the rows of all processes, if the batch is this process's share of them.
+        auxiliary: what else is added to the loss, by name.
+    Raises:
+        ValueError: if an auxiliary loss is not a number at every row.
     """
     bound, each, states = _bound_and_divergence(model, batch, objective, generator, autocast)
     bound = replace(bound, total=total)
-    return bound, loss(bound, each, objective), states
+    added = {name: one(states, batch) for name, one in (auxiliary or {}).items()}
+    for name, term in added.items():
+        if term.shape != batch.valid.shape:
+            expected = f"a number at every row, {tuple(batch.valid.shape)}"
+            raise ValueError(f"auxiliary loss {name}: expected {expected}, got the shape {tuple(term.shape)}")
+    return bound, loss(bound, each, objective, added), states
 
 
 def sampled_bound(model: TrainedModel, batch: Batch, generator: torch.Generator) -> Bound:

@@ -6,6 +6,8 @@ With balancing, KL_t is replaced by two terms of the same KL, of which one has t
 
     KL_t -> dyn * KL( sg(q) || p ) + rep * KL( q || sg(p) )
 
+Auxiliary losses are added as they are, and have an entry each in the ledger.
+
 Free nats apply to each KL, per step and to the sum over groups (one kernel on a GPU). Sources: PlaNet (arXiv
 1811.04551, section 4 and its released code), DreamerV1 (1912.01603), V2 (2010.02193, equation 3), V3 (2301.04104,
 equations 4 and 5).
@@ -69,13 +71,19 @@ def divergence(posterior: BalancedLatent, prior: BalancedLatent, objective: Obje
     return posterior.balanced_kl(prior, dyn=dyn, rep=rep, free_nats=free)
 
 
-def loss(bound: Bound, each: KL | BalancedKL, objective: Objective) -> Loss:
+def loss(
+    bound: Bound,
+    each: KL | BalancedKL,
+    objective: Objective,
+    auxiliary: Mapping[str, Float[Tensor, "B T"]] | None = None,
+) -> Loss:
     """The optimised loss for a bound.
 
     Args:
         bound: the bound at the sampled states.
         each: the `divergence` of these states under the objective; the bound holds its raw KL.
         objective: how the loss departs from the bound.
+        auxiliary: what is added to it at every row, by name, in nats.
     Returns:
         The loss, with the ledger of its differences from the negative bound.
     Raises:
@@ -93,12 +101,16 @@ def loss(bound: Bound, each: KL | BalancedKL, objective: Objective) -> Loss:
     weighted = objective.beta * balanced
     scaled = {name: objective.scales.get(name, 1.0) * term for name, term in bound.log_likelihood.items()}
     value = bound.mean(weighted - torch.stack(list(scaled.values())).sum(0))
+    added = {f"auxiliary_{name}": term for name, term in (auxiliary or {}).items()}
+    if added:
+        value = value + bound.mean(torch.stack(list(added.values())).sum(0))
     with torch.no_grad():
         departures = {
             "free_nats": clipped - bound.kl,
             "balancing": balanced - clipped,
             "beta": weighted - balanced,
             **{f"scale_{name}": bound.log_likelihood[name] - scaled[name] for name in scaled},
+            **added,
         }
         latent = {
             "posterior_entropy": each.posterior_entropy.sum(-1),

@@ -15,7 +15,7 @@ from worldmodel.config_io import read_config
 from worldmodel.data import suites
 from worldmodel.data.offline import GIVEN, EpisodeSource, divide
 from worldmodel.models.world_model import WorldModel
-from worldmodel.runs.own_model import ModelMaker, factories, given_name, require_leave
+from worldmodel.runs.own_model import AuxiliaryMaker, ModelMaker, factories, given_name, require_leave
 from worldmodel.seeding import Stream, make_generator
 
 EnvMaker = Callable[..., gymnasium.Env]  # a class, or a function, called with env.kwargs
@@ -38,6 +38,7 @@ class Given(NamedTuple):
     data: EpisodeSource | None = None
     env: EnvMaker | None = None
     model: ModelMaker | WorldModel | None = None
+    auxiliary: Mapping[str, AuxiliaryMaker] | None = None
 
 
 def with_given(config: Config, given: Given) -> Config:
@@ -51,6 +52,9 @@ def with_given(config: Config, given: Given) -> Config:
         if found := factories(config):
             raise ValueError(f"model: expected none beside {', '.join(found)}, which name code that makes it")
         config = replace(config, model=given_name(given.model))
+    if given.auxiliary:
+        names = {**config.loss.auxiliary, **dict.fromkeys(given.auxiliary, GIVEN)}
+        config = replace(config, loss=replace(config.loss, auxiliary=names))
     if given.env is not None:
         if given.data is not None or config.offline is not None:
             raise ValueError("env: expected none beside data or offline: nothing is collected then")
@@ -66,6 +70,14 @@ def _with_data(config: Config, data: EpisodeSource) -> Config:
         expected = f"fewer than the {count} episodes given, of which the others are learned from"
         raise ValueError(f"evaluation.episodes: expected {expected}, got {config.evaluation.episodes}")
     return replace(config, offline=GIVEN)
+
+
+def require_auxiliary(config: Config, given: Given) -> None:
+    """See that training goes on with the auxiliary losses that it was handed; ValueError if it cannot."""
+    names = {name for name, path in config.loss.auxiliary.items() if path == GIVEN}
+    if names != {*(given.auxiliary or {})}:
+        got = sorted(given.auxiliary or {})
+        raise ValueError(f"auxiliary: expected what makes {sorted(names)}, as training was handed it, got {got}")
 
 
 def require_given(config: Config, folder: Path, given: Given, *, allow_code: bool = False) -> None:

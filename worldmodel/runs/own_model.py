@@ -5,19 +5,22 @@ asked to, since its folder may be a stranger's.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from worldmodel import build
 from worldmodel.config import Config
 from worldmodel.models.world_model import WorldModel
+from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import EnvSpec
 
 GIVEN = "given:"
+AuxiliaryMaker = Callable[[WorldModel], nn.Module]
 ModelMaker = Callable[[Config, EnvSpec], WorldModel]
 
 
@@ -35,8 +38,9 @@ def given_name(model: ModelMaker | WorldModel) -> str:
 
 
 def importing_words(config: Config) -> str | None:
-    """What making a run's model imports; None where that is nothing."""
-    modules = dict.fromkeys(path.partition(":")[0] for path in factories(config).values() if path[:6] != GIVEN)
+    """What making a run's model and its auxiliary losses imports; None where that is nothing."""
+    paths = [*factories(config).values(), *config.loss.auxiliary.values()]
+    modules = dict.fromkeys(path.partition(":")[0] for path in paths if not path.startswith(GIVEN))
     return f"making the model, which imports {', '.join(modules)}" if modules else None
 
 
@@ -78,6 +82,29 @@ def make_model(config: Config, spec: EnvSpec, model: ModelMaker | WorldModel | N
         if config.model is not None:
             return _of_rows(_resolved("model", config.model)(config, spec), spec, config.model)
         return build.build_model(config, spec, **_parts(config, spec))
+
+
+def make_auxiliary(
+    config: Config, model: WorldModel, given: Mapping[str, AuxiliaryMaker] | None = None
+) -> dict[str, nn.Module]:
+    """The auxiliary losses of a run, on the model's device; imports what its settings name.
+
+    Args:
+        config: of the run.
+        model: whose states they read.
+        given: what makes those that Python handed over, by name.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(make_generator(config.seed, stream=Stream.AUXILIARY).initial_seed())
+        makers = {
+            name: (given or {}).get(name) or _resolved(f"loss.auxiliary.{name}", path)
+            for name, path in config.loss.auxiliary.items()
+        }
+        made = {name: make(model) for name, make in makers.items()}
+    for name, module in made.items():
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"loss.auxiliary.{name}: expected what makes a module, got {type(module).__name__}")
+    return {name: module.to(model.device) for name, module in made.items()}
 
 
 def _parts(config: Config, spec: EnvSpec) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
+from torch import nn
 
 from worldmodel import build, build_acting
 from worldmodel.behaviour.actor_critic import ActorCritic
@@ -42,9 +43,17 @@ from worldmodel.runs.folder import (
     read_settings,
     reading,
 )
-from worldmodel.runs.given import EnvMaker, Given, divide_given, read_given, require_given, with_given
+from worldmodel.runs.given import (
+    EnvMaker,
+    Given,
+    divide_given,
+    read_given,
+    require_auxiliary,
+    require_given,
+    with_given,
+)
 from worldmodel.runs.messages import announce, conclude
-from worldmodel.runs.own_model import ModelMaker, importing_words, make_model
+from worldmodel.runs.own_model import AuxiliaryMaker, ModelMaker, importing_words, make_auxiliary, make_model
 from worldmodel.runs.rows import is_divided, make_stored, open_stored
 from worldmodel.runs.run import Run, open_run, write_report
 from worldmodel.seeding import Stream, make_generator
@@ -71,6 +80,7 @@ def train(
     data: EpisodeSource | None = None,
     env: EnvMaker | None = None,
     model: ModelMaker | WorldModel | None = None,
+    auxiliary: Mapping[str, AuxiliaryMaker] | None = None,
     progress: RunProgress | None = None,
 ) -> Run:
     """Train a world model on rollouts of the policy that `acting.policy` names, or on stored data (`offline`).
@@ -84,6 +94,8 @@ def train(
             `env.id`; whoever needs the environment later on, in another process, has to hand it over again.
         model: a function (settings, spec) that makes the world model, such as one that hands parts of its own to
             `build_model`; or a world model, of which a copy is trained. `open_run` and `resume` need it again.
+        auxiliary: functions (model) that make modules, by name, each an `AuxiliaryLoss` that is added to the loss and
+            priced in the ledger. `resume` needs them again, `open_run` does not.
         progress: shows how it goes; standard error by default.
     Returns:
         The finished (or interrupted, see `Run.ended_by`) run, with the last weights; `open_run` takes the best.
@@ -97,7 +109,7 @@ def train(
         config = read_given(config, overrides, data)
     elif overrides:
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
-    given = Given(data, env, model)
+    given = Given(data, env, model, auxiliary)
     config = with_given(config, given)
     progress = progress or _progress(config)
     making = f"making {config.env.num_envs} environments of {config.env.id}"
@@ -120,6 +132,7 @@ def resume(
     *,
     env: EnvMaker | None = None,
     model: ModelMaker | WorldModel | None = None,
+    auxiliary: Mapping[str, AuxiliaryMaker] | None = None,
     progress: RunProgress | None = None,
 ) -> Run:
     """Go on with a run from its newest sound checkpoint, or from its replay where it has none yet.
@@ -133,7 +146,7 @@ def resume(
 
     Args:
         folder: the run's, as `train` made it.
-        env, model: what `train` was given, if anything.
+        env, model, auxiliary: what `train` was given, if anything.
         progress: shows how it goes; standard error by default.
     Raises:
         FileNotFoundError: if the folder is not a run's.
@@ -143,10 +156,11 @@ def resume(
     """
     folder = Path(folder)
     config = read_settings(folder)
-    given = Given(None, env, model)
+    given = Given(None, env, model, auxiliary)
     require_given(config, folder, given, allow_code=True)
+    require_auxiliary(config, given)
     progress = progress or _progress(config)
-    if model is None and (words := importing_words(config)):
+    if words := importing_words(config):
         progress.log(words)
     seen = _stamps(folder)
     checkpoint = _checkpoint(config, folder, progress)
@@ -275,8 +289,9 @@ def _run(
             worlds.heldout.close()
         others = {"stages": stages, "history": history, "interruptions": interruptions}
         agent = build_acting.build_agent(config, model)
+        losses = make_auxiliary(config, model, given.auxiliary)
         trainer = _trainer(
-            config, folder, model, agent, worlds, replay, heldout, tracker, progress, processes, **others
+            config, folder, model, agent, worlds, replay, heldout, tracker, progress, processes, losses, **others
         )
         if checkpoint is not None:
             trainer.restore(checkpoint)
@@ -344,6 +359,7 @@ def _trainer(
     tracker: Tracker,
     progress: RunProgress,
     processes: Processes,
+    auxiliary: Mapping[str, nn.Module],
     **given: Any,
 ) -> Trainer:
     rank = processes.rank  # every process draws other rows and other latents
@@ -351,7 +367,7 @@ def _trainer(
         "sampling": make_generator(config.seed, stream=Stream.SAMPLING, rank=rank),
         "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device, rank=rank),
     }
-    learner = build.build_learner(config, model, randomness["latents"], processes)
+    learner = build.build_learner(config, model, randomness["latents"], processes, auxiliary)
     others: dict[str, BehaviourLearner] = {}
     if agent is not None:
         generator = make_generator(config.seed, stream=Stream.BEHAVIOUR, device=model.device, rank=rank)

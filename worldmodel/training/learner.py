@@ -8,14 +8,15 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from worldmodel.objectives.batch_bound import TrainedModel, bound_loss_and_states
+from worldmodel.objectives.batch_bound import AuxiliaryLoss, TrainedModel, bound_loss_and_states
 from worldmodel.objectives.elbo import Bound, Total, own
 from worldmodel.objectives.loss import Loss, Objective
 from worldmodel.training.optimizers import make_optimizer
 from worldmodel.training.processes import ALONE, Processes
-from worldmodel.training.states import learner_state, restore_learner
+from worldmodel.training.states import learner_state, restore_learner, restore_model
 from worldmodel.types import Batch, State
 
+AUXILIARY = "auxiliary"  # what the names of the weights of auxiliary losses begin with, and their part of the gradient
 Model = TypeVar("Model", bound=TrainedModel)
 
 
@@ -106,6 +107,7 @@ class Learner(Generic[Model]):
         eps: float,
         autocast: bool = False,
         processes: Processes = ALONE,
+        auxiliary: Mapping[str, nn.Module] | None = None,
     ) -> None:
         """Args:
         model, objective: what is trained, but for parameters without gradients, and on what.
@@ -116,12 +118,14 @@ class Learner(Generic[Model]):
         weight_decay, eps: AdamW's.
         autocast: run the networks in bfloat16.
         processes: those that share each batch.
+        auxiliary: modules that are an `AuxiliaryLoss` each, by name; their parameters are trained too.
         """
         self.model, self.objective, self.generator = model, objective, generator
         self.clip_norm, self.autocast, self.processes = clip_norm, autocast, processes
+        self.auxiliary = nn.ModuleDict(auxiliary)
         self.parts: dict[str, list[nn.Parameter]] = {
             name: trained
-            for name, part in model.parts.items()
+            for name, part in {**model.parts, AUXILIARY: self.auxiliary}.items()
             if (trained := [p for p in part.parameters() if p.requires_grad])
         }
         self.parameters = [p for part in self.parts.values() for p in part]
@@ -164,10 +168,12 @@ class Learner(Generic[Model]):
 
     def state(self) -> dict[str, Tensor]:
         """Weights and the optimiser's state, by name; see `states`. The generator's state is not among them."""
-        return learner_state(self._module(), self.optimizer)
+        added = {f"{AUXILIARY}/{name}": value for name, value in self.auxiliary.state_dict().items()}
+        return learner_state(self._module(), self.optimizer) | added
 
     def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
         """Go on from a state that `state` gave after so many updates; raises ValueError for another model's."""
+        restore_model(self.auxiliary, state, f"{AUXILIARY}/")
         restore_learner(self._module(), self.optimizer, state)
         self.updates = updates
 
@@ -183,7 +189,13 @@ class Learner(Generic[Model]):
     def _explain(
         self, batch: Batch, objective: Objective, generator: torch.Generator, total: Total
     ) -> tuple[Bound, Loss, State]:
-        return bound_loss_and_states(self.model, batch, objective, generator, autocast=self.autocast, total=total)
+        return bound_loss_and_states(
+            self.model, batch, objective, generator, autocast=self.autocast, total=total, auxiliary=self._losses
+        )
+
+    @property
+    def _losses(self) -> dict[str, AuxiliaryLoss]:
+        return dict(self.auxiliary.items())
 
     def _clip_gradients(self) -> dict[str, Tensor]:
         norms = {

@@ -31,9 +31,9 @@ def restore_learner(model: nn.Module, optimizer: torch.optim.Optimizer, state: M
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
-def restore_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back the weights and buffers alone. Raises ValueError as `restore_learner` does."""
-    tensors, expected = under(MODEL, state), model.state_dict()
+def restore_model(model: nn.Module, state: Mapping[str, Tensor], prefix: str = MODEL) -> None:
+    """Put back the weights and buffers alone, whose names begin so. Raises ValueError as `restore_learner` does."""
+    tensors, expected = under(prefix, state), model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         have = tuple(tensors[name].shape) if name in tensors else "nothing"
         want = tuple(expected[name].shape) if name in expected else "nothing"
