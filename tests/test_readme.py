@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import worldmodel
+from snippets import QUICK
 from worldmodel.cli import COMMANDS, main
 from worldmodel.config_io import read_config
 from worldmodel.system.presets import TASKS, presets
@@ -20,20 +21,6 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-QUICK = {
-    "training.env_steps": 160,
-    "training.prefill": 120,
-    "training.train_ratio": 4,
-    "training.evaluate_every": 100,
-    "replay.sequence_length": 16,
-    "replay.batch_size": 2,
-    "evaluation.episodes": 2,
-    "evaluation.samples": 2,
-    "evaluation.acting_episodes": 1,
-    "env.num_envs": 2,
-    "tracking": "none",
-}
 
 
 @pytest.fixture
