@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from signal import Signals
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from gymnasium import Env, Space
 
@@ -25,8 +25,7 @@ from worldmodel.checks import require_positive
 from worldmodel.config import Config
 from worldmodel.config_acting import PLANNERS
 from worldmodel.data.actions import action_sequences
-from worldmodel.data.batches import at_once, fitting_rows, long_enough, longest_episode, require_rows_of, select
-from worldmodel.data.policy import random_actions
+from worldmodel.data.batches import at_once, long_enough, require_rows_of, select
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.evaluation.baselines import Baseline, fit_baselines
 from worldmodel.evaluation.episodes import Played, play
@@ -34,7 +33,6 @@ from worldmodel.evaluation.evidence import EvidenceReport, measure_evidence
 from worldmodel.evaluation.held_out import Evaluation, evaluate
 from worldmodel.evaluation.latents import Latents, infer_latents
 from worldmodel.evaluation.rounds import side_by_side
-from worldmodel.evaluation.scenes import Scenes, make_scenes
 from worldmodel.evaluation.scores import Scores, score_imagination
 from worldmodel.evidence.estimate import RUNS
 from worldmodel.models.world_model import WorldModel
@@ -43,6 +41,7 @@ from worldmodel.runs.environments import evaluation_environments, own_environmen
 from worldmodel.runs.evidence import pilot_episodes, scored_episodes, usual_particles, write_evidence
 from worldmodel.runs.folder import read_settings, stored_data
 from worldmodel.runs.given import EnvMaker, Given, require_given
+from worldmodel.runs.imagination import futures_of, scenes_of
 from worldmodel.runs.own_model import ModelMaker, make_model
 from worldmodel.runs.step_kl import StepKL, step_kl
 from worldmodel.seeding import Stream, make_generator
@@ -51,15 +50,6 @@ from worldmodel.training.checkpoint import CheckpointError, load_agent, load_mod
 from worldmodel.types import Batch, Policy
 
 BASELINE_ROWS = 20_000  # training rows, at most, that baselines are fitted on
-SHOWN = 3  # episodes in pictures
-
-
-class FutureOptions(NamedTuple):
-    """Which futures are imagined."""
-
-    context: int  # steps seen
-    horizon: int  # steps imagined
-    samples: int  # futures of each start
 
 
 @dataclass(frozen=True)
@@ -78,18 +68,6 @@ class Run:
         """The held-out episodes, whole, [B, T] padded."""
         _, heldout = stored_data(self.config, self.folder)
         return read_episodes(heldout, self.config.evaluation.max_length).to(self.model.device)
-
-    def _futures(
-        self, episodes: Batch, context: int | None = None, horizon: int | None = None, samples: int | None = None
-    ) -> FutureOptions:
-        """What is asked for, and for the rest what the run's evaluations have, as far as the episodes are that long.
-
-        Raises:
-            ValueError: if no episode has context + horizon rows.
-        """
-        usual = self.config.evaluation
-        fitting = fitting_rows(longest_episode(episodes), (usual.context, usual.horizon), context, horizon)
-        return FutureOptions(*fitting, usual.samples if samples is None else samples)
 
     def _given(self, batch: Batch | None) -> Batch:
         """The rows that are asked about, on the model's device: those given, or the held-out episodes."""
@@ -160,7 +138,7 @@ class Run:
             count = self.config.evaluation.samples if samples is None else samples
             return branch(self.model, start, action, samples=count, generator=noise)
         episodes = self._given(batch)
-        futures = self._futures(episodes, context, horizon, samples)
+        futures = futures_of(self.config, episodes, context, horizon, samples)
         batch = long_enough(episodes, futures.context + futures.horizon) if batch is None else batch
         return dream(self.model, batch, **futures._asdict(), generator=noise)
 
@@ -184,7 +162,7 @@ class Run:
     def evaluate(self) -> Evaluation:
         """Score the held-out episodes: the bound, the KL of every step, the open-loop errors."""
         heldout = self.heldout()
-        futures = self._futures(heldout)
+        futures = futures_of(self.config, heldout)
         objective = build.build_objective(self.config.loss, self.model.spec)
         return evaluate(self.model, objective, heldout, **futures._asdict(), seed=self.config.evaluation.seed)
 
@@ -282,7 +260,7 @@ class Run:
             FileNotFoundError: as `baselines`.
         """
         whole = self.heldout()
-        futures = self._futures(whole, context, horizon, samples)
+        futures = futures_of(self.config, whole, context, horizon, samples)
         require_positive(**futures._asdict())
         if episodes is not None:
             require_positive(episodes=episodes)
@@ -381,26 +359,13 @@ class Run:
             folder, scores = folder / "random", None
         else:
             scores = self.score(context=context, horizon=horizon, samples=samples, seed=seed, episodes=episodes)
-        scenes = self._scenes(context, horizon, samples, seed, policy)
+        scenes = scenes_of(self.config, self.model, self.heldout(), policy, context, horizon, samples, seed=seed)
         files = imagination_files(scenes, scores)
         make_own_folder(self.folder / "imagination")
         make_own_folder(folder)
         for name, content in files.items():
             write_whole(folder / name, content)
         return folder
-
-    def _scenes(self, context: int | None, horizon: int | None, samples: int | None, seed: int, policy: str) -> Scenes:
-        """A few held-out episodes imagined in full, for pictures."""
-        heldout = self.heldout()
-        if policy == "random" and horizon is None:
-            horizon = self.config.evaluation.horizon  # no episode need be so long: nothing is compared with one
-        futures = self._futures(heldout, context, horizon, samples)
-        action = None
-        if policy == "random":
-            choice = make_generator(seed, stream=Stream.POLICY)
-            action = random_actions(self.model.spec.action, (SHOWN, futures.horizon), choice).to(self.model.device)
-        noise = make_generator(seed, stream=Stream.IMAGINATION, device=self.model.device)
-        return make_scenes(self.model, heldout, **futures._asdict(), shown=SHOWN, generator=noise, action=action)
 
 
 def write_report(folder: Path, output: Path | None = None) -> tuple[str, ...]:
