@@ -11,6 +11,7 @@ from worldmodel.config_io import read_config
 from worldmodel.data import suites
 from worldmodel.data.arrays import from_episodes
 from worldmodel.data.replay import read_episodes
+from worldmodel.runs.messages import source_words
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import resume, train
 from worldmodel.training.progress import RunProgress
@@ -53,6 +54,7 @@ def test_a_run_learns_from_episodes_in_memory_and_keeps_them(quick):
     assert [len(part.valid) for part in stored] == [6, 2]
     sums = sorted(float(x) for part in stored for x in part.obs["obs"].sum((1, 2)))
     np.testing.assert_allclose(sums, sorted(given.batch().obs["obs"].sum((1, 2)).tolist()), rtol=1e-5)
+    assert source_words(run.config) == "the episodes that it was given"
     opened = open_run(run.folder)
     assert opened.latents(given.batch()).kl.shape == (8, 10)
     assert opened.evidence([2], batch=given.batch(), runs=1).episodes == 8

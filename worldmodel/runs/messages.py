@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from worldmodel.config import Config
+from worldmodel.data.offline import GIVEN
 from worldmodel.models.networks import parameter_count
 from worldmodel.models.world_model import WorldModel
 from worldmodel.report.formats import several
@@ -14,6 +15,13 @@ from worldmodel.training.wandb_tracker import Place
 def without_text(left_out: Sequence[str]) -> str:
     """Says which observations are left out because they are text."""
     return f"text is left out: {', '.join(left_out)} (env.drop_text)"
+
+
+def source_words(config: Config) -> str:
+    """What a run learns from, in words."""
+    if config.offline is None:
+        return config.env.id
+    return "the episodes that it was given" if config.offline == GIVEN else config.offline
 
 
 def announce(
@@ -28,7 +36,7 @@ def announce(
     spec = model.spec
     leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
     sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in model.parts.items())
-    source = config.env.id if config.offline is None else config.offline
+    source = source_words(config)
     log(f"{source}: observes {leaves}; acts {spec.action.kind} [{spec.action.width}]")
     if left_out:
         log(without_text(left_out))
@@ -37,7 +45,7 @@ def announce(
     if config.offline is None:
         log(f"{config.evaluation.episodes} held-out episodes, then {config.training.prefill} steps of prefill")
     else:
-        log(f"learning from {config.offline}, without an environment")
+        log(f"learning from {source}, without an environment")
 
 
 def conclude(

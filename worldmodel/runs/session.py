@@ -52,7 +52,7 @@ from worldmodel.runs.given import (
     require_given,
     with_given,
 )
-from worldmodel.runs.messages import announce, conclude
+from worldmodel.runs.messages import announce, conclude, source_words
 from worldmodel.runs.own_model import AuxiliaryMaker, ModelMaker, importing_words, make_auxiliary, make_model
 from worldmodel.runs.rows import is_divided, make_stored, open_stored
 from worldmodel.runs.run import Run, open_run, write_report
@@ -190,7 +190,7 @@ def _processes(config: Config) -> Iterator[Processes]:
 
 def _beginning(progress: RunProgress, config: Config, making: str) -> AbstractContextManager[None]:
     """Say at once what is being made, since environments and libraries may take long to load: -> the phase of that."""
-    progress.log(making if config.offline is None else f"reading {config.offline}")
+    progress.log(making if config.offline is None else f"reading {source_words(config)}")
     return progress.phase("setting up")
 
 
