@@ -30,7 +30,7 @@ from worldmodel.data.records import DamagedReplayError
 from worldmodel.data.replay import Replay, TornRowsWarning
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.held_out import evaluate
-from worldmodel.runs import session
+from worldmodel.runs import assembly, session
 from worldmodel.runs.folder import locked
 from worldmodel.runs.run import open_run
 from worldmodel.runs.session import finish_run, resume, train
@@ -883,7 +883,7 @@ def test_every_process_draws_rows_and_latents_of_its_own_and_the_first_alone_wri
 
     monkeypatch.setattr(session, "joined", lambda device, compiling: contextlib.nullcontext(me))
     monkeypatch.setattr(Processes, "exchange", lambda self, content: [content or str(folder).encode()])
-    monkeypatch.setattr(session, "Trainer", Made)
+    monkeypatch.setattr(assembly, "Trainer", Made)
     monkeypatch.setattr(session, "locked", noted)
     with pytest.raises(CrashError):
         resume(folder, progress=Progress()) if going_on else start(tmp_path, seed=3)

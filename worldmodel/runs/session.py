@@ -11,25 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from rich.console import Console
-from torch import nn
 
 from worldmodel import build, build_acting
-from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.config import Config
-from worldmodel.data.environment import Environments
 from worldmodel.data.guard import EnvironmentFailureError
-from worldmodel.data.minari import PREFIX, open_minari
-from worldmodel.data.offline import EpisodeSource, source_spec
+from worldmodel.data.offline import EpisodeSource
 from worldmodel.data.replay import Replay
-from worldmodel.data.rollout import Rollout
-from worldmodel.evaluation.rounds import side_by_side
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import explained
 from worldmodel.runs.acting import acts, write_acting
+from worldmodel.runs.assembly import make_trainer
 from worldmodel.runs.folder import (
     is_finished,
     locked,
@@ -41,7 +35,6 @@ from worldmodel.runs.folder import (
     noted_divergence,
     products,
     read_settings,
-    reading,
 )
 from worldmodel.runs.given import (
     EnvMaker,
@@ -53,14 +46,13 @@ from worldmodel.runs.given import (
     with_given,
 )
 from worldmodel.runs.messages import announce, conclude, source_words
-from worldmodel.runs.own_model import AuxiliaryMaker, ModelMaker, importing_words, make_auxiliary, make_model
-from worldmodel.runs.rows import is_divided, make_stored, open_stored
+from worldmodel.runs.own_model import AuxiliaryMaker, ModelMaker, importing_words, make_auxiliary
+from worldmodel.runs.rows import make_stored, open_stored
 from worldmodel.runs.run import Run, open_run, write_report
-from worldmodel.seeding import Stream, make_generator
+from worldmodel.runs.worlds import Worlds, left_out, make_world
 from worldmodel.system.launched import launched
 from worldmodel.training.arithmetic import arithmetic
-from worldmodel.training.behaviour_learner import BehaviourLearner
-from worldmodel.training.checkpoint import BEHAVIOUR, WORLD, Checkpoint, CheckpointError, newest_sound, require_settings
+from worldmodel.training.checkpoint import Checkpoint, CheckpointError, newest_sound, require_settings
 from worldmodel.training.divergence import ADVICE, NonFiniteLossError
 from worldmodel.training.history import History, read_kl, rewind_metrics
 from worldmodel.training.interruptions import SIGNALS, AbandonedError, Interruptions
@@ -70,7 +62,7 @@ from worldmodel.training.progress import RunProgress
 from worldmodel.training.stages import Stages
 from worldmodel.training.tracking import Tracker
 from worldmodel.training.trainer import Trainer
-from worldmodel.types import Batch, EnvSpec
+from worldmodel.types import Batch
 
 
 def train(
@@ -117,7 +109,7 @@ def train(
         _processes(config) as processes,
         Interruptions(passed_on=processes.world > 1) as interruptions,
         _beginning(progress, config, making),
-        _world(config, interruptions, processes, given) as world,
+        make_world(config, interruptions, processes, given) as world,
     ):
         named = os.fsencode(make_folder(config)) if processes.writes else b""
         folder = Path(os.fsdecode(processes.exchange(named)[0]))
@@ -168,7 +160,7 @@ def resume(
         _processes(config) as processes,
         Interruptions(passed_on=processes.world > 1) as interruptions,
         _beginning(progress, config, build.making_words(config)),
-        _world(config, interruptions, processes, given, folder) as world,
+        make_world(config, interruptions, processes, given, folder) as world,
         locked(folder, processes),  # after the workers were made, which do not keep the lock then
     ):
         if _stamps(folder) != seen:  # another process went on with the run meanwhile
@@ -192,62 +184,6 @@ def _beginning(progress: RunProgress, config: Config, making: str) -> AbstractCo
     """Say at once what is being made, since environments and libraries may take long to load: -> the phase of that."""
     progress.log(making if config.offline is None else f"reading {source_words(config)}")
     return progress.phase("setting up")
-
-
-class Worlds(NamedTuple):
-    """The environments of a run; none of a run from stored rows."""
-
-    learning: Environments | None = None  # that the rows come from
-    heldout: Environments | None = None  # of held-out episodes, in the process that writes
-    playing: Environments | None = None  # there too: that the present policy is evaluated in, of a run that acts
-
-
-@contextmanager
-def _world(
-    config: Config,
-    interruptions: Interruptions,
-    processes: Processes,
-    given: Given,
-    folder: Path | None = None,
-) -> Iterator[tuple[WorldModel, Worlds]]:
-    """The untrained model, and the environments of the run.
-
-    Nothing is written here, so that impossible settings leave nothing behind.
-    """
-    device = build.build_device(config.device, launched())
-    build.tracking_mode(config)
-    with ExitStack() as stack:
-        worlds, acting = Worlds(), config.acting.policy != "random"
-        with interruptions.abandoning(*SIGNALS):  # there is nothing yet to save
-            if config.offline is None:
-                learning = stack.enter_context(build.build_environments(config))
-                heldout = playing = None
-                if processes.writes:
-                    heldout = stack.enter_context(build.build_environments(config, heldout=True))
-                if processes.writes and acting and (episodes := config.evaluation.acting_episodes):
-                    count = side_by_side(episodes)
-                    playing = stack.enter_context(build.build_evaluation_environments(config, count))
-                worlds = Worlds(learning, heldout, playing)
-            spec = _spec(config, worlds.learning, folder) if given.data is None else given.data.spec
-            model = make_model(config, spec, given.model).to(device)
-        yield model, worlds
-
-
-def _spec(config: Config, environments: Environments | None, folder: Path | None) -> EnvSpec:
-    if environments is not None:
-        return environments.spec
-    assert config.offline is not None
-    source = str(folder) if folder is not None and is_divided(folder) else config.offline
-    return source_spec(source, **reading(config))
-
-
-def _left_out(config: Config, environments: Environments | None, folder: Path) -> tuple[str, ...]:
-    """The paths of text observations that are left out, where that can be known: stored steps no longer have any."""
-    if environments is not None:
-        return environments.left_out
-    if config.offline is None or not config.offline.startswith(PREFIX) or is_divided(folder):
-        return ()
-    return open_minari(config.offline, **reading(config)).left_out
 
 
 def _run(
@@ -275,7 +211,7 @@ def _run(
         if wandb_at is not None:
             note_wandb(folder, wandb_at.run_id)
         stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error, processes))
-        announce(progress.log, config, model, folder, wandb_at, _left_out(config, worlds.learning, folder))
+        announce(progress.log, config, model, folder, wandb_at, left_out(config, worlds.learning, folder))
         if processes.world > 1:
             progress.log(f"{processes.world} processes, each with environments and a replay of its own")
         stages = Stages()
@@ -290,7 +226,7 @@ def _run(
         others = {"stages": stages, "history": history, "interruptions": interruptions}
         agent = build_acting.build_agent(config, model)
         losses = make_auxiliary(config, model, given.auxiliary)
-        trainer = _trainer(
+        trainer = make_trainer(
             config, folder, model, agent, worlds, replay, heldout, tracker, progress, processes, losses, **others
         )
         if checkpoint is not None:
@@ -346,54 +282,6 @@ def _draw(run: Run, trainer: Trainer, interruptions: Interruptions, given: Given
             best = open_run(run.folder, device=str(run.model.device), model=given.model, allow_code=True)
             finish_run(best, trainer)
             note_finish(run.folder, updates)
-
-
-def _trainer(
-    config: Config,
-    folder: Path,
-    model: WorldModel,
-    agent: ActorCritic | None,
-    worlds: Worlds,
-    replay: Replay,
-    heldout: Batch,
-    tracker: Tracker,
-    progress: RunProgress,
-    processes: Processes,
-    auxiliary: Mapping[str, nn.Module],
-    **given: Any,
-) -> Trainer:
-    rank = processes.rank  # every process draws other rows and other latents
-    randomness = {
-        "sampling": make_generator(config.seed, stream=Stream.SAMPLING, rank=rank),
-        "latents": make_generator(config.seed, stream=Stream.LATENTS, device=model.device, rank=rank),
-    }
-    learner = build.build_learner(config, model, randomness["latents"], processes, auxiliary)
-    others: dict[str, BehaviourLearner] = {}
-    if agent is not None:
-        generator = make_generator(config.seed, stream=Stream.BEHAVIOUR, device=model.device, rank=rank)
-        randomness[BEHAVIOUR] = generator
-        others[BEHAVIOUR] = build_acting.build_behaviour_learner(config, agent, model, generator, processes)
-    held_out, evaluators = build.build_evaluators(
-        config, learner, heldout.to(model.device), replay, agent, worlds.playing
-    )
-    return Trainer(
-        learner,
-        _rollout(config, model, agent, worlds.learning, replay, processes),
-        replay,
-        held_out,
-        tracker,
-        progress,
-        folder=folder,
-        schedule=build.build_schedule(config, processes),
-        randomness=randomness,
-        settings=build.lasting_settings(config),
-        evaluators=evaluators,
-        best_by="elbo" if worlds.playing is None else "return",
-        others=others,
-        processes=processes,
-        update=build.build_captured_update(config, {WORLD: learner, **others}, model.device),
-        **given,
-    )
 
 
 def _leave(
@@ -466,29 +354,6 @@ def _checkpoint(config: Config, folder: Path, progress: RunProgress) -> Checkpoi
         progress.log(f"{complaint}; going on from {found.path} instead")
     require_settings(found, build.lasting_settings(config), build.unnamed_settings())
     return found
-
-
-def _rollout(
-    config: Config,
-    model: WorldModel,
-    agent: ActorCritic | None,
-    environments: Environments | None,
-    replay: Replay,
-    processes: Processes,
-) -> Rollout | None:
-    if environments is None:
-        return None
-    rows, rank = replay.rows_written, processes.rank
-    seed = config.seed
-    if rows or rank:  # a resumed run goes on with new episodes, and every process has its own
-        words = [config.seed, rows, rank] if rank else [config.seed, rows]
-        seed = int(np.random.SeedSequence(words).generate_state(1)[0])
-    randomness = {
-        "policy": make_generator(config.seed, stream=Stream.POLICY, rank=rank),
-        "acting": make_generator(config.seed, stream=Stream.ACTING, device=model.device, rank=rank),
-    }
-    policy = build_acting.build_collecting_policy(config, model, replay, agent, randomness, processes)
-    return Rollout(environments, policy, seed)
 
 
 def _progress(config: Config) -> RunProgress:
