@@ -108,8 +108,8 @@ def test_every_script_has_its_row_and_every_page_is_in_the_readme_and_on_the_sit
     shared = {"docs_blocks.py", "pretended_gpu.py"}
     scripts = {path.name for path in (ROOT / "scripts").glob("*.py")} - shared
     assert scripts == set(re.findall(r"`python scripts/(\w+\.py)", PAGES["development.md"]))
-    assert PAGES.keys() == set(re.findall(r"\(docs/(\w+\.md)\)", README))
-    assert PAGES.keys() == set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert PAGES.keys() == set(re.findall(r"\(docs/([\w.]+\.md)\)", README))
+    assert PAGES.keys() == set(re.findall(r": ([\w.]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
 
 
 def test_every_extra_is_in_the_readme():

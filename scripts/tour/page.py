@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,15 @@ def rounding(x: float) -> str:
     return "less than 1e-9" if abs(x) < 1e-9 else f"{x:.1e}"
 
 
-def table(numbers: Mapping[str, str]) -> str:
-    """The numbers of a section as Markdown."""
-    rows = [f"| {name} | {value} |" for name, value in numbers.items()]
-    return "\n".join(["| measured | nats, unless it says otherwise |", "| --- | ---: |", *rows, ""])
+def table(numbers: Mapping[str, str], say: Callable[[str], str] = str) -> str:
+    """The numbers of a section as Markdown, each cell as `say` puts it: `str` leaves the English."""
+    rows = [f"| {say(name)} | {say(value)} |" for name, value in numbers.items()]
+    header = f"| {say('measured')} | {say('nats, unless it says otherwise')} |"
+    return "\n".join([header, "| --- | ---: |", *rows, ""])
 
 
-def fill(article: str, sections: Mapping[str, Section]) -> str:
-    """The article with the numbers of these sections between their markers.
+def fill(article: str, sections: Mapping[str, Section], say: Callable[[str], str] = str) -> str:
+    """The article with the numbers of these sections between their markers, each cell as `say` puts it.
 
     Raises:
         ValueError: if the article's markers are not those of the sections, in the same order.
@@ -82,7 +83,7 @@ def fill(article: str, sections: Mapping[str, Section]) -> str:
     marked = [name for _, name, _ in BLOCK.findall(article)]
     if marked != list(sections):
         raise ValueError(f"article: expected markers for {list(sections)}, in this order, got {marked}")
-    return BLOCK.sub(lambda match: match[1] + table(sections[match[2]].numbers) + match[3], article)
+    return BLOCK.sub(lambda match: match[1] + table(sections[match[2]].numbers, say) + match[3], article)
 
 
 def save(section: Section, path: Path) -> None:
