@@ -2,7 +2,7 @@
 
     python scripts/nats_and_returns.py --output runs/nats               # 80 runs; goes on where it stopped
     python scripts/nats_and_returns.py --output runs/nats --only pendulum --seeds 0
-    python scripts/nats_and_returns.py --output runs/nats --write       # the tables of docs/tricks.md
+    python scripts/nats_and_returns.py --output runs/nats --write       # docs/tricks.md and docs/nats_and_returns.jsonl
 
 Every combination of: the std of the likelihoods learned or fixed (to the standard deviation of the prefill); the bound
 as the loss, or 1 free nat and KL balancing of 1 and 0.1; Gaussian latents, or 16 of 16 classes. Everything else is the
@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from acting_study import TASKS, for_good, reached, result_file, train_timed  # beside this file
-from docs_blocks import write_block
+from docs_blocks import DOCS, write_block
 
 PAGE, BLOCK, PROCESSES = "tricks.md", "nats and returns", 2
+NUMBERS = "nats_and_returns.jsonl"  # every run behind the page
 BUDGETS = {"cartpole": 5000, "pendulum": 3000}
 STD = {"learned": {}, "fixed": {"decoder.std": "fixed"}}
 LOSS = {"bound": {}, "tricks": {"loss.dyn": 1.0, "loss.rep": 0.1, "loss.free_nats": 1.0}}
@@ -42,8 +43,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/tricks.md from what is there, train nothing")
     options = parser.parse_args()
     if options.write:
-        found = [json.loads(path.read_text()) for path in sorted(options.output.glob("*.json"))]
-        if not found:
+        if not (found := kept_results(options.output)):
             parser.error(f"{options.output}: expected results of earlier runs (*.json), found none")
         write_block(PAGE, BLOCK, tables(found))
         return
@@ -93,6 +93,17 @@ def judged(run: Any) -> dict[str, float]:
         rough = rough_evidence(run.model, episodes, **ROUGH)  # both of the same rows
         numbers |= {f"{name}/bound": rough.elbo, f"{name}/evidence": rough.smc}
     return numbers
+
+
+def kept_results(folder: Path) -> list[dict[str, Any]]:
+    """The results behind docs/tricks.md with those of a folder in the place of older ones; they are kept there."""
+    path = DOCS / NUMBERS
+    old = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    new = [json.loads(each.read_text()) for each in sorted(folder.glob("*.json"))]
+    by_run = {(one["preset"], *one["cell"], one["seed"]): one for one in [*old, *new]}
+    found = [by_run[run] for run in sorted(by_run)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in found))
+    return found
 
 
 def tables(results: Iterable[Mapping[str, Any]]) -> str:
