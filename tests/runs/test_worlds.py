@@ -12,8 +12,8 @@ from worldmodel.runs.session import train
         ({"loss.kl_warmup": 13}, r"^loss\.kl_warmup: expected at most the 12 updates of the run, got 13$"),
         (
             {"rssm.latent": "categorical", "rssm.classes": 4, "rssm.gradient": "marginal", "env.pixels": "only"},
-            r"^rssm\.gradient: expected straight_through or reinmax where observations are images, got 'marginal', which "
-            r"would decode obs 8 times a step$",
+            r"^rssm\.gradient: expected straight_through or reinmax where observations are images, got 'marginal', "
+            r"which would decode obs 8 times a step$",
         ),
     ],
 )
