@@ -5,7 +5,9 @@ import math
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
+from worldmodel.data.batches import select, with_last_rows_marked
 from worldmodel.evidence.iwae import iwae
 from worldmodel.evidence.smc import smc
 from worldmodel.models.conditioned import ConditionedWorldModel
@@ -222,3 +224,26 @@ def test_along_simulated_latents_the_inverse_is_unbiased(generator):
         assert log_ratio.var() < 0.7
         ratio = log_ratio.exp()
         assert abs(ratio.mean() - 1) < 3 * ratio.std() / 150**0.5
+
+
+@makers
+@torch.no_grad()
+def test_rows_after_a_context_are_explained_as_in_the_whole_episode(maker, generator):
+    """From the state that the first rows left, on the same noise, the bound's terms are those of the whole."""
+    model, batch = maker().double(), episodes(lengths=[7, 5, 6])
+    noise = model.dynamics.noise(3, 7, generator)[None]
+    whole = model.given(batch)
+    terms = sequence_elbo(OnNoise(whole, noise), 1)
+    head = with_last_rows_marked(select(batch, rows=slice(3)))
+    if maker is smoothing_model:  # the whole sees later rows in its first states, which a context must not
+        with pytest.raises(ValueError, match="is_first"):
+            model.given(select(batch, rows=slice(3, 7)))
+        return
+    carry = model.observe(head, noise[0, :, :3]).carry
+    rest = model.given(select(batch, rows=slice(3, 7)), carry)
+    for n, tree in ((1, rest.initial(1)), (4, rest.initial(4))):
+        assert all(len(x) == n for x in tree_leaves(tree))
+    later = sequence_elbo(OnNoise(rest, noise[:, :, 3:]), 1)
+    torch.testing.assert_close(later.elbo, terms.elbo[..., 3:])
+    with pytest.raises(ValueError, match="without a reset"):
+        model.given(batch, carry)

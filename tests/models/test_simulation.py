@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from worldmodel.models.simulation import simulate
 from worldmodel.types import Batch, State
@@ -74,3 +75,44 @@ def test_the_same_seed_draws_the_same_episodes():
     assert isinstance(one.batch, Batch) and torch.equal(one.path, other.path)
     assert torch.equal(one.batch.obs["obs"], other.batch.obs["obs"])
     assert VECTOR_SPEC.observations.keys() == one.batch.obs.keys()
+
+
+@torch.no_grad()
+def test_of_many_first_rows_the_nearest_is_kept_and_its_latent_is_an_exact_draw(generator):
+    """E[z_1 | x_1] by weights over many draws of the prior, against the latents that came with the chosen x_1."""
+    model, template = mortal(make_model().double(), 50.0), make_batch(batch=300, length=1, first=())
+    one = simulate(model, template, generator=generator).batch
+    near, path = simulate(model, template, candidates=32, generator=generator)
+
+    def distance(batch):
+        return (batch.obs["obs"] - template.obs["obs"]).square().sum(-1).sqrt().mean()
+
+    assert distance(near) < 0.6 * distance(one)
+    state = model.dynamics.step(model.dynamics.initial(1), template.prev_action[:1, 0].double(), torch.tensor([True]))
+    deter = state[1].expand(4000, -1)
+    z = model.dynamics.prior(deter).sample(generator)
+    density = model.decode(State(deter, z))["obs"]
+    log_weight = torch.stack([density.log_prob(x.expand(4000, -1)) for x in near.obs["obs"][:, 0]])
+    weight = log_weight.softmax(-1)  # [300, 4000]
+    mean = weight @ z
+    off = (path[:, 0] - mean) / (weight @ z.square() - mean.square()).sqrt()
+    assert (off.mean(0).abs() < 4 / 300**0.5).all()
+    assert ((off.square().mean(0) - 1).abs() < 4 * (2 / 300) ** 0.5).all()
+
+
+@torch.no_grad()
+def test_rows_that_follow_a_state_are_drawn_from_it(generator):
+    model, template = mortal(make_model().double(), 50.0), make_batch(batch=400, length=3, first=())
+    rest = template._replace(is_first=torch.zeros(400, 3, dtype=torch.bool))
+    carry = model.dynamics.carry_of(State(*(torch.randn(1, n, dtype=torch.float64) for n in model.decoder.widths)))
+    start = tree_map(lambda x: x.expand(400, *x.shape[1:]), carry)
+    drawn, path = simulate(model, rest, start=start, generator=generator)
+    _, deter = model.dynamics.step(start, rest.prev_action[:, 0].double(), rest.is_first[:, 0])
+    prior = model.dynamics.prior(deter)
+    off = (path[:, 0] - prior.mean) / prior.std
+    assert (off.mean(0).abs() < 4 / 20).all() and ((off.square().mean(0) - 1).abs() < 4 * (2 / 400) ** 0.5).all()
+    assert drawn.reward[:, 0].any()  # which a first row would not have
+    with pytest.raises(ValueError, match="without a reset"):
+        simulate(model, template, start=start)
+    with pytest.raises(ValueError, match="candidates: expected at least 1, got 0"):
+        simulate(model, template, candidates=0)

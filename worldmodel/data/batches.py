@@ -199,9 +199,23 @@ def require_whole_episodes(batch: Batch) -> None:
 
     Only such a sequence has an evidence of its own.
     """
-    first, valid = batch.is_first, batch.valid
-    if not first[:, 0].all() or (first & valid)[:, 1:].any():
+    if not batch.is_first[:, 0].all() or (batch.is_first & batch.valid)[:, 1:].any():
         raise ValueError("batch.is_first: expected one episode a sequence, with its reset at row 0 and nowhere else")
+    _require_padding_at_the_end(batch)
+
+
+def require_continued_episodes(batch: Batch) -> None:
+    """Raise ValueError unless each sequence is the rest of one episode behind its reset, padded at the end.
+
+    It has an evidence given the state that the rows before it have left.
+    """
+    if (batch.is_first & batch.valid).any():
+        raise ValueError("batch.is_first: expected the rest of one episode a sequence, without a reset")
+    _require_padding_at_the_end(batch)
+
+
+def _require_padding_at_the_end(batch: Batch) -> None:
+    valid = batch.valid
     if not valid[:, 0].all() or (valid[:, 1:] & ~valid[:, :-1]).any():
         raise ValueError("batch.valid: expected rows that count from row 0 on, and padding behind them alone")
 

@@ -29,22 +29,26 @@ class ConditionedWorldModel:
         observed: Mapping[str, Bool[Tensor, "B T"]],
         *,
         particles_at_once: int,
+        start: Carry | None = None,
     ) -> None:
         """Args:
         dynamics, decode: the model's recurrence, and its likelihoods by name at states with any leading shape.
-        batch: whole episodes, as `require_whole_episodes` has them, in the model's precision.
+        batch: whole episodes, or what follows `start` of each, in the model's precision.
         embed: of every row, as the posterior is meant to see it.
         targets, observed: what each likelihood is evaluated at, and where it is an observation, by name.
         particles_at_once: how many of the N particles are decoded in one pass.
+        start: what the recurrence carries before row 0, [B, ...]; by default as before an episode.
         """
         self.dynamics, self.decode, self.valid = dynamics, decode, batch.valid
         self._prev_action, self._is_first = batch.prev_action, batch.is_first
         self._targets, self._observed = targets, observed
         self._projected = dynamics.project(embed)  # [B, T, I] all that q reads of the rows
-        self._particles_at_once = particles_at_once
+        self._particles_at_once, self._start = particles_at_once, start
 
     def initial(self, samples: int) -> Carry:
-        """What the recurrence carries before an episode, led by [N, B]."""
+        """What the recurrence carries before row 0, led by [N, B]."""
+        if self._start is not None:
+            return tree_map(lambda x: x.expand(samples, *x.shape), self._start)
         return tree_map(self._unflat, self.dynamics.initial(samples * len(self.valid)))
 
     def step(self, carry: Carry, t: int) -> tuple[Carry, Float[Tensor, "N B D"], Latent]:

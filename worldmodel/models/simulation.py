@@ -2,18 +2,31 @@
 
 Latents and observations are drawn together from p(z_1:T, x_1:T || actions), so z_1:T is a draw from the exact posterior
 p(z_1:T | x_1:T), which no inference could give: on such episodes the evidence has an upper bound too.
+
+Of many first rows one may be picked that looks like the recorded one. What is carried before it is a constant, so the
+pairs (z_1, x_1) are independent draws, and picking by x_1 alone leaves z_1 a draw from p(z_1 | x_1). At later rows it
+would not: there h_t knows the latents before.
 """
 
+import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from worldmodel.data.batches import in_precision, require_whole_episodes, with_last_rows_marked
+from worldmodel.checks import require_positive
+from worldmodel.data.batches import (
+    in_precision,
+    require_continued_episodes,
+    require_whole_episodes,
+    with_last_rows_marked,
+)
 from worldmodel.models.decoder import CONTINUE, REWARD
 from worldmodel.models.world_model import WorldModel
-from worldmodel.types import Batch, State
+from worldmodel.types import Batch, Carry, State
 
 
 class Simulation(NamedTuple):
@@ -24,30 +37,44 @@ class Simulation(NamedTuple):
 
 
 @torch.no_grad()
-def simulate(model: WorldModel, template: Batch, *, generator: torch.Generator | None = None) -> Simulation:
+def simulate(
+    model: WorldModel,
+    template: Batch,
+    *,
+    start: Carry | None = None,
+    candidates: int = 1,
+    generator: torch.Generator | None = None,
+) -> Simulation:
     """Draw an episode for each recorded one, under its actions.
 
     An episode ends where its own continue flag says so, or else with the recorded one: it is never longer.
 
     Args:
         model: the world model.
-        template: recorded episodes, whole from their reset; of their rows only actions and length are used.
+        template: recorded episodes, whole from their reset, or with `start` what follows it of each; of their rows only
+            actions and length are used, and the first observation where there are several candidates.
+        start: [B, ...] what the recurrence carries before the first row, by default as before an episode.
+        candidates: draws of the first row, of which the one is kept whose numbers are nearest to the recorded ones, in
+            standard deviations of the data; those in which the episode ends are taken last.
         generator: source of all draws.
     Raises:
-        ValueError: if a sequence of the template is not one episode from its reset, padded at the end.
+        ValueError: if a sequence of the template is not one episode, padded at the end, or a number is not positive.
     """
-    require_whole_episodes(template)
+    require_positive(candidates=candidates)
+    (require_whole_episodes if start is None else require_continued_episodes)(template)
     template = in_precision(template, next(model.parameters()).dtype)
-    carry = model.dynamics.initial(len(template.valid))
-    path, rows = [], []
+    carry = model.dynamics.initial(len(template.valid)) if start is None else start
+    path: list[Tensor] = []
+    rows: list[dict[str, Tensor]] = []
     for action, is_first in zip(template.prev_action.unbind(1), template.is_first.unbind(1), strict=True):
         carry, deter = model.dynamics.step(carry, action, is_first)
-        state = State(deter, model.dynamics.prior(deter).sample(generator))
+        drawn = _draws(model, deter, 1 if rows else candidates, generator)
+        state, row = tree_map(partial(_pick, _nearest(model, drawn[1], template)), drawn)
         carry = model.dynamics.advance(carry, state)
         path.append(state.stoch)
-        rows.append({name: likelihood.sample(generator) for name, likelihood in model.decode(state).items()})
-    drawn = {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
-    return Simulation(_as_episodes(drawn, template), torch.stack(path, 1))
+        rows.append(row)
+    episodes = {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
+    return Simulation(_as_episodes(episodes, template), torch.stack(path, 1))
 
 
 @torch.no_grad()
@@ -67,6 +94,30 @@ def predicted_rows(
     drawn = {name: one.sample(generator) for name, one in model.decode(State(states.deter, z)).items()}
     reward = torch.where(batch.is_first, 0.0, drawn[REWARD].squeeze(-1))
     return batch._replace(obs={path: drawn[path] for path in batch.obs}, reward=reward)
+
+
+def _draws(
+    model: WorldModel, deter: Float[Tensor, "B D"], count: int, generator: torch.Generator | None
+) -> tuple[State, dict[str, Tensor]]:
+    """States and rows after h_t, [count, B, ...]."""
+    deter = deter.expand(count, *deter.shape)
+    state = State(deter, model.dynamics.prior(deter).sample(generator))
+    return state, {name: likelihood.sample(generator) for name, likelihood in model.decode(state).items()}
+
+
+def _nearest(model: WorldModel, drawn: dict[str, Tensor], template: Batch) -> Int[Tensor, " B"]:
+    """Which of the draws is nearest to the template's first observation, among those that go on."""
+    distance = torch.where(drawn[CONTINUE].squeeze(-1) == 0, math.inf, 0.0)  # [count, B]
+    if len(distance) > 1:
+        for name, leaf in model.spec.observations.items():
+            if leaf.is_numeric:
+                off = (drawn[name] - template.obs[name][:, 0]) / model.standardiser(name).scale
+                distance = distance + off.square().sum(-1)
+    return distance.argmin(0)
+
+
+def _pick(chosen: Int[Tensor, " B"], x: Shaped[Tensor, "count B ..."]) -> Shaped[Tensor, "B ..."]:
+    return x[chosen, torch.arange(len(chosen), device=chosen.device)]
 
 
 def _as_episodes(drawn: dict[str, Tensor], template: Batch) -> Batch:

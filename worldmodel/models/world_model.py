@@ -13,7 +13,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from worldmodel.data.batches import at_once, in_precision, require_whole_episodes, with_last_rows_marked
+from worldmodel.data.batches import (
+    at_once,
+    in_precision,
+    require_continued_episodes,
+    require_whole_episodes,
+    with_last_rows_marked,
+)
 from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.conditioned import ConditionedWorldModel
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
@@ -242,13 +248,16 @@ class WorldModel(nn.Module):
         return self.dynamics.imagine(carry, state, act, noise)
 
     @torch.no_grad()
-    def given(self, batch: Batch) -> ConditionedWorldModel:
+    def given(self, batch: Batch, start: Carry | None = None) -> ConditionedWorldModel:
         """This model and the episodes that it is to explain, as a `LatentSequence`: for evidence, not for training.
 
+        Args:
+            batch: whole episodes from their reset, padded at the end; with `start`, what follows it of each.
+            start: [B, ...] what the recurrence carries after the rows before these, as `observe` returns it.
         Raises:
-            ValueError: if a sequence is not one episode from its reset, padded at the end.
+            ValueError: if a sequence is anything else.
         """
-        require_whole_episodes(batch)
+        (require_whole_episodes if start is None else require_continued_episodes)(batch)
         batch = in_precision(with_last_rows_marked(batch), next(self.parameters()).dtype)
         return ConditionedWorldModel(
             self.dynamics,
@@ -258,6 +267,7 @@ class WorldModel(nn.Module):
             self.targets(batch),
             self.observed(batch),
             particles_at_once=at_once(len(batch.valid) * self.spec.width),
+            start=start,
         )
 
     def targets(self, batch: Batch) -> dict[str, Tensor]:
