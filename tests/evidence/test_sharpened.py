@@ -6,34 +6,14 @@ import pytest
 import torch
 from torch.func import jacrev
 
+from springs import Spring
 from worldmodel.evidence.sandwich import sandwich
 from worldmodel.evidence.sharpened import Mixture, Sharpened
 from worldmodel.evidence.smc import smc
 from worldmodel.models.latents import DiagonalGaussian
 from worldmodel.oracles.distributions import Gaussian
-from worldmodel.oracles.linear_gaussian import LinearGaussian
 from worldmodel.types import State
 from worlds import CATEGORICAL, VECTOR_SPEC, make_batch, make_model
-
-
-class Spring:
-    """Copies of a simulated sequence of a spring whose position is seen; q is the prior, which looks at no row."""
-
-    def __init__(self, length, copies, generator, noise=0.05):
-        eye = torch.eye(2, dtype=torch.float64)
-        A = torch.tensor([[1.0, 0.3], [-0.3, 0.9]], dtype=torch.float64)
-        self.model = LinearGaussian.create(A=A, C=eye[:1], Q=0.1 * eye, R=noise * eye[:1, :1], m=0 * eye[0], P=eye)
-        self.action = torch.zeros(copies, length, 0, dtype=torch.float64)
-        _, x = self.model.simulate(self.action[:1], generator)
-        self.x = x.expand(copies, -1, -1)
-        self.sequence = self.model.given(self.x, self.action, proposal=self.chain(0.0))
-
-    def chain(self, share):
-        """p(z_t | z_{t-1}) tilted by so much of row t's likelihood."""
-        return self.model.tilted(*(share * x for x in self.model.local(self.x, self.action)), self.action)
-
-    def truth(self):
-        return self.model.log_evidence(self.x, self.action).sum(1)
 
 
 def stepped(sequence, particles, t):

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from springs import Spring
 from tiny_hmm import TinyHMM, colours
-from worldmodel.evidence.smc import _ancestors, smc
+from worldmodel.evidence.smc import Start, _ancestors, smc
 from worldmodel.models.latents import DiagonalGaussian
 from worldmodel.objectives.elbo import sequence_elbo
 
@@ -130,20 +131,35 @@ def test_an_impossible_row_has_no_evidence_and_does_not_spread(generator):
     assert torch.isfinite(estimate.log_evidence[0])
 
 
-@pytest.mark.parametrize("keep_first", [False, True])
-def test_ancestors_are_drawn_in_proportion_to_their_weights(keep_first, generator):
+def test_ancestors_are_drawn_in_proportion_to_their_weights(generator):
     N, B = 5, 20_000
     weight = torch.tensor([0.05, 0.5, 0.0, 0.25, 0.2], dtype=torch.float64)[:, None].expand(N, B)
-    ancestors = _ancestors(weight, generator, keep_first=keep_first)
-    drawn = ancestors[1:] if keep_first else ancestors
+    drawn = _ancestors(weight, N, generator, keep_first=False)
     counts = torch.stack([(drawn == i).double().sum(0) for i in range(N)])
     expected = weight[:, 0] * len(drawn)
     error = counts.std(1) / B**0.5
     assert ((counts.mean(1) - expected).abs() <= 3.5 * error).all()
-    if keep_first:
-        assert not ancestors[0].any()
-    else:
-        assert ((counts - expected[:, None]).abs() < 1).all()  # systematic: the floor or the ceiling of the mean
+    assert ((counts - expected[:, None]).abs() < 1).all()  # systematic: the floor or the ceiling of the mean
+
+
+@pytest.mark.parametrize("first", [0.05, 0.3, 0.5])
+@pytest.mark.parametrize("count", [2, 5, 7])
+def test_ancestors_of_a_kept_particle_are_those_of_a_rotation_that_begins_with_it(first, count, generator):
+    """Against systematic resampling, rotated at random, of which only those are kept that begin with particle 0."""
+    N, B = 5, 60_000
+    weight = torch.tensor([first, 0.95 - first, 0.0, 0.03, 0.02], dtype=torch.float64)[:, None].expand(N, B)
+    kept = _ancestors(weight, count, generator, keep_first=True)
+    assert not kept[0].any()
+    plain = _ancestors(weight, count, generator, keep_first=False)
+    turn = torch.randint(count, (B,), generator=generator)
+    rotated = plain.gather(0, (torch.arange(count)[:, None] + turn) % count)
+    expected = rotated[:, rotated[0] == 0]
+    for i in range(N):
+        found, law = (drawn == i for drawn in (kept, expected))
+        for a, b in ((found.double(), law.double()), (found.sum(0)[None] == 2, law.sum(0)[None] == 2)):
+            difference = a.double().mean(1) - b.double().mean(1)
+            error = (a.double().var(1) / a.shape[1] + b.double().var(1) / b.shape[1]).sqrt()
+            assert (difference.abs() <= 4.5 * error + 1e-12).all()
 
 
 def test_only_the_sequences_that_need_it_are_resampled(generator):
@@ -254,3 +270,27 @@ def test_what_a_sequence_carries_may_be_any_tree(generator):
     assert ratio.std() < 0.7
     bound = sequence_elbo(model, 4, generator=generator).elbo.sum(-1).mean(0)
     assert bound.mean() < model.log_evidence().mean()
+
+
+def test_more_particles_at_first_are_unbiased_and_none_is_lost_before_their_last_row(generator):
+    """E[p^] = p and E[1 / p^] = 1 / p along an exact path, with 24 particles on two rows, of which 3 go on."""
+    world = Spring(5, 3000, generator, noise=0.5)
+    settings = {"generator": generator, "threshold": 1.0, "first": Start(2, 24)}
+    run = smc(world.sequence, 3, **settings)
+    ratio = (run.log_evidence - world.truth()).exp()
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / len(ratio) ** 0.5 < 0.1
+    assert not run.resampled[:, 0].any() and run.resampled[:, 2].any()
+    assert run.ess[:, 1].max() > 3 >= run.ess[:, 2].max() - 1e-9
+    path = world.model.posterior(world.x, world.action).sample(1, generator)[0]
+    inverse = (world.truth() - smc(world.sequence, 3, path=path, **settings).log_evidence).exp()
+    assert abs(inverse.mean() - 1) < 4 * inverse.std() / len(inverse) ** 0.5 < 0.1
+
+
+def test_more_particles_at_first_are_closer_there(generator):
+    world, error = Spring(2, 400, generator, noise=0.05), {}
+    for name, first in {"few": None, "more": Start(2, 64)}.items():
+        off = smc(world.sequence, 4, generator=generator, first=first).log_evidence - world.truth()
+        error[name] = off.square().mean().item()
+    assert error["more"] < error["few"] / 3
+    with pytest.raises(ValueError, match="start_particles: expected at least 1, got 0"):
+        smc(world.sequence, 4, first=Start(2, 0))

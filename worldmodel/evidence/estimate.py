@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,9 +13,9 @@ from torch import Tensor
 from worldmodel.checks import require_positive
 from worldmodel.data.batches import pad_rows
 from worldmodel.evidence.iwae import DRAWS_AT_ONCE, iwae
-from worldmodel.evidence.smc import THRESHOLD, ParticleEvidence, smc
+from worldmodel.evidence.smc import THRESHOLD, ParticleEvidence, Start, smc
 from worldmodel.objectives.elbo import Bound, sequence_elbo
-from worldmodel.types import LatentSequence
+from worldmodel.types import LatentSequence, ParticleSequence
 
 RUNS = 2  # independent repetitions of an estimate: the fewest that show its Monte Carlo error
 BOUND_DRAWS = 32  # of the latents, for the ELBO of one run
@@ -115,6 +115,8 @@ def evidence(
     generator: torch.Generator | None = None,
     prior_share: float = 0.0,
     threshold: float = THRESHOLD,
+    first: Start | None = None,
+    proposed: ParticleSequence | None = None,
 ) -> Evidence:
     """Bound and estimates, with N particles, or samples, a run.
 
@@ -123,16 +125,17 @@ def evidence(
         particles: N.
         runs: R independent repetitions.
         generator: source of all draws.
-        prior_share, threshold: of `smc`.
+        prior_share, threshold, first: of `smc`.
+        proposed: the same sequences with another proposal, for SMC; by default it is the posterior, as for the bound.
     Raises:
         ValueError: if an argument is out of range.
     """
     require_positive(particles=particles, runs=runs)
     bounds = [_mean_bound(sequence, generator) for _ in range(runs)]
     weighted = [iwae(sequence, particles, generator=generator).log_evidence for _ in range(runs)]
-    filtered = [
-        smc(sequence, particles, generator=generator, prior_share=prior_share, threshold=threshold) for _ in range(runs)
-    ]
+    moved = sequence if proposed is None else proposed
+    settings: Any = {"prior_share": prior_share, "threshold": threshold, "first": first}
+    filtered = [smc(moved, particles, generator=generator, **settings) for _ in range(runs)]
     return Evidence(
         particles,
         elbo=torch.stack([bound.elbo.sum(-1) for bound in bounds]),

@@ -20,7 +20,7 @@ from worldmodel.evidence.smc import move
 from worldmodel.types import LatentSequence
 
 SAMPLES_AT_ONCE = 64  # paths; each keeps only its state from row to row
-DRAWS_AT_ONCE = 8  # of the bound
+DRAWS_AT_ONCE = 32  # of the bound
 
 
 class ImportanceEvidence(NamedTuple):

@@ -6,28 +6,32 @@ the prior N(mu, P), a step is
 
     A = P^-1 + J' s^-2 J,    z <- z + A^-1 d/dz ( log p(x_t | h_t, z) + log p(z | h_t) )
 
-and is taken where it raises that log-density. The proposal is the mixture of N(z, inflation A^-1) and the posterior,
+and is taken where it raises that log-density; where it does not, the next one is damped, by adding a multiple of A's
+diagonal to A (Levenberg and Marquardt). The proposal is the mixture of N(z, inflation A^-1) and the posterior,
 whose exact density the weights know: the estimate stays unbiased. With linear means, fixed stds and an inflation of 1
 the first part is the locally optimal proposal p(z_t | h_t, x_t), after one step.
 
 Sources: Doucet, Godsill and Andrieu 2000, Statistics and Computing 10, section II.D (linearised optimal proposals);
-Hesterberg 1995, Technometrics 37 (defensive mixtures).
+Hesterberg 1995, Technometrics 37 (defensive mixtures);
+Nocedal and Wright 2006, Numerical Optimization, 2nd ed., section 10.3 (Levenberg-Marquardt).
 """
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from worldmodel.checks import require, require_positive, require_share
 from worldmodel.evidence.same_model import SameModel
 from worldmodel.models.latents import DiagonalGaussian
 from worldmodel.oracles.distributions import Gaussian, apply, symmetric
-from worldmodel.types import Carry, Latent, LatentSequence, State
+from worldmodel.types import Carry, Latent, LatentSequence, Proposal, State
 
 SHARE, STEPS, INFLATION = 0.9, 2, 1.1
+DAMPING = 0.01, 20.0, 0.2  # after the first step that fails; its factors after a failure, and after a success
 
 
 class RegressionSequence(LatentSequence, Protocol):
@@ -40,12 +44,29 @@ class RegressionSequence(LatentSequence, Protocol):
         ...
 
 
+@runtime_checkable
+class Drawn(Protocol):
+    """A density that is drawn from by noise; one group (S = 1), in float64."""
+
+    def noise(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch noise"]:
+        """What `rsample` makes a draw from."""
+        ...
+
+    def rsample(self, noise: Float[Tensor, "*batch noise"]) -> Float[Tensor, "*batch Z"]:
+        """One draw."""
+        ...
+
+    def log_prob(self, z: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch 1"]:
+        """Log-density in nats."""
+        ...
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Two distributions of one latent, the first with a probability `share`; one group (S = 1), in float64."""
 
     share: float
-    first: Gaussian
+    first: Drawn
     second: Latent
 
     @torch.no_grad()
@@ -69,13 +90,20 @@ class Sharpened(SameModel):
     sequence: RegressionSequence
 
     def __init__(
-        self, sequence: RegressionSequence, *, share: float = SHARE, steps: int = STEPS, inflation: float = INFLATION
+        self,
+        sequence: RegressionSequence,
+        *,
+        share: float = SHARE,
+        steps: int = STEPS,
+        inflation: float = INFLATION,
+        rows: int | None = None,
     ) -> None:
         """Args:
         sequence: whose latents are Gaussian.
         share: of the Gaussian that is found, the rest is the posterior.
         steps: of Fisher scoring, from the mean of the posterior or of the prior, whichever explains the row better.
         inflation: of its covariance.
+        rows: how many rows it looks at, from the first; later ones have the posterior alone. All of them by default.
         Raises:
             ValueError: if a number is out of range.
         """
@@ -83,6 +111,7 @@ class Sharpened(SameModel):
         require_share(share=share)
         require(inflation >= 1, "inflation", "at least 1", inflation)
         self.sequence, self.share, self.steps, self.inflation = sequence, share, steps, inflation
+        self.rows = sequence.valid.shape[1] if rows is None else rows
         self._prior: Latent | None = None  # of the newest step
 
     def step(self, carry: Carry, t: int) -> tuple[Carry, Float[Tensor, "N B D"], Latent]:
@@ -90,15 +119,28 @@ class Sharpened(SameModel):
         carry, deter, self._prior = super().step(carry, t)
         return carry, deter, self._prior
 
-    def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Mixture:
+    def proposal(self, deter: Float[Tensor, "N B D"], t: int) -> Proposal:
         """The mixture, for every particle."""
-        prior, posterior = _gaussian(self._prior), self.sequence.proposal(deter, t)
+        posterior = self.sequence.proposal(deter, t)
+        return Mixture(self.share, self.found(deter, t, posterior), posterior) if t < self.rows else posterior
+
+    def effort(self, t: int) -> tuple[int, float]:
+        """Steps and inflation at row t."""
+        return self.steps, self.inflation
+
+    def found(self, deter: Float[Tensor, "N B D"], t: int, posterior: Latent) -> Drawn:
+        """The Gaussian at the mode that the steps lead to."""
+        prior = gaussian(self._prior)
         climb = _Climb(self.sequence, deter, t, prior)
-        point = climb.better(climb.at(_gaussian(posterior).mean), climb.at(prior.mean))
-        for _ in range(self.steps):
-            point = climb.better(climb.at(climb.step(point)), point)
-        covariance = self.inflation * torch.cholesky_inverse(torch.linalg.cholesky(point.precision))
-        return Mixture(self.share, Gaussian(point.z, symmetric(covariance)), posterior)
+        point = climb.better(climb.at(gaussian(posterior).mean), climb.at(prior.mean))
+        damping = torch.zeros_like(point.height)
+        steps, inflation = self.effort(t)
+        for _ in range(steps):
+            tried = climb.at(climb.step(point, damping))
+            damping = adjusted(damping, tried.height > point.height)
+            point = climb.better(tried, point)
+        covariance = inflation * torch.cholesky_inverse(torch.linalg.cholesky(point.precision))
+        return Gaussian(point.z, symmetric(covariance))
 
 
 @dataclass(frozen=True)
@@ -127,15 +169,14 @@ class _Climb:
             rows = [torch.autograd.grad(e.sum(), leaf, retain_graph=True)[0] for e in error.unbind(-1)]
             log_likelihood = torch.stack(list(self.sequence.likelihood(state, self.t).values())).sum(0)
             (score,) = torch.autograd.grad(log_likelihood.sum(), leaf)
-        z, jacobian = z.detach().double(), torch.stack(rows, -2).double()
-        height = log_likelihood.detach().double() + self.prior.log_prob(z)[..., 0]
-        slope = score.double() - apply(self.of_prior, z - self.prior.mean)
+        z, jacobian = z.detach().double(), finite(torch.stack(rows, -2).double())
+        height = finite(log_likelihood.detach().double() + self.prior.log_prob(z)[..., 0], otherwise=-math.inf)
+        slope = finite(score.double()) - apply(self.of_prior, z - self.prior.mean)
         return _Point(z, height, slope, self.of_prior + jacobian.mT @ jacobian)
 
-    def step(self, point: _Point) -> Float[Tensor, "N B Z"]:
+    def step(self, point: _Point, damping: Float[Tensor, "N B"]) -> Float[Tensor, "N B Z"]:
         """The next latent."""
-        root = torch.linalg.cholesky(point.precision)
-        return point.z + torch.cholesky_solve(point.slope[..., None], root)[..., 0]
+        return point.z + downhill(point.precision, -point.slope, damping)
 
     def better(self, one: _Point, other: _Point) -> _Point:
         """Of each particle, the point with the higher density."""
@@ -147,7 +188,26 @@ class _Climb:
         return _Point(**parts)
 
 
-def _gaussian(latent: Latent | None) -> Gaussian:
+def downhill(
+    curvature: Float[Tensor, "*batch n n"], slope: Float[Tensor, "*batch n"], damping: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch n"]:
+    """-(A + damping diag A)^-1 slope."""
+    damped = curvature + torch.diag_embed(damping[..., None] * curvature.diagonal(dim1=-2, dim2=-1))
+    return -torch.cholesky_solve(slope[..., None], torch.linalg.cholesky(damped))[..., 0]
+
+
+def adjusted(damping: Float[Tensor, "*batch"], success: Bool[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """The damping of the next step: less after a success, more after a failure."""
+    least, up, down = DAMPING
+    return torch.where(success, damping * down, (damping * up).clamp(min=least, max=1e12))
+
+
+def finite(x: Tensor, otherwise: float = 0.0) -> Tensor:
+    """The same, with another number for what is not finite: where a row says nothing of use, the prior remains."""
+    return torch.where(x.isfinite(), x, otherwise)
+
+
+def gaussian(latent: Latent | None) -> Gaussian:
     """The same distribution with a full covariance, in float64.
 
     Raises:

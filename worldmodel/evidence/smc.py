@@ -39,7 +39,7 @@ class ParticleEvidence:
 
     increment: Float[Tensor, "B T"]  # log p^(x_t | x_<t), nats
     log_likelihood: dict[str, Float[Tensor, "B T"]]  # E[log p(x_t | h_t, z_t) | x_<=t] by name, nats
-    ess: Float[Tensor, "B T"]  # effective number of particles after row t and before resampling, in [1, N]
+    ess: Float[Tensor, "B T"]  # effective number of particles after row t and before resampling, of those of the row
     resampled: Bool[Tensor, "B T"]  # whether the particles were resampled after row t
 
     @property
@@ -64,6 +64,17 @@ class ParticleEvidence:
         return torch.stack(list(self.log_likelihood.values())).sum(0) - self.increment
 
 
+class Start(NamedTuple):
+    """More particles on the first rows: none is lost before the last of them, and then N are drawn by their weights.
+
+    What is carried before row 0 is a constant, so that its proposal may have looked ahead (`look_ahead`). Weights that
+    have not seen the rows ahead would throw away what it found.
+    """
+
+    rows: int
+    particles: int
+
+
 class Weighed(NamedTuple):
     """Particles moved to row t, and what the row says of them, in nats."""
 
@@ -82,6 +93,7 @@ def smc(
     threshold: float = THRESHOLD,
     path: Float[Tensor, "B T Z"] | None = None,
     unseen: Collection[int] = (),
+    first: Start | None = None,
 ) -> ParticleEvidence:
     """Estimate log p(x_1:T) of every sequence, and its increments.
 
@@ -95,6 +107,7 @@ def smc(
         path: z_1:T of a draw from the exact posterior, which makes the estimate an upper bound in the mean.
         unseen: rows that are passed over by the prior alone, without weights; the increment at a later row is then
             log p^(x_t | the rows before it that were seen), a prediction several steps ahead.
+        first: more particles on the first rows, where most is still unknown, of which N then go on.
     Raises:
         ValueError: if an argument is out of range.
     """
@@ -104,8 +117,11 @@ def smc(
     B, T = valid.shape
     seen = _seen(valid, path, unseen)
     ahead = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], 1)  # whether a row that counts follows
-    carry = sequence.initial(particles)
-    log_weight = torch.full((particles, B), -math.log(particles), dtype=torch.float64, device=valid.device)
+    start = Start(0, particles) if first is None else first
+    require_positive(start_particles=start.particles)
+    count = start.particles if start.rows > 0 else particles
+    carry = sequence.initial(count)
+    log_weight = torch.full((count, B), -math.log(count), dtype=torch.float64, device=valid.device)
     rows = []
     for t in range(T):
         fixed = None if path is None else path[:, t]
@@ -116,13 +132,17 @@ def smc(
         weight = log_weight.exp()
         ess = 1 / weight.square().sum(0)
         terms = {name: torch.where(seen[:, t], _mean(x, weight), 0.0) for name, x in log_likelihood.items()}
-        resample = ahead[:, t] & (ess < threshold * particles)
+        started = t + 1 >= start.rows
+        resample = ahead[:, t] & (ess < threshold * len(weight)) & started
         rows.append((torch.where(seen[:, t], increment, 0.0), terms, ess * valid[:, t], resample))
-        if resample.any():
-            ancestors = _ancestors(weight, generator, keep_first=path is not None)
-            stay = torch.arange(particles, device=valid.device)[:, None]
+        if len(weight) != particles and started:
+            carry = _choose(carry, _ancestors(weight, particles, generator, keep_first=path is not None))
+            log_weight = torch.full_like(log_weight[:1], -math.log(particles)).expand(particles, B)
+        elif resample.any():
+            ancestors = _ancestors(weight, len(weight), generator, keep_first=path is not None)
+            stay = torch.arange(len(weight), device=valid.device)[:, None]
             carry = _choose(carry, torch.where(resample, ancestors, stay))
-            log_weight = torch.where(resample, -math.log(particles), log_weight)
+            log_weight = torch.where(resample, -math.log(len(weight)), log_weight)
     increments, all_terms, esses, resampled = zip(*rows, strict=True)
     by_name = {name: torch.stack([terms[name] for terms in all_terms], 1) for name in all_terms[0]}
     return ParticleEvidence(torch.stack(increments, 1), by_name, torch.stack(esses, 1), torch.stack(resampled, 1))
@@ -183,21 +203,33 @@ def _mean(x: Float[Tensor, "N B"], weight: Float[Tensor, "N B"]) -> Float[Tensor
 
 
 def _ancestors(
-    weight: Float[Tensor, "N B"], generator: torch.Generator | None, *, keep_first: bool
-) -> Int[Tensor, "N B"]:
-    """Indices drawn in proportion to the weights of each sequence.
+    weight: Float[Tensor, "N B"], count: int, generator: torch.Generator | None, *, keep_first: bool
+) -> Int[Tensor, "count B"]:
+    """Indices, `count` of them, drawn in proportion to the weights of each sequence.
 
-    Systematic: one uniform number for all N, the least noise. With `keep_first`, particle 0 stays and the others are
-    drawn independently of each other, as conditional SMC asks.
+    Systematic: one uniform number u for all of them, the least noise; index j is the particle at (j + u) / count of the
+    cumulative weights. With `keep_first`, as conditional SMC asks, the law is that of a random rotation of such indices
+    given that the first of them is particle 0: u is likelier where particle 0 is drawn more often.
+    Source: Chopin and Singh 2015, Bernoulli 21, section 3.4.
     """
     N, B = weight.shape
-    uniform = torch.rand(B, N if keep_first else 1, generator=generator, device=weight.device, dtype=weight.dtype)
-    points = uniform if keep_first else (torch.arange(N, device=weight.device) + uniform) / N
+    noise = torch.rand(3, B, 1, generator=generator, device=weight.device, dtype=weight.dtype)
     cumulative = weight.T.cumsum(-1)
-    ancestors = torch.searchsorted(cumulative / cumulative[:, -1:], points, right=True).clamp(max=N - 1).T
+    cumulative = cumulative / cumulative[:, -1:]
+    uniform = noise[0]
     if keep_first:
-        ancestors[0] = 0
-    return ancestors
+        expected = count * cumulative[:, :1]  # copies of particle 0
+        least, rest = expected.floor(), expected % 1
+        one_more = noise[1] * expected < rest * (least + 1)
+        uniform = torch.where(one_more, noise[0] * rest, rest + noise[0] * (1 - rest))
+    points = (torch.arange(count, device=weight.device) + uniform) / count
+    ancestors = torch.searchsorted(cumulative, points, right=True).clamp(max=N - 1)
+    if keep_first:
+        copies = (ancestors == 0).sum(-1, keepdim=True).clamp(min=1)
+        turn = (noise[2] * copies).long()
+        ancestors = ancestors.gather(-1, (torch.arange(count, device=weight.device) + turn) % count)
+        ancestors[:, 0] = 0
+    return ancestors.T
 
 
 def _choose(carry: Carry, ancestors: Int[Tensor, "N B"]) -> Carry:
