@@ -59,6 +59,10 @@ def test_the_command_writes_a_figure_and_the_numbers_that_it_shows(folder, capsy
             assert with_error(estimate) in shown
         assert (with_error(one.gap) in shown) is not bool(one.doubts)
     assert all(doubt[:20] in shown for doubt in tables.doubts(report.best.certificate))
+    assert [(part.first, part.last, part.particles) for part in report.parts] == [(1, 8, 8), (9, 20, 8)]
+    for part in report.parts:
+        assert with_error(part.width) in shown and with_error(part.smc) in shown
+    assert "does not certify" in shown
     assert "choosing a proposal on 6 training episodes" in shown
     pixels = np.asarray(Image.open(io.BytesIO((folder / "evidence" / "evidence.png").read_bytes())))
     assert pixels.std() > 5
@@ -102,6 +106,7 @@ def test_a_training_logs_a_rough_gap_with_a_time_of_its_own(folder):
         (["--particles", "64;256"], "particles: expected numbers of at least 2 such as 64,256,1024, got '64;256'"),
         (["--particles", "1"], "particles: expected numbers of at least 2 such as 64,256,1024, got '1'"),
         (["--runs", "0"], "runs: expected at least 1, got 0"),
+        (["--context", "-1"], "context: expected zero or more, got -1"),
         (["--episodes", "1"], "episodes: expected at least 2, which errors are taken over, got 1"),
     ],
 )

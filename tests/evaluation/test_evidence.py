@@ -2,20 +2,17 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from evidence_reports import make_report
+from evidence_reports import make_parts, make_report
 from worldmodel.data import batches
 from worldmodel.data.batches import select
-from worldmodel.evaluation import evidence as measuring
+from worldmodel.evaluation import proposals
 from worldmodel.evaluation.evidence import (
-    PROPOSALS,
     EvidenceReport,
-    choose_proposal,
     measure_evidence,
     over_episodes,
     rough_evidence,
@@ -84,7 +81,7 @@ def test_every_kind_of_observation_is_measured_a_few_episodes_at_a_time(latent, 
     model = make_model(MIXED_SPEC, **({"latent": CATEGORICAL} if latent == "categorical" else {}))
     monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 1)
     mixed = make_episodes(MIXED_SPEC)
-    assert [part.valid.shape for part in measuring._parts(model, mixed, 4)] == [(1, n) for n in LENGTHS]
+    assert [part.valid.shape for part in proposals.parts(model, mixed, 4)] == [(1, n) for n in LENGTHS]
     report = measure_evidence(model, mixed, particles=[4], runs=1, seed=0, pilot=mixed)
     assert {name: term.variables for name, term in report.terms.items()} == {
         **{"camera": 16 * 16 * 3, "cards": 2, "joints/angle": 2, "lamps": 2},
@@ -112,37 +109,13 @@ def test_where_the_posterior_is_exact_there_is_no_gap_and_no_width(episodes):
     assert found.doubts == ()
 
 
-def fake_smc(totals):
-    """An SMC that gives the episodes these totals, by share of the prior and threshold."""
-
-    def smc(given, particles, *, generator, prior_share, threshold):
-        return SimpleNamespace(log_evidence=torch.tensor(totals[prior_share, threshold], dtype=torch.float64))
-
-    return smc
-
-
-@pytest.mark.parametrize(
-    ("defensive", "rare", "chosen"),
-    [
-        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.1], 2),  # both are better; the better one of them
-        ([2.0, 2.0, 2.1], [1.0, 1.0, 1.0], 1),
-        ([-1.0, -1.0, -1.0], [-2.0, -2.0, -2.0], 0),
-        ([30.0, -14.0, -14.0], [0.0, 0.0, 0.0], 0),  # better in the mean, by less than its standard error
-    ],
-)
-def test_another_proposal_is_chosen_where_it_is_surely_better(defensive, rare, chosen, episodes, monkeypatch):
-    keys = [(proposal.prior_share, proposal.threshold) for proposal in PROPOSALS]
-    totals = dict(zip(keys, ([0.0, 0.0, 0.0], defensive, rare), strict=True))
-    monkeypatch.setattr(measuring, "smc", fake_smc(totals))
-    assert choose_proposal(make_model(), episodes, 4) is PROPOSALS[chosen]
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"particles": []}, r"particles: expected numbers of at least 2, got \[\]"),
         ({"particles": [64, 1]}, r"particles: expected numbers of at least 2, got \[64, 1\]"),
         ({"runs": 0}, "runs: expected at least 1, got 0"),
+        ({"context": -1}, "context: expected zero or more, got -1"),
     ],
 )
 def test_a_mistake_is_refused(change, words, episodes):
@@ -194,7 +167,7 @@ def test_the_gap_of_the_first_rows_adds_up_evidence_minus_bound():
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_json_is_read_back_as_it_was_written_nan_included(exact):
-    report = make_report(exact=exact)
+    report = make_report(exact=exact, parts=make_parts())
     text = json.dumps(report.as_json(), allow_nan=False)
     again = EvidenceReport.from_json(json.loads(text))
     assert json.dumps(again.as_json()) == text
@@ -202,8 +175,25 @@ def test_json_is_read_back_as_it_was_written_nan_included(exact):
     assert again.exact == report.exact
     assert math.isnan(again.best.run_error["smc"])
     assert (again.steps.exact is None) is not exact
-    assert again.terms == report.terms
+    assert again.terms == report.terms and again.parts == report.parts
     np.testing.assert_array_equal(again.steps.width_so_far, report.steps.width_so_far)
+
+
+def test_a_file_of_an_earlier_version_has_no_parts():
+    written = make_report(parts=make_parts(wide=True)).as_json()
+    assert [one["doubts"] for one in written["parts"]] == [["wide"], []]
+    del written["parts"]
+    assert EvidenceReport.from_json(written).parts == ()
+
+
+def test_the_parts_are_measured_with_the_most_particles_where_there_is_a_context(episodes):
+    found = measure_evidence(make_model(), episodes, particles=[4, 8], runs=1, seed=0, context=4)
+    assert [(part.first, part.last, part.particles, part.episodes) for part in found.parts] == [
+        (1, 4, 8, 3),
+        (5, 7, 8, 2),
+    ]
+    without = measure_evidence(make_model(), episodes, particles=[4, 8], runs=1, seed=0)
+    assert without.parts == () and without.best == found.best
 
 
 def test_doubts_are_written_by_name_and_follow_from_the_numbers():

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from worldmodel.evaluation import certificates, gap
 from worldmodel.evaluation.gap import measure_gap
+from worldmodel.evaluation.proposals import FROM_RESET, GUIDED, PROPOSALS
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.models.posteriors import posterior_parts
 from worldmodel.training.posterior_fit import fit_posterior
-from worlds import make_batch, make_model
+from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
 
 
 def fitted(model, kind, batch, updates, generator):
@@ -47,3 +49,21 @@ def test_the_gap_of_episodes_of_different_length(generator):
     assert written["certificate"] == {"width": {"mean": width, "error": error}, "degenerate_rows": share}
     with pytest.raises(ValueError, match="particles: expected at least 1, got 0"):
         measure_gap(model, filtering, smoothing, batch, particles=0, runs=1, steps=1, generator=generator)
+
+
+def test_the_log_evidence_is_estimated_from_the_rows_themselves_or_by_what_the_pilot_chose(generator, monkeypatch):
+    asked = []
+
+    def certify(model, template, particles, proposal, generator):
+        asked.append(proposal)
+        return certificates.certify(model, template, particles, proposal, generator)
+
+    monkeypatch.setattr(gap, "certify", certify)
+    monkeypatch.setattr(gap, "choose_proposal", lambda *arguments: PROPOSALS[1])
+    settings = {"particles": 2, "runs": 1, "steps": 1, "generator": generator}
+    batch = make_batch(batch=3, length=4, first=())
+    for latent in (GAUSSIAN, CATEGORICAL):
+        model, smoothing = make_model(latent=latent), make_model(latent=latent, smoothing=True)
+        measure_gap(model, model, smoothing, batch, **settings)
+        measure_gap(model, model, smoothing, batch, pilot=batch, **settings)
+    assert asked == [FROM_RESET, FROM_RESET, GUIDED, PROPOSALS[1]]

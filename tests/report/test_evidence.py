@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from evidence_reports import make_measured, make_report
+from evidence_reports import make_measured, make_parts, make_report
 from run_folder import ROWS, Page, write_run
 from worldmodel.report import evidence as drawing
 from worldmodel.report.comparison import summary
@@ -97,6 +97,20 @@ def test_a_gap_in_doubt_is_not_given_and_the_reason_is(tmp_path):
     assert "The sandwich is 0.75 ± 0.0009 nats per step wide; beside a gap of 0.13" in read.text
     assert "With 4 particles the gap is in doubt, so none is given." in read.text
     assert f"{make_measured(4, exact=False).gap.mean:.4f}" not in read.text
+
+
+def test_parts_have_their_gaps_and_certificates_and_what_these_certify(tmp_path):
+    report = make_report(parts=make_parts(wide=True))
+    read = Page(page(read_record(write(tmp_path / "run", report))))
+    (parts,) = [table for table in read.tables if table[0][0] == "steps" and "gap" in table[0]]
+    assert parts[1] == ["1 to 2", "-2.0625 ± 0.0100", "-1.7500 ± 0.0300", "in doubt", "0.7500 ± 0.0009", "0.4%", "2"]
+    assert parts[2][3:5] == ["0.2500 ± 0.0060", "0.0156 ± 0.0008"]
+    assert "Steps 1 to 2: the sandwich is 0.75 ± 0.0009 nats per step wide" in read.text
+    assert "16 particles: steps 1 to 2 from far ahead; steps 3 to 3 from nearby." in read.text
+    assert "does not certify other states after those steps" in read.text
+    alone = make_report(parts=make_parts()[:1])
+    read = Page(page(read_record(write(tmp_path / "alone", alone))))
+    assert "does not certify recorded steps that are unlike the model's own" in read.text
 
 
 def test_the_rough_gap_alone_is_shown_with_how_to_measure_it(tmp_path):

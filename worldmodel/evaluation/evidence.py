@@ -1,12 +1,13 @@
 """The evidence of held-out episodes: bound, estimates, certificate, terms and curves, measured and kept as numbers.
 
-Episodes are scored whole from their reset, as many at a time as memory allows. The proposal of the particles is one of
-three, chosen on training episodes: the one with the highest estimate. The choice is fair, since each is unbiased. The
-sandwich is measured on episodes that the model simulates, under the actions of half of the held-out ones.
+Episodes are scored whole from their reset, as many at a time as memory allows. The proposal of the particles is chosen
+on training episodes: the one with the highest estimate (`evaluation.proposals`). The sandwich is measured on episodes
+that the model simulates, under the actions of half of the held-out ones; and once more by parts, after real rows
+(`evaluation.certificates`).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -15,44 +16,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.checks import require_positive, require_several
-from worldmodel.data.batches import at_once, in_parts, select, trimmed
+from worldmodel.checks import require_not_negative, require_positive, require_several
+from worldmodel.data.batches import at_once, select, trimmed
+from worldmodel.evaluation.certificates import PartEvidence, RowsFrom, certify, measure_parts
+from worldmodel.evaluation.proposals import GUIDED, PILOT_PARTICLES, Proposal, choose_proposal, parts
 from worldmodel.evidence.estimate import Certificate, Doubt, Estimate, Evidence, evidence, join, per_step
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.sandwich import Sandwich
-from worldmodel.evidence.smc import THRESHOLD, smc
-from worldmodel.models.simulation import simulate
+from worldmodel.evidence.smc import smc
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import masked_mean
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import Batch, EnvSpec
 
-PILOT_PARTICLES = 64  # that the proposal is chosen with, at most
-PILOT_RUNS = 2
 ESTIMATORS = ("elbo", "iwae", "smc")
 ROUGH_DRAWS = 8  # of the latents, for the bound beside a rough estimate
-
-
-class Proposal(NamedTuple):
-    """Where particles come from, and the share of effective ones below which they are resampled; see `smc`."""
-
-    words: str
-    prior_share: float
-    threshold: float
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The arguments of `smc`."""
-        return {"prior_share": self.prior_share, "threshold": self.threshold}
-
-
-GUIDED = Proposal("the posterior", 0.0, THRESHOLD)
-PROPOSALS = (
-    GUIDED,
-    Proposal("the posterior with a tenth of the prior", 0.1, THRESHOLD),
-    # For a posterior that reads later rows, which the weights do not yet include.
-    Proposal("the posterior, rarely resampled", 0.0, 0.1),
-)
 
 
 @dataclass(frozen=True)
@@ -132,6 +110,7 @@ class EvidenceReport:
     kl: float  # KL(q || p), nats per step
     information: float  # the filter's own KL, nats per step
     steps: EvidenceCurves
+    parts: tuple[PartEvidence, ...] = ()  # the first steps, and those after them, given what these have left
 
     @property
     def best(self) -> Measured:
@@ -145,12 +124,15 @@ class EvidenceReport:
 
     def as_json(self) -> dict[str, Any]:
         """The same in lists and numbers, with the doubts; what is not finite becomes null."""
-        estimates = [{**_plain(one), "doubts": [doubt.value for doubt in one.doubts]} for one in self.estimates]
-        return {**_plain(self), "estimates": estimates}
+
+        def with_doubts(many: Sequence[Measured | PartEvidence]) -> list[dict[str, Any]]:
+            return [{**_plain(one), "doubts": [doubt.value for doubt in one.doubts]} for one in many]
+
+        return {**_plain(self), "estimates": with_doubts(self.estimates), "parts": with_doubts(self.parts)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "EvidenceReport":
-        """Back from `as_json`.
+        """Back from `as_json`; of an earlier version too, which has no parts.
 
         Raises:
             KeyError, TypeError, ValueError: if it is something else.
@@ -163,6 +145,7 @@ class EvidenceReport:
         steps["episodes"] = steps["episodes"].astype(np.int64)
         given: dict[str, Any] = dict(data)
         given["estimates"] = tuple(_measured_from_json(one) for one in data["estimates"])
+        given["parts"] = tuple(_part_from_json(one) for one in data.get("parts", ()))
         given["exact"] = None if data["exact"] is None else _estimate_from_json(data["exact"])
         given["terms"] = {name: Term(**term) for name, term in data["terms"].items()}
         given["steps"] = EvidenceCurves(**steps)
@@ -188,6 +171,7 @@ def measure_evidence(
     seed: int,
     pilot: Batch | None = None,
     exact: Float[Tensor, "B T"] | None = None,
+    context: int = 0,
     log: Callable[[str], None] = lambda words: None,
 ) -> EvidenceReport:
     """Measure the evidence of whole episodes.
@@ -200,11 +184,13 @@ def measure_evidence(
         seed: of all draws.
         pilot: other episodes, that the proposal is chosen on; without them it is the posterior.
         exact: log p(x_t | x_<t) of every row, in nats, where it is known.
+        context: the first rows, which are measured by themselves, and after which the rest is; zero for no parts.
         log: told what is being done.
     Raises:
         ValueError: if a number is out of range, or there is a single episode.
     """
     _require(episodes, particles, runs)
+    require_not_negative(context=context)
     generator = make_generator(seed, stream=Stream.EVIDENCE, device=model.device)
     proposal = GUIDED
     if pilot is not None:
@@ -214,8 +200,14 @@ def measure_evidence(
     for count in sorted(set(particles)):
         log(f"{count} particles, {runs} {'run' if runs == 1 else 'runs'}: proposal is {proposal.words}")
         found = _estimate(model, episodes, count, runs, proposal, generator)
-        bounds, width_so_far = _sandwich(model, template, count, proposal, generator)
+        bounds, width_so_far = certify(model, RowsFrom(template), count, proposal, generator)
         measured.append(_measured(found, bounds, exact))
+    by_part: tuple[PartEvidence, ...] = ()
+    if context:
+        log(f"the first {context} steps, and those after them")
+        by_part = measure_parts(
+            model, episodes, context=context, particles=max(particles), proposal=proposal, generator=generator
+        )
     return EvidenceReport(
         episodes=len(episodes.valid),
         rows=int(episodes.valid.sum()),
@@ -232,6 +224,7 @@ def measure_evidence(
         kl=_mean(found.bound.kl, found),
         information=_mean(found.filtered.information, found),
         steps=_steps(found, width_so_far, exact),
+        parts=by_part,
     )
 
 
@@ -262,66 +255,15 @@ def rough_evidence(
     return RoughEvidence(bound, estimate, estimate - bound, ess.item())
 
 
-def choose_proposal(
-    model: WorldModel, episodes: Batch, particles: int, generator: torch.Generator | None = None
-) -> Proposal:
-    """The proposal with the highest estimate; another replaces the posterior only if better by over one standard error.
-
-    The error is paired over episodes.
-    """
-
-    def estimate(proposal: Proposal) -> Float[Tensor, " B"]:
-        totals = []
-        for part in _parts(model, episodes, particles):
-            given = model.given(part)
-            runs = [
-                smc(given, particles, generator=generator, **proposal.settings).log_evidence for _ in range(PILOT_RUNS)
-            ]
-            totals.append(torch.stack(runs).mean(0))
-        return torch.cat(totals)
-
-    estimates = {proposal: estimate(proposal) for proposal in PROPOSALS}
-    steps = episodes.valid.sum(1)
-
-    def lead(proposal: Proposal) -> float:
-        ahead = per_step(estimates[proposal] - estimates[GUIDED], steps)
-        return ahead.mean if ahead.mean > ahead.error else 0.0
-
-    return max(PROPOSALS, key=lead)
-
-
 def _estimate(
     model: WorldModel, episodes: Batch, particles: int, runs: int, proposal: Proposal, generator: torch.Generator
 ) -> Evidence:
-    parts = _parts(model, episodes, particles)
-    settings: Any = proposal.settings
-    return join([evidence(model.given(part), particles, runs=runs, generator=generator, **settings) for part in parts])
-
-
-def _sandwich(
-    model: WorldModel, template: Batch, particles: int, proposal: Proposal, generator: torch.Generator
-) -> tuple[Sandwich, Float[Tensor, " T"]]:
-    """The sandwich on simulated episodes, and the mean width of their first t rows, in nats."""
-    settings = {"generator": generator, **proposal.settings}
-    parts, rows = [], template.valid.new_zeros(template.valid.shape, dtype=torch.float64)
-    done = 0
-    for part in _parts(model, template, particles):
-        batch, path = simulate(model, part, generator=generator)
-        given = model.given(batch)
-        lower, upper = (smc(given, particles, path=along, **settings).increment for along in (None, path))
-        parts.append(Sandwich(lower.sum(1)[None], upper.sum(1)[None], batch.valid.sum(1)))
-        B, T = batch.valid.shape
-        rows[done : done + B, :T] = upper - lower
-        done += B
-    joined = [torch.cat([getattr(part, name) for part in parts], -1) for name in ("lower", "upper", "steps")]
-    return Sandwich(*joined), rows.cumsum(1).mean(0)
-
-
-def _parts(model: WorldModel, episodes: Batch, particles: int) -> Iterator[Batch]:
-    """As many episodes at a time as memory allows, without the padding that none of them needs."""
-    T = episodes.valid.shape[1]
-    state = model.carried_numbers
-    return in_parts(episodes, at_once(max(2 * particles * state, T * model.spec.width)))
+    found = []
+    for part in parts(model, episodes, particles):
+        given = model.given(part)
+        proposed, settings = proposal.of(given, generator), proposal.settings(particles)
+        found.append(evidence(given, particles, runs=runs, generator=generator, proposed=proposed, **settings))
+    return join(found)
 
 
 def _measured(found: Evidence, bounds: Sandwich, exact: Tensor | None) -> Measured:
@@ -359,7 +301,7 @@ def _terms(found: Evidence, spec: EnvSpec) -> dict[str, Term]:
 
 def _steps(found: Evidence, width_so_far: Float[Tensor, " T"], exact: Float[Tensor, "B T"] | None) -> EvidenceCurves:
     valid = found.bound.valid.cpu().numpy()
-    rows = [found.filtered.increment, found.bound.reconstruction, found.bound.kl, found.filtered.ess / found.particles]
+    rows = [found.filtered.increment, found.bound.reconstruction, found.bound.kl, _share(found)]
     if exact is not None:
         rows.append(exact[:, : valid.shape[1]])
     (evidence, error), *others = over_episodes([x.double().cpu().numpy() for x in rows], valid)
@@ -369,6 +311,11 @@ def _steps(found: Evidence, width_so_far: Float[Tensor, " T"], exact: Float[Tens
     simulated = width_so_far[: len(evidence)].cpu().numpy()
     width[: len(simulated)] = simulated
     return EvidenceCurves(valid.sum(0), evidence, error, width_so_far=width, **means)
+
+
+def _share(found: Evidence) -> Float[Tensor, "B T"]:
+    """Effective particles as a share of all; the first rows may have had more."""
+    return (found.filtered.ess / found.particles).clamp(max=1)
 
 
 def _require(episodes: Batch, particles: Sequence[int], runs: int) -> None:
@@ -402,6 +349,11 @@ def _measured_from_json(data: Mapping[str, Any]) -> Measured:
     given["run_error"] = {name: _number(x) for name, x in data["run_error"].items()}
     given["below_exact"] = {name: _estimate_from_json(x) for name, x in data["below_exact"].items()}
     return Measured(**given)
+
+
+def _part_from_json(data: Mapping[str, Any]) -> PartEvidence:
+    given = {name: x for name, x in data.items() if name != "doubts"}
+    return PartEvidence(**given | {name: _estimate_from_json(given[name]) for name in ("elbo", "smc", "gap", "width")})
 
 
 def _estimate_from_json(data: Sequence[float | None]) -> Estimate:

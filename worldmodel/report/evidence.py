@@ -137,6 +137,13 @@ def evidence(record: Record) -> list[Block]:
         *doubts,
         TableBlock(tables.estimates(report), ESTIMATES_NOTE),
     ]
+    for one in report.parts:
+        blocks += [
+            Text(f"Steps {one.first} to {one.last}: {reason}.", look="warning")
+            for reason in tables.doubts(one.certificate)
+        ]
+    if report.parts:
+        blocks.append(TableBlock(tables.parts(report), tables.certified(report)))
     if report.exact is not None:
         exact = f"The environment states its law: exactly {with_error(report.exact)} nats per step."
         blocks.append(TableBlock(tables.distances_from_exact(report), f"{exact} Differences are paired."))

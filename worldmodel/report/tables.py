@@ -53,6 +53,39 @@ def estimates(report: EvidenceReport) -> Table:
     return Table(header, rows)
 
 
+def parts(report: EvidenceReport) -> Table:
+    """Bound, estimate, gap and certificate of the first steps, and of those after them."""
+    rows = [
+        (
+            f"{one.first} to {one.last}",
+            *(with_error(getattr(one, name)) for name in ("elbo", "smc")),
+            IN_DOUBT if one.doubts else with_error(one.gap),
+            with_error(one.width),
+            f"{one.degenerate_rows:.1%}",
+            str(one.episodes),
+        )
+        for one in report.parts
+    ]
+    names = (vocabulary.ESTIMATORS[name].name for name in ("elbo", "smc"))
+    return Table(("steps", *names, "gap", vocabulary.WIDTH.name, "degenerate steps", "episodes"), rows)
+
+
+def certified(report: EvidenceReport) -> str:
+    """What the certificates of the parts certify and what not, and where their particles come from."""
+    first, *later = report.parts
+    drawn = "the first from a reset, the nearest of many to the recorded one"
+    left_open = "recorded steps that are unlike the model's own"
+    if later:
+        drawn += ", the later ones from the state that one draw of the posterior left after recorded steps"
+        left_open = f"other states after those steps, nor {left_open}"
+    sources = "; ".join(f"steps {one.first} to {one.last} from {one.proposal}" for one in report.parts)
+    return (
+        "The sandwich is an upper limit of how far, in the mean, SMC lies below the log evidence of steps that the "
+        f"model draws itself under the recorded actions ({drawn}); it does not certify {left_open}. "
+        f"{first.particles} particles: {sources}."
+    )
+
+
 def doubts(certificate: Certificate) -> tuple[str, ...]:
     """Why a gap is not printed, in words; empty where it is."""
     gap, width = certificate.gap, certificate.width

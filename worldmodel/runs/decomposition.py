@@ -20,6 +20,7 @@ from worldmodel.evidence.refinement import STEPS
 from worldmodel.models.posteriors import Kind
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import can_resample, resample_rows
+from worldmodel.runs.evidence import pilot_episodes
 from worldmodel.runs.folder import stored_data
 from worldmodel.runs.run import Run
 from worldmodel.seeding import Stream, make_generator
@@ -86,7 +87,15 @@ def gap_decomposition(
     log(f"{steps} steps of refinement, {particles} particles")
     at(f"{steps} steps of refinement, {particles} particles")
     return measure_gap(
-        run.model, filtering, smoothing, batch, particles=particles, runs=runs, steps=steps, generator=noise
+        run.model,
+        filtering,
+        smoothing,
+        batch,
+        particles=particles,
+        runs=runs,
+        steps=steps,
+        generator=noise,
+        pilot=pilot_episodes(run.config, run.folder, run.model),
     )
 
 

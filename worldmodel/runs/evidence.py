@@ -15,12 +15,12 @@ from worldmodel.system.files import make_own_folder, write_whole
 from worldmodel.types import Batch
 
 PILOTS = 6  # training episodes that the proposal of the particles is chosen on
-PILOT_ROWS = 200  # the longest beginning of such an episode that is used, in steps
-PILOT_ROWS_OF_IMAGES = 32
-PARTICLES = (16, 64, 256)
+PILOT_ROWS = 32  # the longest beginning of such an episode that is used, in steps
+PARTICLES = (16, 128)
 PARTICLES_OF_IMAGES = (2, 8, 32)  # decoding an image takes about a thousand times as long as a vector
-EVIDENCE_ROWS = 4_000  # of held-out episodes, at most, unless their number is given
-EVIDENCE_ROWS_OF_IMAGES = 400
+EVIDENCE_ROWS = 1_000  # of the episodes whose evidence is measured, at most, unless their number is given
+SCORED_ROWS = 4_000  # of those whose gap and rate are decomposed, likewise
+ROWS_OF_IMAGES = 400
 
 
 def usual_particles(model: WorldModel) -> tuple[int, ...]:
@@ -28,13 +28,13 @@ def usual_particles(model: WorldModel) -> tuple[int, ...]:
     return PARTICLES_OF_IMAGES if _has_images(model) else PARTICLES
 
 
-def scored_episodes(model: WorldModel, episodes: Batch, count: int | None) -> Batch:
-    """The first `count` of the episodes, or as many as have enough rows; ValueError for less than two."""
+def scored_episodes(model: WorldModel, episodes: Batch, count: int | None, most: int = SCORED_ROWS) -> Batch:
+    """The first `count` of the episodes, or as many as have `most` rows (of images less); ValueError below two."""
     if count is not None:
         require_several(episodes=count)
     else:
         rows = episodes.valid.sum(1).cumsum(0)
-        count = max(2, int((rows <= (EVIDENCE_ROWS_OF_IMAGES if _has_images(model) else EVIDENCE_ROWS)).sum()))
+        count = max(2, int((rows <= (min(most, ROWS_OF_IMAGES) if _has_images(model) else most)).sum()))
     return select(episodes, slice(count))
 
 
@@ -45,8 +45,7 @@ def pilot_episodes(config: Config, folder: Path, model: WorldModel) -> Batch | N
         return None
     with Replay.open(replay, read_only=True) as stored:
         episodes = list(islice(stored.episodes(), PILOTS))
-    rows = PILOT_ROWS_OF_IMAGES if _has_images(model) else PILOT_ROWS
-    return pad_episodes(episodes, rows).to(model.device) if episodes else None
+    return pad_episodes(episodes, PILOT_ROWS).to(model.device) if episodes else None
 
 
 def write_evidence(folder: Path, report: EvidenceReport) -> Path:

@@ -28,6 +28,7 @@ from worldmodel.data.actions import action_sequences
 from worldmodel.data.batches import at_once, long_enough, require_rows_of, select
 from worldmodel.data.replay import Replay, read_episodes
 from worldmodel.evaluation.baselines import Baseline, fit_baselines
+from worldmodel.evaluation.certificates import CONTEXT
 from worldmodel.evaluation.episodes import Played, play
 from worldmodel.evaluation.evidence import EvidenceReport, measure_evidence
 from worldmodel.evaluation.held_out import Evaluation, evaluate
@@ -38,7 +39,7 @@ from worldmodel.evidence.estimate import RUNS
 from worldmodel.models.world_model import WorldModel
 from worldmodel.oracles.worlds import exact_evidence
 from worldmodel.runs.environments import evaluation_environments, own_environment, row_reading
-from worldmodel.runs.evidence import pilot_episodes, scored_episodes, usual_particles, write_evidence
+from worldmodel.runs.evidence import EVIDENCE_ROWS, pilot_episodes, scored_episodes, usual_particles, write_evidence
 from worldmodel.runs.folder import read_settings, stored_data
 from worldmodel.runs.given import EnvMaker, Given, require_given
 from worldmodel.runs.imagination import futures_of, scenes_of
@@ -283,24 +284,27 @@ class Run:
         episodes: int | None = None,
         seed: int = 0,
         allow_env: bool = False,
+        context: int = CONTEXT,
         log: Callable[[str], None] = lambda words: None,
     ) -> EvidenceReport:
         """Measure the evidence of whole episodes, and how far the bound is from it: see `evaluation.evidence`.
 
         Args:
-            particles: numbers of particles to measure with; by default 16, 64 and 256, of images 2, 8 and 32.
+            particles: numbers of particles to measure with; by default 16 and 128, of images 2, 8 and 32.
             batch: the episodes, two or more; by default the held-out ones.
             runs: independent repetitions of every estimate.
-            episodes: how many of them; by default as many as have 4,000 steps together (400 of images), two at least.
+            episodes: how many of them; by default as many as have 1,000 steps together (400 of images), two at least.
             seed: of all draws.
             allow_env: for the exact evidence, make an environment that is not one of this project's too, which imports
                 the modules that the run's settings name.
+            context: first steps, which have a gap and a certificate of their own, and after which, once filtered, the
+                steps that follow have theirs; 0 for neither.
             log: told what is being done.
         Raises:
             ValueError: if a number is out of range, there is a single episode, or the rows are of another kind than the
                 run's, or no whole episodes.
         """
-        batch = scored_episodes(self.model, self._given(batch), episodes)
+        batch = scored_episodes(self.model, self._given(batch), episodes, EVIDENCE_ROWS)
         law = build.build_law(self.config, allow_env=allow_env, log=log)
         return measure_evidence(
             self.model,
@@ -310,6 +314,7 @@ class Run:
             seed=seed,
             pilot=pilot_episodes(self.config, self.folder, self.model),
             exact=None if law is None else exact_evidence(law, batch.to("cpu"))["total"],
+            context=context,
             log=log,
         )
 
