@@ -74,7 +74,7 @@ def test_the_command_writes_a_figure_and_the_numbers_that_it_shows(folder, capsy
 
 def test_the_exact_evidence_is_that_of_the_oracle(folder):
     run = open_run(folder)
-    report = run.evidence([4], runs=1, seed=5)
+    report = run.evidence([4], runs=1, seed=5, context=0)
     batch = run.heldout()
     total = exact_evidence(build_law(run.config), batch)["total"]
     assert report.exact.mean == pytest.approx(total.sum().item() / int(batch.valid.sum()))
@@ -86,7 +86,7 @@ def test_a_run_without_its_training_rows_is_measured_with_the_posterior(folder, 
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     shutil.rmtree(copy / "replay")
-    report = open_run(copy).evidence([2], runs=1, episodes=2)
+    report = open_run(copy).evidence([2], runs=1, episodes=2, context=0)
     assert (report.chosen_on, report.proposal, report.episodes) == (0, "the posterior", 2)
 
 

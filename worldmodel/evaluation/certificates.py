@@ -7,7 +7,7 @@ certificate are of the same rows. The rows of the context have a gap and a certi
 many simulated first rows the one is kept that is nearest to the recorded one (`models.simulation`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,11 +70,11 @@ class RowsFrom(NamedTuple):
 def measure_parts(
     model: WorldModel,
     episodes: Batch,
-    *,
     context: int,
     particles: int,
     proposal: Proposal,
     generator: torch.Generator | None = None,
+    log: Callable[[str], None] = lambda words: None,
 ) -> tuple[PartEvidence, ...]:
     """The first `context` rows from the reset, and those that follow them; a part that few episodes have is left out.
 
@@ -85,9 +85,11 @@ def measure_parts(
         particles: of SMC.
         proposal: of the particles, where the rows themselves cannot say (see `proposals.certifying`).
         generator: source of all draws.
+        log: told what is being done.
     """
     if context == 0:
         return ()
+    log(f"the first {context} steps, and those after them")
 
     def measure(rows: RowsFrom, first: int) -> PartEvidence:
         best = certifying(model, proposal, from_reset=first == 1)

@@ -202,12 +202,6 @@ def measure_evidence(
         found = _estimate(model, episodes, count, runs, proposal, generator)
         bounds, width_so_far = certify(model, RowsFrom(template), count, proposal, generator)
         measured.append(_measured(found, bounds, exact))
-    by_part: tuple[PartEvidence, ...] = ()
-    if context:
-        log(f"the first {context} steps, and those after them")
-        by_part = measure_parts(
-            model, episodes, context=context, particles=max(particles), proposal=proposal, generator=generator
-        )
     return EvidenceReport(
         episodes=len(episodes.valid),
         rows=int(episodes.valid.sum()),
@@ -224,7 +218,7 @@ def measure_evidence(
         kl=_mean(found.bound.kl, found),
         information=_mean(found.filtered.information, found),
         steps=_steps(found, width_so_far, exact),
-        parts=by_part,
+        parts=measure_parts(model, episodes, context, max(particles), proposal, generator, log),
     )
 
 

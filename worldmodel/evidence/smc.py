@@ -133,16 +133,12 @@ def smc(
         ess = 1 / weight.square().sum(0)
         terms = {name: torch.where(seen[:, t], _mean(x, weight), 0.0) for name, x in log_likelihood.items()}
         started = t + 1 >= start.rows
-        resample = ahead[:, t] & (ess < threshold * len(weight)) & started
+        fewer = started and len(weight) != particles
+        resample = (ahead[:, t] & (ess < threshold * len(weight)) & started) | fewer
         rows.append((torch.where(seen[:, t], increment, 0.0), terms, ess * valid[:, t], resample))
-        if len(weight) != particles and started:
-            carry = _choose(carry, _ancestors(weight, particles, generator, keep_first=path is not None))
-            log_weight = torch.full_like(log_weight[:1], -math.log(particles)).expand(particles, B)
-        elif resample.any():
-            ancestors = _ancestors(weight, len(weight), generator, keep_first=path is not None)
-            stay = torch.arange(len(weight), device=valid.device)[:, None]
-            carry = _choose(carry, torch.where(resample, ancestors, stay))
-            log_weight = torch.where(resample, -math.log(len(weight)), log_weight)
+        if resample.any():
+            ancestors = _ancestors(weight, particles if fewer else len(weight), generator, keep_first=path is not None)
+            carry, log_weight = _resampled(carry, log_weight, ancestors, resample)
     increments, all_terms, esses, resampled = zip(*rows, strict=True)
     by_name = {name: torch.stack([terms[name] for terms in all_terms], 1) for name in all_terms[0]}
     return ParticleEvidence(torch.stack(increments, 1), by_name, torch.stack(esses, 1), torch.stack(resampled, 1))
@@ -230,6 +226,16 @@ def _ancestors(
         ancestors = ancestors.gather(-1, (torch.arange(count, device=weight.device) + turn) % count)
         ancestors[:, 0] = 0
     return ancestors.T
+
+
+def _resampled(
+    carry: Carry, log_weight: Float[Tensor, "N B"], ancestors: Int[Tensor, "count B"], chosen: Bool[Tensor, " B"]
+) -> tuple[Carry, Float[Tensor, "count B"]]:
+    """Particles and log W after resampling the chosen sequences; all of them where the number of particles changes."""
+    count = len(ancestors)
+    stay = torch.arange(count, device=chosen.device)[:, None]
+    weight = torch.where(chosen, -math.log(count), log_weight[:count] if count <= len(log_weight) else log_weight[:1])
+    return _choose(carry, torch.where(chosen, ancestors, stay)), weight
 
 
 def _choose(carry: Carry, ancestors: Int[Tensor, "N B"]) -> Carry:

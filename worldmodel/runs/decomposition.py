@@ -6,7 +6,7 @@ first, every, exact = rate_decomposition(run)
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from worldmodel import build
 from worldmodel.checks import require_positive
@@ -86,17 +86,9 @@ def gap_decomposition(
         filtering, smoothing = fitted("filtering"), fitted("smoothing")
     log(f"{steps} steps of refinement, {particles} particles")
     at(f"{steps} steps of refinement, {particles} particles")
-    return measure_gap(
-        run.model,
-        filtering,
-        smoothing,
-        batch,
-        particles=particles,
-        runs=runs,
-        steps=steps,
-        generator=noise,
-        pilot=pilot_episodes(run.config, run.folder, run.model),
-    )
+    pilot = pilot_episodes(run.config, run.folder, run.model)
+    settings: Any = {"particles": particles, "runs": runs, "steps": steps, "generator": noise, "pilot": pilot}
+    return measure_gap(run.model, filtering, smoothing, batch, **settings)
 
 
 def rate_decomposition(
