@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import nn
 
 from worldmodel import build, build_acting
 from worldmodel.config import Config
@@ -46,7 +47,7 @@ from worldmodel.runs.given import (
     with_given,
 )
 from worldmodel.runs.messages import announce, conclude, source_words
-from worldmodel.runs.own_model import AuxiliaryMaker, ModelMaker, importing_words, make_auxiliary
+from worldmodel.runs.own_model import AuxiliaryMaker, ModelMaker, importing_words
 from worldmodel.runs.rows import make_stored, open_stored
 from worldmodel.runs.run import Run, open_run, write_report
 from worldmodel.runs.worlds import Worlds, left_out, make_world
@@ -103,6 +104,7 @@ def train(
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
     given = Given(data, env, model, auxiliary)
     config = with_given(config, given)
+    require_auxiliary(config, given)
     progress = progress or _progress(config)
     making = f"making {config.env.num_envs} environments of {config.env.id}"
     with (
@@ -190,6 +192,7 @@ def _run(
     config: Config,
     folder: Path,
     model: WorldModel,
+    losses: Mapping[str, nn.Module],
     worlds: Worlds,
     progress: RunProgress,
     checkpoint: Checkpoint | None,
@@ -225,7 +228,6 @@ def _run(
             worlds.heldout.close()
         others = {"stages": stages, "history": history, "interruptions": interruptions}
         agent = build_acting.build_agent(config, model)
-        losses = make_auxiliary(config, model, given.auxiliary)
         trainer = make_trainer(
             config, folder, model, agent, worlds, replay, heldout, tracker, progress, processes, losses, **others
         )
