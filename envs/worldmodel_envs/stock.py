@@ -17,6 +17,7 @@ from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from gymnasium.envs.toy_text.cliffwalking import CliffWalkingEnv
 from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
+from worldmodel_envs.known_law import require
 from worldmodel_envs.noisy import NoisyObservation
 
 Std = float | Sequence[float]
@@ -50,7 +51,14 @@ def noisy_acrobot(*, std: Std = 0.1, reward_std: float = 0.1, **kwargs: Any) -> 
 
 
 def noisy_frozen_lake(*, error: float = 0.1, reward_std: float = 0.1, **kwargs: Any) -> NoisyObservation:
-    """FrozenLake-v1, by default slippery on the map of 4 x 4."""
+    """FrozenLake-v1, by default slippery on the map of 4 x 4.
+
+    Raises:
+        ValueError: for a map that would be drawn at random here: the law would then be that of another map than the
+            rows' own, since whoever asks for it makes the environment again.
+    """
+    desc, map_name = kwargs.get("desc"), kwargs.get("map_name", "4x4")
+    require(desc is not None or map_name is not None, "map_name", "a map by name, or desc", map_name)
     return NoisyObservation(FrozenLakeEnv(**kwargs), error=error, reward_std=reward_std)
 
 

@@ -73,6 +73,13 @@ def test_only_wrappers_that_change_no_row_keep_the_law():
     assert NoisyObservation(gymnasium.make("worldmodel/LinearGaussian-v0"), 0.1).law is None
 
 
+def test_a_map_that_is_drawn_at_random_has_no_law_and_is_refused():
+    with pytest.raises(ValueError, match="map_name: expected a map by name, or desc, got None"):
+        gymnasium.make("worldmodel/NoisyFrozenLake-v0", map_name=None)
+    given = gymnasium.make("worldmodel/NoisyFrozenLake-v0", map_name=None, desc=["SF", "HG"])
+    assert given.get_wrapper_attr("law")["emission"].shape[1] == 4
+
+
 @pytest.mark.parametrize(
     ("stock", "arguments", "words"),
     [

@@ -102,6 +102,7 @@ def test_one_that_settings_name_is_imported_to_train_and_not_to_open(quick, tmp_
     [
         ({"loss.auxiliary.still": "no_such:thing"}, {}, r"loss\.auxiliary\.still: expected a function that can be"),
         ({"loss.auxiliary": {"a b": "m:f"}}, {}, r"loss\.auxiliary: expected names of letters, digits"),
+        ({"loss.auxiliary.still": "given:"}, {}, r"auxiliary: expected what makes \['still'\], as training was handed"),
         ({"loss.auxiliary.still": "nothing"}, {}, r"loss\.auxiliary\.still: expected null or module:name"),
         (
             {},
@@ -110,6 +111,7 @@ def test_one_that_settings_name_is_imported_to_train_and_not_to_open(quick, tmp_
         ),
     ],
 )
-def test_what_makes_no_loss_is_refused(quick, settings, given, words):
+def test_what_makes_no_loss_is_refused_and_leaves_nothing_behind(quick, tmp_path, settings, given, words):
     with pytest.raises(ValueError, match=words):
         quick(settings, **given)
+    assert not (tmp_path / "runs").exists()

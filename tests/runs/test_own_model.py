@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 
+import gymnasium
 import pytest
 import torch
 from rich.console import Console
@@ -159,6 +160,20 @@ def test_a_factory_that_settings_name_trains_and_a_strangers_folder_does_not_imp
     assert ("making the model, which imports my_parts", False) in progress.said
 
 
+def test_no_way_to_look_at_a_strangers_run_imports_what_makes_its_model(module, quick, capsys):
+    folder = str(quick({"encoder.factory": "my_parts:encoder"}).folder)
+    del sys.modules["my_parts"]
+    for command in ("evaluate", "evidence", "gap", "imagine", "play"):
+        with pytest.raises(SystemExit):
+            main([command, folder])
+        assert "encoder.factory = my_parts:encoder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="its model is made by code that is not this project's"):
+        gymnasium.make("worldmodel/Dream-v0", run=folder)
+    main(["report", folder])
+    main(["compare", folder, folder, "--output", folder + "-both.html"])
+    assert "my_parts" not in sys.modules
+
+
 def test_a_command_may_be_told_to_import_it(module, quick, capsys):
     folder = quick({"encoder.factory": "my_parts:encoder"}).folder
     main(["evaluate", str(folder), "--allow_code"])
@@ -182,6 +197,7 @@ def test_parts_are_used_as_they_are_and_the_rest_is_the_seeds():
     ("settings", "words"),
     [
         ({"model": "my_parts:nothing"}, "my_parts:nothing: expected what makes a WorldModel, got Linear"),
+        ({"model": "given:mine"}, "model: expected given:mine to be handed over again"),
         ({"model": "my_parts:gone"}, "model: expected a function that can be imported, got my_parts:gone"),
         ({"encoder.factory": "no_such:thing"}, r"encoder\.factory: expected a function that can be imported"),
         ({"decoder.factory": "my_parts:number"}, r"decoder\.factory: expected a function, got my_parts:number"),

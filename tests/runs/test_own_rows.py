@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from brief_runs import train_briefly
+from worldmodel.behaviour.imagination import dream
 from worldmodel.data.batches import select
+from worldmodel.runs import run as runs_run
 from worldmodel.runs.run import open_run
+from worldmodel.types import Batch
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,10 @@ def test_latents_are_of_the_held_out_episodes_unless_others_are_given(run):
     other = run.heldout()
     with pytest.raises(ValueError, match=r"batch\.obs: expected leaves .*'obs': \(3,\).*, got .*'obs': \(2,\)"):
         run.latents(other._replace(obs={"obs": other.obs["obs"][..., :2]}))
+    with pytest.raises(
+        ValueError, match=r"batch\.obs: expected 'obs' as rows store it, vector of .*, got torch\.uint8"
+    ):
+        run.latents(other._replace(obs={"obs": other.obs["obs"].byte()}))
     with pytest.raises(ValueError, match=r"batch\.prev_action: expected \[B, T, 1\]"):
         run.latents(other._replace(prev_action=other.prev_action.repeat(1, 1, 2)))
 
@@ -38,6 +45,16 @@ def test_branches_differ_by_their_actions_and_leave_from_one_state(run):
     torque = gymnasium.make("Pendulum-v1").action_space
     same = run.imagine(start=start, actions=2 * np.stack([still, full]), action_space=torque, samples=4)
     torch.testing.assert_close(same.prediction["obs"], futures.prediction["obs"])
+
+
+def test_rows_of_ones_own_are_imagined_on_from_on_the_models_device(run, monkeypatch):
+    given, moved, dreamt = run.heldout(), run.heldout(), []
+    monkeypatch.setattr(Batch, "to", lambda batch, device: moved)
+    monkeypatch.setattr(
+        runs_run, "dream", lambda model, batch, **rest: dreamt.append(batch) or dream(model, batch, **rest)
+    )
+    run.imagine(given, context=2, horizon=4, samples=1)
+    assert dreamt[0] is moved
 
 
 @pytest.mark.parametrize("given", [{"actions": [[0.0]]}, {"start": True}, {"start": True, "horizon": 3}])

@@ -221,11 +221,15 @@ def _require_padding_at_the_end(batch: Batch) -> None:
 
 
 def require_rows_of(spec: EnvSpec, batch: Batch) -> None:
-    """Raise ValueError unless a batch's rows have the leaves and the actions of a spec, by name and shape."""
+    """Raise ValueError unless a batch's rows have the leaves and the actions of a spec, by name, shape and kind."""
     expected = {path: leaf.shape for path, leaf in spec.observations.items()}
     got = {path: tuple(x.shape[2:]) for path, x in batch.obs.items()}
     if got != expected:
         raise ValueError(f"batch.obs: expected leaves [B, T, ...] of the shapes {expected}, got {got}")
+    for path, leaf in spec.observations.items():
+        if batch.obs[path].is_floating_point() != (leaf.kind == "vector"):
+            found = batch.obs[path].dtype
+            raise ValueError(f"batch.obs: expected {path!r} as rows store it, {leaf.kind} of {leaf.dtype}, got {found}")
     if batch.prev_action.shape[2:] != (spec.action.width,):
         shape = tuple(batch.prev_action.shape)
         raise ValueError(f"batch.prev_action: expected [B, T, {spec.action.width}], got {shape}")

@@ -123,6 +123,9 @@ def _parts(config: Config, spec: EnvSpec) -> dict[str, Any]:
 
 def _resolved(key: str, path: str) -> Callable[..., Any]:
     """What a setting names, imported."""
+    if path.startswith(GIVEN):
+        words = f"{path} to be handed over again, since settings do not say how to make it"
+        raise ValueError(f"{key}: expected {words}; got nothing")
     module, _, name = path.partition(":")
     try:
         found: Any = import_module(module)

@@ -140,8 +140,9 @@ class Run:
             return branch(self.model, start, action, samples=count, generator=noise)
         episodes = self._given(batch)
         futures = futures_of(self.config, episodes, context, horizon, samples)
-        batch = long_enough(episodes, futures.context + futures.horizon) if batch is None else batch
-        return dream(self.model, batch, **futures._asdict(), generator=noise)
+        if batch is None:
+            episodes = long_enough(episodes, futures.context + futures.horizon)
+        return dream(self.model, episodes, **futures._asdict(), generator=noise)
 
     def filter(
         self, env: Env | None = None, *, seed: int = 0, log: Callable[[str], None] = lambda words: None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import nn
 
 from worldmodel import build, build_acting
 from worldmodel.config import Config
@@ -46,7 +47,7 @@ from worldmodel.runs.given import (
     with_given,
 )
 from worldmodel.runs.messages import announce, conclude, source_words
-from worldmodel.runs.own_model import AuxiliaryMaker, ModelMaker, importing_words, make_auxiliary
+from worldmodel.runs.own_model import AuxiliaryMaker, ModelMaker, importing_words
 from worldmodel.runs.rows import make_stored, open_stored
 from worldmodel.runs.run import Run, open_run, write_report
 from worldmodel.runs.worlds import Worlds, left_out, make_world
@@ -103,7 +104,9 @@ def train(
         raise ValueError("overrides: expected none beside a finished Config; use dataclasses.replace")
     given = Given(data, env, model, auxiliary)
     config = with_given(config, given)
+    require_auxiliary(config, given)
     progress = progress or _progress(config)
+    _say_imports(progress, config)
     making = f"making {config.env.num_envs} environments of {config.env.id}"
     with (
         _processes(config) as processes,
@@ -152,8 +155,7 @@ def resume(
     require_given(config, folder, given, allow_code=True)
     require_auxiliary(config, given)
     progress = progress or _progress(config)
-    if words := importing_words(config):
-        progress.log(words)
+    _say_imports(progress, config)
     seen = _stamps(folder)
     checkpoint = _checkpoint(config, folder, progress)
     with (
@@ -180,6 +182,12 @@ def _processes(config: Config) -> Iterator[Processes]:
         yield processes
 
 
+def _say_imports(progress: RunProgress, config: Config) -> None:
+    """Say which modules the settings name for the model and its losses, before they are imported."""
+    if words := importing_words(config):
+        progress.log(words)
+
+
 def _beginning(progress: RunProgress, config: Config, making: str) -> AbstractContextManager[None]:
     """Say at once what is being made, since environments and libraries may take long to load: -> the phase of that."""
     progress.log(making if config.offline is None else f"reading {source_words(config)}")
@@ -190,6 +198,7 @@ def _run(
     config: Config,
     folder: Path,
     model: WorldModel,
+    losses: Mapping[str, nn.Module],
     worlds: Worlds,
     progress: RunProgress,
     checkpoint: Checkpoint | None,
@@ -225,7 +234,6 @@ def _run(
             worlds.heldout.close()
         others = {"stages": stages, "history": history, "interruptions": interruptions}
         agent = build_acting.build_agent(config, model)
-        losses = make_auxiliary(config, model, given.auxiliary)
         trainer = make_trainer(
             config, folder, model, agent, worlds, replay, heldout, tracker, progress, processes, losses, **others
         )

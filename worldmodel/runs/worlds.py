@@ -1,9 +1,11 @@
-"""What a run learns from: its environments, their spec, and the untrained model of it. Nothing is written here."""
+"""What a run learns from: its environments, and the untrained model with its losses. Nothing is written here."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from torch import nn
 
 from worldmodel import build
 from worldmodel.config import Config
@@ -14,7 +16,7 @@ from worldmodel.evaluation.rounds import side_by_side
 from worldmodel.models.world_model import WorldModel
 from worldmodel.runs.folder import reading
 from worldmodel.runs.given import Given
-from worldmodel.runs.own_model import make_model
+from worldmodel.runs.own_model import make_auxiliary, make_model
 from worldmodel.runs.rows import is_divided
 from worldmodel.system.launched import launched
 from worldmodel.training.interruptions import SIGNALS, Interruptions
@@ -37,12 +39,13 @@ def make_world(
     processes: Processes,
     given: Given,
     folder: Path | None = None,
-) -> Iterator[tuple[WorldModel, Worlds]]:
-    """The untrained model, and the environments of the run.
+) -> Iterator[tuple[WorldModel, dict[str, nn.Module], Worlds]]:
+    """The untrained model, its auxiliary losses, and the environments of the run.
 
     Nothing is written here, so that impossible settings leave nothing behind.
     """
-    _require_warmup(config)
+    if folder is None:  # a run of an earlier version may go on
+        _require_warmup(config)
     device = build.build_device(config.device, launched())
     build.tracking_mode(config)
     with ExitStack() as stack:
@@ -60,7 +63,8 @@ def make_world(
             spec = _spec(config, worlds.learning, folder) if given.data is None else given.data.spec
             _require_gradient(config, spec)
             model = make_model(config, spec, given.model).to(device)
-        yield model, worlds
+            losses = make_auxiliary(config, model, given.auxiliary)
+        yield model, losses, worlds
 
 
 def _spec(config: Config, environments: Environments | None, folder: Path | None) -> EnvSpec:
