@@ -103,8 +103,8 @@ def test_the_model_has_a_version_of_the_best_weights_and_one_of_the_latest(tmp_p
     tracker = WandbTracker(tmp_path, {}, filing(tmp_path), **HOW)
     run = finished(tracker, [tmp_path / name for name in ("config.yaml", "best.safetensors", "last.safetensors")])
     assert [(name, kind) for name, kind, *_ in run["artifacts"]] == [("model-abcd1234", "model")] * 2
-    assert [(set(paths), aliases) for *_, paths, aliases in run["artifacts"]] == [
-        ({"config.yaml", "best.safetensors"}, ["latest", "best"]),  # the server moves `latest` on to the second
+    assert [(set(paths), sorted(aliases)) for *_, paths, aliases in run["artifacts"]] == [
+        ({"config.yaml", "best.safetensors"}, ["best", "latest"]),  # the server moves `latest` on to the second
         ({"config.yaml", "last.safetensors"}, ["latest"]),
     ]
 
