@@ -26,7 +26,5 @@ def _wished(record: Record) -> Iterator[str]:
     yield from sections.films(record)
     for kind, ending in (("fan", ".png"), ("film", ".gif"), ("film", ".png"), ("classes", ".png")):
         prefix = f"imagination/{kind}_"
-        for name in record.pictures:
-            if name.startswith(prefix) and name.endswith(ending):
-                if name.removeprefix(prefix).removesuffix(ending) not in FOREGONE:
-                    yield name
+        found = [name for name in record.pictures if name.startswith(prefix) and name.endswith(ending)]
+        yield from (name for name in found if name.removeprefix(prefix).removesuffix(ending) not in FOREGONE)

@@ -5,6 +5,7 @@ a finger, is on it.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ def strips(figure: Figure) -> Markup:
     Returns:
         With the figure's colours; nothing where no curve has a name.
     """
-    curves = [curve for axis in figure.axes for curve in _curves(axis)][:MOST_CURVES]
+    curves = [curve for axis in figure.axes for curve in _curves(axis, figure.dpi)][:MOST_CURVES]
     if not curves:
         return Markup("")
     densest = max(curves, key=lambda curve: len(curve.x))
@@ -57,17 +58,17 @@ def strips(figure: Figure) -> Markup:
     top, bottom = height * (1 - inside.y1), height * (1 - inside.y0)
     edges = np.linspace(left, right, 1 + max(1, min(len(densest.x), int((right - left) / NARROWEST))))
     drawn = []
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in pairwise(edges.tolist()):
         near = densest.nearest((begin + end) / 2)
         if near is not None:
             line = float(densest.across[near])
             words = _words(curves, figure.axes[0].get_xlabel(), float(densest.x[near]), line)
-            box = (float(begin), float(end), top, bottom)
-            drawn.append(_strip(*box, line, words, towards_right=bool(line < (left + right) / 2)))
+            side = "start" if line < (left + right) / 2 else "end"
+            drawn.append(_strip((begin, top, end - begin, bottom - top), line, words, side))
     return Markup("").join(drawn)
 
 
-def _curves(axis: Axes) -> Iterator[_Curve]:
+def _curves(axis: Axes, dpi: float) -> Iterator[_Curve]:
     handles, names = axis.get_legend_handles_labels()
     for handle, name in zip(handles, names, strict=True):
         line = handle[0] if isinstance(handle, Container) else handle
@@ -77,7 +78,7 @@ def _curves(axis: Axes) -> Iterator[_Curve]:
         kept = np.isfinite(x) & np.isfinite(y)
         if kept.any():
             placed = axis.transData.transform(np.stack([x[kept], y[kept]], -1))[:, 0]
-            across = placed * POINTS / axis.get_figure(root=True).dpi
+            across = placed * POINTS / dpi
             yield _Curve(_plain(name), to_hex(line.get_color()), x[kept], y[kept], across)
 
 
@@ -92,10 +93,10 @@ def _words(curves: Sequence[_Curve], x_label: str, x: float, across: float) -> l
     return said
 
 
-def _strip(
-    begin: float, end: float, top: float, bottom: float, line: float, words: list[tuple[str, str]], *, towards_right: bool
-) -> Markup:
-    x = f"{line + (BESIDE if towards_right else -BESIDE):.1f}"
+def _strip(box: tuple[float, float, float, float], line: float, words: list[tuple[str, str]], anchor: str) -> Markup:
+    """A strip in this box (left, top, width, height), its line, and its words to the right or to the left of that."""
+    _, top, _, height = box
+    x = f"{line + (BESIDE if anchor == 'start' else -BESIDE):.1f}"
     lines = [
         Markup('<tspan x="{}" y="{}" style="fill: {}">{}</tspan>').format(
             x, f"{top + ABOVE + i * LINE:.1f}", colour, readable(text)
@@ -105,11 +106,7 @@ def _strip(
     return Markup(
         '<g class="at"><rect x="{}" y="{}" width="{}" height="{}"/><path d="M{} {}V{}"/>'
         '<text text-anchor="{}">{}</text></g>'
-    ).format(
-        *(f"{one:.1f}" for one in (begin, top, end - begin, bottom - top, line, top, bottom)),
-        "start" if towards_right else "end",
-        Markup("").join(lines),
-    )
+    ).format(*(f"{one:.1f}" for one in (*box, line, top, top + height)), anchor, Markup("").join(lines))
 
 
 def _number(value: float) -> str:

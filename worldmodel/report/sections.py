@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import PurePath
 from typing import Any
 
@@ -303,8 +303,10 @@ def optimisation(record: Record) -> list[Block]:
     drawn = []
     for prefix, wording in vocabulary.OPTIMISATION.items():
         names = record.names(prefix)
-        colours = cycle(vocabulary.RUNS)
-        looks = [LineStyle(name.replace("_", " "), colour, width=1.0) for name, colour in zip(names, colours)]
+        colours = islice(cycle(vocabulary.RUNS), len(names))
+        looks = [
+            LineStyle(name.replace("_", " "), colour, width=1.0) for name, colour in zip(names, colours, strict=True)
+        ]
         curves = [Drawn(look, *record.column(prefix + name)) for look, name in zip(looks, names, strict=True)]
         if len(looks) == 1:
             wording = wording._replace(name=looks[0].name.capitalize(), unit=looks[0].name)
