@@ -324,9 +324,7 @@ def time(record: Record) -> list[Block]:
     for name, wording in vocabulary.RESOURCES.items():
         curve = record.column(f"resources/{name}")
         if len(curve.x):
-            drawn = [Drawn(LineStyle(wording.name, vocabulary.RAW), *curve)]
-            draw = partial(charts.draw_curves, curves=drawn, x_label=vocabulary.UPDATES, y_label=wording.unit)
-            used.append(chart(wording, draw))
+            used.append(chart(wording, partial(charts.draw_resource, name=name, curve=curve)))
     return [*_stages(record), *([Panels(used)] if used else [])]
 
 

@@ -147,7 +147,7 @@ RESOURCES = {  # what a run takes of its machine: training.resources.NAMES
         "cores busy",
         "Processor seconds a second, of the process that writes this record and of those that run its environments.",
     ),
-    "memory": Wording("Memory", "GiB", "Of the same processes. A climb without end ends in a kill."),
+    "memory": Wording("Memory", "GiB", "Of the same processes; what they share counts for each. A climb should end."),
     "peak_memory": Wording("Peak memory", "GiB", "The most that the process has had so far."),
     "gpu_memory": Wording("GPU memory", "GiB", "What torch holds on the GPU, in use or kept to be used again."),
 }
