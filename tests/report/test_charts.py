@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.report import charts
 from worldmodel.report.charts import Drawn, score_scale
+from worldmodel.report.record import Curve
 from worldmodel.report.svg import css_colour, inline_svg, style
 from worldmodel.report.vocabulary import RAW, RUNS, LineStyle
 
