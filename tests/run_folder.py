@@ -158,6 +158,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.tables: list[list[list[str]]] = []
         self.text = ""
+        self.stray = ""  # text of a section that stands in no block of it
         self.feed(text)
         self.close()
         assert self.open == []
@@ -183,6 +184,8 @@ class Page(HTMLParser):
         if "style" in self.open:
             return
         self.text += data
+        if self.open and self.open[-1] in ("section", "main", "header", "body", "div", "figure"):
+            self.stray += data.strip()
         if {"td", "th"} & set(self.open):
             self.tables[-1][-1][-1] += data
 

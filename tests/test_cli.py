@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import worldmodel
-from worldmodel.cli import main
+from worldmodel.cli import COMMANDS, GROUPS, main
 from worldmodel.config_io import read_config
 from worldmodel.data.rollout import Rollout
 
@@ -85,6 +85,72 @@ def test_a_missing_command_or_run_ends_with_status_2_and_a_sentence(arguments, n
     assert end.value.code == 2
     assert named in said
     assert "Traceback" not in said
+
+
+def said_by(arguments, capsys, status=2) -> str:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == status
+    out, err = capsys.readouterr()
+    return err if status else out
+
+
+def test_help_has_every_command_once_in_groups_and_fits_a_terminal(capsys):
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
+    lines = said_by(["--help"], capsys, status=0).splitlines()
+    titles = [line.removesuffix(":") for line in lines if line.removesuffix(":") in GROUPS]
+    assert titles == list(GROUPS)
+    listed = [line.split()[0] for line in lines if line.startswith("  ") and line[2].isalpha()]
+    assert listed == [name for names in GROUPS.values() for name in names]
+    assert max(map(len, lines)) < 80
+    assert "--version" in "\n".join(lines) and "--print_completion" in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "there is no command trian; did you mean train?"),
+        (["eval"], "there is no command eval; did you mean evaluate?"),
+        (["zebra"], "there is no command zebra\n"),
+        (["train", "--replay.batch_length", "3"], "did you mean replay.sequence_length?"),
+        (["train", "--steps", "3"], "did you mean training.env_steps?"),
+        (["train", "--batch-length", "3"], "did you mean replay.sequence_length?"),
+        (["train", "pendulum"], "presets and files of settings come behind --config"),
+        (["evaluate", "run", "--episode", "3"], "there is no option --episode; did you mean --episodes?"),
+        (["train", "--seed", "{"], "seed: expected"),
+    ],
+    ids=lambda x: str(x)[:40],
+)
+def test_a_misspelt_command_or_setting_gets_the_right_hint(arguments, expected, capsys):
+    assert expected in said_by(arguments, capsys)
+
+
+def test_recipes_that_contradict_each_other_are_said_and_the_later_one_wins(capsys):
+    for stacked, contradict in ((["recipes/dreamer1", "recipes/dreamer3"], True), (["pendulum", "sizes/large"], False)):
+        with pytest.raises(SystemExit) as end:
+            main(["train", "--config", *stacked, "--print_config"])
+        out, err = capsys.readouterr()
+        assert end.value.code == 0
+        assert ("recipes/dreamer1 and recipes/dreamer3 contradict each other" in err) is contradict
+        assert (yaml.safe_load(out)["loss"]["free_nats"] == 1.0) is contradict
+
+
+def test_completion_without_its_package_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr("worldmodel.cli.find_spec", lambda name: None)
+    assert "`pip install shtab`" in said_by(["--print_completion", "shtab-bash"], capsys)
+
+
+def test_a_shell_completes_commands_and_their_settings(tmp_path):
+    pytest.importorskip("shtab")
+    command = [sys.executable, "-m", "worldmodel", "--print_completion", "shtab-bash"]
+    script = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
+    (tmp_path / "complete").write_text(script)
+    typed = {"ev": "evaluate evidence", "train --rssm.de": "--rssm.deter", "evidence --part": "--particles"}
+    for words, expected in typed.items():
+        ask = f"compopt() {{ :; }}; . {tmp_path}/complete; COMP_WORDS=(worldmodel {words}); "
+        ask += "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _shtab_worldmodel worldmodel; echo ${COMPREPLY[@]}"
+        done = subprocess.run(["bash", "--norc", "-c", ask], capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip() == expected
 
 
 def test_the_version_is_the_installed_one_and_nothing_heavy_is_imported_for_it(capsys):

@@ -19,14 +19,23 @@ worldmodel presets
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from argparse import HelpFormatter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
+from importlib.util import find_spec
+from textwrap import wrap
 from typing import NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
-from worldmodel.config_io import config_from_options, explain, rewrite_entries, settings_text
+from worldmodel.config_io import (
+    config_from_options,
+    explain,
+    rewrite_entries,
+    settings_text,
+    stacked_contradictions,
+)
 from worldmodel.system.installation import versions
 from worldmodel.system.launched import launched, of_rank, rank_in_words
 from worldmodel.training.interruptions import StoppedError
@@ -45,6 +54,18 @@ COMMANDS = {  # the command's name -> its module in `commands`
     "export": "export",
     "presets": "presets",
 }
+GROUPS = {  # of commands, by what people want
+    "train a world model": ("train", "presets"),
+    "look at what it learned": ("play", "imagine", "report", "compare"),
+    "measure it": ("evaluate", "evidence", "gap"),
+    "keep and share data": ("collect", "import", "export"),
+}
+COMPLETION = "--print_completion"  # jsonargparse's option
+OPTIONS = {  # of the program itself
+    "-h, --help": "Show this and exit.",
+    "--version": "Show the version and exit.",
+    f"{COMPLETION} SHELL": "Print a script by which shtab-bash, shtab-zsh or shtab-tcsh complete commands and options.",
+}
 # Commands for which the user asks to make environments, and so may name modules in the current folder.
 # `evaluate` makes one only if it plays episodes.
 MAKE_ENVIRONMENTS = {"train", "collect", "play"}
@@ -56,8 +77,32 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if rank_in_words() == "0":  # of several processes, which were all given the same
-            print(f"worldmodel: {explain(message)}\n`{self.prog} --help` lists what there is.", file=sys.stderr)
+            options = [name.removeprefix("--") for name in self._option_string_actions if name.startswith("--")]
+            print(f"worldmodel: {explain(message, options)}", file=sys.stderr)
+            print(f"`{self.prog} --help` lists what there is.", file=sys.stderr)
         sys.exit(2)
+
+
+class _Program(_Parser):
+    """The parser of the program itself, whose help has the commands in groups."""
+
+    about: Mapping[str, str] = {}  # every command in a sentence
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """The commands by what people want, and the options, in 80 columns."""
+        width = max(map(len, self.about))
+        lines = [f"usage: {self.prog} COMMAND ...", "", self.description or ""]
+        for title, names in GROUPS.items():
+            lines += ["", f"{title}:", *(line for name in names for line in _listed(name, self.about[name], width))]
+        lines += ["", f"`{self.prog} COMMAND --help` lists a command's options.", "", "options:"]
+        width = max(map(len, OPTIONS))
+        lines += [line for name, words in OPTIONS.items() for line in _listed(name, words, width)]
+        return "\n".join(lines) + "\n"
+
+
+def _listed(name: str, words: str, width: int) -> list[str]:
+    """A name in a column of this width, and what it is beside it."""
+    return wrap(words, 79, initial_indent=f"  {name:<{width}}  ", subsequent_indent=" " * (width + 4))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,7 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exits with status 2 and a sentence for a mistake in the input, with 1 for a run that fails, with 130 after Ctrl-C,
     and with 143 after SIGTERM.
     """
-    parser = _Parser(
+    given = rewrite_entries(sys.argv[1:] if arguments is None else arguments)
+    completing = any(one.partition("=")[0] == COMPLETION for one in given)
+    if completing:
+        _require_shtab()
+    set_parsing_settings(add_print_completion_argument=completing)
+    parser = _Program(
         prog="worldmodel",
         allow_abbrev=False,
         description="Sequential latent world models whose evidence can be measured.",
@@ -75,10 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subcommands = parser.add_subcommands(dest="command")
     modules = {name: import_module(f"worldmodel.commands.{module}") for name, module in COMMANDS.items()}
     parsers = {name: _Parser(allow_abbrev=False, description=module.__doc__) for name, module in modules.items()}
-    given = rewrite_entries(sys.argv[1:] if arguments is None else arguments)
+    parser.about = {name: " ".join((module.__doc__ or "").split()) for name, module in modules.items()}
     chosen = next((one for one in given if not one.startswith("-")), None)
     for name, module in modules.items():
-        if name == chosen:  # no other: options come from signatures of functions that may take seconds to import
+        if (
+            name == chosen or completing
+        ):  # no other: options come from signatures of functions that may take seconds to import
             module.add_options(parsers[name])
         subcommands.add_subcommand(name, parsers[name], help=module.__doc__)
         parsers[name].prog = f"{parser.prog} {name}"  # otherwise it would list the options of `worldmodel` itself
@@ -86,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = options[options.command]
     try:
         _require_one_process(options.command)
+        for words in stacked_contradictions(settings) if rank_in_words() == "0" else ():
+            print(f"worldmodel: {words}", file=sys.stderr)
         if "print_config" in settings:
             print(settings_text(config_from_options(settings)), end="")
             sys.exit(0)
@@ -107,6 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as error:
         print(f"worldmodel: {of_rank()}stopped at once, as asked", file=sys.stderr)
         sys.exit(128 + (error.signal if isinstance(error, StoppedError) else signal.SIGINT))
+
+
+def _require_shtab() -> None:
+    if find_spec("shtab") is None:
+        print(f"worldmodel: {COMPLETION} needs a package that is not installed: `pip install shtab`", file=sys.stderr)
+        sys.exit(2)
 
 
 def _require_one_process(command: str) -> None:

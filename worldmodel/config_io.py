@@ -6,9 +6,8 @@ against the types of the settings; it imports and makes nothing that the data na
 
 import argparse
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,9 @@ from jsonargparse import ArgumentParser, Namespace
 from worldmodel.config import BEFORE, Config
 from worldmodel.system import plain_yaml
 from worldmodel.system.files import write_whole
-from worldmodel.system.presets import find_preset
+from worldmodel.system.hints import OTHER_COMMANDS, OTHER_NAMES, hint
+from worldmodel.system.presets import SUFFIX, find_preset
+from worldmodel.system.stacking import contradictions
 from worldmodel.system.typed import choices, described, shown, typed
 
 FILE = "config"  # the option that names a file of settings
@@ -81,6 +82,12 @@ def given_options(options: Namespace) -> list[tuple[str, str]]:
     return options.get("settings") or []
 
 
+def stacked_contradictions(options: Namespace) -> list[str]:
+    """Sentences on typed presets that contradict each other."""
+    typed_files = [str(value) for key, value in given_options(options) if key == FILE]
+    return contradictions([(name.removesuffix(SUFFIX), _read_file(find_preset(name))) for name in typed_files])
+
+
 def read_config(paths: str | Path | Sequence[str | Path] = (), overrides: Mapping[str, Any] | None = None) -> Config:
     """Read settings from YAML files over the defaults, then apply single overrides.
 
@@ -106,10 +113,21 @@ def read_run_config(path: Path) -> Config:
     return _config([*BEFORE.items(), ("evaluation.seed", seed), (FILE, path)])
 
 
-def explain(message: str) -> str:
-    """A parser's error message; if an option does not exist, the message suggests the setting probably meant."""
-    unknown = re.search(r"arguments: --([\w.]+)", message)
-    return f"{message}: {_unknown(unknown[1])}" if unknown else message
+def explain(message: str, options: Collection[str]) -> str:
+    """A parser's error message, and if an option or a command does not exist, what was probably meant.
+
+    Args:
+        message: the parser's.
+        options: that it has, without their dashes.
+    """
+    if command := re.search(r"argument command: invalid choice: '(.*)' \(choose from (.*)\)", message):
+        return f"there is no command {command[1]}" + hint(command[1], re.findall("'(.*?)'", command[2]), OTHER_COMMANDS)
+    if option := re.search(r"unrecognized arguments: --([\w.-]+)", message):
+        if FILE in options:
+            return f"{message}: {_unknown(option[1])}"
+        return f"{message}: there is no option --{option[1]}{hint(option[1], options, {}, dashes='--')}"
+    word = re.search(r"unrecognized arguments: ([^-]\S*)", message)
+    return f"{message}; presets and files of settings come behind --{FILE}" if word and FILE in options else message
 
 
 def settings_text(config: Config) -> str:
@@ -231,5 +249,4 @@ def _from_text(hint: Any, value: Any, key: str) -> Any:
 
 
 def _unknown(key: str) -> str:
-    near = difflib.get_close_matches(key, list(_settings()), n=1)
-    return f"there is no setting {key}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"there is no setting {key}" + hint(key, list(_settings()), OTHER_NAMES)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.report import charts
 from worldmodel.report.charts import Drawn, score_scale
+from worldmodel.report.record import Curve
 from worldmodel.report.svg import css_colour, inline_svg, style
 from worldmodel.report.vocabulary import RAW, RUNS, LineStyle
 
@@ -128,3 +129,10 @@ def test_every_colour_of_a_run_follows_the_theme():
     assert len({css_colour(colour) for colour in RUNS}) == len(RUNS)
     assert all(css_colour(colour).startswith("var(--") for colour in RUNS)
     assert css_colour("#123456") == "#123456"
+
+
+def test_what_a_run_takes_of_its_machine_is_drawn_from_zero():
+    axis = Figure().subplots()
+    charts.draw_resource(axis, "memory", Curve(np.array([1.0, 2.0]), np.array([1.01, 1.02])))
+    low, high = axis.get_ylim()
+    assert low == 0 and high > 1.02 and axis.get_ylabel() == "GiB"

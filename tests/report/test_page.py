@@ -154,6 +154,62 @@ def test_a_page_shows_one_squared_error_of_imagination_the_scored_one_where_ther
         assert "Open loop" not in [image["alt"] for image in shown.all("img")]
 
 
+def test_all_text_stands_in_a_paragraph_a_heading_a_list_or_a_table(full, tmp_path):
+    assert full.stray == ""
+    rough = [{"update": u, "heldout_evidence/gap": 0.1, "heldout_evidence/ess": 0.5} for u in (1, 2)]
+    folder = add_acting(add_everything(write_run(tmp_path / "run", rough)))
+    found = read(folder)
+    assert "measures it in full" in found.text and found.stray == ""
+
+
+def test_reconstructions_stand_with_imagination_and_what_is_filmed_is_folded(tmp_path):
+    folder = add_acting(add_everything(write_run(tmp_path / "run")))
+    (folder / "figures" / "reconstruction_obs.png").write_bytes(png())
+    (folder / "imagination" / "film_obs.png").write_bytes(png())
+    (folder / "play" / "dream.gif").write_bytes(png("GIF"))
+    text = page(read_record(folder))
+    section = text[text.index('<section id="imagination"') :]
+    section = section[: section.index("</section>")]
+    assert section.index('alt="Reconstructions of obs"') < section.index('alt="Futures of obs"')
+    assert text.count('alt="Reconstructions of obs"') == 1
+    for words, alt in (
+        ("Film strip of obs", "Film strip of obs"),
+        ("The same as curves", "The dream beside the world"),
+    ):
+        folded = text[text.index(f"<summary>{words}") :]
+        assert f'alt="{alt}"' in folded[: folded.index("</details>")]
+
+
+def test_in_the_dark_curves_turn_over_and_pictures_of_what_was_seen_do_not(tmp_path):
+    folder = add_acting(add_everything(write_run(tmp_path / "run")))
+    turned = {image["alt"]: image.get("class") for image in read(folder).all("img")}
+    assert turned["Futures of obs"] == turned["The dream beside the world"] == "inverts"
+    assert turned["Film of obs"] is turned["Film of actor"] is None
+    (folder / "figures" / "reconstruction_obs.png").write_bytes(png())
+    turned = {image["alt"]: image.get("class") for image in read(folder).all("img")}
+    assert turned["Reconstructions of obs"] is turned["The dream beside the world"] is None  # both have frames on them
+
+
+def test_the_ledger_alone_is_a_table_that_folds_on_a_narrow_screen(full):
+    assert [table.get("class") for table in full.all("table")].count("explained") == 1
+
+
+def test_gradient_norms_have_a_colour_each(tmp_path):
+    names = ("encoder", "dynamics", "decoder", "total")
+    rows = [{"update": u, **{f"grad_norm/{name}": u * (i + 1.0) for i, name in enumerate(names)}} for u in (1, 2)]
+    (panels,) = sections.optimisation(read_record(write_run(tmp_path / "run", rows)))
+    colours = {re.search(rf'fill: (var\([\w-]+\))">{name} ', panels.charts[0].svg)[1] for name in names}
+    assert len(colours) == len(names)
+
+
+def test_what_the_run_took_of_its_machine_is_drawn_over_training(tmp_path):
+    rows = [{"update": u, "train/elbo": 1.0, "resources/cores": 1.5, "resources/memory": 0.25 * u} for u in (1, 2)]
+    found = read(write_run(tmp_path / "run", rows))
+    drawn = [svg["aria-label"] for svg in found.all("svg")]
+    assert "Processor" in drawn and "Memory" in drawn and "GPU memory" not in drawn
+    assert "updates 2Memory 0.5" in found.text
+
+
 def test_time_versions_and_settings_are_tables(full):
     stages = full.table("stage")
     assert [row.replace("\N{NO-BREAK SPACE}", " ") for row in stages["evaluate"][:2]] == ["2 min 0 s", "60.0%"]

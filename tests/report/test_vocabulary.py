@@ -7,6 +7,7 @@ import worldmodel
 from worldmodel.evaluation import evidence, scores
 from worldmodel.report import vocabulary
 from worldmodel.report.evidence import CHARTS
+from worldmodel.training import resources
 
 PACKAGE = Path(worldmodel.__file__).parent
 
@@ -16,6 +17,7 @@ def test_whatever_is_computed_has_a_name():
     assert tuple(vocabulary.METHODS) == scores.METHODS
     assert tuple(vocabulary.ESTIMATORS) == evidence.ESTIMATORS
     assert vocabulary.EVIDENCE.keys() == CHARTS.keys()
+    assert tuple(vocabulary.RESOURCES) == resources.NAMES
     assert vocabulary.BEST.keys() == {"elbo", "return"}  # what best weights are chosen by
 
 
@@ -37,6 +39,7 @@ def test_names_units_captions_and_colours_are_written_once():
         *vocabulary.PICTURES.values(),
         *vocabulary.ACTING.values(),
         *vocabulary.BEST.values(),
+        *vocabulary.RESOURCES.values(),
         vocabulary.DREAM,
         vocabulary.PLAY,
         vocabulary.OPEN_LOOP,

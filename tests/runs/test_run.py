@@ -63,7 +63,7 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def without_rates(rows: list[dict]) -> list[dict]:
-    timed = ("rate/", "seconds/")
+    timed = ("rate/", "seconds/", "resources/")
     kept = [{key: value for key, value in row.items() if not key.startswith(timed)} for row in rows]
     return [row for row in kept if row.keys() != {"update"}]
 

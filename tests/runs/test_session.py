@@ -114,7 +114,7 @@ def whole(tmp_path_factory):
 
 def metrics(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("rate/", "seconds/"))} for row in rows]
+    return [{k: v for k, v in row.items() if not k.startswith(("rate/", "seconds/", "resources/"))} for row in rows]
 
 
 def last(folder, name):

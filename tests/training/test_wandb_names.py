@@ -45,6 +45,7 @@ NAMES = {  # in metrics.jsonl, at W&B
     "play/actor": "acting/film/actor",
     "rate/env_steps_per_second": "wall_clock/env_steps_per_second",
     "reconstruction/obs": "reconstruction/obs",
+    "resources/cores": "wall_clock/resources/cores",
     "seconds/update": "wall_clock/seconds/update",
     "train/elbo": "train/elbo",
     "train/kl": "train/kl",

@@ -88,6 +88,14 @@ def draw_acting(axis: Axes, name: str, curves: Mapping[str, Curve]) -> None:
     draw_curves(axis, drawn, vocabulary.ENV_STEPS, vocabulary.ACTING[name].unit)
 
 
+def draw_resource(axis: Axes, name: str, curve: Curve) -> None:
+    """What a run takes of its machine, one of `vocabulary.RESOURCES`, over training and from zero."""
+    wording = vocabulary.RESOURCES[name]
+    drawn = [Drawn(LineStyle(wording.name, vocabulary.RAW), *curve)]
+    draw_curves(axis, drawn, vocabulary.UPDATES, wording.unit)
+    axis.set_ylim(bottom=0)
+
+
 def draw_kl_history(axis: Axes, history: Mapping[str, Curve]) -> None:
     """Mean, median and 95 % quantile of the raw KL over training, and the mean of what the loss sees if it differs.
 

@@ -39,16 +39,23 @@ class Points(NamedTuple):
 
 
 class TableBlock(NamedTuple):
-    """A table with a note below it; its rows may have a curve's colour in front, or a bar as a last column."""
+    """A table with a note below it; its rows may have a curve's colour in front, or a bar as a last column.
+
+    The last column of an explained one is a sentence, which a narrow screen shows below the rest of its row.
+    """
 
     table: Table
     note: str = ""
     looks: Sequence[LineStyle] = ()
     shares: Sequence[float] = ()
+    explained: bool = False
 
 
 class Chart(NamedTuple):
-    """Something to look at, its title above and what to look for below it: drawn here, or a picture's data URI."""
+    """Something to look at, its title above and what to look for below it: drawn here, or a picture's data URI.
+
+    A dark page turns light into dark on a picture that inverts, and dims every other.
+    """
 
     title: str
     caption: str
@@ -56,6 +63,7 @@ class Chart(NamedTuple):
     svg: Markup | None = None
     source: str = ""
     wide: bool = False
+    inverts: bool = False
 
 
 class Panels(NamedTuple):
@@ -67,10 +75,10 @@ class Panels(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """A table or preformatted text that is shown when it is asked for."""
+    """A table, preformatted text or a picture that is shown when it is asked for."""
 
     summary: str
-    content: Table | str
+    content: Table | Chart | str
 
 
 Block = Text | Points | TableBlock | Chart | Panels | Fold
@@ -109,10 +117,10 @@ def chart(
         )
 
 
-def picture(wording: Wording, name: str, data: bytes, *, wide: bool = False) -> Chart:
-    """A picture of the folder; its kind is told by the ending of its name."""
+def picture(wording: Wording, name: str, data: bytes, *, wide: bool = False, inverts: bool = False) -> Chart:
+    """A picture of the folder; its kind is told by the ending of its name. One of curves alone inverts."""
     source = f"data:image/{PurePath(name).suffix[1:]};base64,{base64.b64encode(data).decode()}"
-    return Chart(wording.name, wording.caption, wording.title, source=source, wide=wide)
+    return Chart(wording.name, wording.caption, wording.title, source=source, wide=wide, inverts=inverts)
 
 
 @cache

@@ -7,6 +7,7 @@ from worldmodel.report import sections, vocabulary
 from worldmodel.report.document import Block, Points, Section, Text, document
 from worldmodel.report.evidence import evidence
 from worldmodel.report.formats import count, number
+from worldmodel.report.hero import hero, hero_name
 from worldmodel.report.record import Record
 
 ACTING, OTHERS = "acting", "pictures"  # the anchors of the sections whose absence is not noted
@@ -19,22 +20,23 @@ def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:
         record: the run.
         defaults: nested settings to compare with; without them every setting is shown alike.
     """
+    top = hero_name(record)
     parts = [
-        Section(ACTING, "Acting", sections.acting(record)),
+        Section(ACTING, "Acting", sections.acting(record, top)),
         Section("bound", "The bound", sections.bound(record)),
         Section("evidence", "The evidence", evidence(record)),
         Section("ledger", "The ledger", sections.ledger(record)),
         Section("kl", "The KL", sections.kl(record)),
-        Section("imagination", "Imagination", sections.imagination(record)),
+        Section("imagination", "Imagination", sections.imagination(record, top)),
         Section("optimisation", "Optimisation", sections.optimisation(record)),
         Section(OTHERS, "Other pictures", _other_pictures(record)),
-        Section("time", "Time", sections.stages(record)),
+        Section("time", "Time", sections.time(record)),
         Section("configuration", "Configuration", sections.configuration(record, defaults)),
         Section("versions", "Versions", sections.versions(record)),
     ]
     parts.append(Section("notes", "About this record", _notes(record, parts)))
     name = record.folder.resolve().name
-    return document("page.html", f"{name}: report", parts, name=name, **_head(record))
+    return document("page.html", f"{name}: report", parts, name=name, hero=top and hero(record, top), **_head(record))
 
 
 def _head(record: Record) -> dict[str, Any]:
@@ -81,7 +83,8 @@ def _other_pictures(record: Record) -> list[Block]:
         "open_loop": sections.scored_leaves(record) or [name for name in record.lines if name.startswith("open_loop_")],
     }
     known = {f"figures/{name}.png" for name, found in sources.items() if found}
-    shown = [name for name in record.pictures if name.startswith("figures/") and name not in known]
+    others = [name for name in record.pictures if name.startswith("figures/") and name not in known]
+    shown = [name for name in others if not name.startswith(sections.RECONSTRUCTION)]
     return [sections.folder_picture(name, record.pictures[name]) for name in shown]
 
 

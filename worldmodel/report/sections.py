@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import cycle, islice
 from pathlib import PurePath
 from typing import Any
 
@@ -22,6 +23,8 @@ from worldmodel.report.vocabulary import PER_STEP, LineStyle, Wording
 from worldmodel.system.names import file_name
 
 HEAT_MAP, DREAM, DREAM_FILM = "figures/kl_heat_map.png", "figures/acting_dream.png", "play/dream.gif"
+RECONSTRUCTION = "figures/reconstruction_"  # how the names of pictures of reconstructions begin
+CURVES = ("acting", "bound", "fan", "latents", "open", "scores")  # kinds of pictures with nothing but curves on them
 FILM_BYTES = 3_000_000  # that all films of a page have together, before they are written as text
 SQUARED_ERROR = ("squared_error", "model")  # metric and method
 
@@ -72,28 +75,46 @@ def ledger(record: Record) -> list[Block]:
         else "The way from the negative bound to the loss, on training batches. A row that is far from zero is a trick "
         "that changes what is optimised; a good loss then need not be a good bound."
     )
-    return [Text(words), TableBlock(Table((PER_STEP, "first", "last", "what it is"), rows))]
+    return [Text(words), TableBlock(Table((PER_STEP, "first", "last", "what it is"), rows), explained=True)]
 
 
-def acting(record: Record) -> list[Block]:
-    """A run's dream on film, how it acts over training, films of its policies, and its dream as curves."""
+def acting(record: Record, shown_above: str | None = None) -> list[Block]:
+    """A run's dream on film, how it acts over training, films of its policies, and its dream as curves.
+
+    Args:
+        record: the run.
+        shown_above: a picture that the page begins with, and that is not shown again.
+    """
     clock = record.column("env_steps")
     names = {metric for looks in vocabulary.ACTING_CURVES.values() for metric in looks}
     curves = {name: record.column(name).over(clock) for name in names}
     curves = {name: curve for name, curve in curves.items() if len(curve.x)}
     shown = acting_charts(curves)
-    found = {name: gif for name, gif in record.pictures.items() if name.startswith("play/") and name.endswith(".gif")}
     drawn = [chart(vocabulary.ACTING[name], partial(charts.draw_acting, name=name, curves=curves)) for name in shown]
-    films = [_film(name, gif, FILM_BYTES // len(found)) for name, gif in found.items() if name != DREAM_FILM]
-    first = [_film(DREAM_FILM, found[DREAM_FILM], FILM_BYTES // len(found))] if DREAM_FILM in found else []
-    dream = [picture(vocabulary.DREAM, DREAM, record.pictures[DREAM], wide=True)] if DREAM in record.pictures else []
-    return [*first, *([Panels(drawn)] if drawn else []), *_ending(record), *films, *dream]
+    found = films(record)
+    first = [film(record, name) for name in found if name == DREAM_FILM != shown_above]
+    others = [film(record, name) for name in found if name not in (DREAM_FILM, shown_above)]
+    dream = [_dream(record, filmed=DREAM_FILM in found)] if DREAM in record.pictures else []
+    return [*first, *([Panels(drawn)] if drawn else []), *_ending(record), *others, *dream]
 
 
-def _film(name: str, gif: bytes, limit: int) -> Chart:
-    """A film of RUN/play, in at most so many bytes."""
+def films(record: Record) -> list[str]:
+    """The films in RUN/play."""
+    return [name for name in record.pictures if name.startswith("play/") and name.endswith(".gif")]
+
+
+def film(record: Record, name: str) -> Chart:
+    """A film of RUN/play, in its share of the bytes that all have together."""
     of_policy = vocabulary.PLAY._replace(name=f"{vocabulary.PLAY.name} {PurePath(name).stem}")
-    return picture(vocabulary.DREAM_FILM if name == DREAM_FILM else of_policy, name, lighter_gif(gif, limit), wide=True)
+    gif = lighter_gif(record.pictures[name], FILM_BYTES // len(films(record)))
+    return picture(vocabulary.DREAM_FILM if name == DREAM_FILM else of_policy, name, gif, wide=True)
+
+
+def _dream(record: Record, *, filmed: bool) -> Block:
+    """The dream as curves, folded where there is a film of it; beside the frames of a model of images."""
+    of_images = any(name.startswith(RECONSTRUCTION) for name in record.pictures)
+    shown = picture(vocabulary.DREAM, DREAM, record.pictures[DREAM], wide=True, inverts=not of_images)
+    return Fold("The same as curves", shown) if filmed else shown
 
 
 def _ending(record: Record) -> list[Block]:
@@ -156,17 +177,30 @@ def _summary(name: str, amount: float | None) -> str:
     return f"{amount:.1%}" if name.startswith("share") else number(amount)
 
 
-def imagination(record: Record) -> list[Block]:
-    """Scores of imagined futures, or the open-loop errors where there are none, and pictures of them."""
+def imagination(record: Record, shown_above: str | None = None) -> list[Block]:
+    """Reconstructions, scores of imagined futures or the open-loop errors where there are none, and pictures of them.
+
+    Args:
+        record: the run.
+        shown_above: a picture that the page begins with, and that is not shown again.
+    """
+    seen = [folder_picture(name, data) for name, data in record.pictures.items() if name.startswith(RECONSTRUCTION)]
     errors = [open_loop_chart(name, record.lines[name]) for name in open_loop_lines([record])]
-    blocks: list[Block] = [Panels(errors)] if errors else []
+    blocks: list[Block] = [*seen, *([Panels(errors)] if errors else [])]
     if record.scores:
         numbers = Fold("Scores as numbers", scores_table({"": record.scores}))
         drawn = Panels(_scores(record.scores), tuple(vocabulary.METHODS.values()))
         blocks += [Text(scores_sentence(record.scores)), drawn, numbers]
+    drawn_here = "imagination/scores.png" if record.scores else None
     names = [name for name in record.pictures if name.startswith("imagination/")]
-    shown = [name for name in names if not record.scores or name != "imagination/scores.png"]
-    return [*blocks, *(folder_picture(name, record.pictures[name]) for name in shown)]
+    return [*blocks, *(_imagined(record, name) for name in names if name not in (shown_above, drawn_here))]
+
+
+def _imagined(record: Record, name: str) -> Block:
+    """A picture of RUN/imagination; the strip of a film is folded."""
+    shown = folder_picture(name, record.pictures[name])
+    filmed = name.endswith(".png") and f"{name.removesuffix('.png')}.gif" in record.pictures
+    return Fold(shown.title, shown._replace(title="")) if filmed else shown
 
 
 def scored_leaves(record: Record) -> list[str]:
@@ -269,9 +303,9 @@ def optimisation(record: Record) -> list[Block]:
     drawn = []
     for prefix, wording in vocabulary.OPTIMISATION.items():
         names = record.names(prefix)
-        colours = (vocabulary.RAW, vocabulary.OPTIMISED, *(vocabulary.BASELINE for _ in names))
+        colours = islice(cycle(vocabulary.RUNS), len(names))
         looks = [
-            LineStyle(name.replace("_", " "), colour, width=1.0) for name, colour in zip(names, colours, strict=False)
+            LineStyle(name.replace("_", " "), colour, width=1.0) for name, colour in zip(names, colours, strict=True)
         ]
         curves = [Drawn(look, *record.column(prefix + name)) for look, name in zip(looks, names, strict=True)]
         if len(looks) == 1:
@@ -284,8 +318,17 @@ def optimisation(record: Record) -> list[Block]:
     return [Panels(drawn)] if drawn else []
 
 
-def stages(record: Record) -> list[Block]:
-    """How long each stage took."""
+def time(record: Record) -> list[Block]:
+    """How long each stage took, and what the run took of the machine as it went on."""
+    used = []
+    for name, wording in vocabulary.RESOURCES.items():
+        curve = record.column(f"resources/{name}")
+        if len(curve.x):
+            used.append(chart(wording, partial(charts.draw_resource, name=name, curve=curve)))
+    return [*_stages(record), *([Panels(used)] if used else [])]
+
+
+def _stages(record: Record) -> list[Block]:
     if seconds := record.stages:
         total = sum(seconds.values())
         shares = [value / max(total, 1e-9) for value in seconds.values()]
@@ -343,8 +386,8 @@ def folder_picture(name: str, data: bytes) -> Chart:
     """A picture of the folder under a title made of its name: imagination/fan_obs.png -> Futures of obs."""
     kind, _, leaf = name.split("/")[-1].rsplit(".", 1)[0].partition("_")
     wording = Wording(f"{kind} {leaf}".replace("_", " ").strip().capitalize(), "", "")
-    if kind in vocabulary.PICTURES and name.startswith("imagination/"):
+    if kind in vocabulary.PICTURES and name.startswith(("imagination/", RECONSTRUCTION)):
         wording = vocabulary.PICTURES[kind]
         title = "Film strip of" if kind == "film" and name.endswith(".png") else wording.name
         wording = wording._replace(name=f"{title} {leaf}".strip())
-    return picture(wording, name, data, wide=True)
+    return picture(wording, name, data, wide=True, inverts=kind in CURVES)

@@ -1,4 +1,6 @@
-"""Figures as SVG that belongs to a page: its text is the page's text, and its colours follow the page's theme."""
+"""Figures as SVG that belongs to a page: its text is the page's text, its colours follow the page's theme, and its
+numbers are shown under the pointer.
+"""
 
 import io
 import re
@@ -10,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from worldmodel.report.formats import readable
+from worldmodel.report.hover import strips
 from worldmodel.report.vocabulary import COLOURS, TRUTH
 
 # The page's style sheet gives each variable a light and a dark value.
@@ -61,6 +64,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
         (r"xlink:href=", "href="),
     ):
         inside = re.sub(pattern, instead, inside, flags=re.DOTALL)
+    inside += str(strips(figure))
     inside = re.sub(r' (?:d|x|y|style|transform)="[^"]*"', lambda found: _attribute(found[0]), inside)
     start = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, readable(description))
     return start + Markup(inside) + Markup("</svg>")

@@ -141,6 +141,16 @@ OPTIMISATION = {  # by the prefix of the metrics
     ),
     "optimizer/": Wording("Optimiser", "norm", ""),
 }
+RESOURCES = {  # what a run takes of its machine: training.resources.NAMES
+    "cores": Wording(
+        "Processor",
+        "cores busy",
+        "Processor seconds a second, of the process that writes this record and of those that run its environments.",
+    ),
+    "memory": Wording("Memory", "GiB", "Of the same processes; what they share counts for each. A climb should end."),
+    "peak_memory": Wording("Peak memory", "GiB", "The most that the process has had so far."),
+    "gpu_memory": Wording("GPU memory", "GiB", "What torch holds on the GPU, in use or kept to be used again."),
+}
 ESTIMATORS = {  # evaluation.evidence.ESTIMATORS
     "elbo": LineStyle("ELBO", OPTIMISED),
     "iwae": LineStyle("IWAE", REWARD),
@@ -252,7 +262,10 @@ DREAM_FILM = Wording(
     "first rows; all behind them it makes up.",
 )
 DREAM_LOOKS = {"world": LineStyle("world", TRUTH, width=1.6), "dream": LineStyle("dream", RAW)}
-PICTURES = {  # in RUN/imagination, by how their names begin
+PICTURES = {  # of imagined futures and of reconstructions, by how their names begin
+    "reconstruction": Wording(
+        "Reconstructions of", "", "The same steps of a held-out episode at each evaluation: they should grow sharp."
+    ),
     "fan": Wording("Futures of", "", "Single futures should surround what happened, and spread as they go on."),
     "film": Wording("Film of", "", "From the end of the context on, the model sees nothing but actions."),
     "classes": Wording("Classes of", "", "The predicted probability of each class, beside the class that came."),

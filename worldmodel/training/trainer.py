@@ -29,6 +29,7 @@ from worldmodel.training.prefill import fit_to_prefill
 from worldmodel.training.processes import ALONE, Processes
 from worldmodel.training.progress import RunProgress
 from worldmodel.training.read_ahead import WORTH_A_THREAD, ReadAhead
+from worldmodel.training.resources import Resources
 from worldmodel.training.schedule import Schedule
 from worldmodel.training.stages import Stages
 from worldmodel.training.tracking import Tracker
@@ -109,6 +110,7 @@ class Trainer:
         self._recent = RecentUpdates()
         self._failures_told = 0
         self._pace = Pace()
+        self._resources = Resources(self.learner.model.device)
 
     def _share(self, processes: Processes) -> None:
         self.processes = processes
@@ -215,6 +217,7 @@ class Trainer:
 
     def _train(self) -> None:
         self._pace = Pace(self.env_steps, self.updates)
+        self._resources = Resources(self.learner.model.device)
         with ReadAhead(partial(self.schedule.sample, self.replay), self.randomness["sampling"]) as batches:
             self._update_as_paid(batches)
 
@@ -315,7 +318,7 @@ class Trainer:
         self._recent.clear()
         values = training_metrics(columns, self._last)
         values |= {"env_steps": self.env_steps, **self._pace.metrics(self.env_steps, self.updates)}
-        values |= self.stages.metrics()
+        values |= self.stages.metrics() | self._resources.metrics()
         if self.rollout is not None:
             values["env_restarts"] = self.processes.total(len(self.rollout.environments.failures))
         self.journal.scalars(self.updates, values)

@@ -26,6 +26,7 @@ SECTIONS = {  # every other table whose name changes: the metrics that begin so,
     "open_loop": "imagination/open_loop",
     "optimizer": "optimization",
     "play": "acting/film",
+    "resources": "wall_clock/resources",
     "rate": "wall_clock",  # rather than timing, so that it comes behind train
     "seconds": "wall_clock/seconds",
     "training_kl": "kl/training_sequences",
