@@ -233,7 +233,7 @@ def imagination_of_presets() -> str:
         start, counts = State(torch.randn(64, config.rssm.deter), torch.randn(64, config.rssm.stoch)), torch.ones(64)
 
         def imagine(lean: bool, learner: Any = learner, start: State = start, counts: Tensor = counts) -> None:
-            rule = rssm_module.imagines_lean if lean else lambda _: False
+            rule = rssm_module.imagines_lean if lean else lambda *_: False
             with patch.object(rssm_module, "imagines_lean", rule):
                 dream = learner._imagine(start, counts)
             if dream.reward.requires_grad:

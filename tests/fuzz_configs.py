@@ -35,7 +35,7 @@ SECTIONS = {
                 blocks=st.just(blocks),
                 deter=WIDTHS.map(lambda width, blocks=blocks: width * blocks),
                 hidden=WIDTHS,
-                latent=one_of("gaussian", "categorical"),
+                latent=one_of("gaussian", "gaussian_full", "categorical"),
                 stoch=one_of(1, 3),
                 classes=one_of(1, 2, 5),
                 unimix=one_of(0.0, 0.01, 0.9),

@@ -10,6 +10,7 @@ from worldmodel.config_acting import PlannerConfig
 from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.decoder import Decoder
 from worldmodel.models.encoder import Encoder
+from worldmodel.models.full_gaussian import FullGaussianFamily
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
@@ -42,6 +43,7 @@ TINY = {  # settings of a run whose updates take milliseconds
 }
 GAUSSIAN = GaussianFamily(groups=4, min_std=0.05)
 CATEGORICAL = CategoricalFamily(groups=3, classes=5, unimix=0.01)
+FULL = FullGaussianFamily(width=4, min_std=0.05)
 
 
 def make_model(
@@ -71,6 +73,8 @@ def make_model(
         cell=cell,
         blocks=2 if cell == "block_gru" else 1,
     )
+    if isinstance(latent, FullGaussianFamily):
+        correlate(rssm)
     decoder = Decoder(
         spec.observations,
         deter=8,
@@ -93,6 +97,13 @@ def make_model(
         standardise_targets=standardise_targets,
         backward_network=backward_network,
     )
+
+
+@torch.no_grad()
+def correlate(rssm) -> None:
+    """Draw what a new RSSM has as zeros: what is beside the diagonal of a full covariance is among them."""
+    for parameter in rssm.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter) * (parameter == 0))
 
 
 def make_planner(spec, method, kind=Planner, **settings) -> Planner:

@@ -21,6 +21,7 @@ from worldmodel.data.replay import Replay
 from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.models.decoder import CONTINUE, REWARD, Decoder
 from worldmodel.models.encoder import Encoder, RowEncoder
+from worldmodel.models.full_gaussian import FullGaussianFamily
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
@@ -212,6 +213,8 @@ def build_latent(config: RSSMConfig) -> LatentFamily:
     """The family of z_t."""
     if config.latent == "gaussian":
         return GaussianFamily(config.stoch, config.min_std)
+    if config.latent == "gaussian_full":
+        return FullGaussianFamily(config.stoch, config.min_std)
     return CategoricalFamily(config.stoch, config.classes, config.unimix, config.gradient)
 
 

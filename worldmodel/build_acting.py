@@ -113,7 +113,7 @@ def build_agent(config: Config, model: WorldModel) -> ActorCritic | None:
     spec, features = model.spec.action, sum(model.decoder.widths)
     gradient = behaviour.gradient
     if gradient == "auto":
-        smooth = spec.kind == "continuous" and config.rssm.latent == "gaussian"
+        smooth = spec.kind == "continuous" and config.rssm.latent != "categorical"
         gradient = "pathwise" if smooth else "reinforce"
     view = ObservationView(model) if actor.reads == "observation" else None
     with torch.random.fork_rng(devices=[]):

@@ -133,10 +133,12 @@ class RSSMConfig:
     """Width of the layers around it: cell inputs, posterior and prior heads."""
     blocks: int = 4
     """Diagonal blocks of the block GRU; divides deter. Must be 1 for the other two, which have none."""
-    latent: Literal["gaussian", "categorical"] = "gaussian"
-    """The family of z_t: a diagonal Gaussian, or groups of one-hot categoricals."""
+    latent: Literal["gaussian", "gaussian_full", "categorical"] = "gaussian"
+    """The family of z_t: a diagonal Gaussian; a Gaussian with a full covariance, under prior and posterior alike, whose
+    KL is of all of z_t together; or groups of one-hot categoricals."""
     stoch: int = 8
-    """Latent groups (S). For Gaussian latents this is the width of z_t; no less than the observation's is best."""
+    """Latent groups (S). For Gaussian latents this is the width of z_t; no less than the observation's is best. With
+    gaussian_full, heads put out stoch (stoch + 3) / 2 numbers."""
     classes: int = 16
     """Classes per group (K) of a categorical latent."""
     unimix: float = 0.01
@@ -146,7 +148,7 @@ class RSSMConfig:
     group exactly, which decodes stoch * classes states a step: for small observations. Gaussian latents are
     reparameterised and need straight_through here."""
     min_std: float = 0.01
-    """Smallest standard deviation of a Gaussian latent."""
+    """Smallest standard deviation of a Gaussian latent; with gaussian_full, of each entry given those before it."""
     posterior_layers: int = 1
     """Hidden layers between (h_t, embedding) and the posterior's parameters."""
     prior_layers: int = 1

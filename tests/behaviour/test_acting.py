@@ -10,7 +10,7 @@ from worldmodel.behaviour.acting import FilteringPolicy, Planning, Reflexes, Suc
 from worldmodel.behaviour.imagination import imagine_rewards, recorded
 from worldmodel.behaviour.planner import CEM, MPPI, Planner
 from worldmodel.types import Rows, SavedPolicy, State
-from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model, make_planner
+from worlds import CATEGORICAL, FULL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model, make_planner
 
 
 def seeded(seed=0):
@@ -46,7 +46,7 @@ def planning_policy(model, method=MPPI(0.2), *, horizon=3, seed=0):  # noqa: B00
 
 
 @pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector", "mixed"])
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 @pytest.mark.parametrize("options", [{}, {"read_reward": True}, {"smoothing": True}], ids=lambda o: "".join(o))
 def test_filtering_in_steps_is_the_batched_filter_on_the_same_noise(spec, latent, options):
     model = make_model(spec, latent, **options)

@@ -11,7 +11,7 @@ from worldmodel.data.batches import select
 from worldmodel.models.likelihoods import Bernoullis, Categoricals, Normal
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import ObservationSpec, State
-from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+from worlds import CATEGORICAL, FULL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 
 def drawn(spec=VECTOR_SPEC, rows=3):
@@ -37,7 +37,7 @@ def actions(spec, steps, count=4):
 
 
 @pytest.mark.parametrize("options", [{}, {"read_reward": True}, {"smoothing": True}], ids=lambda o: "".join(o))
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 def test_a_dream_is_the_filter_and_then_the_rollout_of_the_model_on_the_same_noise(latent, options):
     model = make_model(MIXED_SPEC, latent, **options)
     context = make_batch(MIXED_SPEC, 4, 3, first=((1, 1),))

@@ -6,9 +6,9 @@ import torch
 from worldmodel.behaviour.imagination import dream, filter_samples, imagine, imagine_rewards, recorded
 from worldmodel.data.batches import select
 from worldmodel.types import State
-from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+from worlds import CATEGORICAL, FULL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
-families = pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+families = pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 
 
 def seeded(seed=0):

@@ -6,12 +6,13 @@ import torch
 from oracles.gaussian_worlds import normal, random_model, random_rows
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.refinement import RefinedSequence, _differentiable_bound, refine
+from worldmodel.models.full_gaussian import FullGaussianFamily
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 from worldmodel.objectives.elbo import sequence_elbo
 from worldmodel.oracles.distributions import Gaussian, OneHot
 from worldmodel.oracles.markov_gaussian import MarkovGaussian
 from worldmodel.types import LatentSequence
-from worlds import CATEGORICAL, make_batch, make_model
+from worlds import CATEGORICAL, FULL, GAUSSIAN, make_batch, make_model
 
 
 def world(generator):
@@ -26,12 +27,11 @@ def chain(q, refined):
 
 
 def test_a_zero_offset_changes_nothing_and_the_families_move_as_they_say(generator):
-    raw = normal(generator, 5, 8)
-    for family in (GaussianFamily(4, 0.1), CategoricalFamily(2, 4, 0.01)):
+    for family in (GaussianFamily(4, 0.1), FullGaussianFamily(4, 0.1), CategoricalFamily(2, 4, 0.01)):
+        raw, offset = (normal(generator, 5, family.parameters) for _ in range(2))
         q = family.distribution(raw)
-        assert q.parameters == family.parameters == 8
-        assert not q.shifted(torch.zeros(5, 8, dtype=torch.float64)).kl(q).any()
-        offset = normal(generator, 5, 8)
+        assert q.parameters == family.parameters
+        assert not q.shifted(torch.zeros_like(raw)).kl(q).any()
         assert not q.shifted(offset).kl(family.distribution(raw + offset)).any()
     L = normal(generator, 3, 3).tril() + 3 * torch.eye(3, dtype=torch.float64)
     gaussian, onehot = Gaussian(normal(generator, 5, 3), L @ L.mT), OneHot(normal(generator, 5, 4).log_softmax(-1))
@@ -78,7 +78,7 @@ def test_refinement_finds_the_best_of_a_family_that_does_not(generator):
     torch.testing.assert_close(reached, limit, rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("latent", [GaussianFamily(4, 0.05), CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 def test_a_world_models_bound_rises_and_its_weights_stay(latent, generator):
     model, batch = make_model(latent=latent), make_batch(length=4, first=())
     weights = {name: value.clone() for name, value in model.state_dict().items()}

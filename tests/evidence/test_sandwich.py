@@ -6,7 +6,7 @@ import torch
 from tiny_hmm import TinyHMM, colours
 from worldmodel.evidence.sandwich import sandwich
 from worldmodel.models.simulation import simulate
-from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
+from worlds import CATEGORICAL, FULL, GAUSSIAN, make_batch, make_model
 
 
 def simulated(batch=600, length=10, **options):
@@ -35,7 +35,7 @@ def test_it_narrows_with_the_particles_and_one_particle_is_the_widest(generator)
     assert abs(widths[2].mean) < 0.02
 
 
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 def test_a_world_model_is_sandwiched_on_what_it_dreamt(latent, generator):
     model, template = make_model(latent=latent), make_batch(batch=64, length=5, first=())
     drawn, path = simulate(model, template, generator=generator)

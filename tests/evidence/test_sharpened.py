@@ -13,7 +13,7 @@ from worldmodel.evidence.smc import smc
 from worldmodel.models.latents import DiagonalGaussian
 from worldmodel.oracles.distributions import Gaussian
 from worldmodel.types import State
-from worlds import CATEGORICAL, VECTOR_SPEC, make_batch, make_model
+from worlds import CATEGORICAL, FULL, VECTOR_SPEC, make_batch, make_model
 
 
 def stepped(sequence, particles, t):
@@ -114,6 +114,19 @@ def test_more_steps_never_fall_where_means_are_curved(generator):
         heights.append(height(sharp.proposal(deter, 1).first.mean))
     assert (heights[1] > heights[0] + 1e-3).all()
     assert all((later >= before - 1e-9).all() for before, later in itertools.pairwise(heights))
+
+
+def test_a_full_covariance_is_taken_as_it_is(generator):
+    """With no row to look at, what is found is the prior."""
+    model, batch = make_model(VECTOR_SPEC, FULL).double(), make_batch(VECTOR_SPEC, batch=2, length=3, first=())
+    given = model.given(batch._replace(is_first=torch.tensor([[True, False, False]] * 2)))
+    given.error = lambda state, t: state.stoch[..., :1] * 0
+    given.likelihood = lambda state, t: {"obs": state.stoch.sum(-1) * 0}
+    sharp = Sharpened(given, inflation=1.0)
+    deter = stepped(sharp, 6, 1)
+    prior, found = model.dynamics.prior(deter), sharp.proposal(deter, 1).first
+    torch.testing.assert_close(found.mean, prior.mean)
+    torch.testing.assert_close(found.cov, prior.scale_tril @ prior.scale_tril.mT)
 
 
 def test_latents_that_are_no_gaussian_are_refused():

@@ -1,17 +1,25 @@
 """KL divergences against torch.distributions, Monte Carlo, gradcheck and their limits; and who computes them."""
 
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
 from torch.autograd import forward_ad
-from torch.distributions import Categorical, Normal, kl_divergence
+from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worldmodel.kernels import backend
-from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
-from worldmodel.kernels.kl_reference import mix_uniform, split_gaussian
+from worldmodel.kernels.kl import (
+    balanced_categorical_kl,
+    balanced_full_gaussian_kl,
+    balanced_gaussian_kl,
+    categorical_kl,
+    full_gaussian_kl,
+    gaussian_kl,
+)
+from worldmodel.kernels.kl_reference import full_gaussian_width, mix_uniform, split_full_gaussian, split_gaussian
 
 F64 = {"rtol": 1e-12, "atol": 1e-13}  # the two formulas differ in the order of a few float64 operations
 MIN_STD, UNIMIX = 0.05, 0.01
@@ -25,6 +33,98 @@ def test_gaussian_kl_is_that_of_torch_distributions(generator):
     q, p = gaussian_pair(generator, 5, 3, 14)
     expected = kl_divergence(Normal(*split_gaussian(q, MIN_STD)), Normal(*split_gaussian(p, MIN_STD)))
     torch.testing.assert_close(gaussian_kl(q, p, min_std=MIN_STD).kl, expected, **F64)
+
+
+def multivariate(raw):
+    mean, factor = split_full_gaussian(raw, MIN_STD)
+    return MultivariateNormal(mean, scale_tril=factor)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 9])
+def test_full_gaussian_kl_and_entropies_are_those_of_torch_distributions(generator, width):
+    q, p = gaussian_pair(generator, 5, 3, width * (width + 3) // 2)
+    result = full_gaussian_kl(q, p, min_std=MIN_STD)
+    assert result.kl.shape == result.posterior_entropy.shape == (5, 3, 1)
+    expected = kl_divergence(multivariate(q), multivariate(p))[..., None]
+    torch.testing.assert_close(result.kl, expected, rtol=1e-10, atol=1e-11)  # torch's squares what cancels
+    for got, raw in ((result.posterior_entropy, q), (result.prior_entropy, p)):
+        torch.testing.assert_close(got, multivariate(raw).entropy()[..., None], **F64)
+
+
+def test_a_factor_reads_its_rows_one_after_another():
+    raw = torch.tensor([1.0, 2, 3, 0, 0, 0, 4, 5, 6], dtype=torch.float64)
+    mean, factor = split_full_gaussian(raw, MIN_STD)
+    s = MIN_STD + math.log(2)
+    assert mean.tolist() == [1, 2, 3]
+    expected = s * torch.tensor([[1.0, 0, 0], [4, 1, 0], [5, 6, 1]], dtype=torch.float64)
+    torch.testing.assert_close(factor, expected, **F64)
+
+
+def test_a_diagonal_factor_has_the_numbers_of_the_diagonal_family(generator):
+    diagonal = gaussian_pair(generator, 50, 8)
+    full = [torch.cat([raw, torch.zeros(50, 6, dtype=torch.float64)], -1) for raw in diagonal]
+    settings = {"min_std": MIN_STD, "dyn": 0.8, "rep": 0.1, "free_nats": 1.0}
+    got, expected = balanced_full_gaussian_kl(*full, **settings), balanced_gaussian_kl(*diagonal, **settings)
+    torch.testing.assert_close(got.balanced, expected.balanced, rtol=1e-14, atol=1e-14)
+    for one, groups in zip(got[1:], expected[1:], strict=True):
+        torch.testing.assert_close(one[..., 0], groups.sum(-1), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("output", ["kl", "posterior_entropy", "prior_entropy"])
+def test_derivatives_of_the_full_gaussian_kl_are_right(generator, output):
+    raws = [x.requires_grad_() for x in gaussian_pair(generator, 2, 9)]
+    names = ("posterior", "prior")
+    used = [x for x, name in zip(raws, names, strict=True) if output == "kl" or output.startswith(name)]
+
+    def alone(*moved):
+        q, p = moved if len(moved) == 2 else moved * 2
+        return getattr(full_gaussian_kl(q, p, min_std=MIN_STD), output)
+
+    assert torch.autograd.gradcheck(alone, used, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(alone, used)
+
+
+def test_full_gaussians_that_are_nearly_equal_lose_few_digits(generator):
+    q = torch.randn(200, 14, generator=generator)
+    p = q + 1e-3 * torch.randn(200, 14, generator=generator)
+    exact = full_gaussian_kl(q.double(), p.double(), min_std=MIN_STD).kl
+    torch.testing.assert_close(full_gaussian_kl(q, p, min_std=MIN_STD).kl.double(), exact, rtol=5e-3, atol=0)
+    naive = kl_divergence(multivariate(q), multivariate(p)).double()
+    assert (naive / exact[..., 0] - 1).abs().max() > 5e-2  # which the textbook form does
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_full_gaussians_far_apart_are_finite_and_near_the_exact_numbers(generator, dtype):
+    q, p = (5 * torch.randn(200, 14, generator=generator) for _ in range(2))
+    q, p = q.to(dtype).requires_grad_(), p.to(dtype).requires_grad_()
+    got = full_gaussian_kl(q, p, min_std=0.01).kl
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(
+        got.double(), full_gaussian_kl(q.double(), p.double(), min_std=0.01).kl, rtol=1e-3, atol=0
+    )
+    got.sum().backward()
+    assert torch.isfinite(q.grad).all() and torch.isfinite(p.grad).all()
+
+
+def test_full_gaussian_widths_and_their_errors(generator):
+    assert [full_gaussian_width(P) for P in (2, 5, 9, 14, 560)] == [1, 2, 3, 4, 32]
+    q, p = gaussian_pair(generator, 3, 14)
+    for wrong in (13, 1):
+        with pytest.raises(ValueError, match=r"Z \(Z \+ 3\) / 2"):
+            full_gaussian_kl(q[:, :wrong], p[:, :wrong], min_std=MIN_STD)
+    with pytest.raises(ValueError, match="min_std"):
+        full_gaussian_kl(q, p, min_std=0.0)
+
+
+def test_there_are_no_kernels_for_full_covariances(generator):
+    q, p = gaussian_pair(generator, 3, 14)
+    torch.testing.assert_close(
+        full_gaussian_kl(q, p, min_std=MIN_STD, backend="reference"), full_gaussian_kl(q, p, min_std=MIN_STD)
+    )
+    with pytest.raises(ValueError, match=r"backend: .*no kernels, got 'triton'"):
+        full_gaussian_kl(q, p, min_std=MIN_STD, backend="triton")
+    with pytest.raises(ValueError, match=r"backend: .*no kernels, got 'triton'"):
+        balanced_full_gaussian_kl(q, p, min_std=MIN_STD, dyn=1.0, rep=1.0, free_nats=0.0, backend="triton")
 
 
 @pytest.mark.parametrize("unimix", [0.0, UNIMIX, 0.5])
@@ -145,10 +245,15 @@ def test_each_side_of_a_categorical_kl_is_mixed_once(generator):
 
 
 @pytest.mark.parametrize("free_nats", [0.0, 2.0])
-def test_balancing_is_two_divergences_that_each_train_one_side(generator, free_nats):
-    q, p = (x.requires_grad_() for x in gaussian_pair(generator, 50, 6))
-    result = balanced_gaussian_kl(q, p, min_std=MIN_STD, dyn=0.8, rep=0.1, free_nats=free_nats)
-    kl = gaussian_kl(q, p, min_std=MIN_STD).kl.sum(-1)
+@pytest.mark.parametrize(
+    ("divergence", "balanced", "width"),
+    [(gaussian_kl, balanced_gaussian_kl, 6), (full_gaussian_kl, balanced_full_gaussian_kl, 5)],
+    ids=["diagonal", "full"],
+)
+def test_balancing_is_two_divergences_that_each_train_one_side(generator, free_nats, divergence, balanced, width):
+    q, p = (x.requires_grad_() for x in gaussian_pair(generator, 50, width))
+    result = balanced(q, p, min_std=MIN_STD, dyn=0.8, rep=0.1, free_nats=free_nats)
+    kl = divergence(q, p, min_std=MIN_STD).kl.sum(-1)
     under = kl < free_nats
     assert (under.any() and not under.all()) or free_nats == 0.0
     torch.testing.assert_close(result.balanced, 0.9 * kl.clamp(min=free_nats), **F64)
@@ -161,6 +266,7 @@ def test_balancing_is_two_divergences_that_each_train_one_side(generator, free_n
 def test_identical_distributions_have_exactly_no_kl_and_no_gradient(generator):
     for kl, width, settings in (
         (balanced_gaussian_kl, (10,), {"min_std": MIN_STD}),
+        (balanced_full_gaussian_kl, (14,), {"min_std": MIN_STD}),
         (balanced_categorical_kl, (2, 5), {"unimix": 0.0}),
         (balanced_categorical_kl, (2, 5), {"unimix": UNIMIX}),
     ):
@@ -270,11 +376,11 @@ from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl,
 import worldmodel.training.learner
 for backend in ("auto", "reference"):
     q, p = (torch.randn(2, 4, requires_grad=True) for _ in range(2))
-    gaussian_kl(q, p, min_std=0.1, backend=backend)
+    gaussian_kl(q, p, min_std=0.1, backend="triton")
     balance = {"dyn": 1.0, "rep": 0.1, "free_nats": 1.0, "backend": backend}
     balanced_gaussian_kl(q, p, min_std=0.1, **balance).balanced.sum().backward()
     q, p = (torch.randn(2, 4, 3, requires_grad=True) for _ in range(2))
-    categorical_kl(q, p, unimix=0.1, backend=backend)
+    categorical_kl(q, p, unimix=0.1, backend="triton")
     balanced_categorical_kl(q, p, unimix=0.1, **balance).balanced.sum().backward()
 try:
     gaussian_kl(torch.zeros(2), torch.zeros(2), min_std=0.1, backend="triton")

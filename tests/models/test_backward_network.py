@@ -8,7 +8,7 @@ from worldmodel.data.batches import select
 from worldmodel.models.backward_network import BackwardNetwork
 from worldmodel.objectives.elbo import sequence_elbo
 from worldmodel.types import State
-from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+from worlds import CATEGORICAL, FULL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 ROUNDING = {"rtol": 1e-9, "atol": 1e-10}  # float64
 ENDS = ((0, 6), (1, 2), (1, 6), (2, 6))  # the rows of `rows` that nothing follows
@@ -55,7 +55,7 @@ def test_nothing_follows_the_end_of_an_episode_however_it_is_marked(mark, genera
     torch.testing.assert_close(whole[:, :4], alone, **ROUNDING)
 
 
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 @pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector", "mixed"])
 def test_where_nothing_follows_the_smoothing_posterior_is_what_acting_computes(spec, latent, generator):
     model, batch = smoothing_model(spec, latent, read_reward=True), rows(spec)

@@ -15,14 +15,14 @@ from worldmodel.models.latents import CategoricalFamily
 from worldmodel.models.simulation import simulate
 from worldmodel.objectives.elbo import elbo, sequence_elbo
 from worldmodel.types import LatentSequence, State
-from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+from worlds import CATEGORICAL, FULL, GAUSSIAN, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 TINY = CategoricalFamily(groups=1, classes=3, unimix=0.01)
 STEPS = 6
 REPETITIONS = 600
 
 specs = pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector", "mixed"])
-latents = pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+latents = pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 
 
 class OnNoise:

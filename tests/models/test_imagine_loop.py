@@ -9,7 +9,7 @@ from worldmodel.models import scan_parts
 from worldmodel.models.latents import CategoricalFamily
 from worldmodel.models.rssm import RSSM, imagines_lean
 from worldmodel.types import State
-from worlds import CATEGORICAL, GAUSSIAN
+from worlds import CATEGORICAL, FULL, GAUSSIAN
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64, whose sums are taken in another order
 B, H = 3, 5
@@ -72,14 +72,14 @@ def test_with_gradients_the_plain_loop_runs_and_reaches_start_actions_and_weight
 
 @pytest.mark.parametrize("cell", ["block_gru", "gru", "bare_gru"])
 @pytest.mark.parametrize("gradients", [False, True], ids=["no gradients", "gradients"])
-@pytest.mark.parametrize("latent", [*LATENTS.values(), CategoricalFamily(3, 5, 0.01, "reinmax")])
+@pytest.mark.parametrize("latent", [*LATENTS.values(), FULL, CategoricalFamily(3, 5, 0.01, "reinmax")])
 def test_which_loop_runs_is_a_rule(monkeypatch, cell, gradients, latent, generator):
     model = RSSM(embed=6, action=2, deter=8, hidden=10, latent=latent, cell=cell)
     ran, loop = [], rssm_module.imagine_loop
     monkeypatch.setattr(rssm_module, "imagine_loop", lambda *rest: (ran.append(1), loop(*rest))[1])
     with torch.set_grad_enabled(gradients):
-        lean = imagines_lean(model.cell)
-        assert lean == (cell == "block_gru" and not gradients)
+        lean = imagines_lean(model.cell, latent)
+        assert lean == (cell == "block_gru" and latent is not FULL and not gradients)
         imagined(model, generator, plain_loop=True)
         assert not ran
         imagined(model, generator, plain_loop=False)

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Categorical, Normal
 
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily
-from worlds import CATEGORICAL, GAUSSIAN
+from worlds import CATEGORICAL, FULL, GAUSSIAN
 
 
 def draw(family, generator, count=100_000):
@@ -59,7 +59,7 @@ def test_the_straight_through_gradient_is_that_of_the_probabilities(generator):
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("family", [GAUSSIAN, CATEGORICAL])
+@pytest.mark.parametrize("family", [GAUSSIAN, FULL, CATEGORICAL])
 def test_detach_cuts_the_gradient_and_keeps_the_value(family, generator):
     raw, other = (torch.randn(2, family.parameters, generator=generator, requires_grad=True) for _ in range(2))
     q, p = family.distribution(raw), family.distribution(other)
@@ -73,7 +73,7 @@ def test_min_std_is_a_floor():
     assert GaussianFamily(1, 0.05).distribution(torch.tensor([0.0, -100.0])).std.item() == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("family", [GAUSSIAN, CATEGORICAL])
+@pytest.mark.parametrize("family", [GAUSSIAN, FULL, CATEGORICAL])
 def test_a_sample_is_the_draw_of_the_same_noise_without_a_gradient(family, generator):
     raw = torch.randn(7, family.parameters, generator=generator, requires_grad=True)
     state = generator.get_state()

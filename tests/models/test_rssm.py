@@ -11,16 +11,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from worldmodel.behaviour.imagination import recorded
+from worldmodel.models.full_gaussian import FullGaussianFamily
 from worldmodel.models.latents import CategoricalFamily
 from worldmodel.models.networks import BlockLinear, side_by_side
 from worldmodel.models.rssm import RSSM, BlockGRU
 from worldmodel.types import State
-from worlds import CATEGORICAL, GAUSSIAN
+from worlds import CATEGORICAL, FULL, GAUSSIAN, correlate
 
 ROUNDING = {"rtol": 1e-12, "atol": 1e-13}  # float64; hoisting a projection only reorders sums
 
 variants = pytest.mark.parametrize("cell", ["block_gru", "gru", "bare_gru"])
-families = pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+families = pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 
 
 skips = pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
@@ -29,7 +30,10 @@ skips = pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
 def make(latent=GAUSSIAN, cell="block_gru", **options) -> RSSM:
     torch.manual_seed(0)
     blocks = 2 if cell == "block_gru" else 1
-    return RSSM(embed=6, action=2, deter=8, hidden=10, latent=latent, cell=cell, blocks=blocks, **options).double()
+    model = RSSM(embed=6, action=2, deter=8, hidden=10, latent=latent, cell=cell, blocks=blocks, **options).double()
+    if latent is FULL:
+        correlate(model)
+    return model
 
 
 def inputs(model, generator, batch=3, steps=6):
@@ -39,6 +43,19 @@ def inputs(model, generator, batch=3, steps=6):
     is_first[:, 0] = True
     is_first[1, 3] = True
     return embed, action, is_first, model.noise(batch, steps, generator)
+
+
+@variants
+@skips
+def test_with_a_full_covariance_it_begins_with_a_diagonal_one(cell, skip, generator):
+    model = make(FullGaussianFamily(4, 0.05), cell, posterior_layers=2, skip=skip)
+    trajectory = model.observe(*inputs(model, generator))
+    for found in (trajectory.posterior, trajectory.prior):
+        assert found.raw[..., 8:].eq(0).all() and found.raw[..., :8].ne(0).all()
+    loss = trajectory.posterior.scale_tril.sum() + trajectory.prior.scale_tril.sum()
+    loss.backward()
+    for linear in (model.posterior_rest[-1], model.prior_head[-1], *([model.prior_skip] * skip)):
+        assert linear.weight.grad[8:].ne(0).any(1).all()
 
 
 @variants

@@ -12,7 +12,7 @@ from worldmodel.models.rssm import RSSM, runs_as_scan
 from worldmodel.objectives.batch_bound import bound_and_loss
 from worldmodel.objectives.loss import Objective
 from worldmodel.types import State
-from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
+from worlds import CATEGORICAL, FULL, GAUSSIAN, make_batch, make_model
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}  # float64, whose sums are taken in another order
 LATENTS = {
@@ -125,6 +125,7 @@ def test_a_forward_mode_derivative_is_refused_and_is_the_plain_loops(generator):
 @pytest.mark.parametrize(
     ("cell", "gradient", "compiled", "scans"),
     [
+        ("block_gru", "full covariance", False, False),
         ("block_gru", None, False, True),
         ("block_gru", "straight_through", False, True),
         ("block_gru", "marginal", False, True),
@@ -135,7 +136,7 @@ def test_a_forward_mode_derivative_is_refused_and_is_the_plain_loops(generator):
     ],
 )
 def test_which_loop_runs_is_a_rule(monkeypatch, cell, gradient, compiled, scans, generator):
-    latent = GAUSSIAN if gradient is None else CategoricalFamily(3, 5, 0.01, gradient)
+    latent = {None: GAUSSIAN, "full covariance": FULL}.get(gradient) or CategoricalFamily(3, 5, 0.01, gradient)
     model = RSSM(embed=6, action=2, deter=8, hidden=10, latent=latent, cell=cell, posterior_layers=2)
     assert runs_as_scan(model.cell, latent, compiled) == scans
     ran, scan = [], rssm_module.scan

@@ -12,7 +12,7 @@ from worldmodel.models.simulation import simulate
 from worldmodel.objectives.batch_bound import sampled_bound
 from worldmodel.objectives.elbo import elbo
 from worldmodel.types import ObservationSpec, State
-from worlds import CATEGORICAL, GAUSSIAN, INTEGER_SPEC, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+from worlds import CATEGORICAL, FULL, GAUSSIAN, INTEGER_SPEC, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 specs = pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector", "mixed"])
 
@@ -23,7 +23,7 @@ def bound_of(model, batch, noise):
 
 
 @specs
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 def test_acting_and_training_give_the_same_bound_on_the_same_noise(spec, latent, generator):
     model, batch = make_model(spec, latent).double(), make_batch(spec, dtype=torch.float64)
     noise = model.dynamics.noise(3, 7, generator)

@@ -5,7 +5,7 @@ import torch
 
 from worldmodel.objectives.elbo import Bound, elbo, masked_mean
 from worldmodel.objectives.loss import Objective, divergence, loss, optimised_kl, with_free_nats
-from worlds import CATEGORICAL, GAUSSIAN, make_batch, make_model
+from worlds import CATEGORICAL, FULL, GAUSSIAN, make_batch, make_model
 
 RECIPES = {
     "bound": Objective(),
@@ -29,7 +29,7 @@ def optimised(bound, posterior, prior, objective):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 def test_the_ledger_leads_from_the_bound_to_the_loss(recipe, latent):
     _, bound, posterior, prior = made(latent)
     result = optimised(bound, posterior, prior, RECIPES[recipe])
@@ -62,7 +62,7 @@ def raw_gradients(objective, latent=GAUSSIAN):
     return torch.autograd.grad(result.value, (q, p)), result, bound
 
 
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 @pytest.mark.parametrize(("dyn", "rep"), [(0.8, 0.2), (1.0, 0.1), (0.0, 1.0)])
 def test_balancing_scales_each_sides_gradient(latent, dyn, rep):
     (q, p), _, _ = raw_gradients(Objective(dyn_rep=(dyn, rep)), latent)
@@ -103,7 +103,7 @@ def test_the_value_of_the_optimised_kl_follows_from_the_raw_one(recipe):
 
 
 @pytest.mark.parametrize("rule", ["step", "mean", "excess"])
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 def test_balancing_is_two_divergences_under_every_rule(latent, rule):
     q, p = (torch.randn(3, 7, latent.parameters, dtype=torch.float64, requires_grad=True) for _ in range(2))
     posterior, prior = latent.distribution(q), latent.distribution(p)
@@ -119,7 +119,7 @@ def test_balancing_is_two_divergences_under_every_rule(latent, rule):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 def test_what_is_said_of_the_latents_is_theirs(recipe, latent):
     _, bound, posterior, prior = made(latent)
     said = optimised(bound, posterior, prior, RECIPES[recipe]).latent

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from worldmodel.objectives.batch_bound import bound_and_loss
 from worldmodel.objectives.loss import Objective
 from worldmodel.training.learner import Learner, learning_rate
-from worlds import CATEGORICAL, GAUSSIAN, MIXED_SPEC, make_batch, make_model
+from worlds import CATEGORICAL, FULL, GAUSSIAN, MIXED_SPEC, make_batch, make_model
 
 SETTINGS = {
     "learning_rate": 3e-3,
@@ -111,7 +111,7 @@ def test_every_parameter_gets_a_gradient_and_moves():
     assert not still
 
 
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 def test_sixty_updates_on_one_batch_raise_its_bound_by_a_nat_per_step(latent):
     learner = make_learner(make_model(latent=latent))
     batch = make_batch(batch=4, length=10)
@@ -181,7 +181,7 @@ def test_rows_that_do_not_count_move_nothing_that_comes_before_them():
     assert_close(updates[0], updates[1])
 
 
-@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("latent", [GAUSSIAN, FULL, CATEGORICAL], ids=["gaussian", "full", "categorical"])
 def test_autocast_changes_the_networks_and_leaves_densities_in_float32(latent):
     model, batch = make_model(MIXED_SPEC, latent), make_batch(MIXED_SPEC)
     seen = []

@@ -72,6 +72,7 @@ WORLD_MODELS = {
     "images and classes": {"spec": MIXED_SPEC, "settings": SMALL},
     "whole numbers": {"spec": INTEGER_SPEC, "settings": SMALL},
     "gru": {"settings": SMALL | {"rssm.cell": "gru", "rssm.blocks": 1}},  # the plain loop
+    "full covariance": {"settings": SMALL | {"rssm.latent": "gaussian_full"}},
     "marginal": {"settings": SMALL | CATEGORICAL | {"rssm.gradient": "marginal"}},
     "reinmax": {"settings": SMALL | CATEGORICAL | {"rssm.gradient": "reinmax", "decoder.reward": "categorical"}},
     "warm-up": {"settings": SMALL | {"loss.kl_warmup": 10, "loss.free_nats": 1.0, "loss.free_nats_rule": "mean"}},
@@ -82,6 +83,7 @@ WORLD_MODELS = {
 ACTORS = {
     "pathwise": {"settings": ACTS},
     "pathwise without a limit": {"settings": ACTS | {"behaviour.gradient_limit": None}},
+    "pathwise with a full covariance": {"settings": ACTS | {"rssm.latent": "gaussian_full"}},
     "reinforce": {"settings": ACTS | CATEGORICAL},
     "classes of actions": {"spec": MIXED_SPEC, "settings": ACTS},
     "of observations": {"settings": ACTS | {"actor.reads": "observation"}},

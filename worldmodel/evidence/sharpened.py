@@ -26,6 +26,7 @@ from torch import Tensor
 
 from worldmodel.checks import require, require_positive, require_share
 from worldmodel.evidence.same_model import SameModel
+from worldmodel.models.full_gaussian import FullGaussian
 from worldmodel.models.latents import DiagonalGaussian
 from worldmodel.oracles.distributions import Gaussian, apply, symmetric
 from worldmodel.types import Carry, Latent, LatentSequence, Proposal, State
@@ -215,6 +216,9 @@ def gaussian(latent: Latent | None) -> Gaussian:
     """
     if isinstance(latent, DiagonalGaussian):
         return Gaussian(latent.mean.double(), torch.diag_embed(latent.std.double().square()))
+    if isinstance(latent, FullGaussian):
+        factor = latent.scale_tril.double()
+        return Gaussian(latent.mean.double(), factor @ factor.mT)
     if isinstance(latent, Gaussian):
         return Gaussian(latent.mean.double(), latent.cov.double())
     raise ValueError(f"sequence: expected Gaussian latents, got {type(latent).__name__}")

@@ -85,6 +85,53 @@ def balanced_gaussian_kl(
     return BalancedKL(balanced, *_gaussian_reference(q, p, min_std))
 
 
+def full_gaussian_kl(
+    posterior_raw: Float[Tensor, "*batch P"],
+    prior_raw: Float[Tensor, "*batch P"],
+    *,
+    min_std: float,
+    backend: Backend = "auto",
+) -> KL:
+    """KL(posterior || prior) of Gaussians with full covariances, and their entropies, in nats.
+
+    Args:
+        posterior_raw: means, unconstrained stds, and what lies below the diagonal of the covariance's Cholesky factor,
+            as `kl_reference.split_full_gaussian` reads them; P = Z (Z + 3) / 2.
+        prior_raw: the same layout and shape; its dtype may differ where neither is float64.
+        min_std: floor of both factors' diagonals, greater than zero.
+        backend: "auto" or "reference", which are one: there are no kernels. It can be differentiated any way.
+    Returns:
+        Three tensors [*batch 1], since the entries of z are dependent and so one group; float32 or float64.
+    Raises:
+        ValueError: if shapes, dtypes or devices disagree, P is no such number, min_std is not a positive number, or
+            the backend is "triton" or unknown.
+    """
+    _check_full_gaussian(posterior_raw, prior_raw, min_std, backend)
+    return _full_gaussian_reference(full_precision(posterior_raw), full_precision(prior_raw), min_std)
+
+
+def balanced_full_gaussian_kl(
+    posterior_raw: Float[Tensor, "*batch P"],
+    prior_raw: Float[Tensor, "*batch P"],
+    *,
+    min_std: float,
+    dyn: float,
+    rep: float,
+    free_nats: float,
+    backend: Backend = "auto",
+) -> BalancedKL:
+    """What `full_gaussian_kl` returns, and the KL of each step as training optimises it.
+
+    Arguments as in `full_gaussian_kl` and `balanced_gaussian_kl`, errors too; the value is the latter's formula.
+    """
+    _check_full_gaussian(posterior_raw, prior_raw, min_std, backend)
+    _check_balance(("posterior_raw", posterior_raw), ("prior_raw", prior_raw), dyn, rep, free_nats)
+    q, p = full_precision(posterior_raw), full_precision(prior_raw)
+    formula = functools.partial(kl_reference.full_gaussian_kl, min_std=min_std)
+    balanced = kl_reference.balance(formula, q, p, dyn, rep, free_nats)
+    return BalancedKL(balanced, *_full_gaussian_reference(q, p, min_std))
+
+
 def categorical_kl(
     posterior_logits: Float[Tensor, "*batch S K"],
     prior_logits: Float[Tensor, "*batch S K"],
@@ -157,6 +204,11 @@ def _gaussian_reference(q: Tensor, p: Tensor, min_std: float) -> KL:
     return KL(kl_reference.gaussian_kl(q, p, min_std), *entropies)
 
 
+def _full_gaussian_reference(q: Tensor, p: Tensor, min_std: float) -> KL:
+    entropies = (kl_reference.full_gaussian_entropy(raw, min_std) for raw in (q, p))
+    return KL(kl_reference.full_gaussian_kl(q, p, min_std), *entropies)
+
+
 def _categorical_reference(q: Tensor, p: Tensor, unimix: float) -> KL:
     entropies = (kl_reference.categorical_entropy(logits, unimix) for logits in (q, p))
     return KL(kl_reference.categorical_kl(q, p, unimix), *entropies)
@@ -167,6 +219,23 @@ def _check_gaussian(posterior_raw: Tensor, prior_raw: Tensor, min_std: float) ->
     shape = tuple(posterior_raw.shape)
     if not shape or shape[-1] % 2:
         raise ValueError(f"posterior_raw: expected an even last dimension (means and stds), got {shape}")
+    _check_min_std(min_std)
+
+
+def _check_full_gaussian(posterior_raw: Tensor, prior_raw: Tensor, min_std: float, backend: Backend) -> None:
+    if backend not in ("auto", "reference"):
+        raise ValueError(
+            f'backend: expected "auto" or "reference" for full covariances, which have no kernels, got {backend!r}'
+        )
+    _check_pair(posterior_raw, prior_raw, "posterior_raw", "prior_raw")
+    shape = tuple(posterior_raw.shape)
+    Z = kl_reference.full_gaussian_width(shape[-1]) if shape else 0
+    if Z < 1 or shape[-1] != Z * (Z + 3) // 2:
+        raise ValueError(f"posterior_raw: expected a last dimension of Z (Z + 3) / 2 for a width Z, got {shape}")
+    _check_min_std(min_std)
+
+
+def _check_min_std(min_std: float) -> None:
     if isinstance(min_std, Tensor) or not 0 < min_std < math.inf:
         raise ValueError(f"min_std: expected a number greater than zero, got {min_std!r}")
 

@@ -1,8 +1,9 @@
-"""The two families of z_t, as distributions over S groups.
+"""Families of z_t, as distributions over S groups: diagonal Gaussians and categoricals; `full_gaussian` has a third.
 
-A family (`GaussianFamily`, `CategoricalFamily`) knows its sizes and turns a head's raw output [..., P] into a
-distribution. A distribution holds that raw output; its probabilities are mixed and floored in one way, so that what is
-sampled is what the KL compares. They are worked out when they are first needed: a kernel samples without them.
+A family (`GaussianFamily`, `FullGaussianFamily`, `CategoricalFamily`) knows its sizes and turns a head's raw output
+[..., P] into a distribution. A distribution holds that raw output; its probabilities are mixed and floored in one way,
+so that what is sampled is what the KL compares. They are worked out when they are first needed: a kernel samples
+without them.
 
 Raw outputs stay in the dtype they come in, bfloat16 under autocast, so that kernels read half as many bytes. All else
 is float32 or better: probabilities, noise, samples, densities.
@@ -20,6 +21,7 @@ from worldmodel.kernels import kl_reference, latent_reference
 from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl, categorical_kl, gaussian_kl
 from worldmodel.kernels.latent import categorical_head, categorical_head_on_triton
 from worldmodel.kernels.precision import full_precision
+from worldmodel.models.full_gaussian import FullGaussianFamily
 from worldmodel.types import KL, BalancedKL
 
 Gradient = Literal["straight_through", "reinmax", "marginal"]
@@ -282,4 +284,4 @@ class CategoricalFamily:
         return torch.rand(*size, generator=generator, device=like.device, dtype=like.dtype)
 
 
-LatentFamily = GaussianFamily | CategoricalFamily
+LatentFamily = GaussianFamily | FullGaussianFamily | CategoricalFamily

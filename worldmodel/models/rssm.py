@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from worldmodel.models.full_gaussian import FullGaussianFamily
 from worldmodel.models.imagine_loop import imagine_loop
 from worldmodel.models.latents import LatentFamily
 from worldmodel.models.networks import BlockLinear, blocks_of, mlp, side_by_side
@@ -136,14 +137,18 @@ Cell = BlockGRU | PlainGRU | BareGRU
 def runs_as_scan(cell: Cell, latent: LatentFamily, compiled: bool) -> bool:
     """Whether `observe` is one autograd function: for block GRUs whose samples it can differentiate, left uncompiled.
 
-    It knows no gradient of ReinMax, and a step that was compiled is there to be run.
+    It knows no gradient of ReinMax and no full covariance, and a step that was compiled is there to be run.
     """
-    return isinstance(cell, BlockGRU) and latent.gradient != "reinmax" and not compiled
+    known = latent.gradient != "reinmax" and not isinstance(latent, FullGaussianFamily)
+    return isinstance(cell, BlockGRU) and known and not compiled
 
 
-def imagines_lean(cell: Cell) -> bool:
-    """Whether `imagine` runs as `imagine_loop`: for block GRUs, where no gradient is wanted."""
-    return isinstance(cell, BlockGRU) and not torch.is_grad_enabled()
+def imagines_lean(cell: Cell, latent: LatentFamily) -> bool:
+    """Whether `imagine` runs as `imagine_loop`: for block GRUs, where no gradient is wanted.
+
+    It knows no full covariance either.
+    """
+    return isinstance(cell, BlockGRU) and not isinstance(latent, FullGaussianFamily) and not torch.is_grad_enabled()
 
 
 class RSSM(nn.Module):
@@ -191,6 +196,8 @@ class RSSM(nn.Module):
         )
         self.prior_head = nn.Sequential(mlp([deter] + [hidden] * prior_layers), nn.Linear(hidden, latent.parameters))
         self.prior_skip = nn.Linear(deter, latent.parameters, bias=False) if skip else None
+        if isinstance(latent, FullGaussianFamily):
+            self._begin_diagonal(latent)
         self._filter_step = self._filter
         self._compiled = False
 
@@ -275,7 +282,7 @@ class RSSM(nn.Module):
         The carry is the state itself, so that `state` is not read. Where `imagines_lean` says so the loop is
         `imagine_loop`; the plain loop defines what is correct, and runs instead where it is asked for.
         """
-        if not plain_loop and imagines_lean(self.cell):
+        if not plain_loop and imagines_lean(self.cell, self.latent):
             return self._imagine_lean(carry, act, noise)
         states, actions, step = [], [], self.cell.unrolled()
         for noise_t in noise.unbind(1):
@@ -327,6 +334,17 @@ class RSSM(nn.Module):
         deter = self.cell(deter * keep, stoch * keep, action_in)
         raw = self._posterior_raw(deter, embed_in)
         return deter, self.latent.distribution(raw).rsample(noise), raw
+
+    @torch.no_grad()
+    def _begin_diagonal(self, latent: FullGaussianFamily) -> None:
+        """Zero the rows of all matrices that put out what is beside the diagonal: training starts from independence."""
+        last: list[nn.Module | None] = [self.posterior_rest[-1], self.prior_head[-1], self.prior_skip]
+        rows = [(linear, latent.beside_the_diagonal) for linear in last]
+        past = slice(self.hidden + latent.beside_the_diagonal.start, None)  # none without `skip`
+        rows += [(linear, past) for linear in (self.posterior_embed, self.posterior_deter)]
+        for linear, which in rows:
+            for parameter in () if linear is None else linear.parameters():
+                parameter[which] = 0
 
     def _posterior_raw(self, deter: Tensor, embed_in: Tensor) -> Tensor:
         first = self.posterior_deter(deter) + embed_in

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.kernels.gru_shapes import Draw, LayerInput, Normalised
-from worldmodel.models.latents import CategoricalFamily, LatentFamily
+from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
 from worldmodel.models.scan_backward import Known, Reached, norm_back, through_silu
 from worldmodel.models.scan_parts import Kept, Settings, Weights, for_products, fours, product, time_leading, weights_of
 
@@ -174,6 +174,7 @@ def draw_of(latent: LatentFamily) -> Draw:
     """What the launches know of a family."""
     if isinstance(latent, CategoricalFamily):
         return Draw(latent.groups, latent.classes, latent.unimix)
+    assert isinstance(latent, GaussianFamily), "other families run the plain loop"
     return Draw(latent.groups, 0, latent.min_std)
 
 

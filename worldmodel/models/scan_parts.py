@@ -266,7 +266,10 @@ class CategoricalDraw:
 
 def draw_of(latent: LatentFamily) -> Any:
     """The two directions of a family's sample."""
-    return GaussianDraw(latent) if isinstance(latent, GaussianFamily) else CategoricalDraw(latent)
+    if isinstance(latent, CategoricalFamily):
+        return CategoricalDraw(latent)
+    assert isinstance(latent, GaussianFamily), "other families run the plain loop"
+    return GaussianDraw(latent)
 
 
 def time_leading(x: Tensor) -> Tensor:

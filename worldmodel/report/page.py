@@ -64,7 +64,7 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     for name in record.names("heldout_bits_per_dimension/"):
         yield vocabulary.bits(name), number(record.last(f"heldout_bits_per_dimension/{name}"))
     if (active := record.last("heldout_kl/active_units")) is not None:
-        groups = record.setting("rssm.stoch")
+        groups = 1 if record.setting("rssm.latent") == "gaussian_full" else record.setting("rssm.stoch")
         yield "active latent groups", count(active) + (f" of {groups}" if groups is not None else "")
     for kind in record.names("open_loop/"):
         if kind.endswith("/model"):
