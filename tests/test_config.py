@@ -52,6 +52,12 @@ REFUSED = [  # what is set, the key that the message begins with, what it expect
     ({"rssm.cell": "gru"}, "rssm.blocks", "1 where rssm.cell is gru", "4"),
     ({"rssm.deter": 100, "rssm.blocks": 3}, "rssm.deter", "a multiple of rssm.blocks = 3", "100"),
     ({"rssm.gradient": "marginal"}, "rssm.gradient", "straight_through where latents are Gaussian", "'marginal'"),
+    (
+        {"rssm.gradient": "reinmax", "rssm.latent": "gaussian_full"},
+        "rssm.gradient",
+        "straight_through where latents are Gaussian",
+        "'reinmax'",
+    ),
     ({"rssm.min_std": 0.0}, "rssm.min_std", "greater than zero", "0.0"),
     ({"decoder.fixed_std": 0.0}, "decoder.fixed_std", "greater than zero", "0.0"),
     ({"loss.dyn": 0.5}, "loss.dyn, loss.rep", "both or neither", "(0.5, None)"),

@@ -8,6 +8,8 @@
 | N      | Monte Carlo samples, always leading: [N, B, T, ...]; in `data`, environments side by side |
 | H      | imagination horizon                                                                       |
 
+A Gaussian with a full covariance is a single group, S = 1, of any width Z.
+
 Row t of an episode is complete when observation x_t arrives. It holds x_t, the action that led to it, the reward
 received on arriving at it, and three flags. The first row of an episode has no action and no reward: both are zero,
 and the reward's likelihood is masked there.

@@ -42,6 +42,12 @@ def test_the_headline_says_the_bound_its_terms_and_how_the_run_ended(full):
     assert "open-loop error, obs0.062" in full.text
 
 
+def test_a_full_covariance_is_a_single_latent_group(tmp_path):
+    rows = [{**row, "heldout_kl/active_units": 1} if "heldout_kl/active_units" in row else row for row in ROWS]
+    full = read(write_run(tmp_path / "run", rows=rows, rssm={"latent": "gaussian_full", "stoch": 8}))
+    assert "active latent groups1 of 1" in full.text
+
+
 def test_a_run_from_stored_rows_is_named_by_them_and_ends_where_it_was_asked_to(tmp_path):
     offline = {"offline": "minari:pen/human-v2", "training": {"updates": 100, "env_steps": 20_000}}
     text = read(write_run(tmp_path / "run", **offline)).text

@@ -22,7 +22,7 @@ from worldmodel.training.checkpoint import (
     save_checkpoint,
 )
 from worldmodel.training.learner import Learner
-from worlds import CATEGORICAL, make_batch, make_model
+from worlds import CATEGORICAL, FULL, make_batch, make_model
 
 SETTINGS = {
     "learning_rate": 1e-2,
@@ -87,6 +87,15 @@ def test_training_that_goes_on_from_a_checkpoint_goes_on_identically(trained):
         expected, got = learner.update(make_batch(seed=seed)), other.update(make_batch(seed=seed))
         exact(got.scalars(), expected.scalars())
     exact(other.model.state_dict(), learner.model.state_dict())
+
+
+def test_training_of_a_full_covariance_goes_on_identically_too(tmp_path):
+    learner, other = make_learner(latent=FULL), make_learner(seed=1, latent=FULL)
+    learner.update(make_batch())
+    save(tmp_path / "last.safetensors", learner)
+    load(tmp_path / "last.safetensors", other)
+    expected, got = (one.update(make_batch(seed=7)) for one in (learner, other))
+    exact(got.scalars(), expected.scalars())
 
 
 def test_loading_weights_alone_returns_the_counters(trained):
