@@ -52,11 +52,11 @@ def test_full_gaussian_kl_and_entropies_are_those_of_torch_distributions(generat
 
 
 def test_a_factor_reads_its_rows_one_after_another():
-    raw = torch.tensor([1.0, 2, 3, 0, 0, 0, 4, 5, 6], dtype=torch.float64)
+    raw = torch.tensor([1.0, 2, 3, 0, -100, -100, 4, 5, 6], dtype=torch.float64)
     mean, factor = split_full_gaussian(raw, MIN_STD)
-    s = MIN_STD + math.log(2)
     assert mean.tolist() == [1, 2, 3]
-    expected = s * torch.tensor([[1.0, 0, 0], [4, 1, 0], [5, 6, 1]], dtype=torch.float64)
+    std = torch.tensor([MIN_STD + math.log(2), MIN_STD, MIN_STD], dtype=torch.float64)
+    expected = std[:, None] * torch.tensor([[1.0, 0, 0], [4, 1, 0], [5, 6, 1]], dtype=torch.float64)
     torch.testing.assert_close(factor, expected, **F64)
 
 
