@@ -20,7 +20,7 @@ from worldmodel.evaluation.proposals import (
 from worldmodel.evidence.look_ahead import LookAhead
 from worldmodel.evidence.sharpened import Mixture
 from worldmodel.models.latents import DiagonalGaussian
-from worlds import CATEGORICAL, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
+from worlds import CATEGORICAL, FULL, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 
 def fake_smc(totals):
@@ -59,10 +59,11 @@ def test_another_proposal_is_chosen_where_it_is_surely_better(defensive, rare, e
     [
         (make_model(VECTOR_SPEC), True),
         (make_model(VECTOR_SPEC, vector="symlog"), True),
+        (make_model(VECTOR_SPEC, latent=FULL), True),
         (make_model(VECTOR_SPEC, latent=CATEGORICAL), False),
         (make_model(MIXED_SPEC), False),
     ],
-    ids=["vectors", "symlog", "classes", "images"],
+    ids=["vectors", "symlog", "full covariance", "classes", "images"],
 )
 def test_rows_are_looked_at_where_latents_and_vectors_are_gaussian(model, sharp):
     assert can_sharpen(model) is sharp

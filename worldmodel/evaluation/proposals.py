@@ -18,6 +18,7 @@ from worldmodel.evidence.look_ahead import AHEAD, LookAhead
 from worldmodel.evidence.sharpened import Sharpened
 from worldmodel.evidence.smc import THRESHOLD, Start, smc
 from worldmodel.models.conditioned import ConditionedWorldModel
+from worldmodel.models.full_gaussian import FullGaussian
 from worldmodel.models.latents import DiagonalGaussian
 from worldmodel.models.likelihoods import REGRESSIONS
 from worldmodel.models.world_model import WorldModel
@@ -76,7 +77,7 @@ def can_sharpen(model: WorldModel) -> bool:
     likelihoods = model.likelihoods()
     deter = next(model.parameters()).new_zeros(1, model.decoder.widths[0])
     vectors = all(isinstance(likelihoods[name], REGRESSIONS) for name in model.spec.observations)
-    return vectors and isinstance(model.dynamics.prior(deter), DiagonalGaussian)
+    return vectors and isinstance(model.dynamics.prior(deter), DiagonalGaussian | FullGaussian)
 
 
 def proposals_for(model: WorldModel) -> tuple[Proposal, ...]:
