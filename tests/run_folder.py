@@ -99,6 +99,7 @@ def write_run(folder: Path, rows=ROWS, config: dict | None = None, **sections) -
 def add_everything(folder: Path) -> Path:
     """Every optional part of a run's folder."""
     seconds = {"update": 100, "seconds/update": 60.0, "seconds/collect": 20.0, "seconds/evaluate": 120.0}
+    seconds |= {"resources/cores": 0.9, "resources/memory": 0.5}
     with (folder / "metrics.jsonl").open("a") as metrics:
         metrics.write(json.dumps(seconds) + "\n")
     for name in ("lines", "figures", "imagination"):

@@ -252,7 +252,8 @@ def assert_update(settings, model, batch):
     generator = make_generator(settings.seed, stream=Stream.LATENTS)
     update = build.build_learner(settings, model, generator).update(batch)
     B, T = batch.is_first.shape
-    assert update.bound.kl_groups.shape == (B, T, settings.rssm.stoch)
+    groups = 1 if settings.rssm.latent == "gaussian_full" else settings.rssm.stoch
+    assert update.bound.kl_groups.shape == (B, T, groups)
     assert set(update.bound.log_likelihood) == {*model.spec.observations, "reward", "continue"}
     assert all(place == -1 for place in update.first_non_finite().values()), update.first_non_finite()
     scalars = update.scalars()

@@ -376,11 +376,11 @@ from worldmodel.kernels.kl import balanced_categorical_kl, balanced_gaussian_kl,
 import worldmodel.training.learner
 for backend in ("auto", "reference"):
     q, p = (torch.randn(2, 4, requires_grad=True) for _ in range(2))
-    gaussian_kl(q, p, min_std=0.1, backend="triton")
+    gaussian_kl(q, p, min_std=0.1, backend=backend)
     balance = {"dyn": 1.0, "rep": 0.1, "free_nats": 1.0, "backend": backend}
     balanced_gaussian_kl(q, p, min_std=0.1, **balance).balanced.sum().backward()
     q, p = (torch.randn(2, 4, 3, requires_grad=True) for _ in range(2))
-    categorical_kl(q, p, unimix=0.1, backend="triton")
+    categorical_kl(q, p, unimix=0.1, backend=backend)
     balanced_categorical_kl(q, p, unimix=0.1, **balance).balanced.sum().backward()
 try:
     gaussian_kl(torch.zeros(2), torch.zeros(2), min_std=0.1, backend="triton")

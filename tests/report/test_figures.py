@@ -113,4 +113,4 @@ def test_a_picture_and_the_page_draw_their_charts_with_the_same_functions(tmp_pa
     report.bound_curves({"update": [1], "elbo": [0.0]}, {})
     report.open_loop_figure({"obs": [np.ones(2)] * 3})
     score_chart(Scores(1, 2, 2, 1, 1, {"obs": {"crps": {"model": Band(*[np.ones(2)] * 3)}}}))
-    assert called == names
+    assert called == names - {"draw_resource"}  # what the run takes of its machine is on the page alone
