@@ -103,12 +103,12 @@ def test_what_the_loss_does_to_the_kl_stands_beside_it(run):
 
 
 def test_the_evidence_of_rows_of_ones_own_is_measured(run):
-    held_out = run.evidence([2], runs=1)
-    again = run.evidence([2], batch=run.heldout(), runs=1)
+    held_out = run.evidence([2], runs=1, context=0)
+    again = run.evidence([2], batch=run.heldout(), runs=1, context=0)
     assert again.as_json() == held_out.as_json()
     shorter = run.heldout()._replace(valid=run.heldout().valid & (torch.arange(13) < 6))
-    assert run.evidence([2], batch=shorter, runs=1).rows == 18
+    assert run.evidence([2], batch=shorter, runs=1, context=0).rows == 18
     with pytest.raises(ValueError, match="expected at least 2"):
-        run.evidence([2], batch=select(run.heldout(), slice(1)), runs=1)
+        run.evidence([2], batch=select(run.heldout(), slice(1)), runs=1, context=0)
     with pytest.raises(ValueError, match=r"batch\.is_first"):
-        run.evidence([2], batch=select(run.heldout(), rows=slice(2, 6)), runs=1)
+        run.evidence([2], batch=select(run.heldout(), rows=slice(2, 6)), runs=1, context=0)

@@ -90,7 +90,7 @@ def test_commands_import_nothing_that_a_run_names(hostile, env, capsys, monkeypa
     for command in (
         ["evaluate", str(folder)],
         ["imagine", str(folder)],
-        ["evidence", str(folder), "--particles", "4", "--runs", "1"],
+        ["evidence", str(folder), "--particles", "4", "--runs", "1", "--context", "0"],
         ["gap", str(folder), *GAP],
         ["report", str(folder)],
         ["compare", str(folder), str(folder)],
@@ -101,7 +101,7 @@ def test_commands_import_nothing_that_a_run_names(hostile, env, capsys, monkeypa
         assert ("--allow_env makes it, which imports evil_module" in shown) == measured
     run = open_run(folder)
     assert run.config.env.kwargs == env["kwargs"]
-    assert run.evidence([2], runs=1).exact is None
+    assert run.evidence([2], runs=1, context=0).exact is None
     assert not rate_decomposition(run, alternatives=2).exact
 
 
@@ -127,8 +127,8 @@ def test_the_exact_line_of_another_environment_comes_when_it_is_allowed_and_its_
         "gymnasium.register('Good-v0', 'worldmodel_envs.linear_gaussian:LinearGaussian', max_episode_steps=12)"
     )
     run, said = open_run(hostile(id="good_module:Good-v0")), []
-    assert run.evidence([2], runs=1, log=said.append).exact is None and "good_module" not in sys.modules
-    assert run.evidence([2], runs=1, allow_env=True, log=said.append).exact is not None
+    assert run.evidence([2], runs=1, context=0, log=said.append).exact is None and "good_module" not in sys.modules
+    assert run.evidence([2], runs=1, context=0, allow_env=True, log=said.append).exact is not None
     assert "making good_module:Good-v0, which imports good_module" in said
 
 
