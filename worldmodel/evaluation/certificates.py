@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from worldmodel.data.batches import at_once, in_precision, pad_rows, select, trimmed, with_last_rows_marked
 from worldmodel.evaluation.proposals import Proposal, certifying
-from worldmodel.evidence.estimate import LEAST_ESS, Certificate, Doubt, Estimate, per_step
+from worldmodel.evidence.estimate import LEAST_ESS, Certified, Estimate, per_step
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.sandwich import Sandwich
 from worldmodel.evidence.smc import smc
@@ -34,7 +34,7 @@ CANDIDATES = 2**13  # for the first row of a simulated episode
 
 
 @dataclass(frozen=True)
-class PartEvidence:
+class PartEvidence(Certified):
     """The gap of some rows of some episodes beside the certificate of the same rows, in nats per step."""
 
     first: int  # step since the reset, from 1
@@ -48,16 +48,6 @@ class PartEvidence:
     gap: Estimate
     width: Estimate  # of the sandwich on simulated rows
     degenerate_rows: float  # share of rows after which fewer than two particles are effective
-
-    @property
-    def certificate(self) -> Certificate:
-        """The gap beside what decides whether it may be printed."""
-        return Certificate(self.gap, self.width, self.degenerate_rows)
-
-    @property
-    def doubts(self) -> tuple[Doubt, ...]:
-        """Why the gap is not to be believed; empty where it may be."""
-        return self.certificate.doubts
 
 
 class RowsFrom(NamedTuple):

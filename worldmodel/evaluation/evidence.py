@@ -20,7 +20,7 @@ from worldmodel.checks import require_not_negative, require_positive, require_se
 from worldmodel.data.batches import at_once, select, trimmed
 from worldmodel.evaluation.certificates import PartEvidence, RowsFrom, certify, measure_parts
 from worldmodel.evaluation.proposals import GUIDED, PILOT_PARTICLES, Proposal, choose_proposal, parts
-from worldmodel.evidence.estimate import Certificate, Doubt, Estimate, Evidence, evidence, join, per_step
+from worldmodel.evidence.estimate import Certified, Estimate, Evidence, evidence, join, per_step
 from worldmodel.evidence.iwae import mean_elbo
 from worldmodel.evidence.sandwich import Sandwich
 from worldmodel.evidence.smc import smc
@@ -34,7 +34,7 @@ ROUGH_DRAWS = 8  # of the latents, for the bound beside a rough estimate
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(Certified):
     """Bound and estimates with one number of particles, in nats per step; errors are over episodes."""
 
     particles: int
@@ -46,16 +46,6 @@ class Measured:
     width: Estimate  # of the sandwich on episodes that the model simulated
     degenerate_rows: float  # share of rows after which fewer than two particles are effective
     below_exact: dict[str, Estimate]  # exact evidence - estimator, paired; empty where nothing is known exactly
-
-    @property
-    def certificate(self) -> Certificate:
-        """The gap beside what decides whether it may be printed."""
-        return Certificate(self.gap, self.width, self.degenerate_rows)
-
-    @property
-    def doubts(self) -> tuple[Doubt, ...]:
-        """Why the gap is not to be believed; empty where it may be."""
-        return self.certificate.doubts
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,24 @@ class Certificate:
         return tuple(doubt for doubt, fine in passed.items() if not fine)
 
 
+class Certified:
+    """What was measured with a gap, the width of its sandwich, and how often particles degenerate."""
+
+    gap: Estimate
+    width: Estimate
+    degenerate_rows: float
+
+    @property
+    def certificate(self) -> Certificate:
+        """The gap beside what decides whether it may be printed."""
+        return Certificate(self.gap, self.width, self.degenerate_rows)
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Why the gap is not to be believed; empty where it may be."""
+        return self.certificate.doubts
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Bound and estimates of the log evidence of B sequences, R runs each, in nats; rows are means over the runs.

@@ -9,7 +9,6 @@
 Opening a run's dream imports nothing that its settings name, unless it is asked to: see `dream_spaces`.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from worldmodel.data.batches import joined, select
 from worldmodel.data.environment import real_spaces
 from worldmodel.data.replay import Replay
 from worldmodel.data.row_spaces import RowSpaces
+from worldmodel.runs.environments import one_by_itself
 from worldmodel.runs.folder import stored_data
 from worldmodel.runs.run import Run, open_run
 from worldmodel.types import Batch
@@ -114,11 +114,8 @@ def dream_spaces(run: Run, spaces: str | None = None) -> RowSpaces:
         spaces = "world" if known and not env.wrappers and not env.kwargs and run.config.offline is None else "rows"
     if spaces == "rows":
         return RowSpaces.of_rows(spec)
-    settings = asdict(env)
-    for name in ("num_envs", "asynchronous", "step_timeout", "restarts"):  # of many environments
-        del settings[name]
     try:
-        observation, action = real_spaces(settings.pop("id"), **settings)
+        observation, action = real_spaces(env.id, **one_by_itself(env))
     except ValueError as error:
         raise ValueError(f"{error}; spaces='rows' does without the environment") from error
     return RowSpaces.of_world(spec, observation, action, integers=env.integers)

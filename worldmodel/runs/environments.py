@@ -40,10 +40,13 @@ def evaluation_environments(
 def own_environment(config: Config, log: Callable[[str], None] = lambda words: None) -> Env:
     """A run's environment itself, before rows are made of it. Arguments and errors as in `evaluation_environments`."""
     log(build.making_words(config))
-    settings = asdict(config.env)
-    for name in ("num_envs", "asynchronous", "step_timeout", "restarts"):  # of many environments
-        del settings[name]
-    return one_environment(settings.pop("id"), **settings)
+    return one_environment(config.env.id, **one_by_itself(config.env))
+
+
+def one_by_itself(config: EnvConfig) -> dict[str, Any]:
+    """The settings of an environment beside its id, without those of many environments."""
+    of_many = ("num_envs", "asynchronous", "step_timeout", "restarts")
+    return {name: value for name, value in asdict(config).items() if name not in ("id", *of_many)}
 
 
 def row_reading(config: EnvConfig) -> dict[str, Any]:
