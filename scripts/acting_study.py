@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from docs_blocks import DOCS, write_block  # beside this file
+from docs_blocks import DOCS, kept_results, write_block  # beside this file
 from matplotlib.figure import Figure
 
 from worldmodel.report.charts import name_axes
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/acting.md from what is there, train nothing")
     options = parser.parse_args()
     if options.write:
-        if not (found := kept_results(read_results(options.output))):
+        if not (found := kept_results(NUMBERS, read_results(options.output), which_run)):
             parser.error(f"{options.output}: expected results of earlier runs (*.json), found none")
         write_block(PAGE, BLOCK, table(found))
         draw(found).savefig(DOCS / FIGURE, dpi=110)
@@ -164,17 +164,9 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def kept_results(new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results behind docs/acting.md with these in the place of older ones of the same runs; they are kept there."""
-    path = DOCS / NUMBERS
-    old = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    by_run = {
-        (one["preset"], one["name"], one["seed"], one["env_steps"], json.dumps(one["settings"])): one
-        for one in [*old, *new]
-    }
-    found = [by_run[run] for run in sorted(by_run)]
-    path.write_text("".join(json.dumps(one) + "\n" for one in found))
-    return found
+def which_run(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the runs of this study apart."""
+    return (*(result[key] for key in ("preset", "name", "seed", "env_steps")), json.dumps(result["settings"]))
 
 
 def reached(evaluations: list[dict[str, float]], target: float) -> float | None:

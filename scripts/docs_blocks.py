@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,24 @@ def add_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Store one more result, so that a study that is interrupted goes on after it."""
     with (folder / "results.jsonl").open("a") as file:
         file.write(json.dumps(result) + "\n")
+
+
+def kept_results(
+    name: str, new: Iterable[Mapping[str, Any]], run: Callable[[Mapping[str, Any]], Any]
+) -> list[dict[str, Any]]:
+    """The results kept in docs/NAME with new ones in the place of older ones of the same run; all are kept there.
+
+    Args:
+        name: of the file of JSON lines.
+        new: results.
+        run: of which run a result is; results are in its order.
+    """
+    path = DOCS / name
+    old = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    by_run = {run(one): dict(one) for one in [*old, *new]}
+    found = [by_run[key] for key in sorted(by_run)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in found))
+    return found
 
 
 def write_block(page: str, name: str, text: str) -> None:

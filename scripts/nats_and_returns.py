@@ -22,8 +22,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from acting_study import TASKS, for_good, reached, result_file, train_timed  # beside this file
-from docs_blocks import DOCS, write_block
+from acting_study import TASKS, for_good, reached, read_results, result_file, train_timed  # beside this file
+from docs_blocks import kept_results, write_block
 
 PAGE, BLOCK, PROCESSES = "tricks.md", "nats and returns", 2
 NUMBERS = "nats_and_returns.jsonl"  # every run behind the page
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/tricks.md from what is there, train nothing")
     options = parser.parse_args()
     if options.write:
-        if not (found := kept_results(options.output)):
+        if not (found := kept_results(NUMBERS, read_results(options.output), which_run)):
             parser.error(f"{options.output}: expected results of earlier runs (*.json), found none")
         write_block(PAGE, BLOCK, tables(found))
         return
@@ -95,15 +95,9 @@ def judged(run: Any) -> dict[str, float]:
     return numbers
 
 
-def kept_results(folder: Path) -> list[dict[str, Any]]:
-    """The results behind docs/tricks.md with those of a folder in the place of older ones; they are kept there."""
-    path = DOCS / NUMBERS
-    old = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    new = [json.loads(each.read_text()) for each in sorted(folder.glob("*.json"))]
-    by_run = {(one["preset"], *one["cell"], one["seed"]): one for one in [*old, *new]}
-    found = [by_run[run] for run in sorted(by_run)]
-    path.write_text("".join(json.dumps(one) + "\n" for one in found))
-    return found
+def which_run(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the runs of this study apart."""
+    return (result["preset"], *result["cell"], result["seed"])
 
 
 def tables(results: Iterable[Mapping[str, Any]]) -> str:

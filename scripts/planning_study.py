@@ -8,13 +8,12 @@ neither training nor `worldmodel evaluate` plays. Every return is kept in docs/p
 """
 
 import argparse
-import json
 import os
 import statistics
 from pathlib import Path
 from typing import Any
 
-from docs_blocks import DOCS, add_result, read_results, write_block  # beside this file
+from docs_blocks import add_result, kept_results, read_results, write_block  # beside this file
 
 PAGE, BLOCK, NUMBERS = "acting.md", "planning", "planning_study.jsonl"
 PRESET = "pendulum_random"
@@ -41,10 +40,8 @@ def main() -> None:
             if seed not in done:
                 add_result(options.output, study(seed, options.output))
         return
-    if not (found := read_results(options.output)):
+    if not (found := kept_results(NUMBERS, read_results(options.output), lambda one: one["seed"])):
         parser.error(f"{options.output}: expected results of earlier runs (results.jsonl), found none")
-    found.sort(key=lambda one: one["seed"])
-    (DOCS / NUMBERS).write_text("".join(json.dumps(one) + "\n" for one in found))
     write_block(PAGE, BLOCK, table(found))
 
 
