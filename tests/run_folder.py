@@ -76,6 +76,11 @@ def blank_figures(patch) -> None:
     patch.setattr("matplotlib.figure.Figure.savefig", save)
 
 
+def nothing_sharpened(patch) -> None:
+    """Choose among the proposals that need no look at the rows, for tests that ask only what comes of an evidence."""
+    patch.setattr("worldmodel.evaluation.proposals.can_sharpen", lambda model: False)
+
+
 def write_run(folder: Path, rows=ROWS, config: dict | None = None, **sections) -> Path:
     """A folder with settings and metrics; the other parts come with `add_everything`.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import worldmodel
+from run_folder import nothing_sharpened
 from snippets import QUICK
 from worlds import TINY, Counting
 
@@ -61,6 +62,7 @@ def recipe(monkeypatch, trained, folders, tmp_path):
     def opened(folder, *arguments, **given):
         return open_run(trained.folder if "20260101" in str(folder) else folder, *arguments, **given)
 
+    nothing_sharpened(monkeypatch)
     monkeypatch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)  # the pictures and the page
     monkeypatch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
     monkeypatch.setattr(worldmodel, "train", quick_train(folders), raising=False)

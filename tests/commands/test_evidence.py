@@ -43,17 +43,18 @@ SETTINGS = TINY | {
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
+        patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
         runs = str(tmp_path_factory.mktemp("runs"))
         progress = RunProgress(240, Console(quiet=True))
         return train(None, {**SETTINGS, "runs": runs}, progress=progress).folder
 
 
 def test_the_command_writes_a_figure_and_the_numbers_that_it_shows(folder, capsys):
-    main(["evidence", str(folder), "--particles", "4,8", "--runs", "3"])
+    main(["evidence", str(folder), "--particles", "4,8", "--runs", "2"])
     shown = capsys.readouterr().out
     report = EvidenceReport.from_json(json.loads((folder / "evidence" / "evidence.json").read_text()))
     assert [one.particles for one in report.estimates] == [4, 8]
-    assert (report.episodes, report.runs, report.rows, report.chosen_on) == (3, 3, 60, 6)
+    assert (report.episodes, report.runs, report.rows, report.chosen_on) == (3, 2, 60, 6)
     for one in report.estimates:
         for estimate in (one.elbo, one.iwae, one.smc, one.width, *one.below_exact.values()):
             assert with_error(estimate) in shown

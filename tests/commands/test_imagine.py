@@ -33,6 +33,7 @@ PICTURES = {"fan_obs.png", "fan_reward.png", "fan_continue.png", "latents.png"}
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
+        patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
         runs = str(tmp_path_factory.mktemp("runs"))
         progress = RunProgress(240, Console(quiet=True))
         return train(None, {**SETTINGS, "runs": runs}, progress=progress).folder

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from run_folder import nothing_sharpened
 from worldmodel.cli import main
 from worldmodel.data.replay import Replay
 from worldmodel.runs.decomposition import gap_decomposition, rate_decomposition
@@ -32,11 +33,15 @@ SETTINGS = TINY | {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    progress = RunProgress(300, Console(quiet=True))
-    return train(None, SETTINGS | {"runs": str(tmp_path_factory.mktemp("runs"))}, progress=progress).folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
+        patch.setattr("worldmodel.runs.session.finish_run", lambda *arguments: None)
+        progress = RunProgress(300, Console(quiet=True))
+        return train(None, SETTINGS | {"runs": str(tmp_path_factory.mktemp("runs"))}, progress=progress).folder
 
 
-def test_the_command_writes_what_the_functions_return(folder, capsys):
+def test_the_command_writes_what_the_functions_return(folder, capsys, monkeypatch):
+    nothing_sharpened(monkeypatch)
     options = ["--updates", "5", "--steps", "4", "--particles", "16", "--runs", "1", "--alternatives", "8"]
     main(["gap", str(folder), *options])
     shown = capsys.readouterr().out
@@ -76,6 +81,7 @@ def test_the_command_refuses_what_comes_last_before_it_trains(folder, capsys):
 
 def test_posteriors_are_fitted_to_sequences_drawn_as_in_training(folder, monkeypatch):
     """Rows of a world that may begin anywhere teach another posterior where they are not taken for beginnings."""
+    nothing_sharpened(monkeypatch)
     drawn = []
     sample = Replay.sample
 

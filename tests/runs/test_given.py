@@ -57,7 +57,7 @@ def test_a_run_learns_from_episodes_in_memory_and_keeps_them(quick):
     assert source_words(run.config) == "the episodes that it was given"
     opened = open_run(run.folder)
     assert opened.latents(given.batch()).kl.shape == (8, 10)
-    assert opened.evidence([2], batch=given.batch(), runs=1).episodes == 8
+    assert opened.evidence([2], batch=given.batch(), runs=1, context=0).episodes == 8
 
 
 def test_it_is_resumed_without_them(quick):

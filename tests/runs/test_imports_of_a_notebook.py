@@ -22,7 +22,7 @@ env = run.filter()
 env.reset(seed=0)
 env.step(env.choose(run.policy()))
 run.evaluate()
-run.evidence([2], runs=1)
+run.evidence([2], runs=1, context=0)
 print(loaded[0], "torch._dynamo" in sys.modules)
 """
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from brief_runs import train_briefly
+from run_folder import nothing_sharpened
 from worldmodel.behaviour.imagination import dream
 from worldmodel.data.batches import select
 from worldmodel.runs import run as runs_run
@@ -102,7 +103,8 @@ def test_what_the_loss_does_to_the_kl_stands_beside_it(run):
     assert np.nanmin(other.kl().optimised) == np.nanmax(other.kl().optimised) == 50.0
 
 
-def test_the_evidence_of_rows_of_ones_own_is_measured(run):
+def test_the_evidence_of_rows_of_ones_own_is_measured(run, monkeypatch):
+    nothing_sharpened(monkeypatch)
     held_out = run.evidence([2], runs=1, context=0)
     again = run.evidence([2], batch=run.heldout(), runs=1, context=0)
     assert again.as_json() == held_out.as_json()

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from run_folder import blank_figures
+from run_folder import blank_figures, nothing_sharpened
 from worldmodel.cli import main
 from worldmodel.runs.decomposition import rate_decomposition
 from worldmodel.runs.run import open_run
@@ -31,7 +31,10 @@ SETTINGS = TINY | {
     "tracking": "none",
 }
 POPEN = {"x": {"class_path": "evil_module.Evil", "init_args": {"args": "id"}}}
-GAP = ["--updates", "2", "--steps", "1", "--particles", "4", "--runs", "1", "--alternatives", "4"]
+OPTIONS = {
+    "evidence": ["--particles", "4", "--runs", "1", "--context", "0"],
+    "gap": ["--updates", "2", "--steps", "1", "--particles", "4", "--runs", "1", "--alternatives", "4"],
+}
 
 
 class Progress(RunProgress):
@@ -77,27 +80,21 @@ def hostile(own, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "env",
+    ("env", "commands"),
     [
-        {"id": "evil_module:X-v0", "kwargs": POPEN},
-        {"wrappers": ["evil_module:W", {"evil_module:W": POPEN}], "kwargs": POPEN},
+        ({"id": "evil_module:X-v0", "kwargs": POPEN}, ("evaluate", "imagine", "evidence", "gap", "report", "compare")),
+        ({"wrappers": ["evil_module:W", {"evil_module:W": POPEN}], "kwargs": POPEN}, ("evaluate", "evidence", "gap")),
     ],
     ids=["the id", "wrappers"],
 )
-def test_commands_import_nothing_that_a_run_names(hostile, env, capsys, monkeypatch):
+def test_commands_import_nothing_that_a_run_names(hostile, env, commands, capsys, monkeypatch):
     blank_figures(monkeypatch)
+    nothing_sharpened(monkeypatch)
     folder = hostile(**env)
-    for command in (
-        ["evaluate", str(folder)],
-        ["imagine", str(folder)],
-        ["evidence", str(folder), "--particles", "4", "--runs", "1", "--context", "0"],
-        ["gap", str(folder), *GAP],
-        ["report", str(folder)],
-        ["compare", str(folder), str(folder)],
-    ):
-        main(command)
+    for command in commands:
+        main([command, str(folder), *OPTIONS.get(command, ()), *([str(folder)] if command == "compare" else ())])
         shown = capsys.readouterr().out
-        measured = "id" in env and command[0] in ("evidence", "gap")
+        measured = "id" in env and command in ("evidence", "gap")
         assert ("--allow_env makes it, which imports evil_module" in shown) == measured
     run = open_run(folder)
     assert run.config.env.kwargs == env["kwargs"]
@@ -121,7 +118,10 @@ def test_playing_says_which_modules_it_imports_before_it_does(hostile, capsys):
     assert end.value.code == 2 and "the module was imported" in said.err
 
 
-def test_the_exact_line_of_another_environment_comes_when_it_is_allowed_and_its_modules_are_said(hostile, tmp_path):
+def test_the_exact_line_of_another_environment_comes_when_it_is_allowed_and_its_modules_are_said(
+    hostile, tmp_path, monkeypatch
+):
+    nothing_sharpened(monkeypatch)
     (tmp_path / "good_module.py").write_text(
         "import gymnasium\n"
         "gymnasium.register('Good-v0', 'worldmodel_envs.linear_gaussian:LinearGaussian', max_episode_steps=12)"
