@@ -115,7 +115,7 @@ def updates(spec: EnvSpec) -> dict[str, Callable[[Batch], Any]]:
 def in_line_and_ahead(replay: Replay, update: Callable[[Batch], Any]) -> list[str]:
     """Wall clock of an update with its batch, in line and read ahead, and the processor time of each."""
 
-    def draw(generator: torch.Generator) -> Batch:
+    def draw(generator: torch.Generator, update: int) -> Batch:
         return replay.sample(B, T, generator, burn_in=BURN_IN)
 
     wall: dict[bool, list[float]] = {False: [], True: []}
@@ -123,10 +123,10 @@ def in_line_and_ahead(replay: Replay, update: Callable[[Batch], Any]) -> list[st
     for _ in range(RUNS):
         for ahead in wall:
             with ReadAhead(draw, torch.Generator().manual_seed(0)) as batches:
-                update(batches.next(ahead=ahead))
+                update(batches.next(0, ahead=ahead))
                 started = time.perf_counter(), time.process_time()
-                for _ in range(4):
-                    update(batches.next(ahead=ahead))
+                for number in range(1, 5):
+                    update(batches.next(number, ahead=ahead))
                 wall[ahead].append((time.perf_counter() - started[0]) / 4)
                 processor[ahead].append((time.process_time() - started[1]) / 4)
     ms = [1e3 * statistics.median(times[ahead]) for times in (wall, processor) for ahead in (False, True)]

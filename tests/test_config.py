@@ -39,6 +39,8 @@ REFUSED = [  # what is set, the key that the message begins with, what it expect
     ({"env.hide": {"obs": [1, -1]}}, "env.hide", "indices of zero or more for obs", "[1, -1]"),
     ({"env.image_size": 48}, "env.image_size", "a power of two, at least 16", "48"),
     ({"env.image_size": 8}, "env.image_size", "a power of two, at least 16", "8"),
+    ({"replay.growth_after": 1.5}, "replay.growth_after", "0 to 1", "1.5"),
+    ({"replay.growth": 2, "training.cuda_graph": True}, "replay.growth", "1 where training.cuda_graph", "2"),
     ({"replay.restart": True}, "replay.burn_in", "0 where replay.restart is set", "4"),
     ({"decoder.initial_std": 0.01}, "decoder.initial_std", "null or more than decoder.resolution = 0.01", "0.01"),
     (

@@ -79,6 +79,11 @@ class ReplayConfig:
     """Steps kept, over all environments; the oldest episodes are overwritten first."""
     batch_size: int = 16
     """Sequences per batch (B), over all processes that share the training."""
+    growth: int = 1
+    """How many times as many sequences a batch has in the last part of the training, so that its gradients are less
+    noisy there. The number of updates stays what `training.train_ratio` pays for with batches of batch_size."""
+    growth_after: float = 0.75
+    """The share of the updates after which batches are larger."""
     sequence_length: int = 64
     """Steps per sequence (T)."""
     burn_in: int = 4
@@ -88,7 +93,8 @@ class ReplayConfig:
     one after a reset, so that no state need be warmed up."""
 
     def __post_init__(self) -> None:
-        positive(self, "replay", "capacity", "batch_size", "sequence_length")
+        positive(self, "replay", "capacity", "batch_size", "growth", "sequence_length")
+        require(0 <= self.growth_after <= 1, "replay.growth_after", "0 to 1", self.growth_after)
         in_range = 0 <= self.burn_in < self.sequence_length
         require(in_range, "replay.burn_in", f"0 to sequence_length - 1 = {self.sequence_length - 1}", self.burn_in)
         if self.restart:
@@ -436,6 +442,8 @@ class Config:
         require(whole, "model", "null where encoder, rssm or decoder has a factory", self.model)
         alone = self.training.updates is None or self.offline is not None
         require(alone, "training.updates", "null unless offline names stored data", self.training.updates)
+        steady = not self.training.cuda_graph or self.replay.growth == 1
+        require(steady, "replay.growth", "1 where training.cuda_graph replays batches of one shape", self.replay.growth)
         self._require_what_acting_needs()
         streams, length = self.env.num_envs, self.replay.sequence_length
         enough = self.training.prefill >= length

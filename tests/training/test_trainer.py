@@ -68,23 +68,24 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setattr("worldmodel.training.evaluators.show", lambda *arguments: None)
     opened = []
 
-    def make(policy=RandomPolicy, others=None, particles=32, **training) -> Trainer:
+    def make(policy=RandomPolicy, others=None, particles=32, replay=None, **training) -> Trainer:
         evaluation = dataclasses.replace(CONFIG.evaluation, particles=particles)
         training = dataclasses.replace(CONFIG.training, **training)
-        config = dataclasses.replace(CONFIG, training=training, evaluation=evaluation)
+        drawn = dataclasses.replace(CONFIG.replay, **(replay or {}))
+        config = dataclasses.replace(CONFIG, training=training, evaluation=evaluation, replay=drawn)
         environments = build.build_environments(config)
         spec = environments.spec
-        replay = Replay(tmp_path / "replay", spec, capacity=config.replay.capacity, streams=environments.count)
-        opened.extend([environments, replay])
+        rows = Replay(tmp_path / "replay", spec, capacity=config.replay.capacity, streams=environments.count)
+        opened.extend([environments, rows])
         random = {name: make_generator(0, stream=i) for i, name in enumerate(("latents", "sampling"))}
         learner = build.build_learner(config, build.build_model(config, spec), random["latents"])
         held_out, evaluators = build.build_evaluators(
-            config, learner, make_batch(spec, batch=2, length=20, first=()), replay
+            config, learner, make_batch(spec, batch=2, length=20, first=()), rows
         )
         return Trainer(
             learner,
             Rollout(environments, policy(spec.action, make_generator(0, stream=2)), seed=0),
-            replay,
+            rows,
             held_out,
             Recorder(),
             RunProgress(config.training.env_steps, Console(quiet=True)),
@@ -533,6 +534,19 @@ def test_a_learner_may_not_take_the_name_of_another_part(start):
 def test_the_schedule_counts_replayed_rows_per_collected_row(settings, updates):
     rest = {f.name: 1 for f in dataclasses.fields(Schedule) if f.name not in (*settings, "updates", "restart")}
     assert Schedule(**settings, **rest).total_updates == updates
+
+
+@pytest.mark.parametrize("least", [0, 2**40], ids=["read ahead", "in line"])
+def test_batches_grow_for_the_last_updates(start, monkeypatch, least):
+    monkeypatch.setattr("worldmodel.training.trainer.WORTH_A_THREAD", least)
+    trainer = start(train_ratio=128.0, env_steps=216, replay={"growth": 3, "growth_after": 0.7})  # 32 updates
+    sizes, update = [], trainer.learner.update
+    monkeypatch.setattr(
+        trainer.learner, "update", lambda batch, made: sizes.append(len(batch.valid)) or update(batch, made)
+    )
+    trainer.run()
+    size = trainer.schedule.batch_size
+    assert sizes == [size] * 23 + [3 * size] * 9
 
 
 def listen_to_samples(trainer: Trainer) -> list[str]:

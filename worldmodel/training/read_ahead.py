@@ -23,9 +23,9 @@ class ReadAhead:
     Leaving the `with` block ends the thread. A batch that it reads by then is dropped, and so is an error in it.
     """
 
-    def __init__(self, draw: Callable[[torch.Generator], Batch], generator: torch.Generator) -> None:
+    def __init__(self, draw: Callable[[torch.Generator, int], Batch], generator: torch.Generator) -> None:
         """Args:
-        draw: draws one batch. It is called in a thread, with a copy of the generator.
+        draw: draws the batch of an update, by its number. It is called in a thread, with a copy of the generator.
         generator: source of all draws, from which nobody else draws in the `with` block.
         """
         self.draw, self.generator = draw, generator
@@ -38,21 +38,22 @@ class ReadAhead:
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def next(self, *, ahead: bool) -> Batch:
+    def next(self, update: int, *, ahead: bool) -> Batch:
         """The next batch.
 
         Args:
+            update: the number of the update that it is for, one more each time.
             ahead: whether to begin now with the batch after it; only if no row is written before that one's turn.
         Raises:
             Whatever `draw` raises for this batch, also in the thread.
         """
         if self._ahead is None:
-            batch = self.draw(self.generator)
+            batch = self.draw(self.generator, update)
         else:
             batch, state = self._ahead.result()
             self.generator.set_state(state)
-        self._ahead = self._pool.submit(self._draw_with, self.generator.clone_state()) if ahead else None
+        self._ahead = self._pool.submit(self._draw_with, self.generator.clone_state(), update + 1) if ahead else None
         return batch
 
-    def _draw_with(self, generator: torch.Generator) -> tuple[Batch, Tensor]:
-        return self.draw(generator), generator.get_state()
+    def _draw_with(self, generator: torch.Generator, update: int) -> tuple[Batch, Tensor]:
+        return self.draw(generator, update), generator.get_state()

@@ -25,6 +25,8 @@ class Schedule:
     updates: int | None = None  # of a run from stored rows
     restart: bool = False
     processes: int = 1  # that share each batch
+    growth: int = 1
+    growth_after: float = 1.0
 
     @property
     def total_updates(self) -> int:
@@ -40,6 +42,14 @@ class Schedule:
             batch_size=self.batch_size,
             sequence_length=self.sequence_length,
         )
+
+    def batches_of(self, update: int) -> int:
+        """How many times `batch_size` sequences an update learns from; the first update is number 0."""
+        return self.growth if update >= self.growth_after * self.total_updates else 1
+
+    def draw(self, replay: Replay, generator: torch.Generator, update: int) -> Batch:
+        """This process's sequences of the batch that an update learns from; the first update is number 0."""
+        return self.sample(replay, generator, self.batches_of(update))
 
     def sample(self, replay: Replay, generator: torch.Generator, batches: int = 1) -> Batch:
         """This process's sequences of one batch, or of several together, from a replay."""

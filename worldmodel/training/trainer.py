@@ -218,7 +218,7 @@ class Trainer:
     def _train(self) -> None:
         self._pace = Pace(self.env_steps, self.updates)
         self._resources = Resources(self.learner.model.device)
-        with ReadAhead(partial(self.schedule.sample, self.replay), self.randomness["sampling"]) as batches:
+        with ReadAhead(partial(self.schedule.draw, self.replay), self.randomness["sampling"]) as batches:
             self._update_as_paid(batches)
 
     def _update_as_paid(self, batches: ReadAhead) -> None:
@@ -230,7 +230,7 @@ class Trainer:
                 continue
             ahead = self.updates + 1 < paid and size >= WORTH_A_THREAD  # before the next row is written
             with self.stages("sample"):
-                batch = batches.next(ahead=ahead).to(self.learner.model.device)
+                batch = batches.next(self.updates, ahead=ahead).to(self.learner.model.device)
             with self.stages("update"):
                 self._update(batch)
             self.progress.updated(self.updates)
