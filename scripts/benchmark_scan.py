@@ -27,7 +27,7 @@ from torch import Tensor
 
 from worldmodel import build
 from worldmodel.behaviour.imagination import scripted
-from worldmodel.build_acting import build_agent
+from worldmodel.build_acting import build_agent, build_behaviour_learner
 from worldmodel.config_io import read_config
 from worldmodel.data.random_batch import random_batch
 from worldmodel.kernels.kl import balanced_categorical_kl
@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    blocks = {"loops": lambda: [other_loops(), imagination_of_presets()]}
+    blocks = {"loops": lambda: [other_loops(), imagination_of_presets(), shares_of_an_update()]}
     if not options.loops:
         blocks["scan"] = lambda: [updates(options.compiled), whole_update()]
     for name, tables in blocks.items():
@@ -114,14 +114,22 @@ def updates(compiled: bool) -> str:
     return "\n".join(lines)
 
 
-def rows(name: str, times: dict[str, float]) -> list[str]:
-    """A row a contestant, in milliseconds, beside the best of TorchRL and the bare products where there are such."""
+def rows(name: str, times: dict[str, float], *, products: bool = True) -> list[str]:
+    """A row a contestant, in milliseconds, beside the best of TorchRL and the bare products where there are such.
+
+    Args:
+        name: what all of them compute.
+        times: of each contestant.
+        products: whether there is a column for the bare products.
+    """
     peers = [t for contestant, t in times.items() if contestant.startswith("TorchRL")]
     lines = []
     for contestant, t in times.items():
         of_peer = f"{t / min(peers):.2f}" if peers else ""
-        of_products = f"{t / times['bare products']:.2f}" if "bare products" in times else ""
-        lines.append(f"| {name}: {contestant} | {t:.1f} | {of_peer} | {of_products} |")
+        cells = [f"{name}: {contestant}", f"{t:.1f}", of_peer]
+        if products:
+            cells.append(f"{t / times['bare products']:.2f}" if "bare products" in times else "")
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -190,7 +198,7 @@ def bare_products(sizes: Sizes) -> Callable[[], None]:
 
 def other_loops() -> str:
     """Markdown: imagination, and one step of acting, both without gradients."""
-    lines = ["| without gradients | ms | of TorchRL's | of its bare products |", "| --- | --- | --- | --- |"]
+    lines = ["| without gradients | ms | of TorchRL's |", "| --- | --- | --- |"]
     sizes = SIZES[0]
     model = sizes.model()
     state, action = model.initial(1024), torch.randn(1024, 15, ACTION)
@@ -211,8 +219,8 @@ def other_loops() -> str:
         imagining["TorchRL"] = partial(torchrl_imagine, prior, state, action)
         acting["TorchRL"] = partial(torchrl_act, prior, posterior, model.initial(1), action[:1, 0], embed)
     with torch.no_grad():
-        lines += rows("1,024 states, 15 steps", interleaved(imagining))
-        lines += rows("100 steps of one environment", interleaved(acting))
+        lines += rows("1,024 states, 15 steps", interleaved(imagining), products=False)
+        lines += rows("100 steps of one environment", interleaved(acting), products=False)
     return "\n".join(lines)
 
 
@@ -266,6 +274,32 @@ def whole_update() -> str:
         with Operations() as counted:
             run()
         lines.append(f"| {name} | {times[name]:.1f} | {times[name] / times['plain loop']:.2f} | {counted.count:,} |")
+    return "\n".join(lines)
+
+
+def shares_of_an_update() -> str:
+    """Markdown: what the world model costs in an update of the default job, and what its actor and critic do."""
+    config = read_config("pendulum")
+    spec = EnvSpec({"obs": ObservationSpec("vector", (3,))}, ActionSpec("continuous", 1))
+    generator = torch.Generator().manual_seed(0)
+    batch = random_batch(spec, config.replay.batch_size, config.replay.sequence_length, generator)
+    torch.manual_seed(0)
+    world = build.build_model(config, spec)
+    agent = build_agent(config, world)
+    assert agent is not None
+    learner = build.build_learner(config, world, generator)
+    behaviour = build_behaviour_learner(config, agent, world, generator)
+    made = {"world": learner.update(batch)}
+    contestants = {
+        "world model": lambda: learner.update(batch),
+        "actor and critic": lambda: behaviour.update(batch, made),
+    }
+    times = interleaved(contestants)
+    lines = ["| an update of `pendulum` | ms | share | operations |", "| --- | --- | --- | --- |"]
+    for name, run in contestants.items():
+        with Operations() as counted:
+            run()
+        lines.append(f"| {name} | {times[name]:.1f} | {times[name] / sum(times.values()):.2f} | {counted.count:,} |")
     return "\n".join(lines)
 
 

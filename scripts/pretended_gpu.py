@@ -24,7 +24,7 @@ from torch.optim import adam
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from worldmodel.kernels import kl, latent, latent_triton
+from worldmodel.kernels import gru, gru_backward_triton, gru_triton, kl, latent, latent_triton
 from worldmodel.kernels.backend import KERNEL_DTYPES
 
 Heard = Callable[[Any, list[Any]], None]
@@ -98,9 +98,11 @@ def pretended_gpu(*, kernels: bool = True, heard: Heard = nobody) -> Iterator[Ca
             stack.enter_context(patch.object(torch, name, function))
         stack.enter_context(patch.object(adam, "_device_dtype_check_for_fused", lambda *_, **__: None))
         stack.enter_context(patch.object(clip_grad, "_has_foreach_support", lambda *_: True))
-        for module in (kl, latent):
+        for module in (kl, latent, gru):
             stack.enter_context(patch.object(module, "runs_on_triton", on_triton))
         stack.enter_context(patch.object(latent_triton, "launch", lambda kernel, *_: heard(kernel, [])))
+        for module in (gru_triton, gru_backward_triton):
+            stack.enter_context(patch.object(module, "launch_step", lambda kernel, *_: heard(kernel, [])))
         stack.enter_context(FakeTensorMode())
         stack.enter_context(Launches(heard))
         yield taken

@@ -15,7 +15,7 @@ processes=${SLURM_GPUS_ON_NODE:-1}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 # After a SIGTERM, torchrun kills what has not ended in --shutdown-timeout seconds; it is less than the two minutes.
-srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$processes" --shutdown-timeout 100 \
+srun --cpus-per-task "$SLURM_CPUS_PER_TASK" torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$processes" --shutdown-timeout 100 \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:29500" \
     -m worldmodel train "$@" &
 step=$!

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scan_cases import B, T, gradients, inputs, make, observed
 from worldmodel.models import rssm as rssm_module
+from worldmodel.models import scan
 from worldmodel.models.latents import CategoricalFamily
 from worldmodel.models.rssm import RSSM, runs_as_scan
 from worldmodel.objectives.batch_bound import bound_and_loss
@@ -66,6 +67,17 @@ def test_without_gradients_the_numbers_are_the_same(generator):
         alone = observed(model, arguments, False)
     assert not alone[0].requires_grad
     torch.testing.assert_close(alone, observed(model, arguments, False), rtol=0, atol=0)
+
+
+def test_without_gradients_what_only_a_way_back_needs_is_kept_of_one_step(generator, monkeypatch):
+    model, made, forward = make(GAUSSIAN), [], scan._forward
+    monkeypatch.setattr(scan, "_forward", lambda *given: made.append(forward(*given)) or made[-1])
+    arguments = inputs(model, generator)
+    observed(model, arguments, False)
+    with torch.no_grad():
+        observed(model, arguments, False)
+    whole, lean = ([x.untyped_storage().nbytes() for x in (kept.inputs, kept.gates)] for kept in made)
+    assert [T * size for size in lean] == whole and made[1].layer_inputs == ()
 
 
 @pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])

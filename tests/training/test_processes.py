@@ -1,16 +1,20 @@
 """Two processes with half of the rows each: their sums, means, gradients and updates are those of one with all rows."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed.run import get_args_parser
 from torch.testing import assert_close
 
 import worldmodel
@@ -22,11 +26,12 @@ from worldmodel.data.replay import Replay
 from worldmodel.objectives.elbo import masked_mean
 from worldmodel.objectives.loss import Objective, with_free_nats
 from worldmodel.system.launched import Launched, launched
+from worldmodel.training import processes
 from worldmodel.training.behaviour_learner import BehaviourLearner
 from worldmodel.training.interruptions import Interruptions
 from worldmodel.training.learner import Learner
 from worldmodel.training.prefill import fit_to_prefill
-from worldmodel.training.processes import ALONE, Processes
+from worldmodel.training.processes import ALONE, LostProcessError, Processes, joined
 from worldmodel.types import Rows, State
 from worlds import VECTOR_SPEC, make_batch, make_model
 
@@ -260,6 +265,16 @@ def test_processes_find_each_other_and_one_that_is_lost_is_named():
     assert said[1][0] == "3 [2.0, 2.0]\nrank 1 of 2 has ended; its own words, if it had any, are above\n"
 
 
+def test_the_example_for_slurm_is_a_script_that_gives_torchrun_options_that_it_has():
+    script = ROOT / "scripts" / "slurm.sh"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    call = script.read_text().replace("\\\n", " ")
+    given = re.search(r"torchrun (.*?) -m worldmodel", call)[1]
+    known = {option for action in get_args_parser()._actions for option in action.option_strings}
+    assert set(re.findall(r"--[\w-]+", given)) <= known and "--rdzv-endpoint" in given
+    assert 'srun --cpus-per-task "$SLURM_CPUS_PER_TASK"' in call  # which srun does not take over by itself
+
+
 def test_what_torchrun_says_of_a_process_is_read_and_nonsense_is_refused():
     met = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     assert launched(met | {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Launched(3, 8, 1)
@@ -280,6 +295,22 @@ def test_a_signal_to_any_process_is_a_request_to_all_and_sigterm_comes_first():
         return before, interruptions.agreed(processes.greatest), interruptions.signal
 
     assert in_each_of(3, ask) == [(0, signal.SIGTERM, signal.SIGTERM)] * 3
+
+
+def test_a_process_that_the_others_never_join_says_so_within_the_time_of_a_start(monkeypatch):
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        there = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port.getsockname()[1])}
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "JOINING", timedelta(seconds=1))
+    began = time.monotonic()
+    with (
+        pytest.raises(LostProcessError, match="rank 0 of 2: expected to reach the others"),
+        joined(torch.device("cpu")),
+    ):
+        pass
+    assert time.monotonic() - began < processes.SUMS.total_seconds()
 
 
 @pytest.mark.parametrize(("rank", "world"), [(1, 1), (-1, 2), (2, 2)])

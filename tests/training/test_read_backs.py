@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from scripts.pretended_gpu import HostTensorError, pretended_gpu
+from scripts.pretended_gpu import HostTensorError, nobody, pretended_gpu
 from worldmodel.build import build_learner, build_model
 from worldmodel.build_acting import build_agent, build_behaviour_learner
 from worldmodel.config_io import read_config
@@ -51,13 +51,13 @@ def learners_of(model, agent, config, place=lambda x: x):
     return learners
 
 
-def updates(spec=VECTOR_SPEC, settings=None, recipe=None):
+def updates(spec=VECTOR_SPEC, settings=None, recipe=None, heard=nobody):
     """What the last of some updates reports that a graph would run."""
     config = read_config([RECIPES / f"{recipe}.yaml"] if recipe else [], settings)
     batch, recorder = make_batch(spec), AsCaptured()
     model = build_model(config, spec)
     agent = build_agent(config, model)
-    with pretended_gpu() as place:
+    with pretended_gpu(heard=heard) as place:
         learners = learners_of(model, agent, config, place)
         update, there = CapturedUpdate(learners, recorder), tree_map_only(torch.Tensor, place, batch)
         with patch.object(captured, "WARM_UP", 1):  # which makes what the optimisers keep
@@ -97,6 +97,14 @@ def test_updates_read_nothing_back_and_take_nothing_from_the_host(given):
     made = updates(**given)
     assert len(made.updates) == 2 - (given in WORLD_MODELS.values())
     assert all(x.shape == () for x in (*made.scalars.values(), *made.places.values()))
+
+
+def test_the_loops_of_kernels_that_a_gpu_runs_are_among_them():
+    heard = []
+    updates(settings=SMALL, heard=lambda operation, arguments: heard.append(operation))
+    names = {operation.fn.__name__ for operation in heard if hasattr(operation, "fn")}
+    assert {"gru_mix", "gru_gates", "head_gaussian_draw"} <= names
+    assert {"draw_gaussian_back", "norm_backward", "gru_gates_back", "gru_mix_back"} <= names
 
 
 def test_under_autocast_an_update_reads_nothing_back():

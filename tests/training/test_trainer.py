@@ -536,6 +536,12 @@ def test_the_schedule_counts_replayed_rows_per_collected_row(settings, updates):
     assert Schedule(**settings, **rest).total_updates == updates
 
 
+def test_a_process_draws_its_share_of_a_batch_that_grows():
+    rest = {f.name: 1 for f in dataclasses.fields(Schedule) if f.name not in ("batch_size", "updates", "restart")}
+    schedule = Schedule(**rest | {"growth": 3, "growth_after": 0.5, "processes": 4}, batch_size=8, updates=10)
+    assert [schedule.sequences_of(update) for update in (0, 4, 5, 9)] == [2, 2, 6, 6]
+
+
 @pytest.mark.parametrize("least", [0, 2**40], ids=["read ahead", "in line"])
 def test_batches_grow_for_the_last_updates(start, monkeypatch, least):
     monkeypatch.setattr("worldmodel.training.trainer.WORTH_A_THREAD", least)

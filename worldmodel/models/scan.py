@@ -147,7 +147,8 @@ def _forward(
     T, B, D = mixed.shape
     deters, stochs = deter.new_empty(T + 1, B, D), stoch.new_zeros(T + 1, B, stoch.shape[-1])
     deters[0], stochs[0] = deter, stoch
-    inputs, gates = deter.new_empty(T, B, 2, hidden), deter.new_empty(T, G, B, 3 * d)
+    rows = T if settings.keep else 1  # without gradients all steps write into the same row
+    inputs, gates = (deter.new_empty(rows, *shape).expand(T, *shape) for shape in ((B, 2, hidden), (G, B, 3 * d)))
     raws, layer_inputs, draw = [], [], draw_of(settings.latent)
     step, head = BlockStep(w, settings.eps, B), Head(w, settings)
     from_deter = product(deter, w.recurrent.T)
@@ -163,6 +164,7 @@ def _forward(
         raw, before = head(f[:, hidden:])
         draw.sample(full_precision(raw), u, new_z)
         raws.append(raw)
-        layer_inputs.append(before)
+        if settings.keep:
+            layer_inputs.append(before)
     stacked = tuple(torch.stack(steps) for steps in zip(*layer_inputs, strict=True))
     return Kept(deters, stochs, inputs, mixed, gates, torch.stack(raws), stacked)

@@ -6,9 +6,9 @@ Every process has a model with the same weights, environments and a replay of it
 each batch. Sums of losses and counts over all processes make the gradients those of the whole batch. The process of
 rank 0 writes: it holds the lock on the run's folder, evaluates, saves checkpoints and keeps the record.
 
-There are two groups. Sums of an update go through one whose members must come within a minute. Before each update, the
-processes meet in the other one, which waits as long as rank 0 may take to evaluate or to draw. A process that ends
-closes its connections, which ends the waiting of the others at once.
+There are two groups beside the one that they join by. Sums of an update go through one whose members must come within
+a minute. Before each update, the processes meet in the other one, which waits as long as rank 0 may take to evaluate or
+to draw. A process that ends closes its connections, which ends the waiting of the others at once.
 """
 
 import os
@@ -30,6 +30,7 @@ from worldmodel.system.launched import launched
 
 SUMS = timedelta(minutes=1)  # that a process may be late for a sum of an update
 COMPILING = timedelta(minutes=20)  # the same where the first update is compiled
+JOINING = timedelta(minutes=5)  # that a process may be late at the start, where it imports and is made
 MEETINGS = timedelta(hours=6)  # that a process may be late for a meeting, since rank 0 evaluates and draws before some
 
 
@@ -169,11 +170,12 @@ def joined(device: torch.device, *, compiling: bool = False) -> Iterator[Process
         backend = "nccl"
         torch.cuda.set_device(device)
     try:
-        distributed.init_process_group("gloo", timeout=MEETINGS)
+        distributed.init_process_group("gloo", timeout=JOINING)
+        meetings = distributed.new_group(backend="gloo", timeout=MEETINGS)
         group = distributed.new_group(backend=backend, timeout=COMPILING if compiling else SUMS)
     except (RuntimeError, ValueError) as error:
         raise LostProcessError(f"rank {rank} of {world}: expected to reach the others, got: {error}") from error
-    strangers = Processes(rank, world, group, distributed.group.WORLD)
+    strangers = Processes(rank, world, group, meetings)
     members = [text.decode().split() for text in strangers.exchange(f"{platform.node()} {os.getpid()}".encode())]
     yield replace(strangers, members=tuple((machine, int(pid)) for machine, pid in members))
     distributed.destroy_process_group()  # after an error the connections last as long as the process, whose end is seen

@@ -43,15 +43,20 @@ class Schedule:
             sequence_length=self.sequence_length,
         )
 
-    def batches_of(self, update: int) -> int:
-        """How many times `batch_size` sequences an update learns from; the first update is number 0."""
-        return self.growth if update >= self.growth_after * self.total_updates else 1
+    def sequences_of(self, update: int) -> int:
+        """How many sequences this process draws for an update; the first update is number 0."""
+        return self._sequences(self.growth if update >= self.growth_after * self.total_updates else 1)
 
     def draw(self, replay: Replay, generator: torch.Generator, update: int) -> Batch:
         """This process's sequences of the batch that an update learns from; the first update is number 0."""
-        return self.sample(replay, generator, self.batches_of(update))
+        return self._from(replay, generator, self.sequences_of(update))
 
     def sample(self, replay: Replay, generator: torch.Generator, batches: int = 1) -> Batch:
         """This process's sequences of one batch, or of several together, from a replay."""
-        size = batches * self.batch_size // self.processes
+        return self._from(replay, generator, self._sequences(batches))
+
+    def _sequences(self, batches: int) -> int:
+        return batches * self.batch_size // self.processes
+
+    def _from(self, replay: Replay, generator: torch.Generator, size: int) -> Batch:
         return replay.sample(size, self.sequence_length, generator, burn_in=self.burn_in, restart=self.restart)

@@ -223,11 +223,11 @@ class Trainer:
 
     def _update_as_paid(self, batches: ReadAhead) -> None:
         schedule = self.schedule
-        size = schedule.batch_size * schedule.sequence_length * self.replay.row_type.itemsize
         while not self._asked_to_stop() and not self._complete():
             if self.updates >= (paid := self._updates_paid()):
                 self._collect()
                 continue
+            size = schedule.sequences_of(self.updates + 1) * schedule.sequence_length * self.replay.row_type.itemsize
             ahead = self.updates + 1 < paid and size >= WORTH_A_THREAD  # before the next row is written
             with self.stages("sample"):
                 batch = batches.next(self.updates, ahead=ahead).to(self.learner.model.device)
