@@ -88,7 +88,7 @@ def _rendered(model: WorldModel, episodes: Batch, subject: Subject, seed: int, p
         "controls": subject.controls,
         "pictures": subject.pictures,
         "recordings": kept,
-        "check": reference(model, start, given, arrays, generator),
+        "check": reference(model, start, given, arrays, seed),
         "precision": precision,
         "stores": dict(arrays.texts()),
     }

@@ -5,38 +5,48 @@ const Charts = (() => {
   const { prepared, style } = Pictures;
   const LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 20;
 
-  /** A chart with its title and caption: -> what draws it. `at` is told a step that was clicked. */
-  function make(parent, { title, caption, unit, least, most }, at) {
+  /** Entry i of a curve, undefined outside of it; `of` is one of its functions: value, low or high. */
+  const at = (curve, i, of = "value") => i >= 0 && i < curve.count ? curve[of]?.(i) : undefined;
+
+  /** A chart with its title and caption: -> what draws it. `go` is told a step that was clicked. */
+  function make(parent, { title, caption, unit, least, most }, go) {
     const figure = document.createElement("figure"), heading = document.createElement("h3");
     const value = document.createElement("span"), canvas = document.createElement("canvas");
-    const words = document.createElement("figcaption");
+    const below = document.createElement("figcaption");
     heading.textContent = title;
     value.className = "value";
     heading.append(value);
-    words.textContent = caption;
+    below.textContent = caption;
     canvas.className = "chart";
     canvas.setAttribute("role", "img");
-    figure.append(heading, canvas, words);
+    figure.append(heading, canvas, below);
     parent.append(figure);
     let shown = null;
     canvas.addEventListener("click", (event) => {
       if (!shown) return;
       const share = (event.offsetX - LEFT) / (canvas.clientWidth - LEFT - RIGHT);
-      at(Math.round(shown.from + share * (shown.to - shown.from)));
+      go(Math.round(shown.from + share * (shown.to - shown.from)));
     });
     return (view) => {
       shown = view;
-      const now = view.curves.map((curve) => `${curve.name} ${readable(curve.values[view.cursor - curve.begins])}`);
-      const seen = view.curves.filter((curve) => curve.name);
-      value.textContent = seen.map((curve) => readable(curve.values[view.cursor - curve.begins])).join(" · ");
-      canvas.setAttribute("aria-label", `${title}${unit ? `, ${unit}` : ""}, step ${view.cursor}: ${now.filter((one) => one[0] !== " ").join(", ")}`);
+      const here = view.curves.filter((curve) => curve.name).map((curve) => {
+        const said = document.createElement("span");
+        said.style.color = `var(--${curve.colour})`;
+        said.textContent = readable(at(curve, view.cursor - curve.begins));
+        return { said, words: `${curve.name} ${said.textContent}` };
+      });
+      value.replaceChildren(...here.map(({ said }) => said));
+      const words = here.map((one) => one.words).join(", ");
+      canvas.setAttribute("aria-label", `${title}${unit ? `, ${unit}` : ""}, step ${view.cursor}: ${words}`);
       draw(prepared(canvas), view, least, most);
     };
   }
 
+  const there = (value) => value !== null && value !== undefined && Number.isFinite(value);
+
   /** Numbers as one reads them; a dash where there is none. */
   function readable(value) {
-    if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+    if (!there(value)) return "–";
     const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : Math.abs(value) >= 0.01 || value === 0 ? 2 : 4;
     return value.toFixed(digits).replace("-", "\u2212");
   }
@@ -63,18 +73,19 @@ const Charts = (() => {
   /** The values that are in view, with some room around them. */
   function range(view, least, most) {
     let low = least ?? Infinity, high = most ?? -Infinity;
-    for (const { begins, values, low: under, high: over, pale } of view.curves) {
-      for (let step = Math.max(view.from, begins); step <= view.to; step++) {
-        for (const one of pale ? [values] : [values, under, over]) {
-          const value = one?.[step - begins];
-          if (value === null || value === undefined || !Number.isFinite(value)) continue;
+    for (const curve of view.curves) {
+      // A first row of an episode may tell more than all others.
+      for (let step = Math.max(view.from, curve.begins, view.beginsHigh ? 1 : 0); step <= view.to; step++) {
+        for (const of of curve.pale ? ["value"] : ["value", "low", "high"]) {
+          const value = at(curve, step - curve.begins, of);
+          if (!there(value)) continue;
           low = Math.min(low, value);
           high = Math.max(high, value);
         }
       }
     }
     if (!(low <= high)) return [0, 1];
-    const room = 0.06 * (high - low) || 0.5 * Math.max(Math.abs(high), 0.1);
+    const size = Math.max(Math.abs(low), Math.abs(high)) || 0.1, room = Math.max(0.06 * (high - low), (0.1 * size - (high - low)) / 2);
     return [least !== undefined && low >= least ? low : low - room, most !== undefined && high <= most ? high + 0.03 * (high - low) : high + room];
   }
 
@@ -103,22 +114,23 @@ const Charts = (() => {
     return found;
   }
 
-  function stroke(context, view, { begins, values, low, high, colour, pale, width = 1.6 }, x, y) {
-    const first = Math.max(0, view.from - begins), last = Math.min(values.length - 1, view.to - begins);
-    const there = (value) => value !== null && value !== undefined && Number.isFinite(value);
+  function stroke(context, view, curve, x, y) {
+    const { begins, colour, pale, width = 1.6 } = curve, place = (i, value) => [x(begins + i), y(value)];
+    const first = Math.max(0, view.from - begins), last = Math.min(curve.count - 1, view.to - begins);
     context.fillStyle = context.strokeStyle = style(colour);
-    if (low && high && !pale && last > first) {
+    if (curve.high && !pale && last > first) {
       context.globalAlpha = 0.16;
       context.beginPath();
-      for (let i = first; i <= last; i++) if (there(high[i])) context.lineTo(x(begins + i), y(high[i]));
-      for (let i = last; i >= first; i--) if (there(low[i])) context.lineTo(x(begins + i), y(low[i]));
+      for (let i = first; i <= last; i++) context.lineTo(...place(i, curve.high(i)));
+      for (let i = last; i >= first; i--) context.lineTo(...place(i, curve.low(i)));
       context.fill();
     }
     Object.assign(context, { globalAlpha: pale ? 0.35 : 1, lineWidth: pale ? 1.1 : width, lineJoin: "round" });
     context.beginPath();
     for (let i = first, drawing = false; i <= last; i++) {
-      if (there(values[i])) context[drawing ? "lineTo" : "moveTo"](x(begins + i), y(values[i]));
-      drawing = there(values[i]);
+      const value = curve.value(i);
+      if (there(value)) context[drawing ? "lineTo" : "moveTo"](...place(i, value));
+      drawing = there(value);
     }
     context.stroke();
     context.globalAlpha = 1;

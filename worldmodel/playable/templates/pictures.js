@@ -164,9 +164,13 @@ const Pictures = (() => {
     });
   }
 
+  const WORDS = { // below the dream's picture
+    grid: "The fainter a cell, the less sure the model is of it. Walls stand out, plain grey cells are out of sight. The agent is the red triangle and looks up.",
+    bars: "A bar for every class, as tall as it is probable.",
+  };
   const KINDS = { pendulum, cartpole, image, grid, bars };
   /** Draw one; `seen` has the picture's description, its leaf's, and the values, recorded or dreamt. */
   const draw = (canvas, seen) => KINDS[seen.picture.kind](prepared(canvas), seen);
   const clear = (canvas) => prepared(canvas);
-  return { draw, clear, prepared, style };
+  return { WORDS, draw, clear, prepared, style };
 })();

@@ -19,7 +19,7 @@ const Player = (() => {
 
   // ---- what is played: branches of steps from one start, and a place in one of them
   let record = records[0], start = record.starts[0], branches = [], current = null, place = 0;
-  let timer = null, owed = 0, before = 0, taken = [];
+  let timer = null, owed = 0, before = 0, taken = [], listed = "";
 
   function readLeaf(leaf) {
     if (!leaf.strip) return Runtime.resolved(stores, leaf);
@@ -33,7 +33,8 @@ const Player = (() => {
   function kept(step, action, of) {
     const leaves = step.leaves.map((leaf, i) =>
       data.leaves[i].kind === "image" ? { mean: Uint8ClampedArray.from(leaf.mean, Math.round) } : leaf);
-    return { ...step, leaves, action, of, entropy: step.prior ? step.prior.entropy : record.entropy[start.row] };
+    const earned = of === "start" ? 0 : current.steps[place].earned + step.reward.mean[0];
+    return { ...step, leaves, action, of, earned, entropy: step.prior ? step.prior.entropy : record.entropy[start.row] };
   }
 
   function begin(episode, row) {
@@ -148,7 +149,8 @@ const Player = (() => {
     canvas.setAttribute("role", "img");
     const words = which === "dream" ? `Dream${named}` : `Recorded${named}`;
     const note = element("span", { className: "value" });
-    byId("pictures").append(element("figure", { className: which }, element("h3", {}, words, note), canvas));
+    const below = element("figcaption", { textContent: (which === "dream" && Pictures.WORDS[picture.kind]) || "" });
+    byId("pictures").append(element("figure", { className: which }, element("h3", {}, words, note), canvas, below));
     return { picture, leaf, canvas, which, note, words };
   }));
 
@@ -156,42 +158,42 @@ const Player = (() => {
     ? leaf.names.slice(0, 8).map((name, i) => ({ name, of: (step) => step.leaves[l], i, recorded: (r, t) => {
         const values = r.leaves[l].values; return values[t * values.shape[1] + i]; } }))
     : []);
-  const charts = traced.map((trace) => ({ ...trace, draw: chart("traces", { title: trace.name, caption: "" }) }));
-  const rewards = chart("outcomes", { title: "Reward", caption: byId("about-reward").textContent, unit: "reward units" });
-  const ends = chart("outcomes", { title: "Goes on", caption: byId("about-continue").textContent, unit: "probability", least: 0, most: 1 });
-  const spreads = chart("outcomes", { title: "Spread of the prior", caption: byId("about-spread").textContent, unit: "nats" });
-  const kls = chart("outcomes", { title: "KL along the recorded episode", caption: byId("about-kl").textContent, unit: "nats", least: 0 });
+  const charts = traced.map((trace) => ({ ...trace, draw: chart({ title: trace.name, caption: "" }) }));
+  const rewards = chart({ title: "Reward", caption: byId("about-reward").textContent, unit: "reward units" });
+  const ends = chart({ title: "Goes on", caption: byId("about-continue").textContent, unit: "probability", least: 0, most: 1 });
+  const spreads = chart({ title: "Spread of the prior", caption: byId("about-spread").textContent, unit: "nats" });
+  const kls = chart({ title: "KL along the recorded episode", caption: byId("about-kl").textContent, unit: "nats", least: 0 });
 
-  function chart(parent, options) {
-    return Charts.make(byId(parent), options, (at) => go(at - start.row));
+  function chart(options) {
+    return Charts.make(byId("charts"), options, (at) => go(at - start.row));
   }
 
   /** A curve of the dream for every branch, the present one last and in full colour. */
   function curves(value, low, high) {
     const order = [...branches.filter((one) => one !== current), current];
-    return order.map((one) => ({
-      name: one === current ? "dream" : "", begins: start.row, pale: one !== current, colour: "raw",
-      values: one.steps.map(value), low: low && one === current && one.steps.map(low), high: high && one === current && one.steps.map(high),
-    }));
+    return order.map((one) => {
+      const along = (of) => of && ((i) => of(one.steps[i]));
+      const looks = { name: one === current ? "dream" : "", pale: one !== current, colour: "raw" };
+      return { ...looks, begins: start.row, count: one.steps.length, value: along(value), low: along(low), high: along(high) };
+    });
   }
 
-  const recorded = (values) => ({ name: "recorded", begins: 0, values, colour: "ink", width: 1.2 });
+  const recorded = (value) => ({ name: "recorded", begins: 0, count: record.rows, value, colour: "ink", width: 1.2 });
 
   function show() {
     if (!current) return;
     const end = start.row + Math.max(...branches.map((one) => one.steps.length)) - 1;
     const to = Math.max(start.row + AHEAD, end), from = Math.max(0, start.row - BEFORE, to - SEEN);
     const view = { from, to, cursor: row(), start: start.row };
-    const rows = Array.from({ length: record.rows }, (_, t) => t);
     for (const { draw, of, i, recorded: real } of charts) {
-      const banded = of(current.steps[0]).low;
-      draw({ ...view, curves: [recorded(rows.map((t) => real(record, t))),
-        ...curves((s) => of(s).mean[i], banded && ((s) => of(s).low[i]), banded && ((s) => of(s).high[i]))] });
+      const band = of(current.steps[0]).low ? [(s) => of(s).low[i], (s) => of(s).high[i]] : [];
+      draw({ ...view, curves: [recorded((t) => real(record, t)), ...curves((s) => of(s).mean[i], ...band)] });
     }
-    rewards({ ...view, curves: [recorded(record.reward.map((r, t) => t ? r : null)), ...curves((s) => s.of === "start" && !start.row ? null : s.reward.mean[0])] });
-    ends({ ...view, curves: [recorded(rows.map((t) => t === record.rows - 1 && record.terminal ? 0 : 1)), ...curves((s) => s.goesOn)] });
-    spreads({ ...view, curves: [recorded(record.entropy), ...curves((s) => s.entropy)] });
-    kls({ ...view, curves: [recorded(record.kl)] });
+    const last = record.rows - 1, noReward = (s) => s.of === "start" && start.row === 0; // no reward leads to a first row
+    rewards({ ...view, curves: [recorded((t) => t ? record.reward[t] : null), ...curves((s) => noReward(s) ? null : s.reward.mean[0])] });
+    ends({ ...view, curves: [recorded((t) => t === last && record.terminal ? 0 : 1), ...curves((s) => s.goesOn)] });
+    spreads({ ...view, beginsHigh: true, curves: [recorded((t) => record.entropy[t]), ...curves((s) => s.entropy)] });
+    kls({ ...view, beginsHigh: true, curves: [recorded((t) => record.kl[t])] });
     panes.forEach(showPane);
     const { prior } = current.steps[place];
     if (prior) Charts.bars(byId("groups"), prior.spread, byId("groups-title").textContent);
@@ -213,10 +215,9 @@ const Player = (() => {
   }
 
   function showNumbers() {
-    const earned = current.steps.slice(1, place + 1).reduce((sum, one) => sum + one.reward.mean[0], 0);
     const real = record.reward.slice(start.row + 1, row() + 1).reduce((sum, one) => sum + (one ?? 0), 0);
     byId("now").textContent = String(row());
-    byId("return").textContent = Charts.readable(earned);
+    byId("return").textContent = Charts.readable(current.steps[place].earned);
     byId("real-return").textContent = row() < record.rows ? Charts.readable(real) : "–";
     byId("goes-on").textContent = Charts.readable(current.steps[place].goesOn);
     showRate();
@@ -236,6 +237,11 @@ const Player = (() => {
     const mine = chosen("actor") === "mine";
     byId("actions").classList.toggle("idle", !mine);
     if (!mine) controls.show(nextAction() ?? controls.vector());
+    if (listed !== `${branches.length} ${current.name}`) listBranches();
+  }
+
+  function listBranches() {
+    listed = `${branches.length} ${current.name}`;
     byId("branches").replaceChildren(...branches.map((one) => {
       const words = one.from ? `${one.name}, from ${one.from.branch} at ${one.from.step}` : one.name;
       const button = element("button", { type: "button", className: "choice", textContent: words });
@@ -263,9 +269,9 @@ const Player = (() => {
 
   /** Action keys act, or make one step where nothing plays; letters are the buttons'. Fields keep their own keys. */
   function pressed(event) {
-    const field = event.target.closest?.("input, select, textarea"), button = event.target.closest?.("button");
-    if (event.ctrlKey || event.metaKey || event.altKey || (field && field.type !== "radio" && field.type !== "checkbox")) return;
-    if ((event.key === " " && (button || field)) || (field && event.key.startsWith("Arrow"))) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("select")) return;
+    const field = event.target.closest?.("input"), moves = /^(Arrow|Page|Home|End)/.test(event.key);
+    if ((field && moves) || (event.key === " " && event.target.closest?.("button, input"))) return;
     if (chosen("actor") === "mine" && controls.press(event.key)) {
       if (timer === null) act();
     } else if (COMMANDS[event.key.toLowerCase()]) COMMANDS[event.key.toLowerCase()]();
@@ -276,8 +282,8 @@ const Player = (() => {
   function listen() {
     document.addEventListener("keydown", pressed);
     document.addEventListener("keyup", (event) => { if (chosen("actor") === "mine") controls.release(event.key); });
-    document.addEventListener("click", (event) => { // a mouse leaves the space bar to Play
-      if (event.detail > 0) event.target.closest?.("button")?.blur();
+    document.addEventListener("click", (event) => { // a mouse leaves the keys to the dream
+      if (event.detail > 0) event.target.closest?.("button, input")?.blur();
     });
     const clicks = { play: COMMANDS.p, step: COMMANDS.s, branch, reset, back: COMMANDS[","] };
     for (const [id, click] of Object.entries(clicks)) byId(id).addEventListener("click", click);
