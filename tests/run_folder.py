@@ -11,7 +11,7 @@ from PIL import Image
 
 from worldmodel.config import Config
 
-VOID = {"img", "br", "meta", "link"}
+VOID = {"img", "br", "meta", "link", "input"}
 ROWS = (
     {"update": 50, "train/elbo": -4.0, "train/kl": 2.5, "train/obs": -1.5, "loss/value": 3.25, "env_steps": 6000.0},
     {"update": 50, "ledger/negative_elbo": 4.0, "ledger/beta": -0.75, "kl/mean": 2.5, "kl/median": 1.0, "kl/q95": 9.0},

@@ -36,11 +36,7 @@ class Arrays:
     def __init__(self, precision: Precision = "float32") -> None:
         """Args:
         precision: that weights are kept in.
-        Raises:
-            ValueError: if it is another one.
         """
-        if precision not in ("float32", "float16"):
-            raise ValueError(f"precision: expected float32 or float16, got {precision!r}")
         self.precision = precision
         self._stores = {WEIGHTS: _Store(precision), NUMBERS: _Store("float32"), BYTES: _Store("uint8")}
 

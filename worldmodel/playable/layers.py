@@ -44,13 +44,17 @@ def linear(module: nn.Module, arrays: Arrays, where: str) -> Operation:
     return {"op": "linear", "weight": arrays.weights(module.weight), "bias": bias}
 
 
-def block_linear(module: BlockLinear, arrays: Arrays) -> Operation:
+def block_linear(module: nn.Module, arrays: Arrays, where: str) -> Operation:
     """y_g = x_g W_g + b_g, with W [G, inputs of a block, outputs of a block]."""
+    if type(module) is not BlockLinear:
+        raise cannot_run(where, "BlockLinear", module)
     return {"weight": arrays.weights(module.weight), "bias": arrays.weights(module.bias)}
 
 
-def norm(module: nn.LayerNorm, arrays: Arrays, where: str) -> Operation:
+def norm(module: nn.Module, arrays: Arrays, where: str) -> Operation:
     """Layer normalisation over all of x."""
+    if type(module) is not nn.LayerNorm:
+        raise cannot_run(where, "LayerNorm", module)
     if len(module.normalized_shape) != 1 or module.weight is None or module.bias is None:
         raise cannot_run(where, "LayerNorm over one dimension, with weight and bias", module)
     return {
@@ -91,14 +95,9 @@ def _channel_norm(module: nn.Module, arrays: Arrays, where: str) -> list[Operati
     return [{**norm(module.norm, arrays, where), "op": "channel_norm"}]
 
 
-def _norm(module: nn.Module, arrays: Arrays, where: str) -> list[Operation]:
-    assert isinstance(module, nn.LayerNorm)
-    return [norm(module, arrays, where)]
-
-
 LAYERS: dict[type[nn.Module], Callable[[nn.Module, Arrays, str], list[Operation]]] = {
     nn.Linear: lambda module, arrays, where: [linear(module, arrays, where)],
-    nn.LayerNorm: _norm,
+    nn.LayerNorm: lambda module, arrays, where: [norm(module, arrays, where)],
     nn.SiLU: lambda module, arrays, where: [{"op": "silu"}],
     nn.Identity: lambda module, arrays, where: [],
     nn.Sequential: _sequence,

@@ -23,9 +23,9 @@ from worldmodel.models.decoder import (
     TwoHotHead,
 )
 from worldmodel.models.full_gaussian import FullGaussianFamily
-from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
+from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 from worldmodel.models.likelihoods import NEAR
-from worldmodel.models.rssm import RSSM, BareGRU, BlockGRU, Cell, PlainGRU
+from worldmodel.models.rssm import RSSM, BareGRU, BlockGRU, PlainGRU
 from worldmodel.models.world_model import WorldModel
 from worldmodel.playable.arrays import Arrays
 from worldmodel.playable.layers import Operation, block_linear, cannot_run, doubling, gru, linear, norm, operations
@@ -62,16 +62,16 @@ def describe(model: WorldModel, arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell, arrays: Arrays) -> Operation:
+def _cell(cell: nn.Module, arrays: Arrays) -> Operation:
     where = "dynamics.cell"
     if type(cell) is BlockGRU:
         return {
             "kind": "block_gru",
             "deter_in": operations(cell.deter_in, arrays, f"{where}.deter_in"),
             "stoch_in": operations(cell.stoch_in, arrays, f"{where}.stoch_in"),
-            "mix": block_linear(cell.mix, arrays),
+            "mix": block_linear(cell.mix, arrays, f"{where}.mix"),
             "norm": norm(cell.norm, arrays, f"{where}.norm"),
-            "gates": block_linear(cell.gates, arrays),
+            "gates": block_linear(cell.gates, arrays, f"{where}.gates"),
         }
     if type(cell) is PlainGRU:
         stoch_in = operations(cell.stoch_in, arrays, f"{where}.stoch_in")
@@ -81,7 +81,7 @@ def _cell(cell: Cell, arrays: Arrays) -> Operation:
     raise cannot_run(where, "BlockGRU, PlainGRU or BareGRU", cell)
 
 
-def _latent(family: LatentFamily) -> dict[str, Any]:
+def _latent(family: object) -> dict[str, Any]:
     if type(family) is GaussianFamily:
         return {"family": "gaussian", "groups": family.groups, "min_std": family.min_std}
     if type(family) is FullGaussianFamily:

@@ -164,6 +164,8 @@ const Player = (() => {
   const spreads = chart({ title: "Spread of the prior", caption: byId("about-spread").textContent, unit: "nats" });
   const kls = chart({ title: "KL along the recorded episode", caption: byId("about-kl").textContent, unit: "nats", least: 0 });
 
+  byId("charts").append(byId("groups").parentElement); // behind the charts
+
   function chart(options) {
     return Charts.make(byId("charts"), options, (at) => go(at - start.row));
   }
