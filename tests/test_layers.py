@@ -15,7 +15,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ENV_FILES = sorted((PACKAGE.parent / "envs").rglob("*.py"))
 # A module imports its own layer and those to the right of it.
 LAYERS = [
-    *("__main__", "cli", "commands", "runs", "build", "build_acting", "config_io", "training", "playable", "report", "evaluation"),
+    *(
+        "__main__",
+        "cli",
+        "commands",
+        "runs",
+        "build",
+        "build_acting",
+        "config_io",
+        "training",
+        "playable",
+        "report",
+        "evaluation",
+    ),
     *("behaviour", "evidence", "objectives", "oracles", "models", "data", "kernels", "config", "config_acting"),
     *("checks", "train_ratio", "seeding", "types", "system"),
 ]

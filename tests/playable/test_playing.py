@@ -45,9 +45,16 @@ def opened(browser, tmp_path):
     assert browser.problems == []
 
 
+def wait_until(browser, expression, seconds=20.0):
+    """Wait for something to become true in the page."""
+    until = time.monotonic() + seconds
+    while not browser.run(expression):
+        assert time.monotonic() < until, expression
+        time.sleep(0.05)
+
+
 def action_of(browser, step="at(-1)"):
     return browser.run(f"Array.from(Player.state.current.steps.{step}.action)")
-
 
 
 def test_the_page_counts_as_pytorch_does_and_says_so(opened):
@@ -81,7 +88,9 @@ def test_a_held_arrow_pushes_to_the_end_and_a_slider_stays(opened):
     assert action_of(browser) == [-1]
     browser.key("s")
     assert action_of(browser) == [0]
-    browser.run("const s = document.querySelector('#actions input'); s.value = 0.5; s.dispatchEvent(new Event('input'))")
+    browser.run(
+        "const s = document.querySelector('#actions input'); s.value = 0.5; s.dispatchEvent(new Event('input'))"
+    )
     browser.key("s")
     assert action_of(browser) == [0.5]
 
@@ -168,10 +177,10 @@ def test_a_model_of_the_presets_size_makes_thirty_steps_a_second_with_all_that_i
     assert float(browser.run("document.getElementById('full-speed').dataset.value")) > 30
     browser.run("document.getElementById('speed').value = '30'")
     browser.key("p")
-    time.sleep(1.6)
-    steps, rate = browser.run(f"[{LENGTH}, Number(document.getElementById('rate').textContent)]")
+    shown = "Number(document.getElementById('rate').textContent)"
+    wait_until(browser, f"{LENGTH} > 30 && {shown} >= 28")
+    assert browser.run(shown) <= 45  # it may catch up on a busy machine, but keeps below the next speed
     browser.key("p")
-    assert 24 <= rate <= 36 and 20 < steps < 80
     stopped = browser.run(LENGTH)
     time.sleep(0.2)
     assert browser.run(LENGTH) == stopped and browser.run("document.getElementById('play').textContent") == "Play"
@@ -183,20 +192,22 @@ def test_time_stops_once_where_the_model_expects_the_end(opened):
         model.decoder.continue_head[-1].bias.fill_(-30.0)
     browser = opened(model, "Pendulum-v1")
     browser.key(" ")
-    time.sleep(0.5)
-    assert browser.run(LENGTH) == 2 and "expects the episode to have ended" in browser.run("document.getElementById('said').textContent")
+    wait_until(browser, "document.getElementById('said').textContent.includes('expects the episode to have ended')")
+    assert browser.run(LENGTH) == 2 and browser.run("document.getElementById('play').textContent") == "Play"
     browser.key(" ")
-    time.sleep(0.5)
-    assert browser.run(LENGTH) > 3
+    wait_until(browser, f"{LENGTH} > 4")
 
 
 @pytest.mark.parametrize(
-    ("spec", "env_id", "count"), [(PENDULUM, "Pendulum-v1", 2), (CARTPOLE, "CartPole-v1", 2), (MIXED_SPEC, "Mine-v0", 6)]
+    ("spec", "env_id", "count"),
+    [(PENDULUM, "Pendulum-v1", 2), (CARTPOLE, "CartPole-v1", 2), (MIXED_SPEC, "Mine-v0", 6)],
 )
 def test_every_picture_is_drawn_and_moves(opened, spec, env_id, count):
     browser = opened(shaken(make_model(spec), 0.1), env_id)
     looks = "[...document.querySelectorAll('canvas.picture')].map((c) => c.toDataURL())"
-    blank = browser.run("(() => { const c = document.querySelector('canvas.picture').cloneNode(); return c.toDataURL(); })()")
+    blank = browser.run(
+        "(() => { const c = document.querySelector('canvas.picture').cloneNode(); return c.toDataURL(); })()"
+    )
     before = browser.run(looks)
     for _ in range(3):
         browser.key("s")

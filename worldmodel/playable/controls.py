@@ -39,7 +39,10 @@ def controls(env_id: str, spec: ActionSpec, space: Space | None = None) -> dict[
     if spec.kind == "continuous":
         return {"kind": spec.kind, "entries": _sliders(spec.width, names, space)}
     if spec.kind == "binary":
-        return {"kind": spec.kind, "entries": [{"name": f"switch {i + 1}", "key": _digit(i)} for i in range(spec.width)]}
+        return {
+            "kind": spec.kind,
+            "entries": [{"name": f"switch {i + 1}", "key": _digit(i)} for i in range(spec.width)],
+        }
     alone = len(spec.classes) == 1
     groups = []
     for i, count in enumerate(spec.classes):

@@ -1,4 +1,4 @@
-"""A world model's page: one file of HTML with its weights, in which a reader acts in the dream. No network is needed."""
+"""A world model's page: one file of HTML with its weights, in which a reader acts in the dream, without a network."""
 
 import json
 from functools import cache
@@ -39,9 +39,7 @@ class Page(NamedTuple):
     precision: Precision
 
 
-def playable_page(
-    model: WorldModel, episodes: Batch, subject: Subject, *, seed: int, limit: int | None = None
-) -> Page:
+def playable_page(model: WorldModel, episodes: Batch, subject: Subject, *, seed: int, limit: int | None = None) -> Page:
     """The page of a model.
 
     Weights are kept in float32, or in float16 where the page would be larger than `limit` otherwise.

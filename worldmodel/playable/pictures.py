@@ -32,7 +32,9 @@ def pictures(
             found.append({"kind": "image", "leaf": i, "height": height, "width": width, "channels": channels})
         elif leaf.kind == "categorical" and _is_grid(env_id, leaf, wrappers):
             cells = GRID_SIDE**2
-            found.append({"kind": "grid", "leaf": i, "side": GRID_SIDE, "kinds": [leaf.classes[0], leaf.classes[cells]]})
+            found.append(
+                {"kind": "grid", "leaf": i, "side": GRID_SIDE, "kinds": [leaf.classes[0], leaf.classes[cells]]}
+            )
         elif leaf.kind in ("categorical", "binary"):
             found.append({"kind": "bars", "leaf": i})
         elif path == ROOT and (drawing := _drawing(env_id, wrappers, hide)) is not None:
@@ -50,9 +52,7 @@ def names_of(
     return [path if leaf.width == 1 else f"{path}[{i}]" for i in range(leaf.width)]
 
 
-def _drawing(
-    env_id: str, wrappers: Sequence[Any], hide: Mapping[str, Sequence[int]] | None
-) -> dict[str, Any] | None:
+def _drawing(env_id: str, wrappers: Sequence[Any], hide: Mapping[str, Sequence[int]] | None) -> dict[str, Any] | None:
     """A known environment's own drawing, and where in a row the numbers are that it needs."""
     if env_id not in DRAWN or wrappers or not suites.is_classic_control(env_id):
         return None
