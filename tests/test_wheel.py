@@ -112,8 +112,9 @@ def test_a_wheel_holds_every_module_and_preset_under_two_names_that_clash_with_n
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "worldmodel").rglob("*.py")}
     expected |= {path.relative_to(ROOT / "envs").as_posix() for path in (ROOT / "envs").rglob("*.py")}
     expected |= {f"worldmodel/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    templates = ROOT / "worldmodel" / "report" / "templates"
-    expected |= {path.relative_to(ROOT).as_posix() for path in templates.iterdir()}
+    for part in ("report", "playable"):
+        templates = ROOT / "worldmodel" / part / "templates"
+        expected |= {path.relative_to(ROOT).as_posix() for path in templates.iterdir()}
     expected |= {"worldmodel/py.typed", "worldmodel_envs/py.typed"}
     assert expected <= names
     assert {Path(name).suffix for name in names - expected} <= {".html", ".css", ".js", ".json", ".txt"}

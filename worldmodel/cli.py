@@ -5,6 +5,7 @@ worldmodel train --resume runs/pendulum-...
 worldmodel evaluate runs/pendulum-... [--episodes 20 --policy mppi]
 worldmodel evaluate runs/pendulum-... --dream_gap --policy mppi
 worldmodel play runs/pendulum-... --policy mppi --output swing_up.gif
+worldmodel play runs/pendulum-... --html
 worldmodel imagine runs/pendulum-... --context 16 --horizon 48
 worldmodel evidence runs/pendulum-... --particles 64,256,1024
 worldmodel gap runs/pendulum-...
@@ -70,6 +71,7 @@ OPTIONS = {  # of the program itself
 # `evaluate` makes one only if it plays episodes.
 MAKE_ENVIRONMENTS = {"train", "collect", "play"}
 PLAYS = "evaluate"
+MAKES_NONE = "html"  # the option by which `play` makes none
 
 
 class _Parser(ArgumentParser):
@@ -144,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(settings_text(config_from_options(settings)), end="")
             sys.exit(0)
         plays = options.command == PLAYS and (settings.episodes is not None or settings.dream_gap)
-        makes = plays or options.command in MAKE_ENVIRONMENTS
+        makes = plays or (options.command in MAKE_ENVIRONMENTS and not settings.get(MAKES_NONE))
         with _current_folder_importable() if makes else nullcontext():
             modules[options.command].run(parsers[options.command], settings)
     except (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError) as error:

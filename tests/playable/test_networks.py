@@ -23,6 +23,11 @@ class MyLinear(nn.Linear):
         return 2 * super().forward(x)
 
 
+class MySiLU(nn.SiLU):
+    def forward(self, x):
+        return -super().forward(x)
+
+
 class MyDecoder(Decoder):
     pass
 
@@ -49,6 +54,7 @@ def changed(where: str, module: nn.Module) -> WorldModel:
         ("decoder.reward_head", nn.Linear(12, 1), r"decoder\.reward_head: expected GaussianHead, .* got Linear"),
         ("decoder.flat_heads.0", nn.ReLU(), r"decoder, the head of 'cards': expected Linear, .* got ReLU"),
         ("decoder.image_heads.0", nn.ReLU(), r"decoder, the head of 'camera': expected ImageHead, .* got ReLU"),
+        ("decoder.trunk.2", MySiLU(), r"decoder\.trunk\.2: expected .* got MySiLU"),
         ("decoder.trunk", nn.Dropout(), r"decoder\.trunk: expected .* got Dropout"),
         ("decoder.continue_head.1", nn.Tanh(), r"decoder\.continue_head\.1: expected .* got Tanh"),
     ],

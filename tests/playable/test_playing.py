@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from browser import Browser, find_browser
-from playable_cases import page_of, shaken
+from playable_cases import page_of, rows_of, shaken
 from worldmodel.models.decoder import Decoder
 from worldmodel.models.encoder import Encoder
 from worldmodel.models.latents import GaussianFamily
@@ -144,6 +144,8 @@ def test_the_record_acts_until_it_ends(opened):
     assert browser.run(LENGTH) == 1
     taken = browser.run("Array.from({ length: 40 }, () => document.getElementById('step').click()).length")
     assert taken == 40 and browser.run(LENGTH) == 30  # rows of the episode
+    actions = torch.tensor(browser.run("Player.state.current.steps.map((step) => Array.from(step.action))"))
+    torch.testing.assert_close(actions.float(), rows_of(make_model(CARTPOLE)).prev_action[0])
     assert "The recorded actions end here" in browser.run("document.getElementById('said').textContent")
 
 

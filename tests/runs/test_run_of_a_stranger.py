@@ -32,6 +32,7 @@ SETTINGS = TINY | {
 }
 POPEN = {"x": {"class_path": "evil_module.Evil", "init_args": {"args": "id"}}}
 OPTIONS = {
+    "play": ["--html"],
     "evidence": ["--particles", "4", "--runs", "1", "--context", "0"],
     "gap": ["--updates", "2", "--steps", "1", "--particles", "4", "--runs", "1", "--alternatives", "4"],
 }
@@ -82,8 +83,14 @@ def hostile(own, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("env", "commands"),
     [
-        ({"id": "evil_module:X-v0", "kwargs": POPEN}, ("evaluate", "imagine", "evidence", "gap", "report", "compare")),
-        ({"wrappers": ["evil_module:W", {"evil_module:W": POPEN}], "kwargs": POPEN}, ("evaluate", "evidence", "gap")),
+        (
+            {"id": "evil_module:X-v0", "kwargs": POPEN},
+            ("evaluate", "imagine", "evidence", "gap", "play", "report", "compare"),
+        ),
+        (
+            {"wrappers": ["evil_module:W", {"evil_module:W": POPEN}], "kwargs": POPEN},
+            ("evaluate", "evidence", "gap", "play"),
+        ),
     ],
     ids=["the id", "wrappers"],
 )
