@@ -1,7 +1,7 @@
 """What each usual trick costs, in nats per step, on a world whose evidence is known exactly.
 
     python scripts/trick_study.py --output runs/tricks          # goes on where it was interrupted
-    python scripts/trick_study.py --output runs/tricks --write  # docs/tricks.md from stored results
+    python scripts/trick_study.py --output runs/tricks --write  # docs/tricks.md and docs/trick_study.jsonl
 
 The same model is trained on the same rows with one trick at a time. Its bound, its evidence (SMC) and its density k
 steps ahead are each subtracted from the exact value, which a Kalman filter computes for the same held-out episodes.
@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from docs_blocks import DOCS, add_result, read_results, write_block
+from docs_blocks import DOCS, add_result, kept_results, read_results, write_block
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from worldmodel import build
 from worldmodel.config import Config
@@ -40,6 +42,7 @@ from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW
 from worldmodel.types import Batch
 
 PRESET = "linear_gaussian"
+NUMBERS = "trick_study.jsonl"  # every run behind the page
 SHORTER = {"replay.batch_size": 64, "evaluation.episodes": 96, "env.num_envs": 32}
 ROWS = 150_000
 PARTICLES = 128
@@ -47,6 +50,7 @@ FUTURES = 256
 CONTEXT = 24
 AHEAD = (1, 2, 5, 10, 20)
 WIDE = 0.25  # of a sandwich, as a share of the ELBO's gap: above it SMC's number is an upper limit of the evidence lost
+ARROW: dict[str, Any] = {"marker": "<", "linestyle": "", "markersize": 5}
 Result = Mapping[str, Any]
 FIXED: dict[str, Any] = {"decoder.std": "fixed", "decoder.standardise": False}
 SYMLOG = {
@@ -83,19 +87,24 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/tricks.md and its figure, train nothing")
     options = parser.parse_args()
     if options.write:
-        if not (found := read_results(options.output)):
+        if not (found := kept_results(NUMBERS, read_results(options.output), which_run)):
             parser.error(f"{options.output}: expected results.jsonl with results, found none")
         write_page(found, {name: words for name, (words, _) in TRICKS.items()})
         return
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
-    done = {(row["trick"], row["seed"], row["updates"]) for row in read_results(options.output)}
+    done = {which_run(row) for row in read_results(options.output)}
     for seed in options.seeds:
         for trick in options.tricks:
             if (trick, seed, options.updates) not in done:
                 result = study(trick, seed, options.updates, options.output)
                 add_result(options.output, result)
                 print(json.dumps(result), flush=True)
+
+
+def which_run(result: Result) -> tuple[str, int, int]:
+    """What tells the runs of this study apart."""
+    return result["trick"], result["seed"], result["updates"]
 
 
 def study(trick: str, seed: int, updates: int, folder: Path) -> dict[str, Any]:
@@ -215,7 +224,7 @@ def write_page(results: Sequence[Result], words: Mapping[str, str]) -> None:
     """Put tables and figure into docs/tricks.md."""
     by_trick = {name: [row for row in results if row["trick"] == name] for name in words}
     by_trick = {name: rows for name, rows in by_trick.items() if rows}
-    figure(by_trick, words, DOCS / "tricks.png")
+    figure(by_trick, words).savefig(DOCS / "tricks.png", dpi=110)
     write_block("tricks.md", "tricks", tables(by_trick, words))
 
 
@@ -261,7 +270,7 @@ def tables(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str]) -
             *costs,
             "",
             "\\* the sandwich is wider than a quarter of the bound's gap: SMC has not converged, and what it says of",
-            "evidence and of the rows ahead is an upper limit of what was lost.",
+            "evidence and of the rows ahead is an upper limit of what was lost; in the figure, a hollow arrow.",
             "",
             "What each run believes of itself, in nats per step:",
             "",
@@ -275,6 +284,7 @@ def tables(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str]) -
 
 
 def wide(rows: Sequence[Result]) -> bool:
+    """Whether SMC has not converged on these runs, so that what it says they lost is an upper limit."""
     return statistics.mean(abs(row["width"]) for row in rows) > WIDE * statistics.mean(row["elbo_gap"] for row in rows)
 
 
@@ -285,8 +295,11 @@ def spread(rows: Sequence[Result], value: str | Callable[[Result], float]) -> st
     return f"{mean:.3f} ± {statistics.stdev(numbers):.3f}" if len(numbers) > 1 else f"{mean:.3f}"
 
 
-def figure(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str], path: Path) -> None:
-    """Bound, evidence and imagination of every trick, one dot a seed, on a logarithmic axis."""
+def figure(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str]) -> Figure:
+    """Bound, evidence and imagination of every trick on a logarithmic axis, one mark a seed.
+
+    A dot is a measurement; a hollow arrow is an upper limit, from a run on which SMC has not converged.
+    """
     columns: list[tuple[str, str, Callable[[Result], float]]] = [
         ("the bound's gap", RAW, lambda row: row["elbo_gap"]),
         ("evidence lost (SMC)", OPTIMISED, lambda row: row["smc_excess"]),
@@ -296,18 +309,38 @@ def figure(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str], p
     axes = drawing.subplots()
     for place, rows in enumerate(by_trick.values()):
         for offset, (label, colour, value) in zip((-0.24, 0.0, 0.24), columns, strict=True):
-            numbers = [max(value(row), 1e-3) for row in rows]
-            at = [place + offset] * len(numbers)
-            axes.plot(statistics.mean(numbers), at[0], "|", color=colour, markersize=11, markeredgewidth=2.2)
-            axes.plot(numbers, at, "o", color=colour, markersize=3.6, label=label if place == 0 else None)
+            limits = [row for row in rows if label != columns[0][0] and wide([row])]
+            marks(
+                axes,
+                [value(row) for row in rows if row not in limits],
+                [value(row) for row in limits],
+                place + offset,
+                colour,
+            )
     axes.set_xscale("log")
     axes.set_yticks(range(len(by_trick)), [words[name] for name in by_trick], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("nats per step below the exact value (0.001 and less at 0.001)")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
-    drawing.savefig(path, dpi=110)
+    handles = [
+        Line2D([], [], color=colour, marker="o", linestyle="", markersize=4, label=label)
+        for label, colour, _ in columns
+    ]
+    limit = Line2D([], [], color="#555", markerfacecolor="none", label="at most this: SMC has not converged", **ARROW)
+    axes.legend(
+        handles=[*handles, limit], frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4
+    )
+    return drawing
+
+
+def marks(axes: Axes, measured: Sequence[float], limits: Sequence[float], height: float, colour: str) -> None:
+    """Dots with their mean for what was measured, hollow arrows to the left for upper limits."""
+    dots, arrows = ([max(number, 1e-3) for number in numbers] for numbers in (measured, limits))
+    axes.plot(arrows, [height] * len(arrows), color=colour, markerfacecolor="none", **ARROW)
+    axes.plot(dots, [height] * len(dots), "o", color=colour, markersize=3.6)
+    if dots and not arrows:
+        axes.plot(statistics.mean(dots), height, "|", color=colour, markersize=11, markeredgewidth=2.2)
 
 
 if __name__ == "__main__":
