@@ -276,7 +276,7 @@ def tables(by_trick: Mapping[str, Sequence[Result]], words: Mapping[str, str]) -
             "",
             *claims,
             "",
-            "Squared error of the mean of 32 imagined futures, in units of the data's variance (no ±: of one seed):",
+            "Squared error of the mean of 32 imagined futures, in units of the data's variance:",
             "",
             *errors,
         ]
