@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PAGE, BLOCK, FIGURE = "acting.md", "study", "acting_study.png"
 NUMBERS = "acting_study.jsonl"  # every evaluation behind the page
-COLOURS = (RAW, OPTIMISED, BASELINE)
+COLOURS = (RAW, OPTIMISED, BASELINE, "#7a4e9e")  # as many as there are names of settings, or some share one
 LABELS = {"preset": "this project"}
 PROCESSES = 2
 STEPS_BETWEEN = 500
