@@ -26,6 +26,7 @@ from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentF
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.loss import Objective
+from worldmodel.objectives.overshooting import Overshooting
 from worldmodel.seeding import Stream, make_generator
 from worldmodel.system.launched import Launched
 from worldmodel.system.provenance import provenance
@@ -252,6 +253,20 @@ def build_objective(config: LossConfig, spec: EnvSpec) -> Objective:
         free_nats=config.free_nats,
         free_nats_rule=config.free_nats_rule,
         scales=scales | {REWARD: config.reward_scale, CONTINUE: config.continue_scale},
+        overshooting=build_overshooting(config),
+    )
+
+
+def build_overshooting(config: LossConfig) -> Overshooting | None:
+    """The term about imagined futures; None where there is none."""
+    if config.overshooting == 0:
+        return None
+    return Overshooting(
+        scale=config.overshooting,
+        of=config.overshooting_of,
+        steps=config.overshooting_steps,
+        every=config.overshooting_every,
+        samples=config.overshooting_samples,
     )
 
 

@@ -252,6 +252,17 @@ class LossConfig:
     """Factor of the reward's log-likelihood."""
     continue_scale: float = 1.0
     """Factor of the continue flag's log-likelihood."""
+    overshooting: float = 0.0
+    """Factor of a term about imagined futures, 2 to `overshooting_steps` steps ahead of what was seen; 0: none."""
+    overshooting_of: Literal["latents", "rows"] = "latents"
+    """What it compares: q(z_t), detached, with the prior that was imagined (PlaNet's latent overshooting); or the row
+    itself with the likelihoods of `overshooting_samples` futures, averaged."""
+    overshooting_steps: int = 12
+    """Steps that are imagined."""
+    overshooting_every: int = 8
+    """One in so many rows is a start; 1: all of them, as in PlaNet, at so many times the cost."""
+    overshooting_samples: int = 4
+    """Futures from each start where rows are compared."""
     auxiliary: dict[str, str] = field(default_factory=dict)
     """Auxiliary losses by name, each `module:name` of a function (model) that makes its module, or `given:` where
     training was handed it in Python. They are imported to train, and never by opening a run."""
@@ -264,6 +275,10 @@ class LossConfig:
         not_negative(
             self, "loss", "beta", "kl_warmup", "free_nats", "observation_scale", "reward_scale", "continue_scale"
         )
+        not_negative(self, "loss", "overshooting")
+        positive(self, "loss", "overshooting_every", "overshooting_samples")
+        ahead = self.overshooting_steps
+        require(ahead > 1, "loss.overshooting_steps", "2 or more: the bound itself looks one step ahead", ahead)
         require((self.dyn is None) == (self.rep is None), "loss.dyn, loss.rep", "both or neither", (self.dyn, self.rep))
         for name in ("dyn", "rep"):
             value = getattr(self, name)
@@ -457,6 +472,10 @@ class Config:
             f"enough steps for one update: at least {fewest_env_steps(**pay)}",
             self.training.env_steps,
         )
+        ahead = self.loss.overshooting_steps
+        fits = self.loss.overshooting == 0 or ahead + self.replay.burn_in < length
+        expected = f"replay.burn_in + loss.overshooting_steps below replay.sequence_length = {length}"
+        require(fits, "loss.overshooting_steps", expected, ahead)
         share = self.replay.capacity // streams
         roomy = share >= 2 * length
         expected = f"at least two sequences per environment = {2 * length * streams}"

@@ -12,6 +12,7 @@ from worldmodel.models.latents import OneHotCategorical
 from worldmodel.objectives.elbo import Bound, Total, elbo, log_likelihoods, own
 from worldmodel.objectives.loss import Loss, Objective, divergence, loss
 from worldmodel.objectives.marginal import with_marginal_gradient
+from worldmodel.objectives.overshooting import ImaginingModel, overshooting
 from worldmodel.types import KL, BalancedKL, Batch, Likelihood, State, Trajectory
 
 
@@ -91,8 +92,13 @@ def bound_loss_and_states(
     """
     bound, each, states = _bound_and_divergence(model, batch, objective, generator, autocast)
     bound = replace(bound, total=total)
-    added = {name: one(states, batch) for name, one in (auxiliary or {}).items()}
-    for name, term in added.items():
+    added: dict[str, Tensor] = {}
+    if objective.overshooting is not None:
+        assert isinstance(model, ImaginingModel)
+        with torch.autocast(batch.reward.device.type, torch.bfloat16, enabled=autocast):
+            added["overshooting"] = overshooting(model, batch, states, objective.overshooting, generator)
+    for name, one in (auxiliary or {}).items():
+        added[f"auxiliary_{name}"] = term = one(states, batch)
         if term.shape != batch.valid.shape:
             expected = f"a number at every row, {tuple(batch.valid.shape)}"
             raise ValueError(f"auxiliary loss {name}: expected {expected}, got the shape {tuple(term.shape)}")

@@ -105,7 +105,7 @@ def elbo(
 def log_likelihoods(
     likelihoods: Mapping[str, Likelihood],
     targets: Mapping[str, Tensor],
-    observed: Mapping[str, Bool[Tensor, "B T"]] | None = None,
+    observed: Mapping[str, Bool[Tensor, "*#batch T"]] | None = None,
 ) -> dict[str, Float[Tensor, "*batch T"]]:
     """log p(x_t | h_t, z_t) by name; zero where it is not observed. Arguments and errors as in `elbo`."""
     if likelihoods.keys() != targets.keys():

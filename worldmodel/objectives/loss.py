@@ -6,7 +6,7 @@ With balancing, KL_t is replaced by two terms of the same KL, of which one has t
 
     KL_t -> dyn * KL( sg(q) || p ) + rep * KL( q || sg(p) )
 
-Auxiliary losses are added as they are, and have an entry each in the ledger.
+Overshooting (`objectives.overshooting`) and auxiliary losses are added as they are, with an entry each in the ledger.
 
 Free nats apply to each KL, per step and to the sum over groups (one kernel on a GPU). Sources: PlaNet (arXiv
 1811.04551, section 4 and its released code), DreamerV1 (1912.01603), V2 (2010.02193, equation 3), V3 (2301.04104,
@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.objectives.elbo import Bound, Total, masked_mean, own
+from worldmodel.objectives.overshooting import Overshooting
 from worldmodel.types import KL, BalancedKL, BalancedLatent
 
 FreeNatsRule = Literal["step", "mean", "excess"]
@@ -37,6 +38,7 @@ class Objective:
     free_nats: float = 0.0
     free_nats_rule: FreeNatsRule = "step"
     scales: Mapping[str, float] = field(default_factory=dict)
+    overshooting: Overshooting | None = None
 
     def at(self, update: int) -> "Objective":
         """The objective of update 0, 1, ...: over the warm-up, beta rises linearly from beta / kl_warmup.
@@ -75,7 +77,7 @@ def loss(
     bound: Bound,
     each: KL | BalancedKL,
     objective: Objective,
-    auxiliary: Mapping[str, Float[Tensor, "B T"]] | None = None,
+    added: Mapping[str, Float[Tensor, "B T"]] | None = None,
 ) -> Loss:
     """The optimised loss for a bound.
 
@@ -83,7 +85,7 @@ def loss(
         bound: the bound at the sampled states.
         each: the `divergence` of these states under the objective; the bound holds its raw KL.
         objective: how the loss departs from the bound.
-        auxiliary: what is added to it at every row, by name, in nats.
+        added: what is added to it at every row, by its name in the ledger, in nats.
     Returns:
         The loss, with the ledger of its differences from the negative bound.
     Raises:
@@ -101,7 +103,7 @@ def loss(
     weighted = objective.beta * balanced
     scaled = {name: objective.scales.get(name, 1.0) * term for name, term in bound.log_likelihood.items()}
     value = bound.mean(weighted - torch.stack(list(scaled.values())).sum(0))
-    added = {f"auxiliary_{name}": term for name, term in (auxiliary or {}).items()}
+    added = added or {}
     if added:
         value = value + bound.mean(torch.stack(list(added.values())).sum(0))
     with torch.no_grad():

@@ -63,6 +63,7 @@ DEPARTURES = {  # of the loss from the bound, as the ledger calls them
     "free_nats": Wording("+ free nats", PER_STEP, "KL that the free nats fill up (or, if negative, let go)"),
     "balancing": Wording("+ balancing", PER_STEP, "two stop-gradient halves of the KL that do not weigh one together"),
     "beta": Wording("+ beta", PER_STEP, "the factor of the KL"),
+    "overshooting": Wording("+ overshooting", PER_STEP, "what imagined futures say of rows several steps ahead"),
 }
 SCORES = {  # of imagined futures: evaluation.scores.METRICS
     "nll": Wording(
