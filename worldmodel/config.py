@@ -374,6 +374,9 @@ class EvaluationConfig:
     """Steps that it then predicts, under the recorded actions."""
     samples: int = 32
     """Imagined futures per context; the prediction is their mean."""
+    score_samples: int | None = None
+    """Imagined futures per context when imagination is scored; null: `samples`. With few of them the negative
+    log-likelihood is overstated, by any number of nats where futures are narrow: some hundred are best."""
     acting_episodes: int = 10
     """Episodes that the present policy plays at every evaluation of a run that acts, without exploring, from the same
     starts each time; the model is scored on them too. Zero leaves it out."""
@@ -387,6 +390,8 @@ class EvaluationConfig:
         require(0 <= self.seed < 2**63, "evaluation.seed", "zero or more, below 2^63", self.seed)
         positive(self, "evaluation", "episodes", "max_length", "context", "horizon", "samples", "particle_episodes")
         not_negative(self, "evaluation", "acting_episodes")
+        count = self.score_samples
+        require(count is None or count > 0, "evaluation.score_samples", "null or at least 1", count)
         require(self.particles != 1 and self.particles >= 0, "evaluation.particles", "0 or at least 2", self.particles)
 
 

@@ -111,11 +111,12 @@ def test_every_leaf_has_the_scores_that_are_defined_for_it():
         assert metrics.keys() == (everything if leaf in numbers else {"nll", "squared_error"})
         for metric, methods in metrics.items():
             absent = {"repeat_last"} if metric == "nll" and leaf not in numbers else set()
-            assert methods.keys() == {"model", "repeat_last", "marginal"} - absent
+            hedged = {"hedged"} if metric == "nll" else set()
+            assert methods.keys() == {"model", "repeat_last", "marginal"} - absent | hedged
             for mean, low, high in methods.values():
                 assert ((low <= mean + 1e-9) & (mean <= high + 1e-9)).all()
     alone, _ = score(make_model(), padded(), samples=1)
-    assert alone.scores["obs"]["nll"].keys() == {"model", "repeat_last", "marginal"}
+    assert alone.scores["obs"]["nll"].keys() == {"model", "hedged", "repeat_last", "marginal"}
     assert alone.scores["obs"]["crps"].keys() == alone.scores["obs"]["coverage"].keys() == {"repeat_last", "marginal"}
 
 

@@ -80,8 +80,16 @@ def _show_held_out(console: "Console", opened: "Run") -> None:
     with Watch().phase("scoring the held-out episodes"):
         evaluation = opened.evaluate()
     show_table(console, tables.held_out(evaluation, opened.model.resolution()))
-    if evaluation.open_loop:
-        show_table(console, tables.open_loop(evaluation.open_loop))
+    if not evaluation.open_loop:
+        return
+    show_table(console, tables.open_loop(evaluation.open_loop))
+    try:
+        with Watch().phase("scoring imagination"):
+            scores = opened.score()
+    except FileNotFoundError as error:
+        console.print(f"imagination is not compared with the marginal of the training rows: {error}", soft_wrap=True)
+        return
+    show_table(console, tables.calibration(scores), caption=f"{scores.futures} futures, {scores.samples} samples each")
 
 
 def _play(console: "Console", opened: "Run", options: Namespace) -> None:

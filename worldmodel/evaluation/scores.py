@@ -1,6 +1,7 @@
 """How good imagination is, by horizon, on held-out episodes: proper scores with intervals, beside two baselines.
 
-    nll             -log 1/N sum_n p(x_{t+h} | state_n) of the whole leaf, in nats per step
+    nll             -log 1/N sum_n p(x_{t+h} | state_n) of the whole leaf, in nats per step; too high for few futures,
+                    since they are narrow in a deterministic world and may all miss what happened
     squared_error   of the mean over the N futures, in units of the training rows' variance
     crps            of one draw of each state's likelihood, in units of the training rows' std, mean over dimensions
     coverage        the share of truths in the central 90 % of the same draws, mean over dimensions; ideally 0.9
@@ -11,6 +12,8 @@ and bits are scored whole by their nats, which are a mass's.
 
 Only futures that were recorded whole are scored, so before the last step none of them ends: the continue flag's scores
 are about episodes that are known to go on, and a model that gives them their fair chance of ending looks too cautious.
+
+The nll of a third method, `hedged`, is that of imagination mixed with the marginal: see `evaluation.hedging`.
 
 Densities of deterministic worlds are unbounded, so nll wants `WorldModel.resolution`, the floor of the std, beside it.
 """
@@ -31,6 +34,7 @@ from worldmodel.checks import require_positive
 from worldmodel.data.batches import long_enough
 from worldmodel.evaluation import scoring_rules as rules
 from worldmodel.evaluation.baselines import Baseline, ByMetric, baseline_scores
+from worldmodel.evaluation.hedging import hedged_nll
 from worldmodel.evaluation.open_loop import Futures, futures
 from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.models.decoder import REWARD
@@ -39,7 +43,7 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, State
 
 METRICS = ("nll", "squared_error", "crps", "coverage")
-METHODS = ("model", "repeat_last", "marginal")
+METHODS = ("model", "hedged", "repeat_last", "marginal")
 COUNTS = ("context", "horizon", "samples", "episodes", "futures")  # the fields of `Scores` that are numbers
 
 
@@ -72,6 +76,14 @@ class Scores:
             AttributeError, KeyError, TypeError, ValueError: if it is something else.
         """
         return cls(**{name: int(data[name]) for name in COUNTS}, scores=_each(data["scores"], _band_from_json))
+
+    def better_until(self, leaf: str) -> int | None:
+        """Up to which horizon imagination has fewer nats than the marginal, at every step; None without nats of both."""
+        nll = self.scores[leaf].get("nll", {})
+        if not {"model", "marginal"} <= nll.keys():
+            return None
+        better = nll["model"].mean <= nll["marginal"].mean
+        return int(np.argmin(better)) if not better.all() else self.horizon
 
 
 def _each(scores: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
@@ -131,18 +143,45 @@ def score_imagination(
     B = episodes.is_first.shape[0]
     sums: dict[tuple[str, str, str], Tensor] = defaultdict(lambda: torch.zeros(B, horizon, dtype=torch.float64))
     count = torch.zeros(B, dtype=torch.long)
+    nats: dict[tuple[str, str], list[Tensor]] = defaultdict(list)  # of every future, by leaf and method
+    episodes_of: list[Tensor] = []
     for future in futures(model, episodes, context=context, horizon=horizon, samples=samples, generator=generator):
         episode = future.episode.cpu()
         count.index_add_(0, episode, torch.ones_like(episode))
+        episodes_of.append(episode)
         for key, values in _score_futures(model, future, baselines, generator):
             sums[key].index_add_(0, episode, values.double().cpu())
+            leaf, metric, method = key
+            if metric == "nll":
+                nats[leaf, method].append(values.double().cpu())
+    for leaf, nll in _hedged(nats, episodes_of):
+        sums[leaf, "nll", "hedged"].index_add_(0, torch.cat(episodes_of), nll)
     some = count > 0
     resamples = rules.resample(int(some.sum()), resampling)
     scores: dict[str, dict[str, dict[str, Band]]] = defaultdict(lambda: defaultdict(dict))
     for (leaf, metric, method), total in sums.items():
         scores[leaf][metric][method] = rules.bootstrap(total[some], count[some], resamples)
-    plain = {leaf: {name: metrics[name] for name in METRICS if name in metrics} for leaf, metrics in scores.items()}
+    plain = {
+        leaf: {
+            name: {method: metrics[name][method] for method in METHODS if method in metrics[name]}
+            for name in METRICS
+            if name in metrics
+        }
+        for leaf, metrics in scores.items()
+    }
     return Scores(context, horizon, samples, int(some.sum()), int(count.sum()), plain)
+
+
+def _hedged(
+    nats: Mapping[tuple[str, str], list[Tensor]], episodes: list[Tensor]
+) -> Iterator[tuple[str, Float[Tensor, "F H"]]]:
+    """The nats of every leaf's hedged forecast, where there are nats of both parts and futures of several episodes."""
+    episode = torch.cat(episodes)
+    if len(episode.unique()) < 2:
+        return
+    for leaf, method in list(nats):
+        if method == "model" and (leaf, "marginal") in nats:
+            yield leaf, hedged_nll(torch.cat(nats[leaf, "model"]), torch.cat(nats[leaf, "marginal"]), episode)
 
 
 def _score_futures(

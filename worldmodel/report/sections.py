@@ -18,7 +18,7 @@ from worldmodel.report.document import WIDE, Block, Chart, Fold, Panels, TableBl
 from worldmodel.report.figures import acting_charts
 from worldmodel.report.formats import count, duration, number
 from worldmodel.report.record import Columns, Record, settings
-from worldmodel.report.tables import Table, few_horizons
+from worldmodel.report.tables import CALIBRATION_NOTE, Table, calibration, few_horizons
 from worldmodel.report.vocabulary import PER_STEP, LineStyle, Wording
 from worldmodel.system.names import file_name
 
@@ -190,7 +190,8 @@ def imagination(record: Record, shown_above: str | None = None) -> list[Block]:
     if record.scores:
         numbers = Fold("Scores as numbers", scores_table({"": record.scores}))
         drawn = Panels(_scores(record.scores), tuple(vocabulary.METHODS.values()))
-        blocks += [Text(scores_sentence(record.scores)), drawn, numbers]
+        covered = TableBlock(calibration(record.scores), CALIBRATION_NOTE)
+        blocks += [Text(scores_sentence(record.scores)), covered, drawn, numbers]
     drawn_here = "imagination/scores.png" if record.scores else None
     names = [name for name in record.pictures if name.startswith("imagination/")]
     return [*blocks, *(_imagined(record, name) for name in names if name not in (shown_above, drawn_here))]

@@ -13,6 +13,7 @@ from torch import Tensor
 from worldmodel.evaluation.evidence import ESTIMATORS, EvidenceReport
 from worldmodel.evaluation.held_out import Evaluation
 from worldmodel.evaluation.open_loop import OpenLoopError
+from worldmodel.evaluation.scores import Scores
 from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.evidence.estimate import DEGENERATE_ROWS, LEAST_ESS, Certificate, Doubt
 from worldmodel.evidence.gap import GapDecomposition
@@ -22,6 +23,10 @@ from worldmodel.report.formats import number, several, with_error
 from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP
 
 INTERVAL = "90 % interval"
+CALIBRATION_NOTE = (
+    "Of numbers, which have intervals. More than 0.9 is as much out of line as less; intervals that are as wide as the "
+    "floor of the standard deviations hold whatever is known better than that."
+)
 
 
 class Table(NamedTuple):
@@ -176,6 +181,20 @@ def imagination(leaf: str, metrics: Mapping[str, Mapping[str, Band]], horizon: i
             lines.append((str(h), mean, f"{low} to {high}" if low else "", *baselines))
         rows.append((vocabulary.score(metric).unit, *("\n".join(column) for column in zip(*lines, strict=True))))
     return Table(header, rows)
+
+
+def calibration(scores: Scores) -> Table:
+    """How often what happened lies in 90 % intervals, and for how long imagination beats the marginal, by leaf."""
+    ahead = few_horizons(scores.horizon)
+    rows = []
+    for leaf, metrics in scores.scores.items():
+        covered = metrics.get("coverage", {}).get("model")
+        shares = [_at(covered, h)[0] for h in ahead]
+        until = scores.better_until(leaf)
+        words = "" if until is None else f"all {until}" if until == scores.horizon else str(until)
+        if words or any(shares):
+            rows.append((leaf, *shares, words))
+    return Table(("inside 90 % intervals", *(f"{h} ahead" for h in ahead), "steps better than the marginal"), rows)
 
 
 def few_horizons(longest: int) -> list[int]:

@@ -83,6 +83,7 @@ SCORES = {  # of imagined futures: evaluation.scores.METRICS
 }
 METHODS = {  # evaluation.scores.METHODS
     "model": LineStyle("the model", RAW),
+    "hedged": LineStyle("the model, hedged by the marginal", RAW, ":"),
     "repeat_last": LineStyle("last step repeated", OPTIMISED),
     "marginal": LineStyle("marginal of the training data", BASELINE, "--"),
 }

@@ -254,7 +254,8 @@ class Run:
         """Score imagination on the held-out episodes, by horizon, beside baselines: see `evaluation.scores`.
 
         Args:
-            context, horizon, samples: as in `imagine`.
+            context, horizon: as in `imagine`.
+            samples: futures of each start; by default `evaluation.score_samples`.
             seed: of everything random.
             episodes: how many held-out episodes to score; by default all that are long enough.
         Raises:
@@ -262,6 +263,7 @@ class Run:
             FileNotFoundError: as `baselines`.
         """
         whole = self.heldout()
+        samples = self.config.evaluation.score_samples if samples is None else samples
         futures = futures_of(self.config, whole, context, horizon, samples)
         require_positive(**futures._asdict())
         if episodes is not None:
