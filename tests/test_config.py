@@ -72,6 +72,7 @@ REFUSED = [  # what is set, the key that the message begins with, what it expect
         "below replay.sequence_length = 64",
         "60",
     ),
+    ({"evaluation.score_samples": 0}, "evaluation.score_samples", "null or at least 1", "0"),
     ({"loss.alpha": 1.5}, "loss.alpha", "null or a number in [0, 1]", "1.5"),
     ({"loss.alpha": 0.8, "loss.dyn": 1.0, "loss.rep": 0.1}, "loss.alpha", "null where loss.dyn", "0.8"),
     ({"optimizer.final_fraction": 1.5}, "optimizer.final_fraction", "a share in [0, 1]", "1.5"),

@@ -36,6 +36,19 @@ def test_without_episodes_it_scores_the_held_out_ones(folder, capsys):
     numbers += [error[h] for error in found.open_loop["obs"] for h in (0, 1, 3)]
     assert all(f" {number:.4f}" in shown for number in numbers)
     assert all(f" {value:.3g}" in shown for floor in floors for value in floor.tolist())
+    scores = run.score()
+    covered = scores.scores["obs"]["coverage"]["model"].mean
+    assert "inside 90 % intervals" in shown and all(f" {covered[h]:.3g} " in shown for h in (0, 1, 3))
+    assert f"{scores.futures} futures, {scores.samples} samples each" in shown
+
+
+def test_without_stored_rows_there_is_no_marginal_to_compare_with_and_it_says_so(folder, tmp_path, capsys):
+    alone = tmp_path / "alone"
+    shutil.copytree(folder, alone)
+    shutil.rmtree(alone / "replay")
+    main(["evaluate", str(alone)])
+    shown = capsys.readouterr().out
+    assert "inside 90 %" not in shown and "not compared with the marginal of the training rows" in shown
 
 
 @pytest.mark.parametrize("name", ["mppi", "cem"])

@@ -10,8 +10,9 @@ from scipy.stats import norm
 from worldmodel.behaviour.imagination import filter_samples, recorded
 from worldmodel.data import batches
 from worldmodel.evaluation.baselines import fit_baselines
-from worldmodel.evaluation.open_loop import open_loop_errors
-from worldmodel.evaluation.scores import score_imagination
+from worldmodel.evaluation.hedging import hedged_nll
+from worldmodel.evaluation.open_loop import futures, open_loop_errors
+from worldmodel.evaluation.scores import _score_futures, score_imagination
 from worldmodel.models.latents import GaussianFamily
 from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec, State
 from worlds import MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
@@ -118,6 +119,24 @@ def test_every_leaf_has_the_scores_that_are_defined_for_it():
     alone, _ = score(make_model(), padded(), samples=1)
     assert alone.scores["obs"]["nll"].keys() == {"model", "hedged", "repeat_last", "marginal"}
     assert alone.scores["obs"]["crps"].keys() == alone.scores["obs"]["coverage"].keys() == {"repeat_last", "marginal"}
+
+
+@torch.no_grad()
+def test_the_hedged_nats_are_those_of_each_future_with_what_the_others_taught():
+    """Recomputed from the same futures, one at a time, in place of the sums by episode."""
+    model, batch = make_model(), padded()
+    got, fitted = score(model, batch)
+    nats = {"model": [], "marginal": []}
+    episode = []
+    generator = seeded()
+    for future in futures(model, batch, context=CONTEXT, horizon=HORIZON, samples=3, generator=generator):
+        for (leaf, metric, method), values in _score_futures(model, future, fitted, generator):
+            if (leaf, metric) == ("obs", "nll") and method in nats:
+                nats[method].append(values.double())
+        episode.append(future.episode)
+    by_method = (torch.cat(nats[name]) for name in ("model", "marginal"))
+    expected = hedged_nll(*by_method, torch.cat(episode)).mean(0)
+    np.testing.assert_allclose(got.scores["obs"]["nll"]["hedged"].mean, expected.numpy(), rtol=1e-6)
 
 
 def test_the_json_is_as_agreed_and_has_no_number_that_json_lacks():

@@ -74,6 +74,14 @@ def test_too_narrow_predictions_cover_less_and_too_wide_ones_more(generator):
     assert wide == pytest.approx(2 * norm.cdf(2 * rules.HALF_WIDTH) - 1, abs=0.01)
 
 
+@pytest.mark.parametrize(("coverage", "factor"), [(0.5, 1.0), (0.5, 0.5), (0.8, 2.0)])
+def test_other_central_parts_are_covered_as_a_known_gaussian_prediction_has_it(coverage, factor, generator):
+    draws, x = gaussian(400, 4_000, generator=generator), gaussian(4_000, generator=generator)
+    expected = 2 * norm.cdf(factor * norm.ppf((1 + coverage) / 2)) - 1
+    found = rules.rank_coverage(factor * draws, x, coverage).mean().item()
+    assert found == pytest.approx(expected, abs=4 * 0.5 / 4_000**0.5)
+
+
 def test_nineteen_draws_cover_from_the_least_to_the_greatest(generator):
     draws = gaussian(19, 200, generator=generator)
     x = 2 * gaussian(200, generator=generator)

@@ -140,6 +140,8 @@ def test_imagination_has_its_scores_at_a_few_horizons_and_its_pictures(full):
         ["obs: CRPS", "last step repeated", "0.310", "0.320", "0.340"],
         ["obs: coverage", "the model", "0.860", "0.870", "0.890"],
     ]
+    (covered,) = [table for table in full.tables if table[0][0] == "inside 90 % intervals"]
+    assert covered[1:] == [["obs", "0.86", "0.87", "0.89", ""]]
     shown = [image["alt"] for image in full.all("img")]
     assert shown == ["Futures of obs", "Film of obs", "Something else"]  # the others are drawn by sections
 

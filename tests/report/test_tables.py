@@ -1,9 +1,12 @@
-"""The doubts about a gap in words."""
+"""The doubts about a gap in words, and how calibrated imagination is."""
 
+import numpy as np
 import pytest
 
+from worldmodel.evaluation.scores import Scores
+from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.evidence.estimate import Certificate, Estimate
-from worldmodel.report.tables import doubts
+from worldmodel.report.tables import calibration, doubts
 
 FINE = {"gap": Estimate(0.1, 0.01), "width": Estimate(0.001, 0.0005), "degenerate_rows": 0.0}
 
@@ -26,3 +29,30 @@ def test_doubts_are_given_together_and_in_order():
     every = Certificate(Estimate(-1.0, 0.1), Estimate(1.0, 0.1), 1.0)
     assert [doubt.split()[0] for doubt in doubts(every)] == ["fewer", "the", "SMC"]
     assert doubts(Certificate(**FINE)) == ()
+
+
+def curve(*values):
+    return Band(*[np.array(values, np.float64)] * 3)
+
+
+def test_calibration_is_the_coverage_and_how_long_imagination_beats_the_marginal_without_a_break():
+    marginal = curve(1, 1, 1, 1)
+    leaves = {
+        "obs": {
+            "nll": {"model": curve(0, 1, 2, 0), "marginal": marginal},
+            "coverage": {"model": curve(0.8, 0.9, 0.951, np.nan), "marginal": curve(0, 0, 0, 0)},
+        },
+        "camera": {"nll": {"model": curve(0, 0, 0, 0), "marginal": marginal}},
+        "reward": {"nll": {"model": curve(2, 0, 0, 0)}, "coverage": {"model": curve(0.5, 0.5, 0.5, 0.5)}},
+        "continue": {"squared_error": {"model": curve(0, 0, 0, 0)}},
+    }
+    scores = Scores(context=2, horizon=4, samples=8, episodes=3, futures=9, scores=leaves)
+    assert calibration(scores).header == (
+        *("inside 90 % intervals", "1 ahead", "2 ahead", "4 ahead"),
+        "steps better than the marginal",
+    )
+    assert calibration(scores).rows == [
+        ("obs", "0.8", "0.9", "", "2"),
+        ("camera", "", "", "", "all 4"),
+        ("reward", "0.5", "0.5", "0.5", ""),
+    ]

@@ -48,16 +48,19 @@ def sample_crps(draws: Float[Tensor, "N ..."], x: Float[Tensor, "..."]) -> Float
     return (draws - x).abs().mean(0) - pairs / (N * (N - 1))
 
 
-def rank_coverage(draws: Float[Tensor, "N ..."], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def rank_coverage(
+    draws: Float[Tensor, "N ..."], x: Float[Tensor, "..."], coverage: float = COVERAGE
+) -> Float[Tensor, "..."]:
     """Whether x lies in the central 90 % of the draws, from its rank among them; between 0 and 1 at the edges.
 
     If x is drawn as the N draws are, its rank R is uniform over 0 .. N, so u = (R + v) / (N + 1) with v uniform is
     uniform too. What is returned is P(0.05 < u < 0.95 | R), whose mean is then 0.9 exactly, whatever N; quantiles
     interpolated between few draws would cover less. Below 19 draws even an x outside all of them counts a little:
-    1 - (N + 1) / 20. Source: the randomised rank histogram, Hamill 2001.
+    1 - (N + 1) / 20. Another `coverage` has its central part in the same way.
+    Source: the randomised rank histogram, Hamill 2001.
     """
     N = draws.shape[0]
-    tail = (1 - COVERAGE) / 2 * (N + 1)
+    tail = (1 - coverage) / 2 * (N + 1)
     rank = (draws < x).sum(0).to(x.dtype)
     return ((rank + 1).clamp(max=N + 1 - tail) - rank.clamp(min=tail)).clamp(min=0)
 
