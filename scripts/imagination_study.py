@@ -101,7 +101,7 @@ def trained(preset: str, cell: str, seed: int, output: Path) -> Any:
 
 
 def as_imagined(preset: str, run: Any) -> dict[str, Any]:
-    """What `worldmodel imagine` says of the observation at every horizon, and so whether it beats the marginal at all."""
+    """What `worldmodel imagine` says of the observation at every horizon, the hedged forecast included."""
     context, horizon, episodes = FUTURES[preset]
     scores = run.score(context=context, horizon=horizon, samples=PRODUCT, episodes=episodes)
     bands = scores.scores["obs"]

@@ -22,6 +22,8 @@ def make_measured(particles: int, *, exact: bool, wide: bool = False) -> Measure
         width=Estimate(0.75 if wide else 0.0078, 0.0009),
         degenerate_rows=0.004,
         below_exact={name: Estimate(0.0625 - some, 0.005) for name in ("elbo", "iwae", "smc")} if exact else {},
+        pareto_k=0.375 if particles > 4 else math.nan,
+        heavy_rows=0.25 if particles > 4 else math.nan,
     )
 
 

@@ -13,10 +13,13 @@ from worldmodel.data.batches import select
 from worldmodel.evaluation import proposals
 from worldmodel.evaluation.evidence import (
     EvidenceReport,
+    _estimate,
+    _tails,
     measure_evidence,
     over_episodes,
     rough_evidence,
 )
+from worldmodel.evaluation.proposals import GUIDED
 from worldmodel.evidence.estimate import Doubt
 from worldmodel.types import Batch
 from worlds import CATEGORICAL, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
@@ -177,6 +180,24 @@ def test_json_is_read_back_as_it_was_written_nan_included(exact):
     assert (again.steps.exact is None) is not exact
     assert again.terms == report.terms and again.parts == report.parts
     np.testing.assert_array_equal(again.steps.width_so_far, report.steps.width_so_far)
+
+
+def test_a_file_of_an_earlier_version_knows_no_tails():
+    data = make_report().as_json()
+    for one in data["estimates"]:
+        del one["pareto_k"], one["heavy_rows"]
+    assert math.isnan(EvidenceReport.from_json(data).best.pareto_k)
+
+
+def test_tails_are_those_of_the_weights_over_the_rows_that_count(episodes):
+    model = make_model()
+    found = _estimate(model, episodes, 32, 1, GUIDED, torch.Generator().manual_seed(0))
+    k = found.filtered.pareto_k[found.bound.valid]
+    median, heavy = _tails(found)
+    assert heavy == (k > 0.7).sum().item() / len(k)
+    assert ((k <= median).double().mean() - 0.5).abs() <= 1 / len(k)
+    few = _tails(_estimate(model, episodes, 8, 1, GUIDED, torch.Generator().manual_seed(0)))
+    assert all(map(math.isnan, few))
 
 
 def test_a_file_of_an_earlier_version_has_no_parts():

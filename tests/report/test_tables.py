@@ -1,12 +1,15 @@
 """The doubts about a gap in words, and how calibrated imagination is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from evidence_reports import make_report
 from worldmodel.evaluation.scores import Scores
 from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.evidence.estimate import Certificate, Estimate
-from worldmodel.report.tables import calibration, doubts
+from worldmodel.report.tables import calibration, doubts, weights
 
 FINE = {"gap": Estimate(0.1, 0.01), "width": Estimate(0.001, 0.0005), "degenerate_rows": 0.0}
 
@@ -56,3 +59,11 @@ def test_calibration_is_the_coverage_and_how_long_imagination_beats_the_marginal
         ("camera", "", "", "", "all 4"),
         ("reward", "0.5", "0.5", "0.5", ""),
     ]
+
+
+def test_the_tails_of_the_weights_are_told_of_the_most_particles_where_they_are_known():
+    words = weights(make_report())
+    assert words.startswith("Pareto k of the weights of 16 particles: 0.38 after the median step, and more than 0.7")
+    assert words.endswith("after 25.0% of the steps.")
+    report = make_report()
+    assert weights(replace(report, estimates=report.estimates[:1])) == ""

@@ -67,6 +67,8 @@ def _show(console: "Console", opened: "Run", found: "EvidenceReport") -> None:
         console.print(f"{name}, floor of the std: {several(floor.tolist())}", soft_wrap=True)
     for doubt in tables.doubts(found.best.certificate):
         console.print(f"the gap with {found.best.particles} particles is in doubt: {doubt}", soft_wrap=True)
+    if words := tables.weights(found):
+        console.print(words, soft_wrap=True)
     if found.parts:
         show_table(console, tables.parts(found).transposed(), title="by parts, nats per step")
         console.print(tables.certified(found), soft_wrap=True)

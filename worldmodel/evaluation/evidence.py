@@ -22,6 +22,7 @@ from worldmodel.evaluation.certificates import PartEvidence, RowsFrom, certify, 
 from worldmodel.evaluation.proposals import GUIDED, PILOT_PARTICLES, Proposal, choose_proposal, parts
 from worldmodel.evidence.estimate import Certified, Estimate, Evidence, evidence, join, per_step
 from worldmodel.evidence.iwae import mean_elbo
+from worldmodel.evidence.reliability import UNRELIABLE
 from worldmodel.evidence.sandwich import Sandwich
 from worldmodel.evidence.smc import smc
 from worldmodel.models.world_model import WorldModel
@@ -46,6 +47,8 @@ class Measured(Certified):
     width: Estimate  # of the sandwich on episodes that the model simulated
     degenerate_rows: float  # share of rows after which fewer than two particles are effective
     below_exact: dict[str, Estimate]  # exact evidence - estimator, paired; empty where nothing is known exactly
+    pareto_k: float = math.nan  # of SMC's weights after a row, the median over rows; unknown for few particles
+    heavy_rows: float = math.nan  # share of rows after which it is above `reliability.UNRELIABLE`
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,7 @@ def _measured(found: Evidence, bounds: Sandwich, exact: Tensor | None) -> Measur
     if exact is not None:
         totals = _totals(exact, found)
         below = {name: per_step(totals - getattr(found, name).mean(0), found.steps) for name in ESTIMATORS}
+    median, heavy = _tails(found)
     return Measured(
         particles=found.particles,
         **{name: found.over_sequences(name) for name in ESTIMATORS},
@@ -263,7 +267,17 @@ def _measured(found: Evidence, bounds: Sandwich, exact: Tensor | None) -> Measur
         width=bounds.width,
         degenerate_rows=found.degenerate_rows,
         below_exact=below,
+        pareto_k=median,
+        heavy_rows=heavy,
     )
+
+
+def _tails(found: Evidence) -> tuple[float, float]:
+    """The median Pareto k of the weights, and the share of rows where it is too large; NaN for few particles."""
+    k = found.filtered.pareto_k[found.bound.valid]
+    if k.isnan().any():
+        return math.nan, math.nan
+    return k.median().item(), (k > UNRELIABLE).double().mean().item()
 
 
 def _totals(exact: Float[Tensor, "B T"], found: Evidence) -> Float[Tensor, " B"]:
@@ -330,6 +344,8 @@ def _measured_from_json(data: Mapping[str, Any]) -> Measured:
     given = {name: x for name, x in data.items() if name != "doubts"}  # which follow from the other numbers
     for name in (*ESTIMATORS, "gap", "width"):
         given[name] = _estimate_from_json(data[name])
+    for name in ("pareto_k", "heavy_rows"):  # which earlier versions did not write
+        given[name] = _number(data.get(name))
     given["run_error"] = {name: _number(x) for name, x in data["run_error"].items()}
     given["below_exact"] = {name: _estimate_from_json(x) for name, x in data["below_exact"].items()}
     return Measured(**given)

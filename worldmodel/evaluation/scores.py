@@ -78,7 +78,7 @@ class Scores:
         return cls(**{name: int(data[name]) for name in COUNTS}, scores=_each(data["scores"], _band_from_json))
 
     def better_until(self, leaf: str) -> int | None:
-        """Up to which horizon imagination has no more nats than the marginal, at every step; None where one has none."""
+        """Up to which horizon imagination has no more nats than the marginal, without a break; None where one lacks."""
         nll = self.scores[leaf].get("nll", {})
         if not {"model", "marginal"} <= nll.keys():
             return None

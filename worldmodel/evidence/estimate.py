@@ -165,6 +165,8 @@ def evidence(
             log_likelihood=_mean_by_name([run.log_likelihood for run in filtered]),
             ess=_mean([run.ess for run in filtered]),
             resampled=torch.stack([run.resampled for run in filtered]).any(0),
+            pareto_k=_mean([run.pareto_k for run in filtered]),
+            relative_variance=_mean([run.relative_variance for run in filtered]),
         ),
         degenerate=_mean([(run.ess < LEAST_ESS).double() for run in filtered]),
     )
@@ -195,6 +197,8 @@ def join(parts: Sequence[Evidence]) -> Evidence:
             rows_by_name(lambda part: part.filtered.log_likelihood),
             rows(lambda part: part.filtered.ess),
             rows(lambda part: part.filtered.resampled),
+            rows(lambda part: part.filtered.pareto_k),
+            torch.cat([part.filtered.relative_variance for part in parts]),
         ),
         degenerate=rows(lambda part: part.degenerate),
     )

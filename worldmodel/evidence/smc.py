@@ -20,7 +20,7 @@ Ghahramani and Adams 2015, arXiv 1511.02543 (sandwich).
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,8 +28,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from worldmodel.checks import require_positive, require_share
+from worldmodel.evidence.reliability import pareto_k, relative_variance
 from worldmodel.types import Carry, ParticleSequence, Proposal, State
 
+Resampling = Literal["systematic", "multinomial"]
 THRESHOLD = 0.5  # share of effective particles below which they are resampled
 
 
@@ -41,6 +43,8 @@ class ParticleEvidence:
     log_likelihood: dict[str, Float[Tensor, "B T"]]  # E[log p(x_t | h_t, z_t) | x_<=t] by name, nats
     ess: Float[Tensor, "B T"]  # effective number of particles after row t and before resampling, of those of the row
     resampled: Bool[Tensor, "B T"]  # whether the particles were resampled after row t
+    pareto_k: Float[Tensor, "B T"]  # of the weights after row t and before resampling: `reliability.pareto_k`
+    relative_variance: Float[Tensor, " B"]  # of p^(x_1:T), by this run: `reliability`; NaN after systematic resampling
 
     @property
     def log_evidence(self) -> Float[Tensor, " B"]:
@@ -94,6 +98,7 @@ def smc(
     path: Float[Tensor, "B T Z"] | None = None,
     unseen: Collection[int] = (),
     first: Start | None = None,
+    resampling: Resampling = "systematic",
 ) -> ParticleEvidence:
     """Estimate log p(x_1:T) of every sequence, and its increments.
 
@@ -108,6 +113,7 @@ def smc(
         unseen: rows that are passed over by the prior alone, without weights; the increment at a later row is then
             log p^(x_t | the rows before it that were seen), a prediction several steps ahead.
         first: more particles on the first rows, where most is still unknown, of which N then go on.
+        resampling: systematic has the least noise; after multinomial a single run can tell its own variance.
     Raises:
         ValueError: if an argument is out of range.
     """
@@ -122,6 +128,8 @@ def smc(
     count = start.particles if start.rows > 0 else particles
     carry = sequence.initial(count)
     log_weight = torch.full((count, B), -math.log(count), dtype=torch.float64, device=valid.device)
+    first_of = torch.arange(count, device=valid.device)[:, None].expand(count, B)  # whom each descends from
+    log_factor = torch.full((B,), _log_factor(count), dtype=torch.float64, device=valid.device)
     rows = []
     for t in range(T):
         fixed = None if path is None else path[:, t]
@@ -135,13 +143,19 @@ def smc(
         started = t + 1 >= start.rows
         fewer = started and len(weight) != particles
         resample = (ahead[:, t] & (ess < threshold * len(weight)) & started) | fewer
-        rows.append((torch.where(seen[:, t], increment, 0.0), terms, ess * valid[:, t], resample))
+        tail = torch.where(valid[:, t], pareto_k(log_weight), 0.0)
+        rows.append((torch.where(seen[:, t], increment, 0.0), terms, ess * valid[:, t], resample, tail))
         if resample.any():
-            ancestors = _ancestors(weight, particles if fewer else len(weight), generator, keep_first=path is not None)
-            carry, log_weight = _resampled(carry, log_weight, ancestors, resample)
-    increments, all_terms, esses, resampled = zip(*rows, strict=True)
+            count = particles if fewer else len(weight)
+            ancestors = _ancestors(weight, count, generator, keep_first=path is not None, resampling=resampling)
+            (carry, first_of), log_weight = _resampled((carry, first_of), log_weight, ancestors, resample)
+            more = _log_factor(len(log_weight)) if resampling == "multinomial" else math.inf
+            log_factor = torch.where(resample, log_factor + more, log_factor)
+    increments, all_terms, *others = zip(*rows, strict=True)
     by_name = {name: torch.stack([terms[name] for terms in all_terms], 1) for name in all_terms[0]}
-    return ParticleEvidence(torch.stack(increments, 1), by_name, torch.stack(esses, 1), torch.stack(resampled, 1))
+    esses, resampled, tails = (torch.stack(x, 1) for x in others)
+    variance = relative_variance(log_weight.exp(), first_of, log_factor + (math.inf if path is not None else 0.0))
+    return ParticleEvidence(torch.stack(increments, 1), by_name, esses, resampled, tails, variance)
 
 
 def move(
@@ -199,19 +213,31 @@ def _mean(x: Float[Tensor, "N B"], weight: Float[Tensor, "N B"]) -> Float[Tensor
 
 
 def _ancestors(
-    weight: Float[Tensor, "N B"], count: int, generator: torch.Generator | None, *, keep_first: bool
+    weight: Float[Tensor, "N B"],
+    count: int,
+    generator: torch.Generator | None,
+    *,
+    keep_first: bool,
+    resampling: Resampling = "systematic",
 ) -> Int[Tensor, "count B"]:
     """Indices, `count` of them, drawn in proportion to the weights of each sequence.
 
     Systematic: one uniform number u for all of them, the least noise; index j is the particle at (j + u) / count of the
     cumulative weights. With `keep_first`, as conditional SMC asks, the law is that of a random rotation of such indices
     given that the first of them is particle 0: u is likelier where particle 0 is drawn more often.
+    Multinomial: a uniform number for each; with `keep_first`, for all but the first, which is particle 0.
     Source: Chopin and Singh 2015, Bernoulli 21, section 3.4.
     """
     N, B = weight.shape
-    noise = torch.rand(3, B, 1, generator=generator, device=weight.device, dtype=weight.dtype)
     cumulative = weight.T.cumsum(-1)
     cumulative = cumulative / cumulative[:, -1:]
+    if resampling == "multinomial":
+        points = torch.rand(B, count, generator=generator, device=weight.device, dtype=weight.dtype)
+        ancestors = torch.searchsorted(cumulative, points, right=True).clamp(max=N - 1)
+        if keep_first:
+            ancestors[:, 0] = 0
+        return ancestors.T
+    noise = torch.rand(3, B, 1, generator=generator, device=weight.device, dtype=weight.dtype)
     uniform = noise[0]
     if keep_first:
         expected = count * cumulative[:, :1]  # copies of particle 0
@@ -241,6 +267,11 @@ def _resampled(
 def _choose(carry: Carry, ancestors: Int[Tensor, "N B"]) -> Carry:
     sequences = torch.arange(ancestors.shape[1], device=ancestors.device)
     return tree_map(lambda x: x[ancestors, sequences], carry)
+
+
+def _log_factor(particles: int) -> float:
+    """log( N / (N - 1) ), by which the pairs of N particles that are not one and the same are fewer than all."""
+    return -math.log1p(-1 / particles) if particles > 1 else math.inf
 
 
 def _seen(valid: Bool[Tensor, "B T"], path: Tensor | None, unseen: Collection[int]) -> Bool[Tensor, "B T"]:

@@ -136,6 +136,7 @@ def evidence(record: Record) -> list[Block]:
         Text(evidence_sentences(report)),
         *doubts,
         TableBlock(tables.estimates(report), ESTIMATES_NOTE),
+        *([Text(words)] if (words := tables.weights(report)) else []),
     ]
     for one in report.parts:
         blocks += [

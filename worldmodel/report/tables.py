@@ -18,6 +18,7 @@ from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.evidence.estimate import DEGENERATE_ROWS, LEAST_ESS, Certificate, Doubt
 from worldmodel.evidence.gap import GapDecomposition
 from worldmodel.evidence.rate import Rate
+from worldmodel.evidence.reliability import UNRELIABLE
 from worldmodel.report import vocabulary
 from worldmodel.report.formats import number, several, with_error
 from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP
@@ -106,6 +107,17 @@ def doubts(certificate: Certificate) -> tuple[str, ...]:
         Doubt.NEGATIVE: (f"SMC lies {-gap.mean:.2g} nats per step below the ELBO: more particles, or rarer resampling"),
     }
     return tuple(words[doubt] for doubt in certificate.doubts)
+
+
+def weights(report: EvidenceReport) -> str:
+    """What the tails of the weights say of the estimate with the most particles; empty where that is not known."""
+    best = report.best
+    if math.isnan(best.pareto_k):
+        return ""
+    return (
+        f"Pareto k of the weights of {best.particles} particles: {best.pareto_k:.2f} after the median step, and more "
+        f"than {UNRELIABLE:g}, where averages of them are unreliable, after {best.heavy_rows:.1%} of the steps."
+    )
 
 
 def distances_from_exact(report: EvidenceReport) -> Table:
