@@ -32,7 +32,7 @@ FUTURES = {  # context, horizon, and the most held-out episodes that are looked 
     "cartpole_random": (4, 12, 64),
     "linear_gaussian": (16, 48, 96),
 }
-SAMPLES, PRODUCT = 1024, 256  # here; and what `worldmodel imagine` takes
+PRODUCT = 256  # futures of each start, as `worldmodel imagine` takes them
 SIZES = (16, 64, 256, 1024)
 AHEAD = (1, 2, 4, 8, 12, 18, 24, 36, 48)
 PRIOR_SHARE = 0.3  # of the proposal for the last latent
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=sorted(FUTURES), default=list(FUTURES))
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=["bound", "rows"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--samples", type=int, default=1024, help="futures of each start, of all runs together")
     parser.add_argument("--ensemble", action="store_true", help="score the futures of all these seeds together")
     parser.add_argument("--write", action="store_true", help="write docs/imagination.md, train nothing")
     options = parser.parse_args()
@@ -61,7 +62,7 @@ def main() -> None:
             members = [options.seeds] if options.ensemble else [[seed] for seed in options.seeds]
             for seeds in members:
                 if (preset, cell, tuple(seeds)) not in done:
-                    add_result(options.output, study(preset, cell, seeds, options.output))
+                    add_result(options.output, study(preset, cell, seeds, options.output, options.samples))
 
 
 def which_run(result: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -69,17 +70,17 @@ def which_run(result: Mapping[str, Any]) -> tuple[Any, ...]:
     return (result["preset"], result["cell"], tuple(result["seeds"]))
 
 
-def study(preset: str, cell: str, seeds: list[int], output: Path) -> dict[str, Any]:
+def study(preset: str, cell: str, seeds: list[int], output: Path, samples: int) -> dict[str, Any]:
     """Train what is not there yet and score it; several seeds are an ensemble, their futures mixed in equal parts."""
     import torch
 
     torch.set_num_threads(1)
     runs = [trained(preset, cell, seed, output) for seed in seeds]
-    result: dict[str, Any] = {"preset": preset, "cell": cell, "seeds": seeds, **measured(preset, runs)}
+    result: dict[str, Any] = {"preset": preset, "cell": cell, "seeds": seeds, **measured(preset, runs, samples)}
     if len(runs) == 1:
         result["bound"] = runs[0].evaluate().per_step["elbo"]
         result["product"] = as_imagined(preset, runs[0])
-    nats = " ".join(f"{x:.2f}" for x in result["obs"][f"nll {SAMPLES}"])
+    nats = " ".join(f"{x:.2f}" for x in result["obs"]["nll"])
     print(f"{preset} {cell} {seeds}: nll {nats}", flush=True)
     return result
 
@@ -112,7 +113,7 @@ def as_imagined(preset: str, run: Any) -> dict[str, Any]:
     }
 
 
-def measured(preset: str, runs: list[Any]) -> dict[str, Any]:
+def measured(preset: str, runs: list[Any], samples: int) -> dict[str, Any]:
     """Means over futures by horizon, for the observation and the reward, and the futures that were lost."""
     import torch
 
@@ -125,7 +126,7 @@ def measured(preset: str, runs: list[Any]) -> dict[str, Any]:
     baselines = runs[0].baselines(horizon)
     exact = exact_predictive(runs[0], rows)
     generator = torch.Generator().manual_seed(0)
-    share = {"context": context, "horizon": horizon, "samples": SAMPLES // len(runs), "generator": generator}
+    share = {"context": context, "horizon": horizon, "samples": samples // len(runs), "generator": generator}
     found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     count = 0
     with torch.no_grad():
@@ -134,7 +135,7 @@ def measured(preset: str, runs: list[Any]) -> dict[str, Any]:
             for name, score, values in scored(runs, together, baselines, ahead, generator, exact):
                 found[name][score].append(values)
     means = {name: {score: summary(score, torch.cat(x)) for score, x in by.items()} for name, by in found.items()}
-    return {"ahead": ahead, "futures": count, "episodes": len(rows.valid), **means}
+    return {"samples": samples, "ahead": ahead, "futures": count, "episodes": len(rows.valid), **means}
 
 
 def summary(score: str, values: Any) -> list[float]:
@@ -174,7 +175,7 @@ def scored(
             parts[name]["looked"].append(again[name].log_prob(targets[name]).double() + weight)
             drawn[name].append(p.sample(generator))
     noise = runs[0].model.resolution()
-    order = torch.randperm(SAMPLES // len(runs) * len(runs), generator=generator)
+    order = torch.randperm(sum(len(one.start.deter) for one in together), generator=generator)
     for name, by in parts.items():
         log_p, look, draws = (torch.cat(x)[order] for x in (by["log p"], by["looked"], drawn[name]))
         x, baseline = as_numbers(baselines[name].leaf, targets[name]), baselines[name]
@@ -183,7 +184,7 @@ def scored(
             groups = log_p[: len(log_p) // size * size].unflatten(0, (-1, size)).transpose(0, 1)
             yield name, f"nll {size}", rules.mixture_nll(groups).mean(0)
         nll = rules.mixture_nll(log_p)
-        yield name, f"nll {SAMPLES}", nll
+        yield name, "nll", nll
         yield name, "looked", rules.mixture_nll(look)
         yield name, "marginal", marginal
         yield name, "lost", (nll > marginal).double()

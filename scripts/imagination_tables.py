@@ -13,7 +13,7 @@ def split(results: Iterable[Result]) -> str:
     parts = []
     for preset, found in by(results, "preset").items():
         runs = [one for one in found if one["cell"] == "bound" and len(one["seeds"]) == 1]
-        runs = final(runs)
+        runs = [one for one in final(runs) if one["samples"] == 1024]
         if not runs:
             continue
         ahead = [h for h in SHOWN if h in runs[0]["ahead"]]
@@ -65,8 +65,8 @@ def row(runs: list[Result]) -> list[str]:
     return [
         seeds_of(runs).removeprefix("seed ").removeprefix("seeds "),
         f"{statistics.mean(one['bound'] for one in runs):.3f}" if alone else "",
-        nats(mean_at(runs, "nll 1024", 12)),
-        nats(mean_at(runs, "nll 1024", last)),
+        nats(mean_at(runs, "nll", 12)),
+        nats(mean_at(runs, "nll", last)),
         hedged,
         until("model"),
         until("hedged"),

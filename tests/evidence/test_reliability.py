@@ -76,7 +76,7 @@ def test_the_shape_of_a_known_pareto_tail_is_found(k, generator):
 def test_light_tails_have_small_shapes_whatever_the_unit_and_equal_weights_none(generator):
     uniform = torch.rand(1_000, 50, generator=generator, dtype=torch.float64).log()
     assert pareto_k(uniform).max() < 0.3
-    torch.testing.assert_close(pareto_k(uniform), pareto_k(uniform - 700))
+    torch.testing.assert_close(pareto_k(uniform), pareto_k(uniform - 2_000))
     assert (pareto_k(torch.zeros(100, 3, dtype=torch.float64)) == 0).all()
     one_alone = torch.full((100, 1), -math.inf, dtype=torch.float64)
     one_alone[3] = 0.0
