@@ -38,7 +38,17 @@ def split(results: Iterable[Result]) -> str:
 
 def mends(results: Iterable[Result]) -> str:
     """What was tried: a row a preset, way of training and seeds."""
-    head = ("preset", "trained on", "seeds", "bound", "nll, 12", "nll, last", "hedged, last", "beats marginal until")
+    head = (
+        "preset",
+        "trained on",
+        "seeds",
+        "samples",
+        "bound",
+        "nll, 12",
+        "nll, last",
+        "hedged, last",
+        "beats marginal until",
+    )
     head += ("hedged until", "lost, last", "covered, 1", "at the resolution, 1", "covered, 12", "covered, last")
     head += ("50 %, 12", "spread / error, 12")
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
@@ -64,6 +74,7 @@ def row(runs: list[Result]) -> list[str]:
     ratio = mean_at(runs, "spread", 12) / mean_at(runs, "error", 12)
     return [
         seeds_of(runs).removeprefix("seed ").removeprefix("seeds "),
+        f"{runs[0]['samples']:,}",
         f"{statistics.mean(one['bound'] for one in runs):.3f}" if alone else "",
         nats(mean_at(runs, "nll", 12)),
         nats(mean_at(runs, "nll", last)),
