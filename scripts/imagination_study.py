@@ -62,12 +62,21 @@ def main() -> None:
             members = [options.seeds] if options.ensemble else [[seed] for seed in options.seeds]
             for seeds in members:
                 if (preset, cell, tuple(seeds)) not in done:
-                    add_result(options.output, study(preset, cell, seeds, options.output, options.samples))
+                    add_result(options.output, rounded(study(preset, cell, seeds, options.output, options.samples)))
 
 
 def which_run(result: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells results apart."""
     return (result["preset"], result["cell"], tuple(result["seeds"]))
+
+
+def rounded(result: Any) -> Any:
+    """The same with five digits of every number."""
+    if isinstance(result, dict):
+        return {name: rounded(x) for name, x in result.items()}
+    if isinstance(result, list):
+        return [rounded(x) for x in result]
+    return float(f"{result:.5g}") if isinstance(result, float) else result
 
 
 def study(preset: str, cell: str, seeds: list[int], output: Path, samples: int) -> dict[str, Any]:

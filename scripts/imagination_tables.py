@@ -38,18 +38,16 @@ def split(results: Iterable[Result]) -> str:
 
 def mends(results: Iterable[Result]) -> str:
     """What was tried: a row a preset, way of training and seeds."""
-    head = (
-        "preset",
-        "trained on",
-        "seeds",
-        "samples",
-        "bound",
-        "nll, 12",
-        "nll, last",
-        "hedged, last",
+    head = ("preset", "trained on", "seeds", "samples", "bound", "nll, 12", "nll, last", "hedged, last")
+    head += (
         "beats marginal until",
+        "hedged until",
+        "lost, last",
+        "covered, 1",
+        "at the resolution, 1",
+        "covered, 12",
+        "covered, last",
     )
-    head += ("hedged until", "lost, last", "covered, 1", "at the resolution, 1", "covered, 12", "covered, last")
     head += ("50 %, 12", "spread / error, 12")
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for (preset, cell), found in by(results, "preset", "cell").items():

@@ -105,7 +105,7 @@ def test_every_command_has_its_row_and_the_options_that_are_shown(capsys):
 
 
 def test_every_script_has_its_row_and_every_page_is_in_the_readme_and_on_the_site():
-    shared = {"docs_blocks.py", "pretended_gpu.py"}
+    shared = {"docs_blocks.py", "imagination_tables.py", "pretended_gpu.py"}
     scripts = {path.name for path in (ROOT / "scripts").glob("*.py")} - shared
     assert scripts == set(re.findall(r"`python scripts/(\w+\.py)", PAGES["development.md"]))
     assert PAGES.keys() == set(re.findall(r"\(docs/([\w.]+\.md)\)", README))
