@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from worldmodel.checks import not_negative, positive, require
 from worldmodel.config_acting import ActingConfig, ActorConfig, BehaviourConfig, CriticConfig, PlannerConfig
+from worldmodel.config_wandb import WandbConfig
 from worldmodel.train_ratio import fewest_env_steps, updates_paid
 
 # Values to assume for settings that older runs do not name, where today's default differs.
@@ -393,29 +394,6 @@ class EvaluationConfig:
         count = self.score_samples
         require(count is None or count > 0, "evaluation.score_samples", "null or at least 1", count)
         require(self.particles != 1 and self.particles >= 0, "evaluation.particles", "0 or at least 2", self.particles)
-
-
-@dataclass(frozen=True)
-class WandbConfig:
-    """Where a Weights & Biases run is filed, and under which words. Whether there is one is the setting `tracking`.
-
-    A setting that is not given is taken from the environment variable that W&B has for it, if that is set.
-    """
-
-    project: str | None = None
-    """Project name; null is WANDB_PROJECT, or worldmodel."""
-    name: str | None = None
-    """Name of the run; null is WANDB_NAME, or the name of the run's folder."""
-    entity: str | None = None
-    """User or team; null is WANDB_ENTITY, or the account's own default."""
-    group: str | None = None
-    """Group that this run is shown under; null is WANDB_RUN_GROUP, or none."""
-    tags: list[str] = field(default_factory=list)
-    """Tags; without any, those of WANDB_TAGS, which are separated by commas."""
-    notes: str | None = None
-    """A longer description, in Markdown; null is WANDB_NOTES, or none."""
-    dir: str | None = None
-    """Folder that W&B's files lie in, as DIR/wandb; null is WANDB_DIR, or the run's own folder."""
 
 
 @dataclass(frozen=True)

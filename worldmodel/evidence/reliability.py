@@ -18,9 +18,10 @@ Sources: Lee and Whiteley 2018, Biometrika 105, 609, section 3 (variance); Zhang
 """
 
 import math
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 UNRELIABLE = 0.7  # a Pareto k above which an average of weights is not to be relied on
@@ -29,20 +30,41 @@ FEWEST = 25  # weights that a tail is fitted to, at least
 PRIOR_COUNT, PRIOR_K = 10, 0.5  # the prior of k: as so many weights with this k
 
 
-def relative_variance(
-    weight: Float[Tensor, "N B"], first: Int[Tensor, "N B"], log_factor: Float[Tensor, " B"]
-) -> Float[Tensor, " B"]:
-    """V of each sequence, which can be below zero by chance; NaN where too few first particles are left to tell.
+class Descent(NamedTuple):
+    """Whom the particles descend from, and how often they were resampled."""
 
-    Args:
-        weight: W, normalised.
-        first: E, below the number of particles at the start.
-        log_factor: sum_k log( N_k / (N_k - 1) ), infinite for a single particle.
-    """
-    by_first = weight.new_zeros(int(first.max()) + 1, weight.shape[1]).scatter_add(0, first, weight)
-    together = by_first.square().sum(0)  # that two particles, drawn by their weights, have one ancestor
-    variance = 1 - log_factor.exp() * (1 - together)
-    return torch.where((together * FEWEST_ANCESTORS < 1) & variance.isfinite(), variance, math.nan)
+    first: Int[Tensor, "N B"]  # E
+    log_factor: Float[Tensor, " B"]  # sum_k log( N_k / (N_k - 1) ); infinite where V is not known
+
+    @classmethod
+    def begin(cls, weight: Float[Tensor, "N B"], *, free: bool) -> "Descent":
+        """Before the first resampling of particles like these; not `free` where one of them follows a given path."""
+        N, B = weight.shape
+        first = torch.arange(N, device=weight.device)[:, None].expand(N, B)
+        return cls(first, torch.full_like(weight[0], _log_factor(N) if free else math.inf))
+
+    def after(self, ancestors: Int[Tensor, "M B"], chosen: Bool[Tensor, " B"], *, independent: bool) -> "Descent":
+        """After the chosen sequences, or all where the number changes, were resampled; independently of each other?"""
+        M = len(ancestors)
+        again = self.first.gather(0, ancestors)
+        first = torch.where(chosen, again, self.first) if len(self.first) == M else again
+        more = _log_factor(M) if independent else math.inf
+        return Descent(first, torch.where(chosen, self.log_factor + more, self.log_factor))
+
+    def relative_variance(self, weight: Float[Tensor, "N B"]) -> Float[Tensor, " B"]:
+        """V of each sequence, which can be below zero by chance, from normalised weights W.
+
+        NaN where too few first particles are left to tell.
+        """
+        by_first = weight.new_zeros(int(self.first.max()) + 1, weight.shape[1]).scatter_add(0, self.first, weight)
+        together = by_first.square().sum(0)  # that two particles, drawn by their weights, have one ancestor
+        variance = 1 - self.log_factor.exp() * (1 - together)
+        return torch.where((together * FEWEST_ANCESTORS < 1) & variance.isfinite(), variance, math.nan)
+
+
+def _log_factor(particles: int) -> float:
+    """log( N / (N - 1) ), by which the pairs of N particles that are not one and the same are fewer than all."""
+    return -math.log1p(-1 / particles) if particles > 1 else math.inf
 
 
 def pareto_k(log_weight: Float[Tensor, "N B"]) -> Float[Tensor, " B"]:

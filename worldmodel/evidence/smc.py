@@ -20,7 +20,7 @@ Ghahramani and Adams 2015, arXiv 1511.02543 (sandwich).
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from worldmodel.checks import require_positive, require_share
-from worldmodel.evidence.reliability import pareto_k, relative_variance
+from worldmodel.evidence.reliability import Descent, pareto_k
 from worldmodel.types import Carry, ParticleSequence, Proposal, State
 
 Resampling = Literal["systematic", "multinomial"]
@@ -119,8 +119,7 @@ def smc(
     """
     require_positive(particles=particles)
     require_share(prior_share=prior_share, threshold=threshold)
-    valid = sequence.valid
-    B, T = valid.shape
+    B, T = (valid := sequence.valid).shape
     seen = _seen(valid, path, unseen)
     ahead = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], 1)  # whether a row that counts follows
     start = Start(0, particles) if first is None else first
@@ -128,8 +127,7 @@ def smc(
     count = start.particles if start.rows > 0 else particles
     carry = sequence.initial(count)
     log_weight = torch.full((count, B), -math.log(count), dtype=torch.float64, device=valid.device)
-    first_of = torch.arange(count, device=valid.device)[:, None].expand(count, B)  # whom each descends from
-    log_factor = torch.full((B,), _log_factor(count), dtype=torch.float64, device=valid.device)
+    descent = Descent.begin(log_weight, free=path is None)
     rows = []
     for t in range(T):
         fixed = None if path is None else path[:, t]
@@ -137,8 +135,7 @@ def smc(
         carry, log_likelihood, row_weight = move(sequence, carry, t, share, generator, fixed)
         increment, reweighed = _reweigh(log_weight, row_weight)
         log_weight = torch.where(seen[:, t], reweighed, log_weight)
-        weight = log_weight.exp()
-        ess = 1 / weight.square().sum(0)
+        ess = 1 / (weight := log_weight.exp()).square().sum(0)
         terms = {name: torch.where(seen[:, t], _mean(x, weight), 0.0) for name, x in log_likelihood.items()}
         started = t + 1 >= start.rows
         fewer = started and len(weight) != particles
@@ -146,16 +143,11 @@ def smc(
         tail = torch.where(valid[:, t], pareto_k(log_weight), 0.0)
         rows.append((torch.where(seen[:, t], increment, 0.0), terms, ess * valid[:, t], resample, tail))
         if resample.any():
-            count = particles if fewer else len(weight)
-            ancestors = _ancestors(weight, count, generator, keep_first=path is not None, resampling=resampling)
-            (carry, first_of), log_weight = _resampled((carry, first_of), log_weight, ancestors, resample)
-            more = _log_factor(len(log_weight)) if resampling == "multinomial" else math.inf
-            log_factor = torch.where(resample, log_factor + more, log_factor)
-    increments, all_terms, *others = zip(*rows, strict=True)
-    by_name = {name: torch.stack([terms[name] for terms in all_terms], 1) for name in all_terms[0]}
-    esses, resampled, tails = (torch.stack(x, 1) for x in others)
-    variance = relative_variance(log_weight.exp(), first_of, log_factor + (math.inf if path is not None else 0.0))
-    return ParticleEvidence(torch.stack(increments, 1), by_name, esses, resampled, tails, variance)
+            keep, count = path is not None, particles if fewer else len(weight)
+            ancestors = _ancestors(weight, count, generator, keep_first=keep, resampling=resampling)
+            carry, log_weight = _resampled(carry, log_weight, ancestors, resample)
+            descent = descent.after(ancestors, resample, independent=resampling == "multinomial")
+    return _collected(rows, descent.relative_variance(log_weight.exp()))
 
 
 def move(
@@ -269,9 +261,12 @@ def _choose(carry: Carry, ancestors: Int[Tensor, "N B"]) -> Carry:
     return tree_map(lambda x: x[ancestors, sequences], carry)
 
 
-def _log_factor(particles: int) -> float:
-    """log( N / (N - 1) ), by which the pairs of N particles that are not one and the same are fewer than all."""
-    return -math.log1p(-1 / particles) if particles > 1 else math.inf
+def _collected(rows: list[tuple[Any, ...]], variance: Float[Tensor, " B"]) -> ParticleEvidence:
+    """What was found row by row, as [B, T]."""
+    increments, all_terms, *others = zip(*rows, strict=True)
+    by_name = {name: torch.stack([terms[name] for terms in all_terms], 1) for name in all_terms[0]}
+    ess, resampled, tails = (torch.stack(x, 1) for x in others)
+    return ParticleEvidence(torch.stack(increments, 1), by_name, ess, resampled, tails, variance)
 
 
 def _seen(valid: Bool[Tensor, "B T"], path: Tensor | None, unseen: Collection[int]) -> Bool[Tensor, "B T"]:
