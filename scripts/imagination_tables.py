@@ -72,7 +72,7 @@ def row(runs: list[Result]) -> list[str]:
     ratio = mean_at(runs, "spread", 12) / mean_at(runs, "error", 12)
     return [
         seeds_of(runs).removeprefix("seed ").removeprefix("seeds "),
-        f"{runs[0]['samples']:,}",
+        ", ".join(f"{one['samples']:,}" for one in runs),
         f"{statistics.mean(one['bound'] for one in runs):.3f}" if alone else "",
         nats(mean_at(runs, "nll", 12)),
         nats(mean_at(runs, "nll", last)),
