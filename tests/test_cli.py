@@ -68,11 +68,14 @@ def test_a_mistake_ends_with_status_2_and_names_the_key_before_a_run_folder_is_m
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "train,evaluate,imagine"),
+        ([], "usage: worldmodel COMMAND"),
         (["fly"], "fly"),
-        (["evaluate"], "folder"),
+        (["evaluate"], "worldmodel: expected the folder of a run\n"),
+        (["compare"], "worldmodel: expected the folders of runs\n"),
+        (["imagine", "EMPTY", "--policy", "actor"], "policy: expected one of recorded, random, got actor"),
         (["evaluate", "EMPTY"], "EMPTY: expected a run's folder"),
-        (["evaluate", "nowhere"], "nowhere: expected a run's folder"),
+        (["evaluate", "nowhere"], "nowhere: expected a run's folder, there is no such folder\n"),
+        (["evaluate", "EMPT"], "there is no such folder; did you mean EMPTY?"),
     ],
     ids=lambda x: str(x)[:40],
 )
@@ -115,6 +118,7 @@ def test_help_has_every_command_once_in_groups_and_fits_a_terminal(capsys):
         (["train", "--replay.batch_length", "3"], "did you mean replay.sequence_length?"),
         (["train", "--steps", "3"], "did you mean training.env_steps?"),
         (["train", "--batch-length", "3"], "did you mean replay.sequence_length?"),
+        (["train", "--env", "Pendulum-v1"], "did you mean env.id Pendulum-v1?"),
         (["train", "pendulum"], "presets and files of settings come behind --config"),
         (["evaluate", "run", "--episode", "3"], "there is no option --episode; did you mean --episodes?"),
         (["train", "--seed", "{"], "seed: expected"),

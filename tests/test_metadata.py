@@ -30,6 +30,7 @@ def test_the_changelog_has_this_version_and_what_comes_next():
 
 
 def test_every_public_name_is_there_and_another_one_is_refused_with_the_list():
+    assert dir(worldmodel) == sorted(worldmodel.__all__)  # what a notebook completes
     for name in worldmodel.__all__:
         assert getattr(worldmodel, name).__name__.rpartition(".")[2] == name  # of a module, its own name
     with pytest.raises(AttributeError, match="no attribute 'fit'; it has Config, LatentSequence, Run, build_model"):

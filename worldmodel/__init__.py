@@ -59,6 +59,10 @@ _HOME = {
 }
 
 
+def __dir__() -> list[str]:
+    return [*__all__]
+
+
 def __getattr__(name: str) -> Any:
     if name == "data":  # not an attribute before the package of that name is imported
         return import_module("worldmodel.data")

@@ -91,6 +91,8 @@ def why_no_law(config: Config) -> str | None:
 
 def making_words(config: Config) -> str:
     """What making a run's environments imports, as far as its settings tell."""
+    if config.env.id.startswith(suites.GIVEN):
+        return f"making {config.env.id}, which Python has to hand over"
     modules = ", ".join(suites.modules_of(config.env.id, config.env.wrappers))
     return f"making {config.env.id}, which imports {modules or 'nothing that its settings name'}"
 

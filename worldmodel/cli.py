@@ -136,6 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             module.add_options(parsers[name])
         subcommands.add_subcommand(name, parsers[name], help=module.__doc__)
         parsers[name].prog = f"{parser.prog} {name}"  # otherwise it would list the options of `worldmodel` itself
+    if not given:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
     options = parser.parse_args(given)
     settings = options[options.command]
     try:

@@ -122,6 +122,10 @@ def explain(message: str, options: Collection[str]) -> str:
     """
     if command := re.search(r"argument command: invalid choice: '(.*)' \(choose from (.*)\)", message):
         return f"there is no command {command[1]}" + hint(command[1], re.findall("'(.*?)'", command[2]), OTHER_COMMANDS)
+    if missing := re.search(r"the following arguments are required: \w+\.(folder|runs|run)\b", message):
+        return f"expected {'the folder of a run' if missing[1] != 'runs' else 'the folders of runs'}"
+    if choice := re.search(r'Parser key "(\w+)":\s+Expected a typing.Literal\[(.*?)\]\. Got value: (.*)', message):
+        return f"{choice[1]}: expected one of {choice[2].replace(chr(39), '')}, got {choice[3]}"
     if option := re.search(r"unrecognized arguments: --([\w.-]+)", message):
         if FILE in options:
             return f"{message}: {_unknown(option[1])}"
@@ -207,7 +211,8 @@ def _flat(values: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         key = f"{prefix}{name}"
         if not prefix and key in _sections():
             if not isinstance(value, Mapping):
-                raise ValueError(f"{key}: expected settings by name, got {shown(value)}")
+                meant = f"; did you mean env.id {value}?" if key == "env" and isinstance(value, str) else ""
+                raise ValueError(f"{key}: expected settings by name, got {shown(value)}{meant}")
             yield from _flat(value, f"{key}.")
         elif key in _settings() and key.count(".") == bool(prefix):
             yield key, typed(_settings()[key], value, key)

@@ -114,6 +114,10 @@ class Batch(NamedTuple):
     episode_step: Int[Tensor, "B T"]  # rows since the episode began; zero where is_first
     valid: Bool[Tensor, "B T"]  # False where a row only warms the state up (burn-in) or pads a shorter episode
 
+    def __repr__(self) -> str:
+        shapes = self.obs | {name: x for name, x in self._asdict().items() if name != "obs"}
+        return f"Batch({', '.join(f'{name}{list(x.shape)}' for name, x in shapes.items())})"
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same rows on another device. A copy to the host is complete when this returns."""
         kind = torch.device(device).type

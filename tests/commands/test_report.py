@@ -46,7 +46,7 @@ def test_compare_prints_a_table_and_writes_a_page(here, capsys):
 @pytest.mark.parametrize(
     ("folder", "named"),
     [
-        ("nowhere", "nowhere: expected a run's folder, found no config.yaml in it"),
+        ("nowhere", "nowhere: expected a run's folder, there is no such folder"),
         ("empty", "empty: expected a run's folder"),
         ("young", "young: expected metrics, found no row in metrics.jsonl"),
     ],

@@ -1,5 +1,8 @@
 """Runs that are given something in Python: episodes, an environment. What their folders say, and how they go on."""
 
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -78,6 +81,23 @@ def test_what_cannot_be_learned_from_is_refused_before_a_folder_is_made(quick, t
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError, match="offline: expected given: only in a run's folder"):
         train(read_config((), {**SETTINGS, **OF_DATA, "offline": "given:", "runs": str(tmp_path)}), progress=silent())
+
+
+def test_a_thing_of_another_kind_is_refused_in_a_sentence():
+    """Where no check of types comes before."""
+    code = """
+from worldmodel import train
+for given in ({"data": [{"obs": []}]}, {"auxiliary": [print]}, {"config": {"seed": 3}}):
+    try:
+        train(**{"config": None, **given})
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    data, auxiliary, config = done.stdout.splitlines()
+    assert data == "data: expected episodes as worldmodel.data.from_episodes makes them of arrays, got a list"
+    assert auxiliary.startswith("auxiliary: expected functions by name, such as {'mine': Mine}, got [<built-in")
+    assert config == "config: expected files or presets; settings come second, as in train(None, {'seed': 3})"
 
 
 def test_an_environment_needs_no_registration(quick):

@@ -37,6 +37,12 @@ def test_latents_are_of_the_held_out_episodes_unless_others_are_given(run):
         run.latents(other._replace(prev_action=other.prev_action.repeat(1, 1, 2)))
 
 
+def test_a_run_and_its_rows_say_what_they_are_in_a_line(run):
+    count = sum(p.numel() for p in run.model.parameters())
+    assert repr(run) == f"Run('{run.folder}': Pendulum-v1, a world model of {count:,} parameters)"
+    assert repr(run.heldout()).startswith("Batch(obs[3, 13, 3], prev_action[3, 13, 1], reward[3, 13], ")
+
+
 def test_branches_differ_by_their_actions_and_leave_from_one_state(run):
     start = run.latents().at(5)
     still, full = np.zeros((6, 1)), np.ones((6, 1))

@@ -12,6 +12,8 @@ from worldmodel.system.typed import typed
     ("hint", "value", "kept"),
     [
         (float, 3, 3.0),
+        (int, 1e6, 1_000_000),
+        (int | None, 2.0, 2),
         (int | None, None, None),
         (Literal["off", "only"], "only", "only"),
         (list[int], (1, 2), [1, 2]),
@@ -34,6 +36,7 @@ def test_what_fits_is_kept(hint, value, kept):
     ("hint", "value", "words"),
     [
         (int, True, "a whole number, got True"),
+        (int, 1.5, "a whole number, got 1.5"),
         (int, 1e20, r"a whole number, got 1e\+20"),
         (int, 10**20, r"a whole number below 2\^63, got 1000"),
         (int, "64", "a whole number, got '64'"),

@@ -70,7 +70,7 @@ def prepare(env_id: str) -> str:
     env_id = current_id(env_id)
     if env_id.startswith(GIVEN) and env_id not in gymnasium.registry:
         expected = f"the class or function that makes {env_id} to be handed over in this process too"
-        raise ValueError(f"env: expected {expected}, by env= of train, resume or open_run; got none")
+        raise ValueError(f"env: expected {expected}, by env= of train, resume or open_run in Python; got none")
     for suite in SUITES:
         if not _belongs(env_id, suite):
             continue

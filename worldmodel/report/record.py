@@ -15,6 +15,7 @@ import numpy as np
 from worldmodel.data.suites import current_id
 from worldmodel.evaluation.evidence import EvidenceReport
 from worldmodel.evaluation.scores import Scores
+from worldmodel.system.files import require_run
 from worldmodel.system.metrics_file import read_row
 from worldmodel.system.plain_yaml import read_mapping
 from worldmodel.train_ratio import updates_paid
@@ -163,8 +164,7 @@ def read_record(folder: Path) -> Record:
         FileNotFoundError: if it is not a run's folder.
         ValueError: if its settings cannot be read, or it has no metrics yet.
     """
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
+    require_run(folder)
     notes: list[str] = []
     rows = _metrics(folder / "metrics.jsonl", notes)
     if not rows:

@@ -19,7 +19,7 @@ from worldmodel.config import Config
 from worldmodel.config_io import read_run_config, write_config
 from worldmodel.data.offline import HELDOUT, REPLAY, prepare_data
 from worldmodel.seeding import Stream, make_generator
-from worldmodel.system.files import refuse_link, write_whole
+from worldmodel.system.files import refuse_link, require_run, write_whole
 from worldmodel.system.installation import versions
 from worldmodel.system.provenance import provenance
 from worldmodel.training.processes import ALONE, Processes
@@ -53,10 +53,8 @@ def read_settings(folder: Path) -> Config:
         FileNotFoundError: if the folder is not a run's.
         ValueError: if its settings cannot be read.
     """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
-    return read_run_config(path)
+    require_run(folder)
+    return read_run_config(folder / "config.yaml")
 
 
 def stored_data(config: Config, folder: Path) -> tuple[Path, Path]:

@@ -26,6 +26,8 @@ def read_given(
 ) -> Config:
     """Files of settings and single ones, as `train` has them; with episodes, those of a run that learns from stored
     ones."""
+    if isinstance(config, Mapping):
+        raise ValueError("config: expected files or presets; settings come second, as in train(None, {'seed': 3})")
     overrides = dict(overrides or {})
     if data is not None and overrides.setdefault("offline", GIVEN) != GIVEN:
         raise ValueError(f"data: expected none beside offline = {overrides['offline']!r}, which names other data")
@@ -52,6 +54,8 @@ def with_given(config: Config, given: Given) -> Config:
         if found := factories(config):
             raise ValueError(f"model: expected none beside {', '.join(found)}, which name code that makes it")
         config = replace(config, model=given_name(given.model))
+    if given.auxiliary is not None and not isinstance(given.auxiliary, Mapping):
+        raise ValueError(f"auxiliary: expected functions by name, such as {{'mine': Mine}}, got {given.auxiliary!r}")
     if given.auxiliary:
         names = {**config.loss.auxiliary, **dict.fromkeys(given.auxiliary, GIVEN)}
         config = replace(config, loss=replace(config.loss, auxiliary=names))
@@ -65,6 +69,9 @@ def with_given(config: Config, given: Given) -> Config:
 def _with_data(config: Config, data: EpisodeSource) -> Config:
     if config.offline not in (None, GIVEN):
         raise ValueError(f"data: expected none beside offline = {config.offline!r}, which names other data")
+    if not callable(getattr(data, "episodes", None)):
+        expected = "episodes as worldmodel.data.from_episodes makes them of arrays"
+        raise ValueError(f"data: expected {expected}, got a {type(data).__name__}")
     count = sum(1 for _ in data.episodes())
     if count <= config.evaluation.episodes:
         expected = f"fewer than the {count} episodes given, of which the others are learned from"

@@ -65,6 +65,11 @@ class Run:
     ended_by: Signals | None = None
     """The signal that the training which returned this run was ended by, if one was: SIGINT (Ctrl-C) or SIGTERM."""
 
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.model.parameters())
+        acts = ", with an actor" if self.agent is not None else ""
+        return f"Run({str(self.folder)!r}: {self.config.env.id}, a world model of {count:,} parameters{acts})"
+
     def heldout(self) -> Batch:
         """The held-out episodes, whole, [B, T] padded."""
         _, heldout = stored_data(self.config, self.folder)

@@ -4,6 +4,7 @@ If a file is to be replaced and a link has its name, the link is replaced and it
 link, or writing into a folder that is a link, is refused.
 """
 
+import difflib
 import os
 from pathlib import Path
 from typing import TextIO
@@ -74,3 +75,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_run(folder: Path) -> None:
+    """Raise FileNotFoundError, in a sentence, if the folder is not a run's."""
+    if (folder / "config.yaml").is_file():
+        return
+    if folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a run's folder, found no config.yaml in it")
+    near = difflib.get_close_matches(folder.name, _folders_in(folder.parent), n=1)
+    meant = f"; did you mean {folder.parent / near[0]}?" if near else ""
+    raise FileNotFoundError(f"{folder}: expected a run's folder, there is no such folder{meant}")
+
+
+def _folders_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []

@@ -1,6 +1,7 @@
 """Check plain data against a type hint: true or false, numbers, text, a choice of words, lists and mappings.
 
-The only conversion is from a whole number to a float. Nothing that the data names is imported or made.
+The only conversions are of whole numbers, to a float and from one such as 1e6. Nothing that the data names is imported
+or made.
 """
 
 import math
@@ -78,6 +79,8 @@ def _fit(hint: Any, value: Any) -> Any:
         if abs(value) > LARGEST:
             raise _MisfitError("a whole number below 2^63")
         return value
+    if hint is int and type(value) is float and value.is_integer() and abs(value) <= LARGEST:
+        return int(value)
     if hint in (bool, str, NoneType) and type(value) is hint:
         return value
     raise _MisfitError
