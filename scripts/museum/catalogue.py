@@ -1,0 +1,145 @@
+"""The exhibits: what each bug is, the world it is shown in, and the public threads it is known from."""
+
+from dataclasses import dataclass
+
+from scripts.museum import bugs
+from scripts.museum.bugs import Bug
+
+THREADS = "https://github.com/"
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One bug, on show."""
+
+    words: str
+    world: str  # of `training.WORLDS`; its sound run has the same settings
+    bug: Bug
+    threads: tuple[str, ...] = ()  # owner/name#number
+    trained: bool = True  # with the bug; otherwise the sound run's weights are reported by code that has it
+    other_seed: int = 0  # added to the seed of the weights, the noise and the batches
+
+
+CONTROL = "none"  # a sound run again from another seed: how often the tests speak where nothing is wrong
+
+EXHIBITS: dict[str, Exhibit] = {
+    CONTROL: Exhibit("nothing is wrong: another seed", "springs", Bug(), other_seed=100),
+    "actions_late": Exhibit(
+        "actions off by one: a row is told the action before the one that led to it",
+        "springs",
+        Bug(rows=bugs.actions_late),
+        ("epignatelli/navix#152",),
+    ),
+    "actions_early": Exhibit(
+        "actions off by one: a row is told the action that was taken at it",
+        "springs",
+        Bug(rows=bugs.actions_early),
+    ),
+    "rewards_late": Exhibit(
+        "rewards off by one: a row has the reward of the row before it",
+        "springs",
+        Bug(rows=bugs.rewards_late),
+        ("yusukeurakami/dreamer-pytorch#5", "yusukeurakami/dreamer-pytorch#13", "cross32768/PlaNet_PyTorch#1"),
+    ),
+    "first_reward": Exhibit(
+        "the zero that fills in for the reward of a first row counts as an observation",
+        "springs",
+        Bug(inside=bugs.first_reward_counted),
+    ),
+    "truncation": Exhibit(
+        "truncation taken for termination: the continue flag falls wherever an episode ends",
+        "springs",
+        Bug(rows=bugs.truncation_as_termination),
+        ("vwxyzjn/cleanrl#457", "instadeepai/Mava#951", "lucidrains/dreamer4#22"),
+    ),
+    "resets_unmasked": Exhibit(
+        "resets not masked: the state goes on where an episode begins inside a training sequence",
+        "springs",
+        Bug(inside=bugs.resets_unmasked),
+        ("epignatelli/navix#152", "NM512/dreamerv3-torch#14", "pytorch/rl#4128"),
+    ),
+    "stale_states": Exhibit(
+        "stale states after a reset: evaluation begins each episode where another one ended",
+        "springs",
+        Bug(inside=bugs.stale_states),
+        ("isaac-sim/IsaacLab#3837", "chengxuxin/extreme-parkour#12"),
+        trained=False,
+    ),
+    "state_not_carried": Exhibit(
+        "the state is not carried from row to row",
+        "springs",
+        Bug(inside=bugs.state_not_carried),
+        ("pytorch/rl#3236",),
+    ),
+    "prior_after_z": Exhibit(
+        "an index too far: the prior of z_t reads the state that has already heard of z_t",
+        "springs",
+        Bug(inside=bugs.prior_after_z),
+    ),
+    "kl_mean": Exhibit(
+        "a KL averaged over the groups of z_t, not summed",
+        "springs",
+        Bug(inside=bugs.kl_mean_over_groups),
+        ("keras-team/keras-io#270", "mkusner/grammarVAE#2", "maxhodak/keras-molecules#59"),
+    ),
+    "kl_over_time": Exhibit(
+        "a KL summed over the wrong axis: over time, not over the groups",
+        "springs",
+        Bug(inside=bugs.kl_sum_over_time),
+        ("EDAPINENUT/GNTPP#4", "GlassyWing/nvae#3"),
+    ),
+    "kl_swapped": Exhibit(
+        "prior and posterior change places in the KL",
+        "springs",
+        Bug(inside=bugs.kl_swapped),
+        ("juliusfrost/dreamer-pytorch#78",),
+    ),
+    "free_nats": Exhibit(
+        "a free nat for each group, where one is meant for their sum",
+        "springs, smoothing, 1 free nat",
+        Bug(inside=bugs.free_nats_per_group),
+        ("pytorch/rl#4073",),
+    ),
+    "other_std": Exhibit(
+        "the posterior is sampled with std², a variance taken for a std; its KL sees std",
+        "springs",
+        Bug(inside=bugs.other_std),
+        ("keras-team/keras#9972", "keras-team/keras#3283", "keras-team/keras#4211"),
+    ),
+    "other_logits": Exhibit(
+        "the posterior is sampled with 1 % of uniform noise; its KL sees the logits before mixing",
+        "ring",
+        Bug(inside=bugs.other_logits),
+    ),
+    "constant": Exhibit(
+        "an unnormalised likelihood: a Gaussian without its 1/2 log 2π",
+        "springs",
+        Bug(inside=bugs.without_constant),
+        ("Qinyu-Allen-Zhao/Arinar#1",),
+    ),
+    "jacobian": Exhibit(
+        "a decoder without its Jacobian: the density of symlog x reported as that of x",
+        "springs, symlog",
+        Bug(inside=bugs.without_jacobian),
+        ("MokkeMeguru/glow-realnvp-tutorial#2", "bayesflow-org/bayesflow#471"),
+    ),
+    "posterior_mean": Exhibit(
+        "evaluation with the posterior's mean instead of a sample",
+        "springs",
+        Bug(inside=bugs.posterior_mean),
+        trained=False,
+    ),
+    "padding": Exhibit(
+        "the mean over rows counts the padding behind shorter episodes",
+        "springs",
+        Bug(report=bugs.averaged_over_padding),
+        ("d2l-ai/d2l-en#2707", "tensorflow/tensorflow#39146"),
+        trained=False,
+    ),
+    "row_by_row": Exhibit(
+        "`logavgexp` over latent paths at every row, called IWAE",
+        "springs, smoothing",
+        Bug(report=bugs.averaged_row_by_row),
+        trained=False,
+    ),
+}
