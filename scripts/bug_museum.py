@@ -40,8 +40,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/bugs.md and its figure, train nothing")
     options = parser.parse_args()
     if options.write:
-        if not (found := read_results(options.output)):
-            parser.error(f"{options.output}: expected results.jsonl with results, found none")
+        found = [one for one in read_results(options.output) if one["updates"] == options.updates]
+        if not found:
+            parser.error(f"{options.output}: expected results.jsonl with runs of {options.updates} updates, found none")
         write_page(found)
         return
     torch.set_num_threads(1)

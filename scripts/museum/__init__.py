@@ -1,1 +1,1 @@
-"""The museum of bugs: mistakes put into a sound model by a few lines, and what losses and exact evidence show of them."""
+"""The parts of `scripts/bug_museum.py`: bugs of a few lines each, and what losses and exact evidence show of them."""

@@ -1,5 +1,6 @@
 """What is measured of a run: what it reports beside the exact evidence, and what its weights are worth."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -68,7 +69,12 @@ def above_exact(
     answer is the one with the most standard errors.
     """
     found = [(*per_step((claims - truth)[:, :n].sum(1), valid[:, :n].sum(1)), n) for n in PREFIXES]
-    return max(found, key=lambda one: one[0] / one[1])
+    return max(found, key=lambda one: sigmas(one[0], one[1]))
+
+
+def sigmas(mean: float, error: float) -> float:
+    """How many standard errors a mean is from zero; infinitely many of a number without an error."""
+    return mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
 
 
 def compared(

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.museum.catalogue import CONTROL, EXHIBITS, THREADS, Exhibit
+from scripts.museum.measuring import sigmas
 from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW
 
 SIGMAS = 5.0  # standard errors that a difference must exceed on every seed
@@ -37,12 +38,10 @@ class Difference(NamedTuple):
 
 def difference(runs: Sequence[Result], name: str) -> Difference:
     """One of the differences of `measuring.compared` over the seeds of an exhibit."""
-    spread = statistics.stdev(run[OF_TRAININGS[name]][0] for run in runs) if name in OF_TRAININGS else 0.0
-    sigmas = [_sigmas(run[name][0], (run[name][1] ** 2 + spread**2) ** 0.5) for run in runs]
-    if min(sigmas) > 0 or max(sigmas) < 0:
-        least = min(sigmas, key=abs)
-    else:
-        least = 0.0
+    trained = [run[OF_TRAININGS[name]][0] for run in runs] if name in OF_TRAININGS else []
+    spread = statistics.stdev(trained) if len(trained) > 1 else 0.0  # of a single seed, it is not known
+    each = [sigmas(run[name][0], (run[name][1] ** 2 + spread**2) ** 0.5) for run in runs]
+    least = min(each, key=abs) if min(each) > 0 or max(each) < 0 else 0.0
     return Difference(statistics.mean(run[name][0] for run in runs), least)
 
 
@@ -81,14 +80,14 @@ def verdict(result: Result) -> Verdict:
 def tables(results: Sequence[Result]) -> str:
     """All that the page has of the numbers: how they were made, the table of verdicts, that of numbers, the figure."""
     first = results[0]
-    seeds, longest = len(first["runs"]), max(run["cpu_seconds"] for one in results for run in one["runs"])
-    width = max(len(one["runs"]) for one in results)
+    seeds = "/".join(map(str, sorted({len(one["runs"]) for one in results})))
+    longest = max(run["cpu_seconds"] for one in results for run in one["runs"])
     return "\n".join(
         [
-            f"{seeds} seeds each, {first['updates']} updates, {first['episodes']} held-out episodes a seed. Differences "
-            "in nats per step, the mean over the seeds; in brackets standard errors, on the seed with the fewest. An "
-            f"exhibit takes {longest:.0f} CPU seconds at most, with its sound run and all that is measured"
-            f"{'' if width == seeds else ' (some have other numbers of seeds)'}.",
+            f"{seeds} seeds, {first['updates']} updates, {first['episodes']} held-out episodes each. Differences are "
+            "in nats per step, the mean over the seeds; in brackets standard errors, on the seed where they are "
+            "fewest (0 where seeds disagree about the sign). An exhibit takes "
+            f"{longest:.0f} CPU seconds at most, its sound run and all that is measured included.",
             "",
             *_verdicts(results),
             "",
@@ -188,7 +187,8 @@ def _curves(axes: Axes, result: Result) -> None:
         axes.plot(curves["update"], curves["train"], color=colour, lw=0.8, alpha=0.6, label=f"{label}, training")
         axes.plot(curves["update"], curves["heldout"], color=colour, lw=1.6, label=f"{label}, held out")
     axes.axhline(-result["exact"], color=RAW, lw=1, ls=":", label="minus the exact evidence")
-    late = [x for name in ("sound", "curves") for kind in ("train", "heldout") for x in result[name][kind][4:]]
+    shown = [result[name][kind] for name in ("sound", "curves") for kind in ("train", "heldout")]
+    late = [x for losses in shown for x in losses[len(losses) // 5 :]]  # after the fall of all losses at first
     room = 0.08 * (max(late) - min(late))
     axes.set_ylim(min(*late, -result["exact"]) - room, max(late) + room)
     axes.set_title(result["bug"], fontsize=9)
@@ -210,9 +210,3 @@ def _cell(found: Difference, *, bold: bool = False) -> str:
 def _link(thread: str) -> str:
     name, number = thread.split("#")
     return f"[{thread}]({THREADS}{name}/issues/{number})"
-
-
-def _sigmas(mean: float, error: float) -> float:
-    if error == 0.0:
-        return 0.0 if mean == 0.0 else float("inf") * (1 if mean > 0 else -1)
-    return mean / error

@@ -1,4 +1,4 @@
-"""The worlds, their rows, and runs on them: sound ones and ones with a bug, from the same weights on the same batches."""
+"""The worlds, their rows, and runs on them: sound ones and ones with a bug, from the same weights, on the same rows."""
 
 import shutil
 import statistics
