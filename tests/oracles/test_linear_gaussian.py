@@ -174,6 +174,17 @@ def test_a_singular_transition_noise_is_allowed(generator):
     torch.testing.assert_close(joint.cov[0], cov, **EXACT)
 
 
+def test_the_bound_says_which_covariance_has_no_density(generator):
+    model = random_model(generator, n=2)
+    singular = torch.diag(torch.tensor([0.5, 0.0]).double())
+    x, action = random_rows(model, generator)
+    q = model.posterior(x, action)
+    for name, fields in {"Q": {"Q": singular}, "P": {"P": singular}}.items():
+        broken = dataclasses.replace(model, **fields)
+        with pytest.raises(ValueError, match=rf"^{name}: expected a covariance of full rank 2, .* got one of rank 1"):
+            broken.elbo(q, x, action)
+
+
 def test_float32_rows_are_read_as_float64(world):
     model, x, action = world
     narrow = model.log_evidence(x.float(), action.float())

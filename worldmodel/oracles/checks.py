@@ -30,6 +30,13 @@ def expect_covariance(name: str, x: Tensor, size: int, *, definite: bool = True)
         raise ValueError(f"{name}: expected a {kind} matrix, got smallest eigenvalue {smallest:g}")
 
 
+def expect_full_rank(name: str, x: Tensor, reason: str) -> None:
+    """Raise ValueError, which gives the reason, unless a covariance [size, size] has full rank to rounding."""
+    rank = int(torch.linalg.matrix_rank(x, hermitian=True))
+    if rank < len(x):
+        raise ValueError(f"{name}: expected a covariance of full rank {len(x)}, {reason}; got one of rank {rank}")
+
+
 def expect_probabilities(name: str, x: Tensor) -> None:
     """Raise ValueError unless the last dimension holds probabilities that sum to one."""
     if bool((x < 0).any()) or not bool(((x.sum(-1) - 1).abs() <= TOLERANCE).all()):

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldmodel.oracles.checks import as_rows, expect_covariance, expect_shape
+from worldmodel.oracles.checks import as_rows, expect_covariance, expect_full_rank, expect_shape
 from worldmodel.oracles.distributions import LOG_2PI, Gaussian, apply, half_log_det, stack, symmetric, whiten
 from worldmodel.oracles.markov_gaussian import MarkovGaussian
 from worldmodel.types import Latent, State
@@ -266,8 +266,13 @@ class LinearGaussian:
         E_q[ log p(x_t | z_t) ] - E_q[ KL(q(z_t | z_{t-1}) || p(z_t | z_{t-1})) ]
 
         Expectations of quadratics: E (G z + g)' W^-1 (G z + g) = its value at E z + tr(W^-1 G Cov(z) G').
+
+        Raises:
+            ValueError: if P or Q is singular: the prior of a z_t then has no density.
         """
         x, action = self.rows(x, action)
+        for name, cov in (("P", self.P), ("Q", self.Q)):
+            expect_full_rank(name, cov, "since the bound has a KL to a Gaussian with it (log_evidence has none)")
         z, seen = q.marginals(), self.seen(x, action)
         likelihood = seen.log_prob(seen.y - apply(seen.C, z.mean), seen.R)
         likelihood = likelihood - 0.5 * (self.local(x, action).J * z.cov).sum((-2, -1))
