@@ -48,13 +48,12 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
         gap = gap_decomposition(opened, **arguments_of(options, gap_decomposition), log=log, at=watch.at)
     with watch.phase("decomposing the rate"):
         first, every, exact = rate_decomposition(opened, **arguments_of(options, rate_decomposition), log=log)
-    show_table(console, tables.gap(gap))
+    show_table(console, tables.gap(gap.levels(), gap.parts(), gap.certificate))
     for doubt in tables.doubts(gap.certificate) if gap.certificate else ():
         console.print(f"the gap with {options.particles} particles is in doubt: {doubt}", soft_wrap=True)
-    _show_rate(console, first, f"first steps, {first.alternatives} other episodes each")
+    _show_rate(console, first, tables.rate_heading(first.alternatives, first=True, exact=exact))
     if every is not None:
-        source = "the environment's exact law" if exact else "the model's own prediction"
-        _show_rate(console, every, f"every step, {every.alternatives} draws from {source}")
+        _show_rate(console, every, tables.rate_heading(every.alternatives, first=False, exact=exact))
     if not exact and not options.allow_env and (why := why_no_law(opened.config)):
         console.print(why, soft_wrap=True, markup=False)
     folder = opened.folder / "evidence"
@@ -64,6 +63,7 @@ def run(parser: ArgumentParser, options: Namespace) -> None:
     numbers = {"gap": gap.as_json(), "rate": rates, "settings": settings}
     write_whole(folder / "gap.json", json.dumps(numbers))
     console.print(f"numbers are in {folder / 'gap.json'}", soft_wrap=True)
+    console.print(f"`worldmodel report {opened.folder}` puts them on the run's page", soft_wrap=True)
 
 
 def _show_rate(console: "Console", rate: "Rate", heading: str) -> None:
@@ -71,7 +71,6 @@ def _show_rate(console: "Console", rate: "Rate", heading: str) -> None:
     from worldmodel.report import tables
 
     console.print(f"rate of {heading}")
-    show_table(console, tables.rate(rate))
+    show_table(console, tables.rate(rate.parts()))
     if rate.saturated:
-        ceiling = "the logarithm of the number of alternatives plus one"
-        console.print(f"the lower bound on the information is near its ceiling, {ceiling}: more alternatives raise it")
+        console.print(tables.SATURATED)

@@ -7,6 +7,7 @@ from worldmodel.report import sections, vocabulary
 from worldmodel.report.document import Block, Points, Section, Text, document
 from worldmodel.report.evidence import evidence
 from worldmodel.report.formats import count, number
+from worldmodel.report.gap import gap
 from worldmodel.report.hero import hero, hero_name
 from worldmodel.report.record import Record
 
@@ -24,7 +25,7 @@ def page(record: Record, defaults: Mapping[str, Any] | None = None) -> str:
     parts = [
         Section(ACTING, "Acting", sections.acting(record, top)),
         Section("bound", "The bound", sections.bound(record)),
-        Section("evidence", "The evidence", evidence(record)),
+        Section("evidence", "The evidence", [*evidence(record), *gap(record)]),
         Section("ledger", "The ledger", sections.ledger(record)),
         Section("kl", "The KL", sections.kl(record)),
         Section("imagination", "Imagination", sections.imagination(record, top)),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldmodel.data.suites import current_id
+from worldmodel.evaluation.decomposed import Decomposed
 from worldmodel.evaluation.evidence import EvidenceReport
 from worldmodel.evaluation.scores import Scores
 from worldmodel.system.files import require_run
@@ -63,6 +64,7 @@ class Record:
     pictures: dict[str, bytes]  # by path in the folder, such as figures/bound.png
     scores: Scores | None
     evidence: EvidenceReport | None
+    gap: Decomposed | None
     sessions: tuple[Session, ...]
     explains: dict[str, Explained] | None  # the bound's terms by name; None of a run that did not record them
     notes: tuple[str, ...]
@@ -179,6 +181,7 @@ def read_record(folder: Path) -> Record:
         pictures=_pictures(folder),
         scores=_json(folder / "imagination" / "scores.json", notes, Scores.from_json),
         evidence=_json(folder / "evidence" / "evidence.json", notes, EvidenceReport.from_json),
+        gap=_json(folder / "evidence" / "gap.json", notes, Decomposed.from_json),
         sessions=sessions,
         explains=explains,
         notes=tuple(notes),

@@ -15,9 +15,7 @@ from worldmodel.evaluation.held_out import Evaluation
 from worldmodel.evaluation.open_loop import OpenLoopError
 from worldmodel.evaluation.scores import Scores
 from worldmodel.evaluation.scoring_rules import Band
-from worldmodel.evidence.estimate import DEGENERATE_ROWS, LEAST_ESS, Certificate, Doubt
-from worldmodel.evidence.gap import GapDecomposition
-from worldmodel.evidence.rate import Rate
+from worldmodel.evidence.estimate import DEGENERATE_ROWS, LEAST_ESS, Certificate, Doubt, Estimate
 from worldmodel.evidence.reliability import UNRELIABLE
 from worldmodel.report import vocabulary
 from worldmodel.report.formats import number, several, with_error
@@ -141,9 +139,8 @@ def terms(report: EvidenceReport) -> Table:
     return Table((PER_STEP, "bound", "SMC", "variables", "SMC, per variable"), rows)
 
 
-def gap(found: GapDecomposition) -> Table:
+def gap(levels: Mapping[str, Estimate], parts: Mapping[str, Estimate], certificate: Certificate | None) -> Table:
     """The bounds, the log evidence, and the parts of the gap; the parts that are in doubt have no number."""
-    levels, parts = found.levels(), found.parts()
     titles = {
         **({"ELBO, q as trained": levels["trained"]} if "trained" in levels else {}),
         "ELBO, filtering q": levels["filtering"],
@@ -155,7 +152,7 @@ def gap(found: GapDecomposition) -> Table:
         "family: what no such q has": parts["family"],
         "gap": parts["gap"],
     }
-    doubtful = {"family: what no such q has", "gap"} if found.doubts else set()
+    doubtful = {"family: what no such q has", "gap"} if certificate and certificate.doubts else set()
     rows = [(title, IN_DOUBT if title in doubtful else with_error(value)) for title, value in titles.items()]
     return Table(("", PER_STEP), rows)
 
@@ -220,12 +217,26 @@ def _at(band: Band | None, h: int) -> tuple[str, ...]:
     return tuple(f"{value:.3g}" if math.isfinite(value) else "" for value in values)
 
 
-def rate(found: Rate) -> Table:
+def rate(parts: Mapping[str, Estimate]) -> Table:
     """The rate and its parts, each bounded from below and from above."""
-    part = {name: with_error(estimate) for name, estimate in found.parts().items()}
+    part = {name: with_error(estimate) for name, estimate in parts.items()}
     rows = [
         ("rate", part["rate"], part["rate"]),
         ("information that q keeps", part["information_low"], part["information_high"]),
         ("misfit of the prior", part["misfit_low"], part["misfit_high"]),
     ]
     return Table((PER_STEP, "from below", "from above"), rows)
+
+
+def rate_heading(alternatives: int, *, first: bool, exact: bool) -> str:
+    """Which steps a rate is of, and from what other rows its parts were found."""
+    if first:
+        return f"first steps, {alternatives} other episodes each"
+    source = "the environment's exact law" if exact else "the model's own prediction"
+    return f"every step, {alternatives} draws from {source}"
+
+
+SATURATED = (
+    "the lower bound on the information is near its ceiling, the logarithm of the number of alternatives plus one: "
+    "more alternatives raise it"
+)
