@@ -16,6 +16,7 @@ class Exhibit:
     world: str  # of `training.WORLDS`; its sound run has the same settings
     bug: Bug
     threads: tuple[str, ...] = ()  # owner/name#number
+    said: str = ""  # what is said there, or where else the bug is known from
     trained: bool = True  # with the bug; otherwise the sound run's weights are reported by code that has it
     other_seed: int = 0  # added to the seed of the weights, the noise and the batches
 
@@ -29,6 +30,7 @@ EXHIBITS: dict[str, Exhibit] = {
         "springs",
         Bug(rows=bugs.actions_late),
         ("epignatelli/navix#152",),
+        said="observation and reward losses fell to near zero all the same, since rows resemble their neighbours",
     ),
     "actions_early": Exhibit(
         "actions off by one: a row is told the action that was taken at it",
@@ -40,6 +42,7 @@ EXHIBITS: dict[str, Exhibit] = {
         "springs",
         Bug(rows=bugs.rewards_late),
         ("yusukeurakami/dreamer-pytorch#5", "yusukeurakami/dreamer-pytorch#13", "cross32768/PlaNet_PyTorch#1"),
+        said="asked in both repositories; #13 takes the first fix back and finds that the index was right",
     ),
     "first_reward": Exhibit(
         "the zero that fills in for the reward of a first row counts as an observation",
@@ -51,12 +54,14 @@ EXHIBITS: dict[str, Exhibit] = {
         "springs",
         Bug(rows=bugs.truncation_as_termination),
         ("vwxyzjn/cleanrl#457", "instadeepai/Mava#951", "lucidrains/dreamer4#22"),
+        said="both flags joined into one: asked whether that is meant, called a bug, fixed in another way",
     ),
     "resets_unmasked": Exhibit(
         "resets not masked: the state goes on where an episode begins inside a training sequence",
         "springs",
         Bug(inside=bugs.resets_unmasked),
         ("epignatelli/navix#152", "NM512/dreamerv3-torch#14", "pytorch/rl#4128"),
+        said="sequences straddled resets; an initial state was put into a local variable; an action outlived a reset",
     ),
     "stale_states": Exhibit(
         "stale states after a reset: evaluation begins each episode where another one ended",
@@ -64,12 +69,14 @@ EXHIBITS: dict[str, Exhibit] = {
         Bug(inside=bugs.stale_states),
         ("isaac-sim/IsaacLab#3837", "chengxuxin/extreme-parkour#12"),
         trained=False,
+        said="a bug of evaluation; and, in training, found to do no harm by an author",
     ),
     "state_not_carried": Exhibit(
         "the state is not carried from row to row",
         "springs",
         Bug(inside=bugs.state_not_carried),
         ("pytorch/rl#3236",),
+        said="a rollout that used the same state and belief at every step",
     ),
     "prior_after_z": Exhibit(
         "an index too far: the prior of z_t reads the state that has already heard of z_t",
@@ -81,30 +88,35 @@ EXHIBITS: dict[str, Exhibit] = {
         "springs",
         Bug(inside=bugs.kl_mean_over_groups),
         ("keras-team/keras-io#270", "mkusner/grammarVAE#2", "maxhodak/keras-molecules#59"),
+        said="asked of a tutorial; an author keeps it, since it trains better",
     ),
     "kl_over_time": Exhibit(
         "a KL summed over the wrong axis: over time, not over the groups",
         "springs",
         Bug(inside=bugs.kl_sum_over_time),
         ("EDAPINENUT/GNTPP#4", "GlassyWing/nvae#3"),
+        said="a sum over everything, its axis forgotten",
     ),
     "kl_swapped": Exhibit(
         "prior and posterior change places in the KL",
         "springs",
         Bug(inside=bugs.kl_swapped),
         ("juliusfrost/dreamer-pytorch#78",),
+        said="prior and posterior of a rollout taken in the other order",
     ),
     "free_nats": Exhibit(
         "a free nat for each group, where one is meant for their sum",
         "springs, smoothing, 1 free nat",
         Bug(inside=bugs.free_nats_per_group),
         ("pytorch/rl#4073",),
+        said="changed to the sum over the latents before free nats apply",
     ),
     "other_std": Exhibit(
         "the posterior is sampled with std², a variance taken for a std; its KL sees std",
         "springs",
         Bug(inside=bugs.other_std),
         ("keras-team/keras#9972", "keras-team/keras#3283", "keras-team/keras#4211"),
+        said="that the bound is none then is said in #4211, of another wrong std",
     ),
     "other_logits": Exhibit(
         "the posterior is sampled with 1 % of uniform noise; its KL sees the logits before mixing",
@@ -116,12 +128,14 @@ EXHIBITS: dict[str, Exhibit] = {
         "springs",
         Bug(inside=bugs.without_constant),
         ("Qinyu-Allen-Zhao/Arinar#1",),
+        said="left out of the loss on purpose, and added in evaluation",
     ),
     "jacobian": Exhibit(
         "a decoder without its Jacobian: the density of symlog x reported as that of x",
         "springs, symlog",
         Bug(inside=bugs.without_jacobian),
         ("MokkeMeguru/glow-realnvp-tutorial#2", "bayesflow-org/bayesflow#471"),
+        said="that of the preprocessing forgotten; that of a standardisation with the wrong sign",
     ),
     "posterior_mean": Exhibit(
         "evaluation with the posterior's mean instead of a sample",
@@ -135,11 +149,13 @@ EXHIBITS: dict[str, Exhibit] = {
         Bug(report=bugs.averaged_over_padding),
         ("d2l-ai/d2l-en#2707", "tensorflow/tensorflow#39146"),
         trained=False,
+        said="a mean over the padded length",
     ),
     "row_by_row": Exhibit(
         "`logavgexp` over latent paths at every row, called IWAE",
         "springs, smoothing",
         Bug(report=bugs.averaged_row_by_row),
         trained=False,
+        said="of this kind is the loss of jurgisp/pydreamer (`models/dreamer.py`) with several samples",
     ),
 }

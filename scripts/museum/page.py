@@ -9,26 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.museum.catalogue import CONTROL, EXHIBITS, THREADS, Exhibit
-from scripts.museum.measuring import sigmas
+from scripts.museum.measuring import PREFIXES, sigmas
 from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW
 
 SIGMAS = 5.0  # standard errors that a difference must exceed on every seed
 COLUMNS = 4  # of the figure
+ALL = PREFIXES[-1]  # rows: whole episodes
 Result = Mapping[str, Any]  # a line of docs/bugs.jsonl
-# Compared are two trainings, so that the spread of sound ones counts too: difference -> the sound runs' own number.
-OF_TRAININGS = {
-    "loss": "sound_loss",
-    "bound_lost": "sound_bound",
-    "evidence_lost": "sound_evidence",
-    "flags_lost": "sound_flags",
-}
+Spreads = Mapping[str, float]
+OF_TRAININGS = ("loss", "bound_lost", "evidence_lost", "flags_lost")  # differences between two trainings
 
 
 class Difference(NamedTuple):
     """A difference in nats per step over the seeds, and how sure its sign is."""
 
     mean: float
-    sigmas: float  # standard errors from zero on the seed where they are fewest, with the sign of most; zero if mixed
+    sigmas: float  # standard errors from zero on the seed where they are fewest, with the sign; zero if that is mixed
 
     @property
     def sure(self) -> bool:
@@ -36,11 +32,21 @@ class Difference(NamedTuple):
         return abs(self.sigmas) > SIGMAS
 
 
-def difference(runs: Sequence[Result], name: str) -> Difference:
-    """One of the differences of `measuring.compared` over the seeds of an exhibit."""
-    trained = [run[OF_TRAININGS[name]][0] for run in runs] if name in OF_TRAININGS else []
-    spread = statistics.stdev(trained) if len(trained) > 1 else 0.0  # of a single seed, it is not known
-    each = [sigmas(run[name][0], (run[name][1] ** 2 + spread**2) ** 0.5) for run in runs]
+def spreads_of(results: Sequence[Result]) -> Spreads:
+    """How far two sound runs of different seeds are apart, the root mean square over the seeds of the control."""
+    runs = [run for one in results if one["bug"] == CONTROL for run in one["runs"]]
+    return {name: statistics.mean(run[name][0] ** 2 for run in runs) ** 0.5 if runs else 0.0 for name in OF_TRAININGS}
+
+
+def difference(runs: Sequence[Result], name: str, spreads: Spreads) -> Difference:
+    """One of the differences of `measuring.compared` over the seeds of an exhibit.
+
+    Args:
+        runs: of the exhibit, one a seed.
+        name: of the difference.
+        spreads: what is added, in squares, to the standard errors over episodes.
+    """
+    each = [sigmas(run[name][0], (run[name][1] ** 2 + spreads.get(name, 0.0) ** 2) ** 0.5) for run in runs]
     least = min(each, key=abs) if min(each) > 0 or max(each) < 0 else 0.0
     return Difference(statistics.mean(run[name][0] for run in runs), least)
 
@@ -64,29 +70,40 @@ class Verdict(NamedTuple):
         return self.above_exact or self.off_ledger or self.lost
 
 
-def verdict(result: Result) -> Verdict:
+def differences(result: Result, spreads: Spreads) -> dict[str, Difference]:
+    """What an exhibit's row of the table shows: `loss`, `above_exact`, `off_ledger`, and `lost`, the surest loss."""
+    if result["bug"] == CONTROL:
+        spreads = {}  # its own differences
+    names = (*OF_TRAININGS, "above_exact", "off_ledger")
+    found = {name: difference(result["runs"], name, spreads) for name in names}
+    lost = max((found.pop(name) for name in OF_TRAININGS[1:]), key=lambda one: one.sigmas)
+    return found | {"lost": lost}
+
+
+def verdict(result: Result, spreads: Spreads) -> Verdict:
     """Who notices an exhibit's bug."""
-    found = {name: difference(result["runs"], name) for name in (*OF_TRAININGS, "above_exact", "off_ledger")}
+    found = differences(result, spreads)
     loss = found["loss"]
-    lost = [found[name] for name in ("bound_lost", "evidence_lost", "flags_lost")]
     return Verdict(
         "the same" if not loss.sure else "worse" if loss.mean > 0 else "better",
         found["above_exact"].sigmas > SIGMAS,
         found["off_ledger"].sure,
-        any(one.sigmas > SIGMAS for one in lost),
+        found["lost"].sigmas > SIGMAS,
     )
 
 
 def tables(results: Sequence[Result]) -> str:
     """All that the page has of the numbers: how they were made, the table of verdicts, that of numbers, the figure."""
     first = results[0]
-    seeds = "/".join(map(str, sorted({len(one["runs"]) for one in results})))
+    numbers = sorted({len(one["runs"]) for one in results})
+    seeds = "1 seed" if numbers == [1] else f"{' or '.join(map(str, numbers))} seeds"
     longest = max(run["cpu_seconds"] for one in results for run in one["runs"])
+    apart = ", ".join(f"{value:.3f} in {name.replace('_', ' ')}" for name, value in spreads_of(results).items())
     return "\n".join(
         [
-            f"{seeds} seeds, {first['updates']} updates, {first['episodes']} held-out episodes each. Differences are "
-            "in nats per step, the mean over the seeds; in brackets standard errors, on the seed where they are "
-            "fewest (0 where seeds disagree about the sign). An exhibit takes "
+            f"{seeds}, {first['updates']} updates, {first['episodes']} held-out episodes each. Differences are in nats "
+            "per step, the mean over the seeds; in brackets standard errors, on the seed where they are fewest (0 "
+            f"where seeds disagree about the sign). Two sound runs are apart by {apart}. An exhibit takes "
             f"{longest:.0f} CPU seconds at most, its sound run and all that is measured included.",
             "",
             *_verdicts(results),
@@ -95,6 +112,10 @@ def tables(results: Sequence[Result]) -> str:
             "",
             "![losses](bugs.png)",
             "",
+            "Held-out curves are of a few of these episodes and one draw of the latents, the same at every update, so "
+            "that a curve may lie off as a whole, as the control's does; the table has all episodes. `ring` trains "
+            "with `loss.kl_warmup`: its training loss begins without the KL.",
+            "",
             *_numbers(results),
         ]
     )
@@ -102,10 +123,11 @@ def tables(results: Sequence[Result]) -> str:
 
 def sources() -> str:
     """Where each bug is known from."""
-    lines = ["| bug | public threads |", "| --- | --- |"]
-    for exhibit in EXHIBITS.values():
-        if exhibit is not EXHIBITS[CONTROL]:
-            lines.append(f"| {exhibit.words} | {', '.join(map(_link, exhibit.threads)) or 'no public thread known'} |")
+    lines = ["| bug | public threads | what is said there |", "| --- | --- | --- |"]
+    for name, exhibit in EXHIBITS.items():
+        if name != CONTROL:
+            threads = ", ".join(map(_link, exhibit.threads)) or "no public thread known"
+            lines.append(f"| `{name}`: {exhibit.words} | {threads} | {exhibit.said} |")
     return "\n".join(lines)
 
 
@@ -131,14 +153,14 @@ def _verdicts(results: Sequence[Result]) -> list[str]:
         "evidence lost |",
         "| --- | --- | --- | --- | --- |",
     ]
+    spreads = spreads_of(results)
     for result in results:
-        found, runs = verdict(result), result["runs"]
-        lost = max((difference(runs, n) for n in ("bound_lost", "evidence_lost", "flags_lost")), key=lambda d: d.sigmas)
+        found, shown = verdict(result, spreads), differences(result, spreads)
         cells = [
-            f"{found.loss}: {_cell(difference(runs, 'loss'))}",
-            _cell(difference(runs, "above_exact"), bold=found.above_exact),
-            _cell(difference(runs, "off_ledger"), bold=found.off_ledger),
-            _cell(lost, bold=found.lost),
+            f"{found.loss}: {_cell(shown['loss'])}",
+            _above(shown["above_exact"], result["runs"][0]["above_exact"][2], bold=found.above_exact),
+            _cell(shown["off_ledger"], bold=found.off_ledger),
+            _cell(shown["lost"], bold=found.lost),
         ]
         lines.append(f"| {_words(result)} | {' | '.join(cells)} |")
     return lines
@@ -159,7 +181,8 @@ def _numbers(results: Sequence[Result]) -> list[str]:
 
 
 def _summary(results: Sequence[Result]) -> list[str]:
-    found = {one["bug"]: verdict(one) for one in results if one["bug"] != CONTROL}
+    spreads = spreads_of(results)
+    found = {one["bug"]: verdict(one, spreads) for one in results if one["bug"] != CONTROL}
     groups = {
         "No worse by its losses, and caught by evidence": [
             name for name, one in found.items() if not one.by_losses and one.by_evidence
@@ -174,11 +197,11 @@ def _summary(results: Sequence[Result]) -> list[str]:
         f"- {words}: {len(names)} of {len(found)}{': ' if names else ''}{', '.join(f'`{name}`' for name in names)}."
         for words, names in groups.items()
     ]
-    control = [one for one in results if one["bug"] == CONTROL]
-    alarmed = any(verdict(one).by_evidence or verdict(one).by_losses for one in control)
-    return lines + (
-        [f"- The control, where nothing is wrong, is {'' if alarmed else 'not '}caught."] if control else []
-    )
+    for one in results:
+        if one["bug"] == CONTROL:
+            alarmed = verdict(one, spreads).by_losses or verdict(one, spreads).by_evidence
+            lines.append(f"- The control, where nothing is wrong, is {'' if alarmed else 'not '}caught.")
+    return lines
 
 
 def _curves(axes: Axes, result: Result) -> None:
@@ -200,6 +223,12 @@ def _curves(axes: Axes, result: Result) -> None:
 def _words(result: Result) -> str:
     exhibit: Exhibit = EXHIBITS[result["bug"]]
     return f"`{result['bug']}`: {exhibit.words}"
+
+
+def _above(found: Difference, rows: int, *, bold: bool) -> str:
+    if found.mean <= 0:
+        return "no"
+    return _cell(found, bold=bold) + (f" in the first {f'{rows} rows' if rows > 1 else 'row'}" if rows < ALL else "")
 
 
 def _cell(found: Difference, *, bold: bool = False) -> str:
