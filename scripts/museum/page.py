@@ -170,13 +170,14 @@ def _numbers(results: Sequence[Result]) -> list[str]:
     lines = [
         "Below the exact evidence, and the width of the sandwich (means over the seeds, nats per step):",
         "",
-        "| bug | world | sound: bound | its evidence | with the bug: bound | its evidence | sandwich |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| bug | world | seeds | sound: bound | its evidence | with the bug: bound | its evidence | sandwich |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for result in results:
         names = ("sound_bound", "sound_evidence", "bound", "evidence", "width")
         cells = [f"{statistics.mean(run[name][0] for run in result['runs']):.3f}" for name in names]
-        lines.append(f"| {_words(result)} | {EXHIBITS[result['bug']].world} | {' | '.join(cells)} |")
+        world, seeds = EXHIBITS[result["bug"]].world, len(result["runs"])
+        lines.append(f"| {_words(result)} | {world} | {seeds} | {' | '.join(cells)} |")
     return lines
 
 
