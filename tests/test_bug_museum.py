@@ -274,7 +274,7 @@ def test_two_trainings_may_be_as_far_apart_as_two_sound_ones():
 def test_tables_say_who_notices(tmp_path):
     results = [line(CONTROL), line("padding", loss=-0.1, off=0.3), line("truncation", loss=0.1), line("kl_mean")]
     text = page.tables(results)
-    assert "No worse by its losses, and caught by evidence: 1 of 3: `padding`." in text
+    assert "No worse by its losses, and caught by evidence or ledger: 1 of 3: `padding`." in text
     assert "Worse by its losses alone: 1 of 3: `truncation`." in text and "Caught by none: 1 of 3: `kl_mean`." in text
     assert "is not caught" in text and "| better: -0.100 (-100) | no | **+0.300 (300)** |" in text
     early = line("first_reward", above=0.2)

@@ -185,10 +185,10 @@ def _summary(results: Sequence[Result]) -> list[str]:
     spreads = spreads_of(results)
     found = {one["bug"]: verdict(one, spreads) for one in results if one["bug"] != CONTROL}
     groups = {
-        "No worse by its losses, and caught by evidence": [
+        "No worse by its losses, and caught by evidence or ledger": [
             name for name, one in found.items() if not one.by_losses and one.by_evidence
         ],
-        "Worse by its losses and caught by evidence": [
+        "Worse by its losses, and caught by evidence or ledger": [
             name for name, one in found.items() if one.by_losses and one.by_evidence
         ],
         "Worse by its losses alone": [name for name, one in found.items() if one.by_losses and not one.by_evidence],
