@@ -59,6 +59,7 @@ def make_model(
     standardise_targets=True,
     smoothing=False,
     read_reward=False,
+    reads="state",
     seed=0,
 ) -> WorldModel:
     torch.manual_seed(seed)
@@ -87,6 +88,7 @@ def make_model(
         std=std,
         resolution=0.01,
         skip=skip,
+        reads=reads,
     )
     return WorldModel(
         spec,

@@ -236,6 +236,7 @@ def build_decoder(config: DecoderConfig, spec: EnvSpec, *, deter: int, stoch: in
         resolution=config.resolution,
         initial_std=config.initial_std,
         skip=config.skip,
+        reads=config.reads,
     )
 
 

@@ -187,6 +187,8 @@ class RSSMConfig:
 class DecoderConfig:
     """States (h_t, z_t) -> likelihoods of observation, reward and continue."""
 
+    reads: Literal["state", "stoch"] = "state"
+    """What likelihoods are decoded from: h_t and z_t, or z_t alone, so that nothing is explained without it."""
     layers: int = 2
     """Hidden layers of each perceptron: observation trunk, reward head, continue head."""
     units: int = 128
@@ -199,8 +201,8 @@ class DecoderConfig:
     """Density of the reward; two-hot is log-linear between symexp-spaced bins. `categorical` puts a mass on each reward
     of the prefill (at most 32 different ones), and a density with a small weight on all others."""
     standardise: bool = True
-    """Predict Gaussian targets in units of the prefill's std around its mean, and images around its mean image.
-    Densities are in the data's own units in any case."""
+    """Predict Gaussian targets in units of the prefill's std around its mean, images around its mean image, and bits
+    from their frequencies on. Densities are in the data's own units in any case."""
     std: Literal["learned", "fixed"] = "learned"
     """Std of the Gaussian and symlog densities: a learned function of the state, or `fixed_std`. That of images is
     always learned."""

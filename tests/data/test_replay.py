@@ -490,3 +490,14 @@ def one_row(reward):
     return Rows(
         obs, np.zeros((1, 2), np.float32), np.full(1, reward, np.float32), none, none, none, np.ones(1, np.int32)
     )
+
+
+def test_statistics_of_bits_are_their_frequencies(tmp_path, keep):
+    spec = EnvSpec({"bits": ObservationSpec("binary", (2,))}, ActionSpec("continuous", 1))
+    replay = keep(Replay(tmp_path, spec, capacity=8, streams=1))
+    none, zero = np.zeros(1, bool), np.zeros(1, np.float32)
+    for bits in ([0, 1], [0, 1], [1, 1], [0, 1]):
+        replay.append(
+            Rows({"bits": np.array([bits], np.uint8)}, zero[None], zero, none, none, none, np.zeros(1, np.int32))
+        )
+    np.testing.assert_allclose(replay.statistics()["bits"][0], [0.25, 1.0])

@@ -349,3 +349,12 @@ def test_atoms_are_drawn_as_often_as_they_weigh_and_sometimes_something_else():
     expected = 0.95 * ATOMS.logits[0, :3].softmax(-1)
     for share, p in zip([*shares, 1 - sum(shares)], [*expected.tolist(), 0.05], strict=True):
         assert abs(share - p) < 4 * (p * (1 - p) / count) ** 0.5
+
+
+def test_bits_that_were_expanded_have_the_mass_of_copies():
+    g = torch.Generator().manual_seed(0)
+    logits, x = torch.randn(4, 1, 5, generator=g).double() * 9, torch.rand(3, 5, generator=g) < 0.5
+    for one, other in ((logits.expand(4, 3, 5), x.expand(4, 3, 5)), (logits[:1, 0].expand(3, 5), x[:1].expand(3, 5))):
+        found = lk.Bernoullis(one).log_prob(other)
+        chosen = torch.where(other, one.sigmoid(), 1 - one.sigmoid())
+        torch.testing.assert_close(found, chosen.log().sum(-1), rtol=1e-9, atol=1e-9)

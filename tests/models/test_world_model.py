@@ -11,7 +11,7 @@ from worldmodel.models.likelihoods import Affine, SymlogNormal, TwoHot
 from worldmodel.models.simulation import simulate
 from worldmodel.objectives.batch_bound import sampled_bound
 from worldmodel.objectives.elbo import elbo
-from worldmodel.types import ObservationSpec, State
+from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec, State
 from worlds import CATEGORICAL, FULL, GAUSSIAN, INTEGER_SPEC, MIXED_SPEC, VECTOR_SPEC, make_batch, make_model
 
 specs = pytest.mark.parametrize("spec", [VECTOR_SPEC, MIXED_SPEC], ids=["vector", "mixed"])
@@ -316,3 +316,27 @@ def test_only_the_likelihoods_that_are_asked_for_are_worked_out(spec, generator)
     assert ran and not any("image" in layer or layer.startswith(("trunk", "flat")) for layer in ran)
     with pytest.raises(ValueError, match=r"names: expected some of .*, reward, continue; got nothing"):
         model.decode(state, names=["reward", "nothing"])
+
+
+def test_bits_start_at_their_frequencies_where_targets_are_standardised():
+    spec = EnvSpec({"bits": ObservationSpec("binary", (3,))}, ActionSpec("continuous", 1))
+    mean, std = torch.tensor([0.25, 0.0, 1.0]), torch.tensor([0.4, 0.0, 0.0])
+    for standardised, expected in ((True, [0.25, 1e-4, 1 - 1e-4]), (False, [0.5, 0.5, 0.5])):
+        model = make_model(spec, standardise_targets=standardised)
+        head = model.decoder.bit_head("bits")
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+        model.standardise("bits", mean, std)
+        state = State(torch.zeros(1, 8), torch.zeros(1, model.dynamics.latent.width))
+        torch.testing.assert_close(model.decode(state)["bits"].mean[0], torch.tensor(expected))
+
+
+def test_a_decoder_that_reads_z_alone_is_blind_to_h():
+    model, batch = make_model(MIXED_SPEC, reads="stoch"), make_batch(MIXED_SPEC)
+    z = torch.randn(3, 7, model.dynamics.latent.width)
+    terms = [
+        {name: p.log_prob(model.targets(batch)[name]) for name, p in model.decode(State(h, z)).items()}
+        for h in (torch.zeros(3, 7, 8), torch.randn(3, 7, 8))
+    ]
+    for name in terms[0]:
+        assert torch.equal(terms[0][name], terms[1][name])

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from worldmodel.models.latents import CategoricalFamily
-from worldmodel.objectives.batch_bound import sampled_bound
+from worldmodel.models.latents import CategoricalFamily, OneHotCategorical
+from worldmodel.objectives.batch_bound import bound_and_loss, sampled_bound
 from worldmodel.objectives.elbo import Bound
+from worldmodel.objectives.loss import Objective
 from worldmodel.objectives.marginal import with_marginal_gradient
 from worldmodel.types import State
 from worlds import MIXED_SPEC, make_batch, make_model
@@ -130,3 +131,43 @@ def test_the_posterior_of_one_row_gets_the_exact_gradient_from_one_sample():
         expected = expected + (q.log_prob(z)[:, 0].exp() * value.detach()).sum()
     for one, other in zip(got, torch.autograd.grad(expected, head), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+def test_one_group_has_the_same_alternatives_for_every_row_and_no_memory_for_each():
+    family = CategoricalFamily(1, K, 0.01)
+    z = torch.eye(K)[torch.tensor([[0, 2], [1, 1]])]
+    found = family.distribution(torch.zeros(2, 2, K)).alternatives(z)
+    assert found.stride()[1:3] == (0, 0)
+    assert torch.equal(found, torch.eye(K)[:, None, None].expand(K, 2, 2, K))
+
+
+def gradients_of(model, batch, objective):
+    bound, loss = bound_and_loss(model, batch, objective, torch.Generator().manual_seed(0))
+    return bound, torch.autograd.grad(loss.value, list(model.parameters()), allow_unused=True)
+
+
+@pytest.mark.parametrize("reads", ["state", "stoch"])
+def test_decoding_what_was_expanded_once_changes_no_gradient(reads, monkeypatch):
+    model = make_model(MIXED_SPEC, CategoricalFamily(1, 3, 0.01, "marginal"), reads=reads).double()
+    batch = make_batch(MIXED_SPEC, dtype=torch.float64)
+    bound, once = gradients_of(model, batch, Objective())
+    expanded = OneHotCategorical.alternatives
+    monkeypatch.setattr(OneHotCategorical, "alternatives", lambda self, z: expanded(self, z).contiguous())
+    other, each = gradients_of(model, batch, Objective())
+    torch.testing.assert_close(bound.elbo, other.elbo, rtol=0, atol=0)
+    for one, two in zip(once, each, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_what_counts_for_nothing_in_the_loss_is_not_decoded_at_every_class(monkeypatch):
+    model = small_model("marginal")
+    batch, free = make_batch(MIXED_SPEC, dtype=torch.float64), {"reward": 0.0, "continue": 0.0}
+    bound, got = gradients_of(model, batch, Objective(scales=free))
+    asked, decode = [], model.decode
+    monkeypatch.setattr(model, "decode", lambda state, names=None: asked.append(names) or decode(state, names))
+    again, same = gradients_of(model, batch, Objective(scales=free))
+    assert asked[-1] == list(MIXED_SPEC.observations)
+    assert set(bound.log_likelihood) == {*MIXED_SPEC.observations, "reward", "continue"}
+    assert torch.equal(bound.elbo, again.elbo)
+    for one, two in zip(got, same, strict=True):
+        assert (one is None and two is None) or torch.equal(one, two)

@@ -264,16 +264,14 @@ class Replay:
                     yield self._batch(columns, valid=np.ones((1, end - start), bool))
 
     def statistics(self, total: Callable[[Tensor], Tensor] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and std, float64, of every leaf of numbers [n], image [H, W, C] in levels, and the reward [1].
+        """Mean and std, float64, of every leaf of numbers or bits [n], image [H, W, C] in levels, and the reward [1].
 
         The reward's are over the rows that have one.
 
         Args:
             total: makes them those of the rows in all processes, of which it sums what each has.
         """
-        measured = {
-            path: leaf for path, leaf in self.spec.observations.items() if leaf.is_numeric or leaf.kind == "image"
-        }
+        measured = {path: leaf for path, leaf in self.spec.observations.items() if leaf.kind != "categorical"}
         names = {f"obs:{path}": path for path in measured}
         moments = {name: _Moments(self.row_type[name].shape or (1,)) for name in [*names, "reward"]}
         rows = max(1, min(CHUNK, CHUNK_BYTES // self.row_type.itemsize))

@@ -28,7 +28,7 @@ from worldmodel.models.likelihoods import (
     learned_std,
     symexp_bins,
 )
-from worldmodel.models.networks import ChannelNorm, image_stages, mlp
+from worldmodel.models.networks import ChannelNorm, image_stages, mlp, without_copies
 from worldmodel.types import Likelihood, ObservationSpec, State
 
 REWARD, CONTINUE = "reward", "continue"
@@ -40,6 +40,7 @@ COMPONENTS = 3  # of an integer's mixture: a cell of a grid is a wall, empty or 
 SHARPEST = 0.05  # scale of an integer's component; puts all but 1e-4 of its mass on one whole number
 ESCAPE = 1e-4  # weight of what takes values that were never seen; costs as many nats an integer, and a reward
 ESCAPE_UNITS = 8  # the scale of that component, in units of the data's spread
+RAREST = 1e-4  # the probability that a bit starts with, at least, of either value
 MOST_REWARDS = 32  # different rewards that a mass is put on
 
 
@@ -173,6 +174,22 @@ class IntegerHead(nn.Module):
         )
 
 
+class BitHead(nn.Linear):
+    """Features -> the logits of n bits. `start_at` has them start at the data's own frequencies.
+
+    A network that must learn first how rare each bit is learns nothing else meanwhile, and its posterior collapses.
+    """
+
+    def forward(self, features: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch n"]:
+        """The logits; features that were expanded over rows are looked at once."""
+        return super().forward(without_copies(features)).expand(*features.shape[:-1], self.out_features)
+
+    @torch.no_grad()
+    def start_at(self, mean: Float[Tensor, " n"]) -> None:
+        """Start from measured frequencies; a bit that never changed keeps a small probability of doing so."""
+        self.bias.copy_(mean.clamp(RAREST, 1 - RAREST).logit())
+
+
 class AtomsHead(nn.Module):
     """Features -> a mass on a handful of values and a density elsewhere; the values are set by `start_at`.
 
@@ -246,6 +263,7 @@ class Decoder(nn.Module):
         resolution: float,
         skip: bool,
         initial_std: float | None = None,
+        reads: Literal["state", "stoch"] = "state",
     ) -> None:
         """Args:
         observations: the leaves to decode.
@@ -257,11 +275,13 @@ class Decoder(nn.Module):
         resolution: floor of a learned standard deviation.
         skip: add a linear map of z_t to Gaussian means.
         initial_std: where a learned standard deviation starts, above its floor; None leaves it near 0.7.
+        reads: all of the state, or z_t alone.
         """
         super().__init__()
-        self.specs, self.widths = dict(observations), (deter, stoch)
+        self.specs, self.widths, self.reads = dict(observations), (deter, stoch), reads
+        inputs = stoch if reads == "stoch" else deter + stoch
         self.symlog = {key for key, spec in self.specs.items() if spec.kind == "vector" and vector == "symlog"}
-        widths = [deter + stoch] + [units] * layers
+        widths = [inputs] + [units] * layers
         flat = {key: spec for key, spec in self.specs.items() if spec.kind != "image"}
 
         def gaussian(n: int) -> GaussianHead:
@@ -272,12 +292,14 @@ class Decoder(nn.Module):
         def head(spec: ObservationSpec) -> nn.Module:
             if spec.kind == "integer":
                 return IntegerHead(units, spec)
+            if spec.kind == "binary":
+                return BitHead(units, spec.width)
             return gaussian(spec.width) if spec.kind == "vector" else nn.Linear(units, spec.width)
 
         # Module names may not hold dots, so heads are lists in the order of the specs.
         self.flat_heads = nn.ModuleList(head(spec) for spec in flat.values())
         self.image_heads = nn.ModuleList(
-            ImageHead(deter + stoch, spec.shape[0], spec.shape[2], depth)
+            ImageHead(inputs, spec.shape[0], spec.shape[2], depth)
             for spec in self.specs.values()
             if spec.kind == "image"
         )
@@ -306,6 +328,13 @@ class Decoder(nn.Module):
         assert isinstance(head, IntegerHead)
         return head
 
+    def bit_head(self, name: str) -> BitHead:
+        """The network of a leaf of bits."""
+        names = [key for key, spec in self.specs.items() if spec.kind != "image"]
+        head = self.flat_heads[names.index(name)]
+        assert isinstance(head, BitHead)
+        return head
+
     @property
     def atoms(self) -> AtomsHead | None:
         """The network of a reward that takes a handful of values, if it is taken for that."""
@@ -325,7 +354,7 @@ class Decoder(nn.Module):
         unknown = sorted(set(wanted) - set(self.names))
         if unknown:
             raise ValueError(f"names: expected some of {', '.join(self.names)}; got {', '.join(unknown)}")
-        features = torch.cat(state, -1)
+        features = state.stoch if self.reads == "stoch" else torch.cat(state, -1)
         likelihoods = self._observations(features, state.stoch, wanted)
         if REWARD in wanted:
             reward = self.reward_head(self.reward_trunk(features), state.stoch)
@@ -336,7 +365,10 @@ class Decoder(nn.Module):
 
     def _observations(self, features: Tensor, stoch: Tensor, wanted: Collection[str]) -> dict[str, Likelihood]:
         flat = any(spec.kind != "image" for key, spec in self.specs.items() if key in wanted)
-        hidden = self.trunk(features) if self.trunk is not None and flat else None
+        hidden = None
+        if self.trunk is not None and flat:  # a z that was expanded over rows is decoded once
+            hidden = self.trunk(without_copies(features))
+            hidden = hidden.expand(*features.shape[:-1], hidden.shape[-1])
         flat_heads, image_heads = iter(self.flat_heads), iter(self.image_heads)
         likelihoods: dict[str, Likelihood] = {}
         for key, spec in self.specs.items():

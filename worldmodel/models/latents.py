@@ -169,6 +169,8 @@ class OneHotCategorical:
         These are all one-hot vectors that differ from z in at most one group; z itself appears S times.
         """
         S, K = self.logits.shape[-2:]
+        if S == 1:  # the same for every z, and no memory for each
+            return torch.eye(K, dtype=z.dtype, device=z.device).view(K, *[1] * (z.dim() - 1), K).expand(K, *z.shape)
         hot = torch.eye(S * K, dtype=z.dtype, device=z.device).view(S, K, *[1] * (z.dim() - 1), S, K)
         group = torch.eye(S, dtype=torch.bool, device=z.device).view(S, 1, *[1] * (z.dim() - 1), S, 1)
         changed = torch.where(group, hot, z.unflatten(-1, (S, K)))  # [S, K, ..., S, K]

@@ -11,7 +11,9 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, logsigmoid, softplus
+from torch.nn.functional import log_softmax, logsigmoid, softplus
+
+from worldmodel.models.networks import without_copies
 
 Measure = Literal["density", "mass", "mixed"]
 LEVELS = 256  # of an 8-bit image
@@ -244,8 +246,10 @@ class Bernoullis:
         return self.logits.sigmoid()
 
     def log_prob(self, x: Tensor) -> Float[Tensor, "*batch"]:
-        """log-mass in nats of zeros and ones x [*batch, n], any dtype."""
-        return -binary_cross_entropy_with_logits(self.logits, x.to(self.logits.dtype), reduction="none").sum(-1)
+        """log-mass in nats of zeros and ones x [*batch, n], any dtype: sum_i x_i l_i - softplus(l_i)."""
+        logits, ones = without_copies(self.logits), without_copies(x).to(self.logits.dtype)
+        chosen = torch.einsum("...n,...n->...", logits, ones)  # one product where either was expanded
+        return (chosen - softplus(logits).sum(-1)).expand(self.logits.shape[:-1])
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw, uint8."""

@@ -32,6 +32,14 @@ def mlp(widths: list[int]) -> Perceptron:
     return Perceptron(*layers)
 
 
+def without_copies(x: Tensor) -> Tensor:
+    """x [..., n] without the copies that `expand` made of it: leading axes along which it is one vector have size 1."""
+    for axis, stride in enumerate(x.stride()[:-1]):
+        if stride == 0 and x.shape[axis] > 1:
+            x = x.narrow(axis, 0, 1)
+    return x
+
+
 class BlockLinear(nn.Module):
     """A linear layer with a block-diagonal matrix, its blocks apart: y_g = x_g W_g + b_g."""
 

@@ -8,6 +8,7 @@ Sources: Kingma and Welling 2014, arXiv 1312.6114; Rezende, Mohamed and Wierstra
 """
 
 import math
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -96,8 +97,8 @@ class VAE(nn.Module):
         trajectory = Trajectory(State(z[..., :0], z), posterior, self.prior(*z.shape[:2]), carry=())
         return trajectory, {NAME: self.likelihood(z)}
 
-    def decode(self, state: State) -> dict[str, Likelihood]:
-        """p(x | z) by name."""
+    def decode(self, state: State, names: Collection[str] | None = None) -> dict[str, Likelihood]:
+        """p(x | z) by name; there is one name."""
         return {NAME: self.likelihood(state.stoch)}
 
     def targets(self, batch: Batch) -> dict[str, Tensor]:

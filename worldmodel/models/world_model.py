@@ -130,12 +130,17 @@ class WorldModel(nn.Module):
         return module
 
     def standardise(self, name: str, mean: Float[Tensor, "*shape"], std: Float[Tensor, "*shape"]) -> None:
-        """Take over the measured mean and std of numbers or the reward [n], or of an image [H, W, C] in levels.
+        """Take over the measured mean and std of numbers, bits or the reward [n], or of an image [H, W, C] in levels.
 
-        An image is standardised by its mean image and one scale for all pixels, the root of their mean variance: how
-        much a pixel varies is information too.
+        Bits stay as they are; their probabilities start at the mean, where targets are standardised. An image is
+        standardised by its mean image and one scale for all pixels, the root of their mean variance: how much a pixel
+        varies is information too.
         """
         leaf = self.spec.observations.get(name)
+        if leaf is not None and leaf.kind == "binary":
+            if self.standardise_targets and isinstance(self.decoder, Decoder):  # one of one's own starts as it likes
+                self.decoder.bit_head(name).start_at(mean)
+            return
         if leaf is None or leaf.is_numeric:
             self.standardiser(name).set(mean, std)
             if leaf is not None and leaf.kind == "integer" and self.standardise_targets:

@@ -1,6 +1,6 @@
 """The bound and the loss of a training batch, from one draw of its latents and with gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -38,8 +38,8 @@ class TrainedModel(Protocol):
         """States, posterior and prior of every row, and the likelihoods at these states by name."""
         ...
 
-    def decode(self, state: State) -> dict[str, Likelihood]:
-        """The likelihoods at states with any leading shape."""
+    def decode(self, state: State, names: Collection[str] | None = None) -> Mapping[str, Likelihood]:
+        """The likelihoods at states with any leading shape; of `names` alone, where given."""
         ...
 
     def targets(self, batch: Batch) -> dict[str, Tensor]:
@@ -125,11 +125,16 @@ def _bound_and_divergence(
     if not model.marginal_gradient or not torch.is_grad_enabled():
         return bound, each, states
 
+    optimised = [name for name in targets if objective.scales.get(name, 1.0) != 0]
+
     def log_likelihood(stoch: Tensor) -> dict[str, Tensor]:
         count = len(stoch)
         with reduced:
-            decoded = model.decode(State(states.deter.expand(count, *states.deter.shape), stoch))
-        return log_likelihoods(decoded, {name: x.expand(count, *x.shape) for name, x in targets.items()}, observed)
+            decoded = model.decode(State(states.deter.expand(count, *states.deter.shape), stoch), optimised)
+        seen = {name: mask for name, mask in observed.items() if name in optimised}
+        return log_likelihoods(
+            decoded, {name: targets[name].expand(count, *targets[name].shape) for name in optimised}, seen
+        )
 
     assert isinstance(posterior, OneHotCategorical)
     return with_marginal_gradient(bound, posterior, states.stoch.detach(), log_likelihood), each, states

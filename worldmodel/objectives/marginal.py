@@ -39,13 +39,15 @@ def with_marginal_gradient(
         bound: the bound at the samples; its log-likelihoods must not have a gradient through z_t.
         posterior: q(z_t | h_t, x).
         stoch: z_t, the samples.
-        log_likelihood: other z_t [Z, B, T, Z] -> log p(x_t | h_t, z_t) by name [Z, B, T], with the bound's names.
+        log_likelihood: other z_t [Z, B, T, Z] -> log p(x_t | h_t, z_t) by name [Z, B, T]; the bound's names, but for
+            those whose gradient nobody needs.
     """
     with torch.no_grad():
         alternatives = log_likelihood(posterior.alternatives(stoch))
     probs = posterior.log_probs.exp().flatten(-2)  # [B, T, Z]
     change = probs - probs.detach()  # zero, but not its gradient
     terms = {
-        name: term + (change * alternatives[name].movedim(0, -1)).sum(-1) for name, term in bound.log_likelihood.items()
+        name: bound.log_likelihood[name] + (change * other.movedim(0, -1)).sum(-1)
+        for name, other in alternatives.items()
     }
-    return replace(bound, log_likelihood=terms)
+    return replace(bound, log_likelihood={**bound.log_likelihood, **terms})
