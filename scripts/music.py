@@ -1,0 +1,162 @@
+"""Polyphonic music, the table that sequential latent-variable models have been compared on since 2012.
+
+    python scripts/music.py --data FOLDER --output runs/music                    # goes on where it was interrupted
+    python scripts/music.py --data FOLDER --output runs/music --models hmm-64    # some models; --list names them
+    python scripts/music.py --data FOLDER --output runs/music --write            # docs/music.md, film strip, MIDI files
+
+FOLDER holds the .mat files of piano rolls (see docs/music.md). Settings were chosen on the validation part; the test
+part is scored once, at the end of a run. Every result is kept in docs/music.jsonl. Needs scipy (extra `bench`).
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from scripts.docs_blocks import DOCS, add_result, kept_results, read_results
+from scripts.polyphony import baselines, page, scores
+from scripts.polyphony.midi import draw_strip, write_midi
+from scripts.polyphony.models import train
+from scripts.polyphony.recipes import HMM_STATES, INDEPENDENT, MAIN, RECIPES
+from scripts.polyphony.rolls import FILES, PARTS, Music, Roll, as_episodes, read_music, steps
+from worldmodel import build
+
+NUMBERS = "music.jsonl"
+ITERATIONS = 60  # of EM, at most
+PARTICLES = 64
+RUNS = {"train": 1, "valid": 1, "test": 2}  # independent repetitions of every estimate
+SCORED = 80  # pieces of a part, at most
+IMAGINED = 4  # pieces in the film strip, and as MIDI files
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the .mat files")
+    parser.add_argument("--output", type=Path, required=True, help="folder of weights and of results.jsonl")
+    parser.add_argument("--models", nargs="+", choices=sorted(names()), default=names(), metavar="MODEL")
+    parser.add_argument("--music", nargs="+", choices=list(FILES), default=["jsb"], help="data sets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--list", action="store_true", help="name the models, and train nothing")
+    parser.add_argument("--write", action="store_true", help="write docs/music.md from what is there, train nothing")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(f"{name}: {recipe.words}" for name, recipe in RECIPES.items()))
+        return
+    torch.set_num_threads(1)
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.write:
+        write(options.data, options.output)
+        return
+    done = {run_of(one) for one in read_results(options.output)}
+    for which in options.music:
+        music = read_music(options.data, which)
+        for seed in options.seeds:
+            for name in options.models:
+                if (which, name, seed) not in done:
+                    add_result(options.output, study(which, music, name, seed, options.output))
+
+
+def names() -> list[str]:
+    """Every model that can be run."""
+    return [INDEPENDENT, *(f"hmm-{states}" for states in HMM_STATES), *RECIPES]
+
+
+def run_of(result: dict[str, Any]) -> tuple[str, str, int]:
+    """Which run a result is of."""
+    return result["music"], result["model"], result["seed"]
+
+
+def study(which: str, music: Music, name: str, seed: int, output: Path) -> dict[str, Any]:
+    """Train and score one model: -> everything that is kept of it."""
+    began = time.process_time()
+    found = _world_model(which, music, name, seed, output) if name in RECIPES else _exact(music, name, seed)
+    seconds = time.process_time() - began
+    result = {"music": which, "model": name, "seed": seed, "cpu_seconds": round(seconds, 1), **found}
+    print({key: value for key, value in result.items() if key != "curve"}, flush=True)
+    return result
+
+
+def _exact(music: Music, name: str, seed: int) -> dict[str, Any]:
+    """A model whose evidence is exact, in nats per step and per piece."""
+    began = time.process_time()
+    epoch = None
+    if name == INDEPENDENT:
+        evidence = [baselines.independent_notes(music.train, rolls) for rolls in music]
+    else:
+        states = int(name.removeprefix("hmm-"))
+        model, epoch = baselines.fit(music.train, music.valid, states, seed, ITERATIONS)
+        evidence = [model.log_evidence(rolls) for rolls in music]
+    parts = {
+        part: {
+            "exact": round(float(one.sum()) / steps(rolls), 5),
+            "exact_per_piece": round(float(one.mean()), 3),
+            "pieces": len(rolls),
+            "steps": steps(rolls),
+        }
+        for part, one, rolls in zip(PARTS, evidence, music, strict=True)
+    }
+    return {"train_seconds": round(time.process_time() - began, 1), "epoch": epoch, "parts": parts}
+
+
+def _world_model(which: str, music: Music, name: str, seed: int, output: Path) -> dict[str, Any]:
+    recipe = RECIPES[name]
+    began = time.process_time()
+    trained = train(recipe, music, seed, log=lambda words: print(f"{which} {name} {seed}: {words}", flush=True))
+    train_seconds = time.process_time() - began
+    save_file(trained.model.state_dict(), output / f"{which}-{name}-{seed}.safetensors")
+    generator = torch.Generator().manual_seed(seed)
+    scored: dict[str, Any] = {
+        part: scores.score(
+            trained.model,
+            rolls[:SCORED],
+            reads_past=recipe.reads_past,
+            particles=PARTICLES,
+            runs=RUNS[part],
+            generator=generator,
+        )
+        for part, rolls in zip(PARTS, music, strict=True)
+    }
+    scored["test"] |= scores.width(
+        trained.model, music.test[:SCORED], reads_past=recipe.reads_past, particles=PARTICLES, generator=generator
+    )
+    return {
+        "train_seconds": round(train_seconds, 1),
+        "epoch": trained.epoch,
+        "curve": [[epoch, round(bound, 4), round(kl, 4)] for epoch, bound, kl in trained.curve],
+        "parts": scored,
+    }
+
+
+def write(data: Path, output: Path) -> None:
+    """Put tables, film strip and MIDI files into docs/, from what earlier runs left."""
+    results = kept_results(NUMBERS, read_results(output), run_of)
+    page.write_tables(results, {name: recipe.words for name, recipe in RECIPES.items()})
+    weights = output / f"jsb-{MAIN}-0.safetensors"
+    if weights.is_file():
+        music = read_music(data, "jsb")
+        imagined = imagine(weights, music.test)
+        strip = {"Bach, from the test part": music.test[0]}
+        strip |= {f"imagined, {k + 1}": roll for k, roll in enumerate(imagined)}
+        draw_strip(DOCS / "music.png", strip)
+        for k, roll in enumerate(imagined):
+            write_midi(DOCS / f"music_{k + 1}.mid", roll)
+
+
+def imagine(weights: Path, rolls: list[Roll]) -> list[Roll]:
+    """Pieces of the main model's own, as long as the first of these."""
+    recipe, template = RECIPES[MAIN], rolls[:IMAGINED]
+    spec = as_episodes(template, reads_past=recipe.reads_past).spec
+    model = build.build_model(recipe.config(0, 1), spec)
+    model.load_state_dict(load_file(weights))
+    generator = torch.Generator().manual_seed(0)
+    return scores.imagine(model.eval(), template, reads_past=recipe.reads_past, generator=generator)
+
+
+if __name__ == "__main__":
+    main()

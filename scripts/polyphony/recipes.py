@@ -1,0 +1,44 @@
+"""The world models of the table, by name. Their settings were chosen on the validation part of the chorales."""
+
+from typing import Any
+
+from scripts.polyphony.models import Recipe
+
+INDEPENDENT = "independent"
+HMM_STATES = (16, 64, 128, 256)
+MAIN = "vrnn-categorical"  # whose pieces are drawn and written as MIDI
+
+LEARNING: dict[str, Any] = {"optimizer.learning_rate": 5e-3, "loss.kl_warmup": 200}
+CATEGORICAL: dict[str, Any] = {"rssm.latent": "categorical", "rssm.stoch": 1, "rssm.gradient": "marginal"}
+GAUSSIAN: dict[str, Any] = {"rssm.latent": "gaussian", "rssm.stoch": 16}
+
+RECIPES = {
+    MAIN: Recipe(
+        "RSSM with x_{t-1}, one categorical latent of 64 classes",
+        {**LEARNING, **CATEGORICAL, "rssm.classes": 64, "decoder.units": 64},
+        drop=0.2,
+        epochs=24,
+    ),
+    "dmm-categorical": Recipe(
+        "RSSM without x_{t-1}, one categorical latent of 256 classes, decoded alone",
+        {**LEARNING, **CATEGORICAL, "rssm.classes": 256, "decoder.reads": "stoch"},
+        reads_past=False,
+        epochs=24,
+    ),
+    "vrnn-gaussian": Recipe("RSSM with x_{t-1}, 16 Gaussian latents", {**LEARNING, **GAUSSIAN}, drop=0.2, epochs=24),
+    "dmm-gaussian": Recipe(
+        "RSSM without x_{t-1}, 16 Gaussian latents", {**LEARNING, **GAUSSIAN}, reads_past=False, epochs=24
+    ),
+    "dmm-gaussian-smoothing": Recipe(
+        "the same with a smoothing posterior",
+        {**LEARNING, **GAUSSIAN, "rssm.posterior": "smoothing"},
+        reads_past=False,
+        epochs=24,
+    ),
+    "dmm-gaussian-plain": Recipe(
+        "the one above it without KL warm-up, its bits starting at one half",
+        {"optimizer.learning_rate": 5e-3, **GAUSSIAN, "decoder.standardise": False},
+        reads_past=False,
+        epochs=24,
+    ),
+}
