@@ -14,8 +14,8 @@ GAUSSIAN: dict[str, Any] = {"rssm.latent": "gaussian", "rssm.stoch": 16}
 
 RECIPES = {
     MAIN: Recipe(
-        "RSSM with x_{t-1}, one categorical latent of 64 classes",
-        {**LEARNING, **CATEGORICAL, "rssm.classes": 64, "decoder.units": 64},
+        "RSSM with x_{t-1}, one categorical latent of 128 classes",
+        {**LEARNING, **CATEGORICAL, "rssm.classes": 128, "decoder.units": 64},
         drop=0.2,
         epochs=24,
     ),

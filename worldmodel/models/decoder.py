@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, softplus
+from torch.nn.functional import linear, log_softmax, softplus
 
 from worldmodel.kernels.precision import full_precision
 from worldmodel.models.likelihoods import (
@@ -354,8 +354,10 @@ class Decoder(nn.Module):
         unknown = sorted(set(wanted) - set(self.names))
         if unknown:
             raise ValueError(f"names: expected some of {', '.join(self.names)}; got {', '.join(unknown)}")
-        features = state.stoch if self.reads == "stoch" else torch.cat(state, -1)
-        likelihoods = self._observations(features, state.stoch, wanted)
+        apart = self._only_flat(wanted) and self._has_copies(state)
+        features = state.stoch if self.reads == "stoch" or apart else torch.cat(state, -1)
+        hidden = self._hidden_apart(state) if apart else None
+        likelihoods = self._observations(features, hidden, state.stoch, wanted)
         if REWARD in wanted:
             reward = self.reward_head(self.reward_trunk(features), state.stoch)
             likelihoods[REWARD] = SymlogNormal(reward) if REWARD in self.symlog else reward
@@ -363,12 +365,32 @@ class Decoder(nn.Module):
             likelihoods[CONTINUE] = Bernoullis(full_precision(self.continue_head(features)))
         return likelihoods
 
-    def _observations(self, features: Tensor, stoch: Tensor, wanted: Collection[str]) -> dict[str, Likelihood]:
+    def _only_flat(self, wanted: Collection[str]) -> bool:
+        """Whether the trunk decodes all that is wanted."""
+        return all(name in self.specs and self.specs[name].kind != "image" for name in wanted)
+
+    def _has_copies(self, state: State) -> bool:
+        return any(without_copies(x) is not x for x in state)
+
+    def _hidden_apart(self, state: State) -> Float[Tensor, "*batch I"]:
+        """What the trunk makes of states of which h_t or z_t was expanded: its first layer looks at each one once."""
+        assert self.trunk is not None
+        first = self.trunk[0]
+        assert isinstance(first, nn.Linear)
+        deter, stoch = (without_copies(x) for x in state)
+        if self.reads == "stoch":
+            hidden = self.trunk(stoch)
+        else:
+            of_deter, of_stoch = first.weight.split(self.widths, 1)
+            hidden = self.trunk.after_first(linear(deter, of_deter, first.bias) + linear(stoch, of_stoch))
+        return hidden.expand(*state.stoch.shape[:-1], hidden.shape[-1])
+
+    def _observations(
+        self, features: Tensor, hidden: Tensor | None, stoch: Tensor, wanted: Collection[str]
+    ) -> dict[str, Likelihood]:
         flat = any(spec.kind != "image" for key, spec in self.specs.items() if key in wanted)
-        hidden = None
-        if self.trunk is not None and flat:  # a z that was expanded over rows is decoded once
-            hidden = self.trunk(without_copies(features))
-            hidden = hidden.expand(*features.shape[:-1], hidden.shape[-1])
+        if hidden is None and self.trunk is not None and flat:
+            hidden = self.trunk(features)
         flat_heads, image_heads = iter(self.flat_heads), iter(self.image_heads)
         likelihoods: dict[str, Likelihood] = {}
         for key, spec in self.specs.items():

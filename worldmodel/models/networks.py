@@ -23,6 +23,10 @@ class Perceptron(nn.Sequential):
             x = silu(torch.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
         return x
 
+    def after_first(self, x: Float[Tensor, "*batch O"]) -> Float[Tensor, "*batch P"]:
+        """What follows the first matrix, whose product x is."""
+        return self[3:](silu(self[1](x)))
+
 
 def mlp(widths: list[int]) -> Perceptron:
     """Hidden layers only: (Linear, LayerNorm, SiLU) from each width to the next."""
