@@ -5,7 +5,7 @@ their own. The names of the likelihoods are the paths of the observation's leave
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 from typing import Literal
 
@@ -245,6 +245,15 @@ class TwoHotHead(nn.Module):
         return TwoHot(full_precision(self.logits(features)), self.bins)
 
 
+def _flat_head(spec: ObservationSpec, units: int, gaussian: Callable[[int], nn.Module]) -> nn.Module:
+    """The network of a leaf that is no image, for the features of the trunk; `gaussian` makes that of a vector."""
+    if spec.kind == "integer":
+        return IntegerHead(units, spec)
+    if spec.kind == "binary":
+        return BitHead(units, spec.width)
+    return gaussian(spec.width) if spec.kind == "vector" else nn.Linear(units, spec.width)
+
+
 class Decoder(nn.Module):
     """All the likelihoods of a row, given its state."""
 
@@ -288,16 +297,8 @@ class Decoder(nn.Module):
             return GaussianHead(units, stoch, n, std=std, resolution=resolution, skip=skip, initial_std=initial_std)
 
         self.trunk = mlp(widths) if flat else None
-
-        def head(spec: ObservationSpec) -> nn.Module:
-            if spec.kind == "integer":
-                return IntegerHead(units, spec)
-            if spec.kind == "binary":
-                return BitHead(units, spec.width)
-            return gaussian(spec.width) if spec.kind == "vector" else nn.Linear(units, spec.width)
-
         # Module names may not hold dots, so heads are lists in the order of the specs.
-        self.flat_heads = nn.ModuleList(head(spec) for spec in flat.values())
+        self.flat_heads = nn.ModuleList(_flat_head(spec, units, gaussian) for spec in flat.values())
         self.image_heads = nn.ModuleList(
             ImageHead(inputs, spec.shape[0], spec.shape[2], depth)
             for spec in self.specs.values()
