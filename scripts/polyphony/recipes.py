@@ -30,13 +30,13 @@ RECIPES = {
         "RSSM without x_{t-1}, 16 Gaussian latents", {**LEARNING, **GAUSSIAN}, reads_past=False, epochs=24
     ),
     "dmm-gaussian-smoothing": Recipe(
-        "the same with a smoothing posterior",
+        "RSSM without x_{t-1}, 16 Gaussian latents, smoothing posterior",
         {**LEARNING, **GAUSSIAN, "rssm.posterior": "smoothing"},
         reads_past=False,
         epochs=24,
     ),
     "dmm-gaussian-plain": Recipe(
-        "the one above it without KL warm-up, its bits starting at one half",
+        "RSSM without x_{t-1}, 16 Gaussian latents, no KL warm-up, bits that start at one half",
         {"optimizer.learning_rate": 5e-3, **GAUSSIAN, "decoder.standardise": False},
         reads_past=False,
         epochs=24,
