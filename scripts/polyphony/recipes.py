@@ -19,6 +19,12 @@ RECIPES = {
         drop=0.2,
         epochs=24,
     ),
+    "dmm-categorical-state": Recipe(
+        "RSSM without x_{t-1}, one categorical latent of 128 classes",
+        {**LEARNING, **CATEGORICAL, "rssm.classes": 128, "decoder.units": 64},
+        reads_past=False,
+        epochs=24,
+    ),
     "dmm-categorical": Recipe(
         "RSSM without x_{t-1}, one categorical latent of 256 classes, decoded alone",
         {**LEARNING, **CATEGORICAL, "rssm.classes": 256, "decoder.reads": "stoch"},
