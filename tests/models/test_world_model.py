@@ -323,7 +323,7 @@ def test_bits_start_at_their_frequencies_where_targets_are_standardised():
     mean, std = torch.tensor([0.25, 0.0, 1.0]), torch.tensor([0.4, 0.0, 0.0])
     for standardised, expected in ((True, [0.25, 1e-4, 1 - 1e-4]), (False, [0.5, 0.5, 0.5])):
         model = make_model(spec, standardise_targets=standardised)
-        head = model.decoder.bit_head("bits")
+        (head,) = model.decoder.flat_heads
         torch.nn.init.zeros_(head.weight)
         torch.nn.init.zeros_(head.bias)
         model.standardise("bits", mean, std)

@@ -65,6 +65,11 @@ def test_a_module_that_the_page_cannot_run_is_refused_by_its_name(where, module,
         describe(changed(where, module), Arrays())
 
 
+def test_a_decoder_that_reads_z_alone_is_refused():
+    with pytest.raises(ValueError, match=r"decoder\.reads: expected state, which a page can run; got stoch"):
+        describe(make_model(reads="stoch"), Arrays())
+
+
 @pytest.mark.parametrize(
     ("part", "kind", "words"),
     [

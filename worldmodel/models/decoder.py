@@ -174,22 +174,6 @@ class IntegerHead(nn.Module):
         )
 
 
-class BitHead(nn.Linear):
-    """Features -> the logits of n bits. `start_at` has them start at the data's own frequencies.
-
-    A network that must learn first how rare each bit is learns nothing else meanwhile, and its posterior collapses.
-    """
-
-    def forward(self, features: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch n"]:
-        """The logits; features that were expanded over rows are looked at once."""
-        return super().forward(without_copies(features)).expand(*features.shape[:-1], self.out_features)
-
-    @torch.no_grad()
-    def start_at(self, mean: Float[Tensor, " n"]) -> None:
-        """Start from measured frequencies; a bit that never changed keeps a small probability of doing so."""
-        self.bias.copy_(mean.clamp(RAREST, 1 - RAREST).logit())
-
-
 class AtomsHead(nn.Module):
     """Features -> a mass on a handful of values and a density elsewhere; the values are set by `start_at`.
 
@@ -249,9 +233,13 @@ def _flat_head(spec: ObservationSpec, units: int, gaussian: Callable[[int], nn.M
     """The network of a leaf that is no image, for the features of the trunk; `gaussian` makes that of a vector."""
     if spec.kind == "integer":
         return IntegerHead(units, spec)
-    if spec.kind == "binary":
-        return BitHead(units, spec.width)
     return gaussian(spec.width) if spec.kind == "vector" else nn.Linear(units, spec.width)
+
+
+def _once(layer: nn.Module, x: Tensor) -> Tensor:
+    """layer(x), which looks once at what was expanded over rows."""
+    y = layer(without_copies(x))
+    return y.expand(*x.shape[:-1], y.shape[-1])
 
 
 class Decoder(nn.Module):
@@ -329,12 +317,16 @@ class Decoder(nn.Module):
         assert isinstance(head, IntegerHead)
         return head
 
-    def bit_head(self, name: str) -> BitHead:
-        """The network of a leaf of bits."""
+    @torch.no_grad()
+    def start_bits_at(self, name: str, mean: Float[Tensor, " n"]) -> None:
+        """Have a leaf of bits start from measured frequencies; one that never changed keeps a small probability to.
+
+        A network that must learn first how rare each bit is learns nothing else meanwhile, and its posterior collapses.
+        """
         names = [key for key, spec in self.specs.items() if spec.kind != "image"]
         head = self.flat_heads[names.index(name)]
-        assert isinstance(head, BitHead)
-        return head
+        assert isinstance(head, nn.Linear) and self.specs[name].kind == "binary"
+        head.bias.copy_(mean.clamp(RAREST, 1 - RAREST).logit())
 
     @property
     def atoms(self) -> AtomsHead | None:
@@ -408,5 +400,5 @@ class Decoder(nn.Module):
             elif spec.kind == "categorical":
                 likelihoods[key] = Categoricals(full_precision(head(hidden)), spec.classes)
             else:
-                likelihoods[key] = Bernoullis(full_precision(head(hidden)))
+                likelihoods[key] = Bernoullis(full_precision(_once(head, hidden)))
         return likelihoods

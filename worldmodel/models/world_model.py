@@ -139,7 +139,7 @@ class WorldModel(nn.Module):
         leaf = self.spec.observations.get(name)
         if leaf is not None and leaf.kind == "binary":
             if self.standardise_targets and isinstance(self.decoder, Decoder):  # one of one's own starts as it likes
-                self.decoder.bit_head(name).start_at(mean)
+                self.decoder.start_bits_at(name, mean)
             return
         if leaf is None or leaf.is_numeric:
             self.standardiser(name).set(mean, std)

@@ -47,6 +47,8 @@ def describe(model: WorldModel, arrays: Arrays) -> dict[str, Any]:
         raise cannot_run("dynamics", "RSSM", dynamics)
     if type(decoder) is not Decoder:
         raise cannot_run("decoder", "Decoder", decoder)
+    if decoder.reads != "state":
+        raise ValueError("decoder.reads: expected state, which a page can run; got stoch")
     prior = {
         "layers": operations(dynamics.prior_head, arrays, "dynamics.prior_head"),
         "skip": None if dynamics.prior_skip is None else linear(dynamics.prior_skip, arrays, "dynamics.prior_skip"),
