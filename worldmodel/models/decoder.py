@@ -400,5 +400,6 @@ class Decoder(nn.Module):
             elif spec.kind == "categorical":
                 likelihoods[key] = Categoricals(full_precision(head(hidden)), spec.classes)
             else:
+                assert hidden is not None
                 likelihoods[key] = Bernoullis(full_precision(_once(head, hidden)))
         return likelihoods
