@@ -29,10 +29,10 @@ LAYERS = [
         "evaluation",
     ),
     *("behaviour", "evidence", "objectives", "oracles", "models", "data", "kernels", "config"),
-    *("config_acting", "config_wandb"),
+    *("config_acting", "config_model", "config_wandb"),
     *("checks", "train_ratio", "seeding", "types", "system"),
 ]
-SETTINGS = {"config", "config_acting", "config_wandb", "config_io"}
+SETTINGS = {"config", "config_acting", "config_model", "config_wandb", "config_io"}
 MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "runs", "build", "build_acting", "config", "config_io"}
 COMMAND_LINE = {"cli", *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("*.py"))}
 HEAVY = ("torch", "gymnasium", "wandb", "matplotlib")

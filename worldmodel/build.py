@@ -13,8 +13,9 @@ from torch import nn
 from worldmodel.behaviour.actor_critic import ActorCritic
 from worldmodel.build_acting import build_acting_evaluator
 from worldmodel.checks import require
-from worldmodel.config import BEFORE, Config, DecoderConfig, EncoderConfig, LossConfig, RSSMConfig
+from worldmodel.config import BEFORE, Config
 from worldmodel.config_acting import PLANNERS
+from worldmodel.config_model import DecoderConfig, EncoderConfig, LossConfig, RSSMConfig
 from worldmodel.data import suites
 from worldmodel.data.environment import Environments, environment_law, make_environments
 from worldmodel.data.replay import Replay

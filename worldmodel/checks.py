@@ -1,5 +1,7 @@
 """Checks of arguments and settings. Every error names the argument, what was expected and what came."""
 
+import re
+
 
 def require_positive(**counts: int) -> None:
     """Raise ValueError unless every count is at least 1, given by name: `require_positive(horizon=horizon)`."""
@@ -50,3 +52,8 @@ def not_negative(section: object, prefix: str, *names: str) -> None:
     """Raise ValueError if one of these settings of a section is below zero."""
     for name in names:
         require_not_negative(**{f"{prefix}.{name}": getattr(section, name)})
+
+
+def require_path(key: str, path: str | None) -> None:
+    """Raise ValueError unless a setting is null, module:name or given:name."""
+    require(path is None or re.fullmatch(r"[\w.]+:[\w.]+", path) is not None, key, "null or module:name", path)
