@@ -110,6 +110,13 @@ def test_the_film_of_the_dream_stands_above_everything_else(tmp_path):
     assert text.index('alt="The world, and the dream of it"') < text.index("<svg") < text.index('alt="Film of actor"')
 
 
+def test_a_film_of_first_rows_stands_behind_the_whole_one_and_says_what_it_is(tmp_path):
+    folder = add_acting(write_run(tmp_path / "run"))
+    (folder / "play" / "actor_first_20_rows.gif").write_bytes(png("GIF"))
+    shown = [image["alt"] for image in read(folder).all("img")]
+    assert shown[:2] == ["Film of actor", "Film of actor, the first 20 rows"]
+
+
 def test_films_have_only_so_much_of_a_page(tmp_path, monkeypatch):
     folder = add_acting(write_run(tmp_path / "run"))
     (folder / "play" / "mppi.gif").write_bytes(png("GIF"))

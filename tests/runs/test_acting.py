@@ -154,7 +154,7 @@ def test_the_dream_starts_where_the_filmed_episodes_do(acted, monkeypatch):
 
         return note
 
-    monkeypatch.setattr("worldmodel.runs.acting.write_play", keep("film"))
+    monkeypatch.setattr("worldmodel.runs.acting.film_play", keep("film"))
     monkeypatch.setattr("worldmodel.runs.acting.measure_dream_gap", keep("dream"))
     write_acting(run, Taker(), 4, Watch(Console(quiet=True)))
     assert asked["film"] == asked["dream"] == (3, run.config.evaluation.seed, "actor") and EPISODES > 3

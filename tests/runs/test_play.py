@@ -158,3 +158,16 @@ def test_of_long_episodes_the_beginning_is_filmed(folder, tmp_path):
         np.testing.assert_array_equal(short.frames, one.frames[:3])
     with pytest.raises(ValueError, match="rows: expected at least 1, got 0"):
         write_play(run, policy="random", rows=0, output=tmp_path / "film.gif")
+
+
+def test_a_film_of_the_first_rows_says_so_and_leaves_the_whole_one_alone(folder, monkeypatch):
+    titles = []
+    monkeypatch.setattr("worldmodel.report.play_film.play_gif", lambda watched, words: titles.extend(words) or b"GIF")
+    run = open_run(folder)
+    whole = write_play(run, policy="random", episodes=1)
+    short = write_play(run, policy="random", episodes=1, rows=3)
+    assert (whole.name, short.name) == ("random.gif", "random_first_3_rows.gif")
+    assert re.fullmatch(r"one episode, random: return \d+\.0", titles[0])
+    assert titles[1] == "one episode, random: return of the first 3 rows 2.0"  # nothing is earned on the first row
+    write_play(run, policy="random", episodes=1, rows=1000)
+    assert titles[2] == titles[0]  # the episode is over before

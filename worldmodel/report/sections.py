@@ -105,7 +105,8 @@ def films(record: Record) -> list[str]:
 
 def film(record: Record, name: str) -> Chart:
     """A film of RUN/play, in its share of the bytes that all have together."""
-    of_policy = vocabulary.PLAY._replace(name=f"{vocabulary.PLAY.name} {PurePath(name).stem}")
+    whose = PurePath(name).stem.replace("_first_", ", the first ").replace("_", " ")  # actor_first_20_rows
+    of_policy = vocabulary.PLAY._replace(name=f"{vocabulary.PLAY.name} {whose}")
     gif = lighter_gif(record.pictures[name], FILM_BYTES // len(films(record)))
     return picture(vocabulary.DREAM_FILM if name == DREAM_FILM else of_policy, name, gif, wide=True)
 

@@ -248,8 +248,8 @@ ACTING_CURVES = {  # by chart and metric
 PLAY = Wording(
     "Film of",  # the policy's name follows
     "",
-    "The best episode, then the median one. Where the prediction leaves the observation and the KL rises, the policy "
-    "has led the model to where it has not been.",
+    "One episode, or the best of several and then the median one. Where the prediction leaves the observation and the "
+    "KL rises, the policy has led the model to where it has not been.",
 )
 DREAM = Wording(
     "The dream beside the world",

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from worldmodel.config import Config
 from worldmodel.evaluation.dream_gap import DreamGap
 from worldmodel.runs.dream_film import CONTEXT, DREAM, STEPS, film_gap
 from worldmodel.runs.dream_gap import measure_dream_gap
-from worldmodel.runs.play import write_film, write_play
+from worldmodel.runs.play import film_play, write_film
 from worldmodel.runs.run import Run
 from worldmodel.training.progress import Watch
 from worldmodel.training.tracking import Tracker
@@ -51,8 +50,8 @@ def _or_left_out(words: str, progress: Watch) -> Iterator[None]:
 
 def _film(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
     policy = run.config.acting.policy
-    film: Path = write_play(run, policy=policy, episodes=_episodes(run), seed=_seed(run), rows=ROWS, at=progress.at)
-    tracker.file(update, f"play/{policy}", film)
+    gif = film_play(run, policy, episodes=_episodes(run), seed=_seed(run), rows=ROWS, at=progress.at)
+    tracker.file(update, f"play/{policy}", write_film(run, policy, None, gif))
 
 
 def _dream(run: Run, tracker: Tracker, update: int, progress: Watch) -> DreamGap:

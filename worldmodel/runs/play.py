@@ -32,10 +32,11 @@ def write_play(
 
     Args:
         run: whose model and environment.
-        policy: who acts: actor where the run has one, mppi, cem or random; see `Run.policy_name` for the default.
+        policy: who acts: actor, mppi, cem or random. By default the actor, if the run has one and no setting of a
+            search is given, or else a search in the run's model.
         episodes: how many are played.
         seed: of their starts, and of the policy.
-        output: the GIF; RUN/play/POLICY.gif by default.
+        output: the GIF; by default RUN/play/POLICY.gif, and where rows are given RUN/play/POLICY_first_ROWS_rows.gif.
         rows: of an episode that are filmed, at most, from its first on; by default all.
         log: told what making the environments imports.
         at: told how far it is.
@@ -46,18 +47,37 @@ def write_play(
         ValueError: if a number is out of range, there is no such policy, or the environment does not render.
         EnvironmentFailureError: if an environment fails.
     """
+    require_gif(output)
+    policy = run.policy_name(policy, **planner)
+    gif = film_play(run, policy, episodes=episodes, seed=seed, rows=rows, log=log, at=at, **planner)
+    return write_film(run, policy if rows is None else f"{policy}_first_{rows}_rows", output, gif)
+
+
+def film_play(
+    run: Run,
+    policy: str,
+    *,
+    episodes: int,
+    seed: int,
+    rows: int | None,
+    log: Callable[[str], None] = lambda words: None,
+    at: Callable[[str], None] = lambda words: None,
+    **planner: Any,
+) -> bytes:
+    """The best and the median of some episodes as a GIF. Arguments and errors as of `write_play`."""
     from worldmodel.report.play_film import play_gif  # and so matplotlib
 
     require_positive(episodes=episodes, **({} if rows is None else {"rows": rows}))
-    require_gif(output)
-    policy = run.policy_name(policy, **planner)
     acting = run.policy(policy, seed=seed, **planner)
     titles, watched = watch_play(run, acting, episodes=episodes, seed=seed, rows=rows, log=log, at=at)
-    gif = play_gif(
-        watched,
-        [f"{title}, {policy}: return {one.reward.sum():.1f}" for title, one in zip(titles, watched, strict=True)],
-    )
-    return write_film(run, policy, output, gif)
+    earned = [f"{_return_of(one, rows)} {one.reward.sum():.1f}" for one in watched]
+    return play_gif(watched, [f"{title}, {policy}: {words}" for title, words in zip(titles, earned, strict=True)])
+
+
+def _return_of(watched: Watched, rows: int | None) -> str:
+    """What the rewards of a film add up to: an episode that is shorter than the rows that may be filmed is whole."""
+    whole = rows is None or len(watched.frames) < rows
+    return "return" if whole else f"return of the first {rows} rows"
 
 
 def require_gif(output: Path | None) -> None:
