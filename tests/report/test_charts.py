@@ -78,6 +78,28 @@ def test_long_curves_are_thinned_to_means_of_neighbours():
     np.testing.assert_array_equal(charts.thinned(x[:9], x[:9])[0], x[:9])
 
 
+def test_a_curve_with_a_single_number_is_a_dot():
+    (axis,) = panel([plain(np.nan, 2.0), plain(1.0, 2.0)], "x", "y", legend=False).axes
+    assert [line.get_marker() for line in axis.get_lines()] == ["o", "None"]
+
+
+def test_counts_have_whole_ticks_and_other_numbers_need_not():
+    (axis,) = panel([plain(1.0, 2.0, x=np.array([35, 37]))], "updates", "y").axes
+    assert all(tick == round(tick) for tick in axis.get_xticks())
+    (axis,) = panel([plain(1.0, 2.0, x=np.array([35.0, 36.5]))], "seconds", "y").axes
+    assert any(tick != round(tick) for tick in axis.get_xticks())
+
+
+@pytest.mark.parametrize("focus", [False, True])
+@pytest.mark.parametrize("y", [(-7.40738,), (-7.40738, -7.4073800001)])
+def test_the_ticks_of_a_flat_curve_are_told_apart(y, focus):
+    figure = panel([plain(*y)], "x", "y", focus=focus)
+    figure.draw_without_rendering()
+    said = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(said) == len(set(said)) > 1
+    assert not focus or max(map(len, said)) <= 6  # and are short
+
+
 def test_the_heat_map_and_the_surprise_hold_what_they_are_given():
     values = np.arange(6.0).reshape(2, 3)
     axis = Figure().subplots()

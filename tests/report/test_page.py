@@ -117,6 +117,12 @@ def test_a_film_of_first_rows_stands_behind_the_whole_one_and_says_what_it_is(tm
     assert shown[:2] == ["Film of actor", "Film of actor, the first 20 rows"]
 
 
+def test_a_narrow_screen_shows_the_whole_width_of_a_film(tmp_path):
+    text = page(read_record(add_acting(write_run(tmp_path / "run"))))
+    wide = re.findall(r"(figure\.wide img\S*) \{ min-width", text)
+    assert wide == ['figure.wide img:not([src^="data:image/gif"])'] and 'src="data:image/gif;' in text
+
+
 def test_films_have_only_so_much_of_a_page(tmp_path, monkeypatch):
     folder = add_acting(write_run(tmp_path / "run"))
     (folder / "play" / "mppi.gif").write_bytes(png("GIF"))

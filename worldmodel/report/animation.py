@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
 MILLISECONDS, PAUSE = 40, 1200  # a frame is shown, and an episode's last one
@@ -91,10 +92,11 @@ def write(
 
 
 def bare(axis: Axes, words: str) -> None:
-    """A curve's axes with little ink."""
+    """The axes of a curve over steps, with little ink."""
     axis.set_ylabel(words, fontsize=8.5, labelpad=3)
     axis.tick_params(labelsize=7.5, length=2.5, pad=2)
     axis.locator_params(axis="y", nbins=4)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -1,5 +1,6 @@
 """Charts: every one is a function that draws on an axis. Pictures and pages put the axis in a figure of their own."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, Formatter, LogLocator, MaxNLocator, NullFormatter
 
 from worldmodel.evaluation.scoring_rules import COVERAGE, Band
 from worldmodel.report import vocabulary
@@ -18,7 +19,7 @@ from worldmodel.system.names import label
 MOST_POINTS = 600  # on one curve; more than a chart has room for
 FINEST = 1e-6  # a squared error or a CRPS below this is nothing
 SCALES: dict[str, Literal["log", "symlog"]] = {"nll": "symlog", "squared_error": "log", "crps": "log"}
-_SHORT = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
+FLAT = 0.01  # of the largest number on a chart with focus, that its axis spans at least
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,17 @@ class Drawn:
     between: tuple[np.ndarray, np.ndarray] | None = None  # [n] each: a band around the curve
 
 
+class Short(Formatter):
+    """Numbers of an axis in few digits, but in as many as it takes to tell neighbours apart."""
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        assert self.axis is not None
+        ends = self.axis.get_view_interval()
+        span, largest = abs(ends[1] - ends[0]), max(abs(end) for end in ends)
+        digits = 3 + math.ceil(math.log10(largest / span)) if span else 0
+        return f"{value:.{min(15, max(6, digits))}g}".replace("-", "\N{MINUS SIGN}")
+
+
 def draw_curves(
     axis: Axes,
     curves: Sequence[Drawn],
@@ -41,7 +53,7 @@ def draw_curves(
     focus: bool = False,
     legend: bool = True,
 ) -> None:
-    """Curves over one axis.
+    """Curves over one axis; a single point is a dot.
 
     Args:
         axis: drawn on.
@@ -54,7 +66,8 @@ def draw_curves(
     """
     for curve in curves:
         look = curve.look
-        style: Any = {"ls": look.dash, "lw": look.width, "marker": look.marker, "ms": 3.2, "color": look.colour}
+        marker = "o" if np.isfinite(curve.y).sum() == 1 else look.marker
+        style: Any = {"ls": look.dash, "lw": look.width, "marker": marker, "ms": 3.2, "color": look.colour}
         axis.plot(*thinned(curve.x, curve.y), label=look.name, **style)
         if curve.between is not None:
             axis.fill_between(curve.x, *curve.between, color=look.colour, alpha=0.16, lw=0)
@@ -66,13 +79,15 @@ def draw_curves(
         axis.set_yscale("symlog", linthresh=10)
     elif focus and len(values):
         low, high = np.sort(values)[[len(values) // 20, -1]]
-        axis.set_ylim(low - 0.06 * (high - low) - 1e-6, high + 0.06 * (high - low) + 1e-6)
+        room = max(0.06 * (high - low), (FLAT * max(abs(low), abs(high)) - (high - low)) / 2) + 1e-6
+        axis.set_ylim(low - room, high + room)
     if legend and len(curves) > 1:
         axis.legend(frameon=False, fontsize="small")
     name_axes(axis, x_label, y_label)
-    axis.xaxis.set_major_locator(MaxNLocator(6))
+    counted = all((curve.x == np.rint(curve.x)).all() for curve in curves)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=counted))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.yaxis.set_major_formatter(_SHORT)
+    axis.yaxis.set_major_formatter(Short())
 
 
 def draw_term(axis: Axes, name: str, curves: Mapping[str, Curve]) -> None:
@@ -137,6 +152,7 @@ def draw_surprise(axis: Axes, kl: np.ndarray, optimised: np.ndarray, reward: np.
     if (kl > 0).any():
         _logarithmic(axis)
     name_axes(axis, "step of the episode", vocabulary.SURPRISE.unit)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     other = axis.twinx()
     other.plot(reward, color=vocabulary.REWARD, lw=0.8, alpha=0.8, label="reward")
     other.set_ylabel("reward")
@@ -205,4 +221,4 @@ def _logarithmic(axis: Axes) -> None:
     low = axis.set_ylim(bottom=max(low, 1e-6 * high))[0]
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=6))
     axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.yaxis.set_major_formatter(_SHORT)
+    axis.yaxis.set_major_formatter(Short())
