@@ -139,6 +139,19 @@ def test_the_hedged_nats_are_those_of_each_future_with_what_the_others_taught():
     np.testing.assert_allclose(got.scores["obs"]["nll"]["hedged"].mean, expected.numpy(), rtol=1e-6)
 
 
+def test_what_never_varied_in_training_has_no_error_in_units_of_its_variance():
+    model, rows = make_model(), make_batch(VECTOR_SPEC, batch=4, length=20, seed=5)
+    scored = []
+    for ended in (False, True):
+        rows.is_terminal[:] = False
+        rows.is_terminal[0, -1] = ended
+        fitted = fit_baselines(model, rows, HORIZON)
+        options = {"context": CONTEXT, "horizon": HORIZON, "samples": 3}
+        got = score_imagination(model, padded(), fitted, generator=seeded(), resampling=seeded(1), **options)
+        scored.append(got.scores["continue"].keys())
+    assert scored == [{"nll"}, {"nll", "squared_error"}]
+
+
 def test_the_json_is_as_agreed_and_has_no_number_that_json_lacks():
     got, _ = score(make_model(), padded())
     data = json.loads(json.dumps(got.as_json(), allow_nan=False))

@@ -50,6 +50,11 @@ class Baseline:
         """What errors of a vector are measured in: its std over the training rows, 1 for what does not vary."""
         return or_one(self.std)
 
+    @property
+    def varies(self) -> bool:
+        """Whether the training rows have a variance that squared errors may be measured in."""
+        return bool((self.std > 0).any())
+
     def squared_error(self, guess: Tensor, x: Tensor) -> Float[Tensor, "B H"]:
         """Squared error of a guess at x [B, H, ...], both as numbers, in units of the training rows' variance."""
         return relative_error(self.leaf, guess, x, self.std)

@@ -2,7 +2,7 @@
 
     nll             -log 1/N sum_n p(x_{t+h} | state_n) of the whole leaf, in nats per step; too high for few futures,
                     since they are narrow in a deterministic world and may all miss what happened
-    squared_error   of the mean over the N futures, in units of the training rows' variance
+    squared_error   of the mean over the N futures, in units of the training rows' variance; none where that is zero
     crps            of one draw of each state's likelihood, in units of the training rows' std, mean over dimensions
     coverage        the share of truths in the central 90 % of the same draws, mean over dimensions; ideally 0.9
 
@@ -197,7 +197,8 @@ def _score_futures(
         by_method = {"model": _model_scores(baselines[name], predictive, truth[name])}
         for method, metrics in (by_method | baseline_scores(baselines, name, targets[name])).items():
             for metric, values in metrics.items():
-                yield (name, metric, method), values
+                if metric != "squared_error" or baselines[name].varies:
+                    yield (name, metric, method), values
 
 
 def predict(
