@@ -10,7 +10,7 @@ PLANNERS = ("mppi", "cem")  # policies that search in the world model
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """The search for actions by which a trained model acts: see `behaviour.planner`."""
+    """The search for actions by which a trained model acts: it imagines what follows each."""
 
     method: Literal["mppi", "cem"] = "mppi"
     """How candidates are weighed: all of them by a softmax of their returns, or the best of them alike."""

@@ -1,5 +1,6 @@
 """`worldmodel evaluate` on a tiny trained run: held-out scores by default, or a policy in the run's environment."""
 
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -35,6 +36,8 @@ def test_without_episodes_it_scores_the_held_out_ones(folder, capsys):
     numbers = [*found.per_step.values(), *found.kl.summary.values()]
     numbers += [error[h] for error in found.open_loop["obs"] for h in (0, 1, 3)]
     assert all(f" {number:.4f}" in shown for number in numbers)
+    rows = {re.split("  +", line.strip())[0] for line in shown.splitlines()}
+    assert {"ELBO", "KL", "log p(obs)", "KL, 95 % quantile", "KL, active latent groups"} <= rows
     assert all(f" {value:.3g}" in shown for floor in floors for value in floor.tolist())
     scores = run.score()
     covered = scores.scores["obs"]["coverage"]["model"].mean

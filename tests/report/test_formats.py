@@ -2,7 +2,7 @@
 
 import pytest
 
-from worldmodel.report.formats import duration, number, readable
+from worldmodel.report.formats import counted, duration, number, readable
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,7 @@ def test_a_duration_is_written_in_the_units_one_would_say_it_in(seconds, written
 
 def test_control_characters_are_written_as_escapes_but_for_line_ends_and_tabs():
     assert readable("a\0b\x1b[0m\n\tc") == "a\\x00b\\x1b[0m\n\tc"
+
+
+def test_one_of_a_thing_is_singular():
+    assert [counted(n, "step") for n in (0, 1, 2, 1000)] == ["0 steps", "1 step", "2 steps", "1,000 steps"]

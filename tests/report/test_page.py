@@ -136,7 +136,7 @@ def test_the_kl_is_summarised_and_drawn_from_every_side(full):
     rows = full.table("KL of a step, last evaluation")
     assert rows["mean"] == ["0.875", "–"]
     assert rows["share under 1 nat"] == ["37.5%", "–"]
-    assert rows["active units"] == ["3", "–"]
+    assert rows["active latent groups"] == ["3", "–"]
     drawn = {svg["aria-label"] for svg in full.all("svg")}
     assert {
         *("KL per step over training", "KL by place in the sequence", "KL by steps since the reset"),

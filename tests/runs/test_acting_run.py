@@ -228,11 +228,11 @@ def test_the_command_plays_the_actor_unless_it_is_told_otherwise(acted, capsys):
     main(["evaluate", folder, "--episodes", "2"])
     assert "2 episodes of Pendulum-v1, policy actor, starts of seed 0" in capsys.readouterr().out
     main(["evaluate", folder, "--episodes", "1", "--horizon", "2"])
-    assert "1 episodes of Pendulum-v1, policy mppi" in capsys.readouterr().out
+    assert "1 episode of Pendulum-v1, policy mppi" in capsys.readouterr().out
 
 
 def test_the_last_words_say_what_the_policy_earned(acted):
     run, progress = acted
     returns = column(run, "acting/return")
-    words = f"return {returns[10]:.1f} on average over 3 episodes of actor, the best evaluation's"
-    assert f"{words} {max(returns.values()):.1f}" in progress.said
+    words = f"the actor earns {returns[10]:.1f} on average over 3 episodes"
+    assert f"{words} (best evaluation: {max(returns.values()):.1f})" in progress.said

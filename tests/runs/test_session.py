@@ -177,6 +177,7 @@ def test_a_resumed_run_keeps_rows_and_checkpoint_and_goes_on_with_new_episodes(t
     progress = Progress()
     run = resume(folder, progress=progress)
     assert f"going on after update 6, with {before} steps" in progress.said
+    assert not any("of prefill" in text for text in progress.said)  # its first episodes are there
     with Replay.open(folder / "replay", read_only=True) as replay:
         stream = replay._streams[0]
         kept = stream.read(0, len(stream))

@@ -95,6 +95,7 @@ def _show_held_out(console: "Console", opened: "Run") -> None:
 def _play(console: "Console", opened: "Run", options: Namespace) -> None:
     """Play episodes; where an environment fails, end with status 1."""
     from worldmodel.data.guard import EnvironmentFailureError
+    from worldmodel.report.formats import counted
     from worldmodel.training.progress import Watch
 
     name = opened.policy_name(options.policy, **_search(options))
@@ -113,8 +114,8 @@ def _play(console: "Console", opened: "Run", options: Namespace) -> None:
         print(f"worldmodel: evaluating stopped: {error}", file=sys.stderr)
         sys.exit(1)
     console.print(
-        f"{len(played.returns)} episodes of {opened.config.env.id}, policy {name}, starts of seed {options.seed};"
-        f" the policy took {1000 * played.cpu_seconds:.2f} CPU ms an action",
+        f"{counted(len(played.returns), 'episode')} of {opened.config.env.id}, policy {name}, starts of seed"
+        f" {options.seed}; the policy took {1000 * played.cpu_seconds:.2f} CPU ms an action",
         markup=False,
         soft_wrap=True,
     )

@@ -28,6 +28,11 @@ def count(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
+def counted(amount: int, thing: str) -> str:
+    """So many of a thing: 1 step, 2 steps."""
+    return f"{amount:,} {thing}{'' if amount == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """3 h 5 min, 4 min 10 s, 12.3 s or 12 ms; never broken over lines."""
     minutes, rest = divmod(round(seconds), 60)

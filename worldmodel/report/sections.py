@@ -142,7 +142,7 @@ def kl(record: Record) -> list[Block]:
     names = list(dict.fromkeys(record.names("heldout_kl/") + record.names("training_kl/")))
     splits = ("heldout", "training")
     rows = [
-        (name.replace("_", " "), *(_summary(name, record.last(f"{split}_kl/{name}")) for split in splits))
+        (vocabulary.kl_summary(name), *(_summary(name, record.last(f"{split}_kl/{name}")) for split in splits))
         for name in names
     ]
     header = ("KL of a step, last evaluation", "held-out episodes", "training, burn-in included")

@@ -18,7 +18,7 @@ from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.evidence.estimate import DEGENERATE_ROWS, LEAST_ESS, Certificate, Doubt, Estimate
 from worldmodel.evidence.reliability import UNRELIABLE
 from worldmodel.report import vocabulary
-from worldmodel.report.formats import number, several, with_error
+from worldmodel.report.formats import counted, number, several, with_error
 from worldmodel.report.vocabulary import IN_DOUBT, PER_STEP
 
 INTERVAL = "90 % interval"
@@ -159,8 +159,8 @@ def gap(levels: Mapping[str, Estimate], parts: Mapping[str, Estimate], certifica
 
 def held_out(evaluation: Evaluation, floors: Mapping[str, Tensor]) -> Table:
     """The bound and its terms, the KL of every step, images in bits, and the floors of the standard deviations."""
-    rows = [(name, f"{value:.4f}") for name, value in evaluation.per_step.items()]
-    rows += [(f"KL {name}", f"{value:.4f}") for name, value in evaluation.kl.summary.items()]
+    rows = [(vocabulary.term(name).name, f"{value:.4f}") for name, value in evaluation.per_step.items()]
+    rows += [(f"KL, {vocabulary.kl_summary(name)}", f"{value:.4f}") for name, value in evaluation.kl.summary.items()]
     rows += [(vocabulary.bits(name), f"{bits:.4f}") for name, bits in evaluation.bits_per_dimension.items()]
     rows += [(f"{name}, floor of the std", several(floor.tolist())) for name, floor in floors.items()]
     return Table(("held-out", PER_STEP), rows)
@@ -231,9 +231,9 @@ def rate(parts: Mapping[str, Estimate]) -> Table:
 def rate_heading(alternatives: int, *, first: bool, exact: bool) -> str:
     """Which steps a rate is of, and from what other rows its parts were found."""
     if first:
-        return f"first steps, {alternatives} other episodes each"
+        return f"first steps, {counted(alternatives, 'other episode')} each"
     source = "the environment's exact law" if exact else "the model's own prediction"
-    return f"every step, {alternatives} draws from {source}"
+    return f"every step, {counted(alternatives, 'draw')} from {source}"
 
 
 SATURATED = (

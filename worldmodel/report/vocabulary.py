@@ -110,6 +110,13 @@ KL_STATISTICS = {
     "q95": LineStyle("95 % quantile", RAW, width=0.6),
 }
 KL_OPTIMISED = LineStyle("mean, as optimised", OPTIMISED)
+KL_SUMMARY = {  # evaluation.held_out.KLDiagnostics.summary
+    **{name: look.name for name, look in KL_STATISTICS.items()},
+    "optimised_mean": KL_OPTIMISED.name,
+    "share_under_free_nats": "share under the free nats",
+    "share_under_1_nat": "share under 1 nat",
+    "active_units": "active latent groups",
+}
 KL_BY_POSITION = Wording(
     "By place in the training sequence",
     "nats",
@@ -281,6 +288,11 @@ def term(name: str) -> Wording:
     """A term of the bound: `elbo` and `kl` are what they say, everything else is a log-likelihood."""
     density = "Higher is better; a density's logarithm may exceed zero."
     return TERMS.get(name, Wording(f"log p({name})", PER_STEP, density))
+
+
+def kl_summary(name: str) -> str:
+    """A number of the KL's summary; one that this version does not know is called what its file calls it."""
+    return KL_SUMMARY.get(name, name.replace("_", " "))
 
 
 def departure(name: str) -> Wording:

@@ -7,7 +7,7 @@ from worldmodel.config import Config
 from worldmodel.data.offline import GIVEN
 from worldmodel.models.networks import parameter_count
 from worldmodel.models.world_model import WorldModel
-from worldmodel.report.formats import several
+from worldmodel.report.formats import counted, several
 from worldmodel.training.trainer import Trainer
 from worldmodel.training.wandb_tracker import Place
 
@@ -31,8 +31,12 @@ def announce(
     folder: Path,
     wandb_at: Place | None,
     left_out: Sequence[str] = (),
+    update: int = 0,
 ) -> None:
-    """Say what is learned from, which observations are left out, how large the model is, and where the run is kept."""
+    """Say what is learned from, which observations are left out, how large the model is, and where the run is kept.
+
+    A run that goes on after an update has its first episodes already, and nothing is said of them.
+    """
     spec = model.spec
     leaves = ", ".join(f"{path} {leaf.kind} {list(leaf.shape)}" for path, leaf in spec.observations.items())
     sizes = ", ".join(f"{name} {parameter_count(part):,}" for name, part in model.parts.items())
@@ -42,10 +46,11 @@ def announce(
         log(without_text(left_out))
     log(f"{parameter_count(model):,} parameters ({sizes}) on {model.device}")
     log(f"run folder {folder}; W&B {_kept_at(wandb_at)}")
-    if config.offline is None:
-        log(f"{config.evaluation.episodes} held-out episodes, then {config.training.prefill} steps of prefill")
-    else:
+    if config.offline is not None:
         log(f"learning from {source}, without an environment")
+    elif update == 0:
+        held_out = counted(config.evaluation.episodes, "held-out episode")
+        log(f"{held_out}, then {counted(config.training.prefill, 'step')} of prefill")
 
 
 def conclude(
@@ -67,8 +72,9 @@ def conclude(
         return
     if "return" in trainer.scores:
         newest, best = trainer.scores["return"], trainer.best
-        episodes = f"{config.evaluation.acting_episodes} episodes of {config.acting.policy}"
-        log(f"return {newest:.1f} on average over {episodes}, the best evaluation's {best:.1f}")
+        who = "the actor" if config.acting.policy == "actor" else config.acting.policy
+        episodes = counted(config.evaluation.acting_episodes, "episode")
+        log(f"{who} earns {newest:.1f} on average over {episodes} (best evaluation: {best:.1f})")
     per_step, kl = trainer.evaluation.per_step, trainer.evaluation.kl.summary
     terms = ", ".join(f"{name} {value:.3f}" for name, value in per_step.items() if name not in ("elbo", "kl"))
     log(f"held-out, nats per step: ELBO {per_step['elbo']:.3f} = log-likelihoods ({terms}) - KL {per_step['kl']:.3f}")
@@ -78,7 +84,7 @@ def conclude(
         log("no imagination, and no open-loop errors: no held-out episode has more than one step")
     elif (held_out.context, held_out.horizon) != (usual.context, usual.horizon):
         log(
-            f"imagined {held_out.horizon} steps after {held_out.context}: no held-out episode has the "
+            f"imagined {counted(held_out.horizon, 'step')} after {held_out.context}: no held-out episode has the "
             f"{usual.context} + {usual.horizon} of evaluation.context and evaluation.horizon"
         )
     floors = trainer.learner.model.resolution()

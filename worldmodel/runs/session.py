@@ -23,6 +23,7 @@ from worldmodel.data.offline import EpisodeSource
 from worldmodel.data.replay import Replay
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import explained
+from worldmodel.report.formats import counted
 from worldmodel.runs.acting import acts, write_acting
 from worldmodel.runs.assembly import make_trainer
 from worldmodel.runs.folder import (
@@ -107,7 +108,7 @@ def train(
     require_auxiliary(config, given)
     progress = progress or _progress(config)
     _say_imports(progress, config)
-    making = f"making {config.env.num_envs} environments of {config.env.id}"
+    making = f"making {counted(config.env.num_envs, 'environment')} of {config.env.id}"
     with (
         _processes(config) as processes,
         Interruptions(passed_on=processes.world > 1) as interruptions,
@@ -220,7 +221,7 @@ def _run(
         if wandb_at is not None:
             note_wandb(folder, wandb_at.run_id)
         stack.push(lambda kind, error, _: _advise(progress.log, folder, kind, error, processes))
-        announce(progress.log, config, model, folder, wandb_at, left_out(config, worlds.learning, folder))
+        announce(progress.log, config, model, folder, wandb_at, left_out(config, worlds.learning, folder), update)
         if processes.world > 1:
             progress.log(f"{processes.world} processes, each with environments and a replay of its own")
         stages = Stages()
