@@ -2,7 +2,7 @@
 
     python scripts/evidence_runs.py --output runs/evidence                          # goes on where it was interrupted
     python scripts/evidence_runs.py --output runs/evidence --only hidden_markov --seeds 0
-    python scripts/evidence_runs.py --output runs/evidence --write                  # the table from stored results
+    python scripts/evidence_runs.py --output runs/evidence --write   # docs/evidence.md, and its numbers for a next time
 
 Each run is a `worldmodel train` and a `worldmodel evidence`, in processes with one thread; their CPU seconds are those
 that the operating system counts.
@@ -15,11 +15,12 @@ import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from docs_blocks import DOCS, add_result, read_results, write_block
+from docs_blocks import DOCS, add_result, kept_results, read_results, write_block
 from matplotlib.figure import Figure
 
 from worldmodel.build import build_law
@@ -31,6 +32,8 @@ from worldmodel.report.vocabulary import BASELINE, OPTIMISED, RAW
 PRESETS = ("linear_gaussian", "linear_gaussian_smoothing", "hidden_markov", "noisy_pendulum")
 PARTICLES = (128, 256)
 EPISODES = 128
+MEASURED = ("bound_below", "smc_below", "width")
+NUMBERS = "evidence_runs.jsonl"  # every run behind the table
 
 
 def main() -> None:
@@ -45,10 +48,14 @@ def main() -> None:
             for preset in options.only:
                 if not any((row["preset"], row["seed"]) == (preset, seed) for row in read_results(options.output)):
                     add_result(options.output, measure(preset, seed, options.output))
-    if not (results := read_results(options.output)):
-        parser.error(f"{options.output}: expected results.jsonl with results, found none")
+    results = kept_results(NUMBERS, read_results(options.output), which_run)
     write_block("evidence.md", "worlds", table(results))
     figure(results, DOCS / "evidence.png")
+
+
+def which_run(result: Mapping[str, Any]) -> tuple[int, int]:
+    """What tells the runs of this study apart, in the order of the table."""
+    return PRESETS.index(result["preset"]), result["seed"]
 
 
 def measure(preset: str, seed: int, output: Path) -> dict[str, Any]:
@@ -58,12 +65,14 @@ def measure(preset: str, seed: int, output: Path) -> dict[str, Any]:
     seconds = run("train", "--config", preset, "--seed", str(seed), "--tracking", "none", "--runs", str(folder))
     made = max(folder.iterdir(), key=lambda path: path.stat().st_mtime)  # an interrupted run may lie beside it
     particles = ",".join(map(str, PARTICLES))
-    run("evidence", str(made), "--particles", particles, "--runs", "1", "--episodes", str(EPISODES))
+    options = ("--particles", particles, "--runs", "1", "--episodes", str(EPISODES), "--context", "0")
+    run("evidence", str(made), *options)
     found = json.loads((made / "evidence" / "evidence.json").read_text())
+    few, many = found["estimates"]
     return {
-        "preset": preset, "seed": seed, "cpu_seconds": round(seconds), "episodes": found["episodes"],
-        "rows": found["rows"], "exact": found["exact"], "proposal": found["proposal"],
-        "estimates": found["estimates"], "kl": found["kl"],
+        "preset": preset, "seed": seed, "exact": found["exact"][0], "bound_below": many["below_exact"]["elbo"],
+        "smc_below": many["below_exact"]["smc"], "width": few["width"], "kl": found["kl"],
+        "cpu_seconds": round(seconds),
     }  # fmt: skip
 
 
@@ -77,7 +86,7 @@ def run(*words: str) -> float:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A row a run, and the mean over the seeds of a preset."""
+    """A row a run, and what the seeds of a preset have in common."""
     fewer, most = PARTICLES
     lines = [
         f"| preset | seed | exact | bound below exact | SMC ({most}) below exact | sandwich ({fewer}) | KL | CPU s |",
@@ -86,20 +95,17 @@ def table(results: list[dict[str, Any]]) -> str:
     for preset in PRESETS:
         rows = [row for row in results if row["preset"] == preset]
         for row in rows:
-            few, many = row["estimates"]
-            bound, smc = many["below_exact"]["elbo"], many["below_exact"]["smc"]
-            lines.append(
-                f"| {preset} | {row['seed']} | {row['exact'][0]:.4f} | {with_error(bound)} | {with_error(smc)} | "
-                f"{with_error(few['width'])} | {row['kl']:.2f} | {row['cpu_seconds']} |"
-            )
+            cells = [preset, str(row["seed"]), f"{row['exact']:.4f}", *(with_error(row[name]) for name in MEASURED)]
+            lines.append(f"| {' | '.join(cells)} | {row['kl']:.2f} | {row['cpu_seconds']} |")
         if len(rows) > 1:
-            means = [
-                statistics.mean(row["estimates"][-1]["below_exact"][name][0] for row in rows)
-                for name in ("elbo", "smc")
-            ]
-            width = statistics.mean(row["estimates"][0]["width"][0] for row in rows)
-            lines.append(f"| | **mean** | | **{means[0]:.4f}** | **{means[1]:.4f}** | **{width:.4f}** | | |")
+            spread = " | ".join(f"**{over_seeds([row[name][0] for row in rows])}**" for name in MEASURED)
+            lines.append(f"| | **mean ± sd** | | {spread} | | |")
     return "\n".join(lines)
+
+
+def over_seeds(numbers: list[float]) -> str:
+    """Mean ± standard deviation between seeds."""
+    return with_error([statistics.mean(numbers), statistics.stdev(numbers)])
 
 
 def figure(results: list[dict[str, Any]], path: Path) -> None:
@@ -119,7 +125,7 @@ def figure(results: list[dict[str, Any]], path: Path) -> None:
         ("linear_gaussian_smoothing", BASELINE, "trained, smoothing"),
     ):
         rows = [row for row in results if row["preset"] == preset]
-        gaps = [row["estimates"][-1]["below_exact"]["elbo"] for row in rows]
+        gaps = [row["bound_below"] for row in rows]
         rates = [row["kl"] for row in rows]
         means, errors = [gap[0] for gap in gaps], [gap[1] for gap in gaps]
         axes.errorbar(rates, means, errors, fmt="o", ms=4, color=colour, label=f"{label} ({len(rows)} seeds)")
