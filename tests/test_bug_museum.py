@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "bugs.md").read_text()
 LINES = [json.loads(line) for line in (ROOT / "docs" / "bugs.jsonl").read_text().splitlines()]
 B, T = 4, 7
-REAL = list(EXHIBITS.keys() - {CONTROL})
+REAL = [name for name in EXHIBITS if name != CONTROL]
 
 
 def model_of(name, **settings):
