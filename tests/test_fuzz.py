@@ -115,7 +115,7 @@ def live(settings, environments, folder):
             assert_statistics(statistics, streams)
     model = build.build_model(settings, spec)
     for name, (mean, std) in statistics.items():
-        model.standardiser(name).set(mean.float(), std.float())
+        model.standardise(name, mean.float(), std.float())
     assert_update(settings, model, batch)
     with build.build_environments(settings, heldout=True) as heldout_environments:
         collect_heldout(settings, heldout_environments, folder / "heldout")

@@ -30,6 +30,7 @@ from worldmodel.data.records import DamagedReplayError
 from worldmodel.data.replay import Replay, TornRowsWarning
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation.held_out import evaluate
+from worldmodel.report.formats import counted
 from worldmodel.runs import assembly, session
 from worldmodel.runs.folder import locked
 from worldmodel.runs.run import open_run
@@ -836,7 +837,7 @@ def test_however_short_its_episodes_a_run_imagines(tmp_path, tally, env_id, monk
     scores = json.loads((run.folder / "imagination" / "scores.json").read_text())
     assert scores["context"] == max(1, longest // 4) and scores["context"] + scores["horizon"] == longest < 64
     (told,) = [text for text in progress.said if text.startswith("imagined ") and "no held-out" in text]
-    assert f"{scores['horizon']} steps after {scores['context']}" in told
+    assert f"{counted(scores['horizon'], 'step')} after {scores['context']}" in told
     assert any(name.startswith("open_loop/") for row in metrics(run.folder) for name in row)
     assert set(run.evaluate().open_loop) == set(run.model.spec.observations)
     assert run.imagine(samples=2).states.deter.shape[2] == scores["horizon"]
