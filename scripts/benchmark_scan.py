@@ -28,6 +28,7 @@ from torch import Tensor
 from worldmodel import build
 from worldmodel.behaviour.imagination import scripted
 from worldmodel.build_acting import build_agent, build_behaviour_learner
+from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.random_batch import random_batch
 from worldmodel.kernels.kl import balanced_categorical_kl
@@ -35,8 +36,9 @@ from worldmodel.models import rssm as rssm_module
 from worldmodel.models.latents import CategoricalFamily, GaussianFamily, LatentFamily
 from worldmodel.models.rssm import RSSM
 from worldmodel.models.scan_parts import gather
+from worldmodel.models.world_model import WorldModel
 from worldmodel.training.behaviour_learner import BehaviourLearner
-from worldmodel.types import ActionSpec, EnvSpec, ObservationSpec, State
+from worldmodel.types import ActionSpec, Batch, EnvSpec, ObservationSpec, State
 
 REPEATS = 7
 ACTION, UNIMIX = 6, 0.01
@@ -256,12 +258,8 @@ def imagination_of_presets() -> str:
 
 def whole_update() -> str:
     """Markdown: one whole update of the world model of Pendulum-v1, by loop."""
-    config = read_config("pendulum_random")
-    spec = EnvSpec({"obs": ObservationSpec("vector", (3,))}, ActionSpec("continuous", 1))
-    generator = torch.Generator().manual_seed(0)
-    batch = random_batch(spec, config.replay.batch_size, config.replay.sequence_length, generator)
-    torch.manual_seed(0)
-    learner = build.build_learner(config, build.build_model(config, spec), generator)
+    config, world, batch, generator = pendulum("pendulum_random")
+    learner = build.build_learner(config, world, generator)
 
     def update(scans: bool) -> None:
         with patch.object(rssm_module, "runs_as_scan", lambda *_: scans):
@@ -270,21 +268,12 @@ def whole_update() -> str:
     contestants = {"plain loop": partial(update, False), "scan": partial(update, True)}
     times = interleaved(contestants)
     lines = ["| an update of `pendulum_random` | ms | of the plain loop's | operations |", "| --- | --- | --- | --- |"]
-    for name, run in contestants.items():
-        with Operations() as counted:
-            run()
-        lines.append(f"| {name} | {times[name]:.1f} | {times[name] / times['plain loop']:.2f} | {counted.count:,} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *counted_rows(contestants, times, times["plain loop"])])
 
 
 def shares_of_an_update() -> str:
     """Markdown: what the world model costs in an update of the default job, and what its actor and critic do."""
-    config = read_config("pendulum")
-    spec = EnvSpec({"obs": ObservationSpec("vector", (3,))}, ActionSpec("continuous", 1))
-    generator = torch.Generator().manual_seed(0)
-    batch = random_batch(spec, config.replay.batch_size, config.replay.sequence_length, generator)
-    torch.manual_seed(0)
-    world = build.build_model(config, spec)
+    config, world, batch, generator = pendulum("pendulum")
     agent = build_agent(config, world)
     assert agent is not None
     learner = build.build_learner(config, world, generator)
@@ -296,11 +285,27 @@ def shares_of_an_update() -> str:
     }
     times = interleaved(contestants)
     lines = ["| an update of `pendulum` | ms | share | operations |", "| --- | --- | --- | --- |"]
+    return "\n".join([*lines, *counted_rows(contestants, times, sum(times.values()))])
+
+
+def pendulum(preset: str) -> tuple[Config, WorldModel, Batch, torch.Generator]:
+    """The settings of a preset of Pendulum-v1, its world model, a random batch, and the generator that drew it."""
+    config = read_config(preset)
+    spec = EnvSpec({"obs": ObservationSpec("vector", (3,))}, ActionSpec("continuous", 1))
+    generator = torch.Generator().manual_seed(0)
+    batch = random_batch(spec, config.replay.batch_size, config.replay.sequence_length, generator)
+    torch.manual_seed(0)
+    return config, build.build_model(config, spec), batch, generator
+
+
+def counted_rows(contestants: dict[str, Callable[[], Any]], times: dict[str, float], whole: float) -> list[str]:
+    """A row a contestant: milliseconds, its part of the whole, and the operations of one call."""
+    lines = []
     for name, run in contestants.items():
         with Operations() as counted:
             run()
-        lines.append(f"| {name} | {times[name]:.1f} | {times[name] / sum(times.values()):.2f} | {counted.count:,} |")
-    return "\n".join(lines)
+        lines.append(f"| {name} | {times[name]:.1f} | {times[name] / whole:.2f} | {counted.count:,} |")
+    return lines
 
 
 def has_torchrl() -> bool:
