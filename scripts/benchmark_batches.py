@@ -23,7 +23,7 @@ import torch
 from benchmark_scan import interleaved
 from docs_blocks import write_block
 
-from worldmodel import build
+from worldmodel import build, build_networks
 from worldmodel.config_io import read_config
 from worldmodel.data.offline import episode_rows
 from worldmodel.data.random_batch import random_batch
@@ -107,7 +107,8 @@ def updates(spec: EnvSpec) -> dict[str, Callable[[Batch], Any]]:
     named = {"waiting 30 ms for a device": lambda _: time.sleep(DEVICE), "8,000 small operations": small_operations}
     if spec.observations["obs"].kind == "vector":
         config = read_config("pendulum_random")
-        learner = build.build_learner(config, build.build_model(config, spec), torch.Generator().manual_seed(0))
+        model = build_networks.build_model(config, spec)
+        learner = build.build_learner(config, model, torch.Generator().manual_seed(0))
         named["an update of `pendulum_random`"] = learner.update
     return named
 

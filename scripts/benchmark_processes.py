@@ -24,7 +24,7 @@ import torch
 from docs_blocks import write_block
 from torch import Tensor
 
-from worldmodel import build, build_acting
+from worldmodel import build, build_acting, build_networks
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.random_batch import random_batch
@@ -77,7 +77,7 @@ def tables() -> str:
     for size in SIZES:
         config = settings(size)
         with torch.device("meta"):
-            model = build.build_model(config, SPEC)
+            model = build_networks.build_model(config, SPEC)
         agent = build_acting.build_agent(config, model)
         assert agent is not None
         own, acting = trained(model), trained(agent)
@@ -124,7 +124,7 @@ def measure(size: str) -> None:
         updates = {}
         for name, processes in kinds.items():
             generator = torch.Generator().manual_seed(both.rank)
-            learner = build.build_learner(config, build.build_model(config, SPEC), generator, processes)
+            learner = build.build_learner(config, build_networks.build_model(config, SPEC), generator, processes)
             batch = random_batch(SPEC, processes.share_of(B, "batch"), T, generator)
             updates[name] = partial(update, learner, batch, processes)
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}

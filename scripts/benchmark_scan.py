@@ -25,7 +25,7 @@ from benchmark_kl import Operations
 from docs_blocks import write_block
 from torch import Tensor
 
-from worldmodel import build
+from worldmodel import build, build_networks
 from worldmodel.behaviour.imagination import scripted
 from worldmodel.build_acting import build_agent, build_behaviour_learner
 from worldmodel.config import Config
@@ -233,7 +233,7 @@ def imagination_of_presets() -> str:
     for name, (width, action) in specs.items():
         config = read_config(name)
         torch.manual_seed(0)
-        world = build.build_model(config, EnvSpec({"obs": ObservationSpec("vector", (width,))}, action))
+        world = build_networks.build_model(config, EnvSpec({"obs": ObservationSpec("vector", (width,))}, action))
         agent = build_agent(config, world)
         assert agent is not None
         learner = BehaviourLearner(
@@ -295,7 +295,7 @@ def pendulum(preset: str) -> tuple[Config, WorldModel, Batch, torch.Generator]:
     generator = torch.Generator().manual_seed(0)
     batch = random_batch(spec, config.replay.batch_size, config.replay.sequence_length, generator)
     torch.manual_seed(0)
-    return config, build.build_model(config, spec), batch, generator
+    return config, build_networks.build_model(config, spec), batch, generator
 
 
 def counted_rows(contestants: dict[str, Callable[[], Any]], times: dict[str, float], whole: float) -> list[str]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from worldmodel import build
+from worldmodel import build, build_networks
 from worldmodel.config import Config, DecoderConfig, EncoderConfig, EnvConfig, LossConfig, OptimizerConfig, RSSMConfig
 from worldmodel.data.batches import in_precision, repeated
 from worldmodel.data.policy import RandomPolicy
@@ -51,7 +51,7 @@ def main() -> None:
     )
     random = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, collect(config, Path(folder)) as replay:
-        model = build.build_model(config, replay.spec)
+        model = build_networks.build_model(config, replay.spec)
         learner = build.build_learner(config, model, random)
         few = in_precision(replay.sample(SEQUENCES, ROWS, random), torch.float64)
         print("| updates | KL | gradient | bias | deviation | bias, posterior | deviation, posterior |")

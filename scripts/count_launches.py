@@ -23,7 +23,7 @@ from pretended_gpu import pretended_gpu
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from worldmodel import build
+from worldmodel import build, build_networks
 from worldmodel.build_acting import build_agent, build_behaviour_learner
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
@@ -181,7 +181,7 @@ def counted(case: Case, *, plain: bool) -> tuple[Counter, Counter]:
     """The operations of one whole update, and those that are left beside its graph."""
     by_part = ByPart()
     with ExitStack() as stack:
-        model = build.build_model(case.config, case.spec)
+        model = build_networks.build_model(case.config, case.spec)
         agent = build_agent(case.config, model)
         generator = torch.Generator()
         batch = random_batch(case.spec, case.config.replay.batch_size, case.config.replay.sequence_length, generator)

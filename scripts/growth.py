@@ -31,7 +31,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from worldmodel import build
+from worldmodel import build, build_networks
 from worldmodel.config_io import read_config
 from worldmodel.data.random_batch import random_batch
 from worldmodel.data.replay import Replay
@@ -114,7 +114,7 @@ def job(settings: Mapping[str, int]) -> tuple[Learner[WorldModel], Batch]:
     config = read_config("pendulum_random", BASE | settings)
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    learner = build.build_learner(config, build.build_model(config, spec), generator)
+    learner = build.build_learner(config, build_networks.build_model(config, spec), generator)
     return learner, random_batch(spec, config.replay.batch_size, config.replay.sequence_length, generator)
 
 

@@ -25,7 +25,7 @@ from scripts.polyphony.midi import draw_strip, write_midi
 from scripts.polyphony.models import train
 from scripts.polyphony.recipes import HMM_STATES, INDEPENDENT, MAIN, RECIPES
 from scripts.polyphony.rolls import FILES, PARTS, Music, Roll, as_episodes, read_music, steps
-from worldmodel import build
+from worldmodel import build_networks
 
 NUMBERS = "music.jsonl"
 ITERATIONS = 60  # of EM, at most
@@ -153,7 +153,7 @@ def imagine(weights: Path, rolls: list[Roll]) -> list[Roll]:
     """Pieces of the main model's own, as long as the first of these."""
     recipe, template = RECIPES[MAIN], rolls[:IMAGINED]
     spec = as_episodes(template, reads_past=recipe.reads_past).spec
-    model = build.build_model(recipe.config(0, 1), spec)
+    model = build_networks.build_model(recipe.config(0, 1), spec)
     model.load_state_dict(load_file(weights))
     generator = torch.Generator().manual_seed(0)
     return scores.imagine(model.eval(), template, reads_past=recipe.reads_past, generator=generator)

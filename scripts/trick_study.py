@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from worldmodel import build
+from worldmodel import build, build_networks
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.batches import select
@@ -155,7 +155,7 @@ def with_updates(config: Config, folder: Path, updates: int) -> Config:
 def train(config: Config, replay: Replay) -> WorldModel:
     """Train with the library's learner on batches from the replay; no trainer, so nothing is logged or saved."""
     torch.manual_seed(config.seed)
-    model = build.build_model(config, replay.spec)
+    model = build_networks.build_model(config, replay.spec)
     for name, (mean, std) in replay.statistics().items():
         model.standardise(name, mean.float(), std.float())
     noise, choice = torch.Generator().manual_seed(config.seed), torch.Generator().manual_seed(config.seed)

@@ -5,13 +5,10 @@ import re
 import pytest
 
 from worldmodel.behaviour.planner import CEM, MPPI
-from worldmodel.build import build_law, build_model, lasting_settings, why_no_law
-from worldmodel.build_acting import build_agent, build_planner
+from worldmodel.build import build_law, lasting_settings, why_no_law
+from worldmodel.build_acting import build_planner
 from worldmodel.config_io import read_config
-from worldmodel.models.full_gaussian import FullGaussianFamily
-from worldmodel.models.latents import CategoricalFamily, GaussianFamily
 from worldmodel.types import ActionSpec
-from worlds import TINY, VECTOR_SPEC
 
 WORLD = {"env.id": "worldmodel/LinearGaussian-v0", "env.kwargs": {"oscillators": 3}}
 
@@ -73,19 +70,3 @@ def test_how_a_model_is_planned_with_may_change_after_its_training():
 def test_a_planner_that_collects_the_rows_is_part_of_its_run_for_life():
     one, other = (read_config((), {"acting.policy": "mppi", "planner.horizon": n}) for n in (4, 5))
     assert lasting_settings(one) != lasting_settings(other)
-
-
-@pytest.mark.parametrize(
-    ("latent", "family", "gradient"),
-    [
-        ("gaussian", GaussianFamily(3, 0.02), "pathwise"),
-        ("gaussian_full", FullGaussianFamily(3, 0.02), "pathwise"),
-        ("categorical", CategoricalFamily(3, 5, 0.01), "reinforce"),
-    ],
-)
-def test_a_family_of_latents_is_built_from_its_name_and_the_actors_gradient_follows_from_it(latent, family, gradient):
-    settings = {"rssm.latent": latent, "rssm.stoch": 3, "rssm.min_std": 0.02, "rssm.classes": 5}
-    config = read_config([], TINY | settings | {"acting.policy": "actor"})
-    model = build_model(config, VECTOR_SPEC)
-    assert model.dynamics.latent == family
-    assert build_agent(config, model).gradient == gradient

@@ -33,7 +33,7 @@ from fuzz_spaces import (
     names_may_collide,
     readable,
 )
-from worldmodel import build, config
+from worldmodel import build, build_networks, config
 from worldmodel.behaviour.imagination import dream
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.replay import Replay, read_episodes
@@ -113,7 +113,7 @@ def live(settings, environments, folder):
         statistics = replay.statistics()
         if len(replay) == len(collected) * count:
             assert_statistics(statistics, streams)
-    model = build.build_model(settings, spec)
+    model = build_networks.build_model(settings, spec)
     for name, (mean, std) in statistics.items():
         model.standardise(name, mean.float(), std.float())
     assert_update(settings, model, batch)

@@ -22,6 +22,7 @@ LAYERS = [
         "runs",
         "build",
         "build_acting",
+        "build_networks",
         "config_io",
         "training",
         "playable",
@@ -33,7 +34,8 @@ LAYERS = [
     *("checks", "train_ratio", "seeding", "types", "system"),
 ]
 SETTINGS = {"config", "config_acting", "config_model", "config_wandb", "config_io"}
-MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "runs", "build", "build_acting", "config", "config_io"}
+MAY_SEE_SETTINGS = {"__main__", "cli", "commands", "runs", "build", "build_acting", "build_networks"}
+MAY_SEE_SETTINGS |= {"config", "config_io"}
 COMMAND_LINE = {"cli", *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("*.py"))}
 HEAVY = ("torch", "gymnasium", "wandb", "matplotlib")
 

@@ -16,7 +16,7 @@ from scripts.polyphony import baselines, page, rolls, scores
 from scripts.polyphony.midi import write_midi
 from scripts.polyphony.models import Recipe, batches, hide, train
 from scripts.polyphony.recipes import MAIN, RECIPES
-from worldmodel import build
+from worldmodel import build_networks
 from worldmodel.oracles.hmm import HiddenMarkov
 
 ROOT = Path(__file__).parents[1]
@@ -157,7 +157,7 @@ def test_hiding_takes_notes_away_and_adds_none():
 def test_simulated_pieces_have_their_own_notes_for_a_past_and_their_own_latents(reads_past):
     template = rolls.as_episodes(pieces((4, 7)), reads_past=reads_past).batch()
     spec = rolls.as_episodes(pieces((4, 7)), reads_past=reads_past).spec
-    model = build.build_model(Recipe("", TINY, reads_past).config(0, 1), spec)
+    model = build_networks.build_model(Recipe("", TINY, reads_past).config(0, 1), spec)
     with torch.no_grad():  # notes that tell the class, and classes that remember the last one
         model.decoder.flat_heads[0].weight.mul_(20)
     generator = torch.Generator().manual_seed(0)
@@ -192,7 +192,7 @@ def exact_evidence(model, batch):
 @torch.no_grad()
 def test_scores_are_of_the_notes_alone_and_near_their_exact_evidence():
     piece = pieces((3,))
-    model = build.build_model(Recipe("", TINY).config(0, 1), rolls.as_episodes(piece, reads_past=True).spec)
+    model = build_networks.build_model(Recipe("", TINY).config(0, 1), rolls.as_episodes(piece, reads_past=True).spec)
     exact = exact_evidence(model, rolls.as_episodes(piece, reads_past=True).batch())
     generator = torch.Generator().manual_seed(0)
     found = scores.score(model, piece * 2, reads_past=True, particles=1000, runs=2, generator=generator)

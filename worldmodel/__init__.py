@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worldmodel import data
-    from worldmodel.build import build_model
+    from worldmodel.build_networks import build_model
     from worldmodel.config import Config
     from worldmodel.config_io import read_config
     from worldmodel.evidence.iwae import iwae
@@ -47,7 +47,7 @@ _HOME = {
     "Config": "worldmodel.config",
     "LatentSequence": "worldmodel.types",
     "Run": "worldmodel.runs.run",
-    "build_model": "worldmodel.build",
+    "build_model": "worldmodel.build_networks",
     "iwae": "worldmodel.evidence.iwae",
     "open_run": "worldmodel.runs.run",
     "read_config": "worldmodel.config_io",

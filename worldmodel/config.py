@@ -1,8 +1,9 @@
 """Every setting: its unit, its default, and what it may be.
 
 The sections are frozen dataclasses that check themselves when they are built, so an impossible setting fails before any
-work starts. Nothing below `build.py` and `build_acting.py` sees them: those unpack a section into arguments. The
-sections of the model and its loss are in `config_model.py`, those of what acts in `config_acting.py`.
+work starts. Nothing below `build.py`, `build_networks.py` and `build_acting.py` sees them: those unpack a section
+into arguments. The sections of the model and its loss are in `config_model.py`, those of what acts in
+`config_acting.py`.
 
 A step is one stored row: an observation with the action and the reward that led to it. A reset is one, and so is an
 action that is held (`env.action_repeat`).

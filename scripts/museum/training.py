@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scripts.museum.bugs import Bug
-from worldmodel import build
+from worldmodel import build, build_networks
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.batches import select
@@ -121,7 +121,7 @@ def train(config: Config, replay: Replay, heldout: Batch, bug: Bug, watched: Map
 def new_model(config: Config, replay: Replay) -> WorldModel:
     """An untrained model, the same for the same seed."""
     torch.manual_seed(config.seed)
-    model = build.build_model(config, replay.spec)
+    model = build_networks.build_model(config, replay.spec)
     for name, (mean, std) in replay.statistics().items():
         model.standardise(name, mean.float(), std.float())
     return model

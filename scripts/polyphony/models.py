@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from scripts.polyphony.rolls import Music, as_episodes
-from worldmodel import build
+from worldmodel import build, build_networks
 from worldmodel.config import Config
 from worldmodel.config_io import read_config
 from worldmodel.data.batches import select, trimmed
@@ -82,7 +82,7 @@ def train(
     pieces, valid = episodes.batch(), as_episodes(music.valid, reads_past=recipe.reads_past).batch()
     per_epoch = -(-len(episodes) // recipe.pieces)
     config = recipe.config(seed, recipe.epochs * per_epoch)
-    model = build.build_model(config, episodes.spec)
+    model = build_networks.build_model(config, episodes.spec)
     model.standardise("obs", *_mean_and_std(pieces))
     order, hiding, noise = (torch.Generator().manual_seed(seed + k) for k in (0, 10**6, 2 * 10**6))
     learner = build.build_learner(config, model, noise)

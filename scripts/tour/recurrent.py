@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from scripts.tour.page import BOUND, GAP, RATE, SMC, TRUTH, Section, canvas, label, nats
-from worldmodel.build import build_model
+from worldmodel.build_networks import build_model
 from worldmodel.config_io import read_config
 from worldmodel.data.batches import select
 from worldmodel.data.environment import make_environments

@@ -11,7 +11,7 @@ from torch import nn
 
 import worldmodel
 from brief_runs import SETTINGS
-from worldmodel import build
+from worldmodel import build, build_networks
 from worldmodel.cli import main
 from worldmodel.config_io import read_config
 from worldmodel.models.decoder import Decoder
@@ -25,7 +25,7 @@ from worlds import VECTOR_SPEC
 MODULE = """
 import torch
 from torch import nn
-from worldmodel import build
+from worldmodel import build_networks
 
 class Linear(nn.Module):
     def __init__(self, spec):
@@ -41,14 +41,14 @@ def encoder(config, spec):
 
 def recurrence(config, spec, embed):
     assert embed == (5 if config.encoder.factory else config.encoder.units)
-    return build.build_rssm(config, spec, embed)
+    return build_networks.build_rssm(config, spec, embed)
 
 def decoder(config, spec):
-    stoch = build.build_latent(config.rssm).width
-    return build.build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=stoch)
+    stoch = build_networks.build_latent(config.rssm).width
+    return build_networks.build_decoder(config.decoder, spec, deter=config.rssm.deter, stoch=stoch)
 
 def whole(config, spec):
-    return build.build_model(config, spec, encoder=Linear(spec))
+    return build_networks.build_model(config, spec, encoder=Linear(spec))
 
 def nothing(config, spec):
     return nn.Linear(1, 1)
@@ -117,7 +117,7 @@ def test_a_model_with_an_encoder_of_ones_own_is_trained_acts_and_comes_back(quic
 
 def test_a_finished_model_is_copied_and_comes_back_into_a_copy(quick):
     spec = open_spec()
-    mine = build.build_model(read_config((), SETTINGS), spec, encoder=Doubled())
+    mine = build_networks.build_model(read_config((), SETTINGS), spec, encoder=Doubled())
     before = {name: x.clone() for name, x in mine.state_dict().items()}
     run = quick(model=mine)
     assert run.config.model == "given:WorldModel"
@@ -182,15 +182,17 @@ def test_a_command_may_be_told_to_import_it(module, quick, capsys):
 
 def test_parts_are_used_as_they_are_and_the_rest_is_the_seeds():
     config = read_config((), SETTINGS)
-    one, two = (build.build_model(config, VECTOR_SPEC, encoder=Doubled()) for _ in range(2))
-    assert alike(one, two) and not alike(one.decoder, build.build_model(config, VECTOR_SPEC).decoder)
-    other = build.build_model(dataclasses.replace(config, seed=1), VECTOR_SPEC, encoder=Doubled())
+    one, two = (build_networks.build_model(config, VECTOR_SPEC, encoder=Doubled()) for _ in range(2))
+    assert alike(one, two) and not alike(one.decoder, build_networks.build_model(config, VECTOR_SPEC).decoder)
+    other = build_networks.build_model(dataclasses.replace(config, seed=1), VECTOR_SPEC, encoder=Doubled())
     assert not alike(one, other)
-    given = build.build_model(config, VECTOR_SPEC, dynamics=one.dynamics, encoder=one.encoder, decoder=one.decoder)
+    given = build_networks.build_model(
+        config, VECTOR_SPEC, dynamics=one.dynamics, encoder=one.encoder, decoder=one.decoder
+    )
     assert isinstance(given.dynamics, RSSM) and isinstance(given.decoder, Decoder)
     assert given.dynamics is one.dynamics and given.decoder is one.decoder
     with pytest.raises(ValueError, match="encoder: expected a module with a width"):
-        build.build_model.__wrapped__(config, VECTOR_SPEC, encoder=nn.Linear(3, 3))
+        build_networks.build_model.__wrapped__(config, VECTOR_SPEC, encoder=nn.Linear(3, 3))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_what_makes_no_model_is_refused(module, settings, words):
 def test_a_model_of_other_rows_is_refused():
     config = read_config((), SETTINGS)
     with pytest.raises(ValueError, match="model: expected a model of the rows"):
-        make_model(config, open_spec(), build.build_model(config, VECTOR_SPEC))
+        make_model(config, open_spec(), build_networks.build_model(config, VECTOR_SPEC))
 
 
 @pytest.mark.parametrize("settings", [{"model": "a:b", "encoder.factory": "a:c"}, {"encoder.factory": "no module"}])

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
-from worldmodel.build import build_learner, build_model, require_capturable
+from worldmodel.build import build_learner, require_capturable
 from worldmodel.build_acting import build_agent, build_behaviour_learner
+from worldmodel.build_networks import build_model
 from worldmodel.config_io import read_config
 from worldmodel.training.captured import WARM_UP, CapturedUpdate, CudaRecorder
 from worldmodel.training.metrics import RecentUpdates, kl_summary, made_of

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from scripts.pretended_gpu import HostTensorError, nobody, pretended_gpu
-from worldmodel.build import build_learner, build_model
+from worldmodel.build import build_learner
 from worldmodel.build_acting import build_agent, build_behaviour_learner
+from worldmodel.build_networks import build_model
 from worldmodel.config_io import read_config
 from worldmodel.training import captured
 from worldmodel.training.captured import CapturedUpdate

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from worldmodel import build
+from worldmodel import build, build_networks
 from worldmodel.config import Config, EnvConfig, EvaluationConfig, ReplayConfig, RSSMConfig, TrainingConfig
 from worldmodel.data.guard import EnvironmentFailureError
 from worldmodel.data.policy import RandomPolicy
@@ -78,7 +78,7 @@ def start(tmp_path, monkeypatch):
         rows = Replay(tmp_path / "replay", spec, capacity=config.replay.capacity, streams=environments.count)
         opened.extend([environments, rows])
         random = {name: make_generator(0, stream=i) for i, name in enumerate(("latents", "sampling"))}
-        learner = build.build_learner(config, build.build_model(config, spec), random["latents"])
+        learner = build.build_learner(config, build_networks.build_model(config, spec), random["latents"])
         held_out, evaluators = build.build_evaluators(
             config, learner, make_batch(spec, batch=2, length=20, first=()), rows
         )
@@ -120,7 +120,7 @@ def train_rows(trainer: Trainer) -> list[dict]:
 
 def kept(trainer: Trainer, name: str = "last") -> dict:
     """The counters of a checkpoint, whose weights must be finite."""
-    model = build.build_model(CONFIG, trainer.replay.spec)
+    model = build_networks.build_model(CONFIG, trainer.replay.spec)
     counters = load_model(trainer.folder / "checkpoints" / f"{name}.safetensors", model)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     return counters

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worldmodel import build
+from worldmodel import build_networks
 from worldmodel.config import Config
 from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import Stream, make_generator
@@ -81,7 +81,7 @@ def make_model(config: Config, spec: EnvSpec, model: ModelMaker | WorldModel | N
             return _of_rows(model(config, spec), spec, "model")
         if config.model is not None:
             return _of_rows(_resolved("model", config.model)(config, spec), spec, config.model)
-        return build.build_model(config, spec, **_parts(config, spec))
+        return build_networks.build_model(config, spec, **_parts(config, spec))
 
 
 def make_auxiliary(
@@ -113,9 +113,9 @@ def _parts(config: Config, spec: EnvSpec) -> dict[str, Any]:
     if config.encoder.factory is not None:
         found["encoder"] = _resolved("encoder.factory", config.encoder.factory)(config, spec)
     if config.rssm.factory is not None:
-        encoder = found.get("encoder") or build.build_encoder(config.encoder, spec)
+        encoder = found.get("encoder") or build_networks.build_encoder(config.encoder, spec)
         make = _resolved("rssm.factory", config.rssm.factory)
-        found["dynamics"] = make(config, spec, embed=build.embedding_width(config, encoder))
+        found["dynamics"] = make(config, spec, embed=build_networks.embedding_width(config, encoder))
     if config.decoder.factory is not None:
         found["decoder"] = _resolved("decoder.factory", config.decoder.factory)(config, spec)
     return found
