@@ -18,6 +18,11 @@ shape_checks.install("worldmodel", "worldmodel_envs")
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    shape_checks.begin()
+
+
 @pytest.fixture(autouse=True)
 def _no_wandb_leaks(tmp_path, monkeypatch):
     """W&B keeps everything, caches included, in the test's folder, and never finds a key or a server."""

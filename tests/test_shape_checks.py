@@ -124,5 +124,24 @@ def test_what_does_not_is_refused(module, wrong):
         wrong(module)
 
 
+@pytest.mark.parametrize("function", ["half", "inner"])
+def test_the_first_calls_in_a_test_are_checked_then_one_in_a_few(module, function):
+    """Of a function inside another, which is made anew by every call of that one, the calls count together."""
+    call = module.half if function == "half" else lambda x: module.outer()(x)
+    for _ in range(2):
+        shape_checks.begin()
+        refused = [number for number in range(1, 2 * shape_checks.THEN + 1) if not passes(call, torch.ones(1))]
+        assert refused == [*range(1, shape_checks.FIRST + 1), shape_checks.THEN, 2 * shape_checks.THEN]
+
+
+def passes(call, x):
+    try:
+        call(x)
+    except Exception as error:
+        assert "violates type hint" in str(error)
+        return False
+    return True
+
+
 def test_no_bytecode_with_the_checks_is_stored(module, tmp_path):
     assert [path.name for path in (tmp_path / "shape_checked").iterdir()] == ["__init__.py"]
