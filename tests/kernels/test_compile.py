@@ -74,6 +74,7 @@ def test_every_kernel_at_every_width_on_every_gpu(tmp_path):
     assert_sound(rows)
 
 
+@pytest.mark.slow
 def test_a_tile_that_is_too_large_is_seen_to_spill(tmp_path):
     """So that the checks above are known to be able to fail."""
     code = f"""
