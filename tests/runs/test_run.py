@@ -350,7 +350,11 @@ def test_overrides_beside_a_finished_config_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "words"), [(signal.SIGINT, 130, "stopped early"), (signal.SIGTERM, 143, "stopped by SIGTERM")]
+    ("number", "status", "words"),
+    [
+        pytest.param(signal.SIGINT, 130, "stopped early", marks=pytest.mark.slow),  # which writes the whole report
+        (signal.SIGTERM, 143, "stopped by SIGTERM"),
+    ],
 )
 def test_a_signal_to_the_whole_group_ends_the_command_well_and_keeps_everything(tmp_path, number, status, words):
     settings = {**QUICK, "training.env_steps": 1_000_000, "training.log_every": 1, "tracking": "auto"}

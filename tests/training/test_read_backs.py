@@ -25,6 +25,7 @@ from worlds import INTEGER_SPEC, MIXED_SPEC, VECTOR_SPEC, make_batch
 RECIPES = Path(__file__).parents[2] / "configs" / "recipes"
 SMALL = {"rssm.deter": 16, "rssm.hidden": 12, "rssm.blocks": 2, "rssm.stoch": 4, "encoder.units": 12}
 CATEGORICAL = {"rssm.latent": "categorical", "rssm.classes": 5}
+OF_THE_WORLD, OF_THE_ACTOR = "learner.Learner._clip_gradients", "behaviour_learner.BehaviourLearner._clip"
 ACTS = SMALL | {"acting.policy": "actor", "behaviour.horizon": 3, "behaviour.starts": 4}
 
 
@@ -93,7 +94,18 @@ ACTORS = {
 }
 
 
-@pytest.mark.parametrize("given", (WORLD_MODELS | ACTORS).values(), ids=(WORLD_MODELS | ACTORS).keys())
+# Whose operations are nearly all in one of the others.
+SLOW = {"whole numbers", "gru", "full covariance", "reinmax", "warm-up", "V2"}
+SLOW |= {"pathwise without a limit", "pathwise with a full covariance", "of observations", "a posterior that smooths"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(given, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, given in (WORLD_MODELS | ACTORS).items()
+    ],
+)
 def test_updates_read_nothing_back_and_take_nothing_from_the_host(given):
     made = updates(**given)
     assert len(made.updates) == 2 - (given in WORLD_MODELS.values())
@@ -178,21 +190,21 @@ def test_a_later_update_of_laprop_on_the_device_is_the_same_operations_too():
 
 
 @pytest.mark.parametrize(
-    ("read", "error"),
+    ("place", "read", "error"),
     [
-        (lambda x: float(x.sum()), DataDependentOutputException),
-        (lambda x: bool((x > 0).any()), DataDependentOutputException),
-        (lambda x: x[x > 0], DynamicOutputShapeException),
-        (lambda x: x.detach().numpy(), (RuntimeError, TypeError)),
-        (lambda x: x.tolist(), DataDependentOutputException),
-        (lambda x: x.cpu(), HostTensorError),
-        (lambda x: x + torch.zeros(()), HostTensorError),
-        (lambda x: x + x.new_tensor([1.0]), AssertionError),
+        (OF_THE_WORLD, lambda x: float(x.sum()), DataDependentOutputException),
+        (OF_THE_ACTOR, lambda x: float(x.sum()), DataDependentOutputException),
+        (OF_THE_WORLD, lambda x: bool((x > 0).any()), DataDependentOutputException),
+        (OF_THE_ACTOR, lambda x: x[x > 0], DynamicOutputShapeException),
+        (OF_THE_WORLD, lambda x: x.detach().numpy(), (RuntimeError, TypeError)),
+        (OF_THE_ACTOR, lambda x: x.tolist(), DataDependentOutputException),
+        (OF_THE_WORLD, lambda x: x.cpu(), HostTensorError),
+        (OF_THE_ACTOR, lambda x: x + torch.zeros(()), HostTensorError),
+        (OF_THE_WORLD, lambda x: x + x.new_tensor([1.0]), AssertionError),
     ],
-    ids=["float", "bool", "mask", "numpy", "tolist", "cpu", "number of the host", "numbers of the host"],
+    ids=["float", "an actor's", "bool", "mask", "numpy", "tolist", "cpu", "number of the host", "numbers of the host"],
 )
-@pytest.mark.parametrize("learner", ["learner.Learner._clip_gradients", "behaviour_learner.BehaviourLearner._clip"])
-def test_one_read_back_is_noticed(monkeypatch, learner, read, error):
-    monkeypatch.setattr(f"worldmodel.training.{learner}", lambda self, *_: read(next(self.model.parameters()).grad))
+def test_one_read_back_is_noticed(monkeypatch, place, read, error):
+    monkeypatch.setattr(f"worldmodel.training.{place}", lambda self, *_: read(next(self.model.parameters()).grad))
     with pytest.raises(error):
         updates(settings=ACTS)
