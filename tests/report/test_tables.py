@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evidence_reports import make_report
+from evidence_reports import make_measured, make_parts, make_report
 from worldmodel.evaluation.scores import Scores
 from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.evidence.estimate import Certificate, Estimate
-from worldmodel.report.tables import calibration, doubts, weights
+from worldmodel.report.tables import calibration, doubts, remedy, weights
 
 FINE = {"gap": Estimate(0.1, 0.01), "width": Estimate(0.001, 0.0005), "degenerate_rows": 0.0}
 
@@ -32,6 +32,19 @@ def test_doubts_are_given_together_and_in_order():
     every = Certificate(Estimate(-1.0, 0.1), Estimate(1.0, 0.1), 1.0)
     assert [doubt.split()[0] for doubt in doubts(every)] == ["fewer", "the", "SMC"]
     assert doubts(Certificate(**FINE)) == ()
+
+
+def test_more_particles_are_advised_where_a_gap_is_in_doubt_and_they_may_be_enough():
+    fine, wide = make_measured(16, exact=False), make_measured(16, exact=False, wide=True)
+    lost = replace(wide, degenerate_rows=0.3)
+    for best, parts, advised in (
+        (fine, make_parts(), False),
+        (wide, make_parts(), True),
+        (fine, make_parts(wide=True), True),
+        (lost, make_parts(wide=True), False),
+    ):
+        words = remedy(replace(make_report(exact=False, parts=parts), estimates=(best,)))
+        assert words == ("more particles may remove the doubt: --particles 128" if advised else "")
 
 
 def curve(*values):

@@ -75,3 +75,5 @@ def _show(console: "Console", opened: "Run", found: "EvidenceReport") -> None:
     for part in found.parts:
         for doubt in tables.doubts(part.certificate):
             console.print(f"the gap of steps {part.first} to {part.last} is in doubt: {doubt}", soft_wrap=True)
+    if words := tables.remedy(found):
+        console.print(words, soft_wrap=True)

@@ -107,6 +107,14 @@ def doubts(certificate: Certificate) -> tuple[str, ...]:
     return tuple(words[doubt] for doubt in certificate.doubts)
 
 
+def remedy(report: EvidenceReport) -> str:
+    """What may remove the doubts about gaps; empty where there are none, or too many steps lose their particles."""
+    doubtful = [one.certificate for one in (report.best, *report.parts) if one.doubts]
+    if not doubtful or max(one.degenerate_rows for one in doubtful) > BEYOND_HELP:
+        return ""
+    return f"more particles may remove the doubt: --particles {8 * report.best.particles}"
+
+
 def weights(report: EvidenceReport) -> str:
     """What the tails of the weights say of the estimate with the most particles; empty where that is not known."""
     best = report.best
@@ -236,6 +244,7 @@ def rate_heading(alternatives: int, *, first: bool, exact: bool) -> str:
     return f"every step, {counted(alternatives, 'draw')} from {source}"
 
 
+BEYOND_HELP = 0.25  # share of degenerate steps above which more particles would hardly be enough
 SATURATED = (
     "the lower bound on the information is near its ceiling, the logarithm of the number of alternatives plus one: "
     "more alternatives raise it"
