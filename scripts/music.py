@@ -2,6 +2,7 @@
 
     python scripts/music.py --data FOLDER --output runs/music                    # goes on where it was interrupted
     python scripts/music.py --data FOLDER --output runs/music --models hmm-64    # some models; --list names them
+    python scripts/music.py --data FOLDER --output runs/music --music muse --cut 100 --pieces 64 --epochs 8   # cheaper
     python scripts/music.py --data FOLDER --output runs/music --write            # docs/music.md, film strip, MIDI files
 
 FOLDER holds the .mat files of piano rolls (see docs/music.md). Settings were chosen on the validation part; the test
@@ -11,6 +12,7 @@ part is scored once, at the end of a run. Every result is kept in docs/music.jso
 import argparse
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +24,49 @@ from safetensors.torch import load_file, save_file
 from scripts.docs_blocks import DOCS, add_result, kept_results, read_results
 from scripts.polyphony import baselines, page, scores
 from scripts.polyphony.midi import draw_strip, write_midi
-from scripts.polyphony.models import train
+from scripts.polyphony.models import Recipe, train
 from scripts.polyphony.recipes import HMM_STATES, INDEPENDENT, MAIN, RECIPES
-from scripts.polyphony.rolls import FILES, PARTS, Music, Roll, as_episodes, read_music, steps
+from scripts.polyphony.rolls import FILES, PARTS, Music, Roll, as_episodes, cut, first, read_music, steps
 from worldmodel import build_networks
+from worldmodel.models.world_model import WorldModel
 
 NUMBERS = "music.jsonl"
-ITERATIONS = 60  # of EM, at most
-PARTICLES = 64
-RUNS = {"train": 1, "valid": 1, "test": 2}  # independent repetitions of every estimate
-SCORED = {"train": 40, "valid": 80, "test": 80}  # pieces of a part, at most: the first ones
+SCORED = {"train": 2_400, "valid": 5_000}  # steps of a part, at most: its first pieces; of the test part, all
+SIMULATED = 5_000  # steps of the test part, at most: its first pieces have a simulated one each for the sandwich
 IMAGINED = 4  # pieces in the film strip, and as MIDI files
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What a run may cost, where that is not the recipe's."""
+
+    cut: int | None = None
+    """Longest piece to learn from, and to choose the epoch with, in steps; longer ones are cut, and every cut begins
+    without a past. The pieces that are scored are whole."""
+    pieces: int | None = None
+    """Pieces, or cuts, in a batch; null: the recipe's."""
+    epochs: int | None = None
+    """Passes over the training part; null: the recipe's."""
+    iterations: int = 60
+    """Iterations of EM, at most."""
+    particles: int = 64
+    """Particles, and samples of IWAE."""
+    runs: int = 2
+    """Independent repetitions of every estimate on the test part; the other parts have one."""
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """The recipe with this effort."""
+        return replace(recipe, pieces=self.pieces or recipe.pieces, epochs=self.epochs or recipe.epochs)
+
+    def learned_from(self, music: Music) -> Music:
+        """The parts as they are in training."""
+        if self.cut is None:
+            return music
+        return music._replace(train=cut(music.train, self.cut), valid=cut(music.valid, self.cut))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the .mat files")
-    parser.add_argument("--output", type=Path, required=True, help="folder of weights and of results.jsonl")
-    parser.add_argument("--models", nargs="+", choices=sorted(names()), default=names(), metavar="MODEL")
-    parser.add_argument("--music", nargs="+", choices=list(FILES), default=["jsb"], help="data sets")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--list", action="store_true", help="name the models, and train nothing")
-    parser.add_argument("--write", action="store_true", help="write docs/music.md from what is there, train nothing")
-    options = parser.parse_args()
+    options = parsed()
     if options.list:
         print("\n".join(f"{name}: {recipe.words}" for name, recipe in RECIPES.items()))
         return
@@ -53,13 +75,33 @@ def main() -> None:
     if options.write:
         write(options.data, options.output)
         return
+    effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
     done = {run_of(one) for one in read_results(options.output)}
     for which in options.music:
         music = read_music(options.data, which)
         for seed in options.seeds:
             for name in options.models:
                 if (which, name, seed) not in done:
-                    add_result(options.output, study(which, music, name, seed, options.output))
+                    add_result(options.output, study(which, music, name, seed, options.output, effort))
+
+
+def parsed() -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the .mat files")
+    parser.add_argument("--output", type=Path, required=True, help="folder of weights and of results.jsonl")
+    parser.add_argument("--models", nargs="+", choices=sorted(names()), default=names(), metavar="MODEL")
+    parser.add_argument("--music", nargs="+", choices=list(FILES), default=["jsb"], help="data sets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--cut", type=int, help="longest piece to learn from, in steps; longer ones are cut")
+    parser.add_argument("--pieces", type=int, help="pieces, or cuts, in a batch, instead of the recipe's")
+    parser.add_argument("--epochs", type=int, help="passes over the training part, instead of the recipe's")
+    parser.add_argument("--iterations", type=int, default=Effort.iterations, help="of EM, at most")
+    parser.add_argument("--particles", type=int, default=Effort.particles, help="of SMC, and samples of IWAE")
+    parser.add_argument("--runs", type=int, default=Effort.runs, help="repetitions of the estimates on the test part")
+    parser.add_argument("--list", action="store_true", help="name the models, and train nothing")
+    parser.add_argument("--write", action="store_true", help="write docs/music.md from what is there, train nothing")
+    return parser.parse_args()
 
 
 def names() -> list[str]:
@@ -72,17 +114,20 @@ def run_of(result: dict[str, Any]) -> tuple[str, str, int]:
     return result["music"], result["model"], result["seed"]
 
 
-def study(which: str, music: Music, name: str, seed: int, output: Path) -> dict[str, Any]:
+def study(which: str, music: Music, name: str, seed: int, output: Path, effort: Effort) -> dict[str, Any]:
     """Train and score one model: -> everything that is kept of it."""
     began = time.process_time()
-    found = _world_model(which, music, name, seed, output) if name in RECIPES else _exact(music, name, seed)
+    if name in RECIPES:
+        found = _world_model(which, music, name, seed, output, effort)
+    else:
+        found = _exact(music, name, seed, effort.iterations)
     seconds = time.process_time() - began
     result = {"music": which, "model": name, "seed": seed, "cpu_seconds": round(seconds, 1), **found}
     print({key: value for key, value in result.items() if key != "curve"}, flush=True)
     return result
 
 
-def _exact(music: Music, name: str, seed: int) -> dict[str, Any]:
+def _exact(music: Music, name: str, seed: int, iterations: int) -> dict[str, Any]:
     """A model whose evidence is exact, in nats per step and per piece."""
     began = time.process_time()
     epoch = None
@@ -90,7 +135,7 @@ def _exact(music: Music, name: str, seed: int) -> dict[str, Any]:
         evidence = [baselines.independent_notes(music.train, rolls) for rolls in music]
     else:
         states = int(name.removeprefix("hmm-"))
-        model, epoch = baselines.fit(music.train, music.valid, states, seed, ITERATIONS)
+        model, epoch = baselines.fit(music.train, music.valid, states, seed, iterations)
         evidence = [model.log_evidence(rolls) for rolls in music]
     parts = {
         part: {
@@ -104,34 +149,43 @@ def _exact(music: Music, name: str, seed: int) -> dict[str, Any]:
     return {"train_seconds": round(time.process_time() - began, 1), "epoch": epoch, "parts": parts}
 
 
-def _world_model(which: str, music: Music, name: str, seed: int, output: Path) -> dict[str, Any]:
-    recipe = RECIPES[name]
+def _world_model(which: str, music: Music, name: str, seed: int, output: Path, effort: Effort) -> dict[str, Any]:
+    recipe = effort.recipe(RECIPES[name])
     began = time.process_time()
-    trained = train(recipe, music, seed, log=lambda words: print(f"{which} {name} {seed}: {words}", flush=True))
+    trained = train(
+        recipe,
+        effort.learned_from(music),
+        seed,
+        log=lambda words: print(f"{which} {name} {seed}: {words}", flush=True),
+    )
     train_seconds = time.process_time() - began
     save_file(trained.model.state_dict(), output / f"{which}-{name}-{seed}.safetensors")
-    generator = torch.Generator().manual_seed(seed)
-    scored: dict[str, Any] = {
-        part: scores.score(
-            trained.model,
-            rolls[: SCORED[part]],
-            reads_past=recipe.reads_past,
-            particles=PARTICLES,
-            runs=RUNS[part],
-            generator=generator,
-        )
-        for part, rolls in zip(PARTS, music, strict=True)
-    }
-    test = music.test[: SCORED["test"]]
-    scored["test"] |= scores.width(
-        trained.model, test, reads_past=recipe.reads_past, particles=PARTICLES, generator=generator
-    )
     return {
         "train_seconds": round(train_seconds, 1),
         "epoch": trained.epoch,
+        "epochs": recipe.epochs,
+        "cut": effort.cut,
+        "batch": recipe.pieces,
         "curve": [[epoch, round(bound, 4), round(kl, 4)] for epoch, bound, kl in trained.curve],
-        "parts": scored,
+        "parts": _scored(trained.model, recipe.reads_past, music, seed, effort),
     }
+
+
+def _scored(model: WorldModel, reads_past: bool, music: Music, seed: int, effort: Effort) -> dict[str, Any]:
+    """Bound and estimates on whole pieces of every part, and the sandwich."""
+    settings: dict[str, Any] = {
+        "reads_past": reads_past,
+        "particles": effort.particles,
+        "generator": torch.Generator().manual_seed(seed),
+    }
+    scored = {
+        part: scores.score(model, first(rolls, SCORED[part]), runs=1, **settings)
+        for part, rolls in zip(PARTS, music, strict=True)
+        if part in SCORED
+    }
+    scored["test"] = scores.score(model, music.test, runs=effort.runs, **settings)
+    scored["test"] |= scores.width(model, first(music.test, SIMULATED), **settings)
+    return scored
 
 
 def write(data: Path, output: Path) -> None:

@@ -83,6 +83,28 @@ def test_the_action_into_a_step_is_the_step_before_it_or_nothing():
     assert not rolls.as_episodes(music_, reads_past=False).batch().prev_action.any()
 
 
+def test_long_rolls_are_cut_and_lose_no_step():
+    found = pieces((7, 3, 9))
+    parts = rolls.cut(found, 4)
+    assert [len(part) for part in parts] == [4, 3, 3, 3, 3, 3]
+    assert np.array_equal(np.concatenate(parts), np.concatenate(found))
+    assert min(len(part) for n in range(2, 40) for part in rolls.cut(pieces((n,)), 3)) == 2
+    with pytest.raises(ValueError, match="longest: expected at least three steps, got 2"):
+        rolls.cut(found, 2)
+
+
+def test_the_first_rolls_fit_into_so_many_steps():
+    found = pieces((4, 5, 6))
+    assert [len(rolls.first(found, most)) for most in (1, 8, 9, 14, 15, 99)] == [1, 1, 2, 2, 3, 3]
+
+
+def test_an_effort_changes_what_is_learned_from_and_how_long():
+    effort, recipe = music.Effort(cut=4, epochs=3), Recipe("", TINY, epochs=9, pieces=5)
+    found = effort.learned_from(rolls.Music(pieces((6, 3)), pieces((5,)), pieces((6,))))
+    assert [[len(roll) for roll in part] for part in found] == [[3, 3, 3], [3, 2], [6]]
+    assert (effort.recipe(recipe).epochs, effort.recipe(recipe).pieces) == (3, 5)
+
+
 def test_independent_notes_have_the_mass_of_their_frequencies():
     train_ = [np.zeros((3, rolls.NOTES), bool)]
     train_[0][0, 0] = True  # once in three steps: (1 + 1/2) / (3 + 1)
@@ -124,6 +146,18 @@ def test_an_em_step_counts_what_the_oracle_does(hmm, monkeypatch):
     torch.testing.assert_close(got.initial, expected.initial, rtol=1e-8, atol=1e-10)
     notes = torch.einsum("btk,btn->kn", smoothed, x) / smoothed.sum((0, 1))[:, None]
     torch.testing.assert_close(got.note, notes, rtol=1e-8, atol=1e-10)
+
+
+def test_rolls_in_small_groups_give_the_same_evidence_and_step(hmm, monkeypatch):
+    found = pieces((4, 9, 2, 6), seed=1)
+    evidence, step = hmm.log_evidence(found), hmm.em_step(found)
+    monkeypatch.setattr(baselines, "AT_ONCE", 2 * 6 * 3)
+    assert baselines.together(found, 3) == [[2, 0], [3], [1]]
+    torch.testing.assert_close(hmm.log_evidence(found), evidence, rtol=1e-12, atol=0)
+    again = hmm.em_step(found)
+    torch.testing.assert_close(again.transition, step.transition, rtol=1e-10, atol=0)
+    torch.testing.assert_close(again.initial, step.initial, rtol=1e-10, atol=0)
+    torch.testing.assert_close(again.note, step.note, rtol=1e-10, atol=0)
 
 
 def test_em_climbs_on_pieces_of_different_lengths(hmm, monkeypatch):
@@ -249,9 +283,9 @@ def test_a_midi_file_has_the_notes_of_its_roll(tmp_path):
 
 def test_the_script_trains_scores_and_goes_on_where_it_was(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(music, "RECIPES", {MAIN: Recipe("tiny", TINY, epochs=1, pieces=2)})
-    monkeypatch.setattr(music, "PARTICLES", 4)
     command = ["music.py", "--data", str(folder), "--output", str(tmp_path / "runs"), "--models", MAIN, "independent"]
-    monkeypatch.setattr("sys.argv", command)
+    cheaper = ["--cut", "4", "--pieces", "3", "--epochs", "2", "--particles", "4", "--runs", "1"]
+    monkeypatch.setattr("sys.argv", command + cheaper)
     threads = torch.get_num_threads()
     try:
         music.main()
@@ -262,6 +296,10 @@ def test_the_script_trains_scores_and_goes_on_where_it_was(folder, tmp_path, mon
     assert (tmp_path / "runs" / "results.jsonl").read_text() == first
     world, alone = map(json.loads, first.splitlines())
     assert world["parts"]["test"].keys() >= {"elbo", "iwae", "smc", "width", "kl"}
+    assert {name: world[name] for name in ("cut", "batch", "epochs")} == {"cut": 4, "batch": 3, "epochs": 2}
+    assert {part: (one["steps"], one["particles"]) for part, one in world["parts"].items()} == {
+        "train": (18, 4), "valid": (9, 4), "test": (9, 4)
+    }  # fmt: skip
     assert alone["parts"]["test"]["steps"] == 9
     assert "smc_per_piece" in capsys.readouterr().out
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 Rolls = list[np.ndarray]
 SMOOTHING = 0.01  # pseudo-count of a note that sounds, of one that does not, and of every transition
+AT_ONCE = 2**23  # numbers of beliefs, steps times states, that rolls which are looked at together may have
 PATIENCE = 3  # iterations of EM without a better validation score, after which it ends
 
 
@@ -53,11 +54,28 @@ class BernoulliHMM:
 
     def log_evidence(self, rolls: Rolls) -> Float[Tensor, " n"]:
         """log p(x_1:T) of each roll in nats, by the forward algorithm."""
-        mass, valid, peak = self._masses(rolls)
-        return self._forward(mass, valid)[1].add_(peak).mul_(valid).sum(1)
+        found = torch.empty(len(rolls), dtype=torch.float64)
+        for chosen in together(rolls, len(self.initial)):
+            mass, valid, peak = self._masses([rolls[k] for k in chosen])
+            found[chosen] = self._forward(mass, valid)[1].add_(peak).mul_(valid).sum(1)
+        return found
 
     def em_step(self, rolls: Rolls) -> "BernoulliHMM":
         """One iteration of EM, with pseudo-counts for what a state has hardly seen."""
+        parts = [self._expected([rolls[k] for k in chosen]) for chosen in together(rolls, len(self.initial))]
+        first, pairs, sounding, weight = (torch.stack(counts).sum(0) for counts in zip(*parts, strict=True))
+        first, pairs = first + SMOOTHING, pairs + SMOOTHING
+        return BernoulliHMM(
+            first / first.sum(),
+            pairs / pairs.sum(1, keepdim=True),
+            (sounding + SMOOTHING) / (weight[:, None] + 2 * SMOOTHING),
+        )
+
+    def _expected(
+        self, rolls: Rolls
+    ) -> tuple[Float[Tensor, " K"], Float[Tensor, "K K"], Float[Tensor, "K 88"], Float[Tensor, " K"]]:
+        """How often some rolls are expected to begin in each state, to go from one to another, to sound each note in
+        one, and to be in one."""
         mass, valid, _ = self._masses(rolls)
         beliefs, log_scale = self._forward(mass, valid)
         future = torch.ones_like(mass[:, 0])
@@ -69,15 +87,9 @@ class BernoulliHMM:
                 ahead = mass[:, t] * future / log_scale[:, t, None].exp() * valid[:, t, None]
                 pairs += beliefs[:, t - 1].T @ ahead
                 future = torch.where(valid[:, t, None], ahead @ self.transition.T, 1.0)
-        counts = pairs * self.transition + SMOOTHING
         x = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(roll.astype(np.float64)) for roll in rolls], True)
         sounding, weight = torch.einsum("btk,btn->kn", smoothed, x), smoothed.sum((0, 1))
-        first = smoothed[:, 0].sum(0) + SMOOTHING
-        return BernoulliHMM(
-            first / first.sum(),
-            counts / counts.sum(1, keepdim=True),
-            (sounding + SMOOTHING) / (weight[:, None] + 2 * SMOOTHING),
-        )
+        return smoothed[:, 0].sum(0), pairs * self.transition, sounding, weight
 
     def _masses(self, rolls: Rolls) -> tuple[Float[Tensor, "n T K"], Bool[Tensor, "n T"], Float[Tensor, "n T"]]:
         """p(x_t | z_t) over its largest value of each step, the steps that are music, and the log of that value."""
@@ -100,6 +112,16 @@ class BernoulliHMM:
             beliefs.append(belief)
             log_scale.append(scale.log()[:, 0])
         return torch.stack(beliefs, 1), torch.stack(log_scale, 1)
+
+
+def together(rolls: Rolls, states: int) -> list[list[int]]:
+    """The rolls in groups of similar length, by index: none has more than AT_ONCE beliefs, unless it is one roll."""
+    groups: list[list[int]] = []
+    for k in sorted(range(len(rolls)), key=lambda k: len(rolls[k])):
+        if not groups or (len(groups[-1]) + 1) * len(rolls[k]) * states > AT_ONCE:
+            groups.append([])
+        groups[-1].append(k)
+    return groups
 
 
 def fit(train: Rolls, valid: Rolls, states: int, seed: int, iterations: int) -> tuple[BernoulliHMM, int]:

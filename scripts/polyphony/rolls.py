@@ -62,6 +62,23 @@ def _part(path: Path, found: dict[str, np.ndarray], key: str) -> list[Roll]:
     return [roll.astype(bool) for roll in rolls]
 
 
+def cut(rolls: list[Roll], longest: int) -> list[Roll]:
+    """The rolls, of which those with more than `longest` steps are cut into parts of nearly equal length.
+
+    Raises:
+        ValueError: if parts could have a single step.
+    """
+    if longest < 3:
+        raise ValueError(f"longest: expected at least three steps, got {longest}")
+    return [part for roll in rolls for part in np.array_split(roll, -(-len(roll) // longest))]
+
+
+def first(rolls: list[Roll], most: int) -> list[Roll]:
+    """The first rolls, with at most so many steps in all; at least one roll."""
+    ends = np.cumsum([len(roll) for roll in rolls])
+    return rolls[: max(1, int((ends <= most).sum()))]
+
+
 def as_episodes(rolls: list[Roll], *, reads_past: bool) -> Episodes:
     """Rolls as episodes without rewards or ends.
 

@@ -4,6 +4,7 @@ Only the notes count. A model that reads the past is simulated with its own note
 certifies is log p(x_1:T), not the probability of notes after notes that were given.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scripts.polyphony.rolls import Roll, as_episodes, with_past
-from worldmodel.data.batches import in_parts, select, trimmed
+from worldmodel.data.batches import select, trimmed
 from worldmodel.evidence.estimate import Estimate, Evidence, evidence, join, per_step
 from worldmodel.evidence.sandwich import sandwich
 from worldmodel.models.conditioned import ConditionedWorldModel
@@ -19,7 +20,8 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.types import Batch, State
 
 NAME = "obs"
-AT_ONCE = 16  # pieces, of similar length
+AT_ONCE = 16  # pieces, of similar length, that are scored together
+ROWS_AT_ONCE = 2**14  # steps that they have together, at most, so that long pieces fit into memory
 
 
 def notes_given(model: WorldModel, pieces: Batch) -> ConditionedWorldModel:
@@ -56,7 +58,7 @@ def score(
     found = join(
         [
             evidence(notes_given(model, part), particles, runs=runs, generator=generator)
-            for part in in_parts(_by_length(rolls, reads_past), AT_ONCE)
+            for part in _parts(rolls, reads_past)
         ]
     )
     names = ("elbo", "iwae", "smc")
@@ -76,9 +78,15 @@ def score(
     }
 
 
-def _by_length(rolls: list[Roll], reads_past: bool) -> Batch:
-    """The pieces, the shortest first, so that those that are looked at together need little padding."""
-    return as_episodes(sorted(rolls, key=len), reads_past=reads_past).batch()
+def _parts(rolls: list[Roll], reads_past: bool) -> Iterator[Batch]:
+    """The pieces some at a time, the shortest first, so that those that are scored together need little padding."""
+    found: list[Roll] = []
+    for roll in sorted(rolls, key=len):
+        if found and (len(found) == AT_ONCE or (len(found) + 1) * len(roll) > ROWS_AT_ONCE):
+            yield as_episodes(found, reads_past=reads_past).batch()
+            found = []
+        found.append(roll)
+    yield as_episodes(found, reads_past=reads_past).batch()
 
 
 def _information(found: Evidence) -> float:
@@ -91,7 +99,7 @@ def width(
 ) -> dict[str, Any]:
     """The sandwich on simulated pieces as long as some real ones, in nats per step."""
     lower, upper, steps = [], [], []
-    for part in in_parts(_by_length(rolls, reads_past), AT_ONCE):
+    for part in _parts(rolls, reads_past):
         pieces, path = simulate_pieces(model, part, reads_past=reads_past, generator=generator)
         found = sandwich(notes_given(model, pieces), path, particles, generator=generator)
         lower.append(found.lower)
