@@ -12,7 +12,7 @@ from scipy.io import savemat
 from torch.nn.functional import one_hot
 
 from scripts import docs_blocks, music
-from scripts.polyphony import baselines, page, rolls, scores
+from scripts.polyphony import baselines, models, page, rolls, scores
 from scripts.polyphony.midi import write_midi
 from scripts.polyphony.models import Recipe, batches, hide, train
 from scripts.polyphony.recipes import MAIN, RECIPES
@@ -238,14 +238,38 @@ def test_scores_are_of_the_notes_alone_and_near_their_exact_evidence():
     assert -4 * width[1] < width[0] < 0.02
 
 
-def test_training_keeps_the_epoch_with_the_best_validation_bound(folder):
-    recipe = Recipe("", {**TINY, "optimizer.learning_rate": 0.03}, drop=0.1, epochs=6, pieces=2)
-    told = []
-    found = train(recipe, rolls.read_music(folder, "jsb"), 0, every=2, log=told.append)
-    assert [epoch for epoch, _, _ in found.curve] == [2, 4, 6]
-    assert found.epoch == max(found.curve, key=lambda one: one[1])[0]
-    assert len(told) == 3
+def test_training_keeps_the_weights_of_the_epoch_with_the_best_validation_bound(folder, monkeypatch):
+    recipe = Recipe("", {**TINY, "optimizer.learning_rate": 0.03}, drop=0.1, epochs=7, pieces=2)
+    bounds, seen, told = iter([(-3.0, 0.1), (-1.0, 0.2), (-2.0, 0.3), (-1.5, 0.4)]), [], []
+
+    def scripted(model, pieces_, seed):
+        assert (len(pieces_.valid), seed) == (2, 5)  # of the validation part
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return next(bounds)
+
+    monkeypatch.setattr(models, "validation_bound", scripted)
+    found = train(recipe, rolls.read_music(folder, "jsb"), 5, every=2, log=told.append)
+    assert found.curve == [(2, -3.0, 0.1), (4, -1.0, 0.2), (6, -2.0, 0.3), (7, -1.5, 0.4)]
+    assert found.epoch == 4
+    kept = found.model.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in seen[1].items())
+    assert all(any(not torch.equal(kept[name], other[name]) for name in kept) for other in (seen[0], *seen[2:]))
+    assert told[1] == "epoch 4: validation bound -1.000, KL 0.200 nats per step"
     assert not found.model.training
+
+
+@torch.no_grad()
+def test_the_validation_bound_is_the_elbo_of_the_notes_alone():
+    piece = pieces((3,))
+    batch = rolls.as_episodes(piece, reads_past=True).batch()
+    model = build.build_model(Recipe("", TINY).config(0, 1), rolls.as_episodes(piece, reads_past=True).spec)
+    draws = [models.validation_bound(model, batch, seed) for seed in range(200)]
+    bound, kl = torch.tensor(draws).mean(0).tolist()
+    generator = torch.Generator().manual_seed(0)
+    found = scores.score(model, piece, reads_past=True, particles=2, runs=20, generator=generator)
+    assert bound == pytest.approx(found["elbo"][0], abs=0.02)
+    assert kl == pytest.approx(found["kl"], abs=0.02)
+    assert models.validation_bound(model, batch, 3) == draws[3]
 
 
 def parsed(data):
@@ -302,6 +326,88 @@ def test_the_script_trains_scores_and_goes_on_where_it_was(folder, tmp_path, mon
     }  # fmt: skip
     assert alone["parts"]["test"]["steps"] == 9
     assert "smc_per_piece" in capsys.readouterr().out
+
+
+def exact_result(model, train_, valid, test, **rest):
+    parts = {
+        part: {"exact": value, "exact_per_piece": 10 * value}
+        for part, value in zip(rolls.PARTS, (train_, valid, test), strict=True)
+    }
+    return {"music": "jsb", "model": model, "seed": 3, "epoch": None, "train_seconds": 4.4, "parts": parts, **rest}
+
+
+def scored(elbo, iwae, smc):
+    return {
+        "elbo": [elbo, 0.11], "iwae": [iwae, 0.12], "smc": [smc, 0.13], "width": [0.0456, 0.0078], "particles": 64,
+        "kl": 1.25, "information": 1.125, "gap": [0.375, 0.0625], "elbo_per_piece": -91.0, "smc_per_piece": -81.0,
+    }  # fmt: skip
+
+
+def scored_result(**rest):
+    parts = {"train": scored(-1, -2, -3), "valid": scored(-4, -5, -6), "test": scored(-7, -8, -9)}
+    given = {"music": "jsb", "model": "rssm", "seed": 1, "epoch": 20, "train_seconds": 61.6, "parts": parts}
+    return given | {"epochs": 24, "batch": 16, "cut": None} | rest
+
+
+def rows(table):
+    """The rows of a table of Markdown by their cells; what stands around it is left out."""
+    lines = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in cells_] for cells_ in lines]
+
+
+def test_the_table_of_exact_models_has_the_best_last_and_every_number_in_its_column():
+    better = exact_result("hmm-16", -1.1, -2.2, -3.3, epoch=7)
+    table = rows(page.exact_table([better, exact_result("independent", -4.4, -5.5, -6.6)]))
+    assert table[0] == ["model", "seed", "train", "valid", "test", "test, per piece", "EM iterations", "CPU s"]
+    assert table[2] == ["independent notes", "3", "-4.400", "-5.500", "-6.600", "-66.0", "", "4"]
+    assert table[3:] == [["HMM, 16 states", "3", "-1.100", "-2.200", "-3.300", "-33.0", "7", "4"]]
+
+
+def test_the_tables_of_world_models_have_every_number_in_its_column():
+    table = page.models_table([scored_result()], {"rssm": "a model"})
+    (row,) = rows(table)[2:]
+    head = ["a model", "1", "-1.000", "-3.000", "-4.000", "-6.000", "-7.000", "-8.000", "**-9.000** ± 0.130"]
+    assert row == [*head, "0.0456 ± 0.0078", "20", "62"]
+    assert "64 particles" in table
+    (row,) = rows(page.gaps_table([scored_result()], {"rssm": "a model"}))[2:]
+    assert row == ["a model", "1", "1.250", "1.125", "0.375 ± 0.062", "-91.0", "-81.0"]
+
+
+def test_the_table_of_other_music_is_in_order_and_says_what_was_learned_from():
+    results = [
+        scored_result(music="muse", cut=100, batch=64),
+        exact_result("hmm-16", -1.1, -2.2, -3.3, music="muse", epoch=7),
+        exact_result("independent", -4.4, -5.5, -6.6, music="nottingham"),
+    ]
+    table = rows(page.others_table(results, {"rssm": "a model"}))[2:]
+    assert [row[:6] for row in table] == [
+        ["Nottingham", "independent notes", "3", "-4.400", "-5.500", "-6.600"],
+        ["MuseData", "HMM, 16 states", "3", "-1.100", "-2.200", "-3.300"],
+        ["MuseData", "a model", "1", "-3.000", "-6.000", "**-9.000** ± 0.130"],
+    ]
+    assert [row[6:] for row in table] == [
+        ["", "", "", "4"],
+        ["", "", "7 iterations of EM", "4"],
+        ["-7.000", "0.0456 ± 0.0078", "20 of 24 passes, 64 cuts of 100 steps at once", "62"],
+    ]
+
+
+def test_the_page_puts_chorales_and_other_music_into_their_blocks(tmp_path, monkeypatch):
+    blocks = ("exact", "models", "gaps", "others")
+    (tmp_path / page.PAGE).write_text("".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->\n" for name in blocks))
+    monkeypatch.setattr(docs_blocks, "DOCS", tmp_path)
+    results = [exact_result("hmm-16", -1.1, -2.2, -3.3), scored_result(), scored_result(music="piano", seed=9)]
+    page.write_tables(results, {"rssm": "a model"})
+    written = (tmp_path / page.PAGE).read_text()
+    found = {
+        name: rows(text)[2:] for name, text in re.findall(r"<!-- (\w+): begin -->(.*?)<!-- \1: end", written, re.S)
+    }
+    assert {name: [row[:2] for row in table] for name, table in found.items()} == {
+        "exact": [["HMM, 16 states", "3"]],
+        "models": [["a model", "1"]],
+        "gaps": [["a model", "1"]],
+        "others": [["Piano-midi.de", "a model"]],
+    }
 
 
 def test_the_page_has_the_tables_of_the_kept_results(tmp_path, monkeypatch):
