@@ -58,7 +58,7 @@ def score(
     found = join(
         [
             evidence(notes_given(model, part), particles, runs=runs, generator=generator)
-            for part in _parts(rolls, reads_past)
+            for part in similar(rolls, reads_past)
         ]
     )
     names = ("elbo", "iwae", "smc")
@@ -78,7 +78,7 @@ def score(
     }
 
 
-def _parts(rolls: list[Roll], reads_past: bool) -> Iterator[Batch]:
+def similar(rolls: list[Roll], reads_past: bool) -> Iterator[Batch]:
     """The pieces some at a time, the shortest first, so that those that are scored together need little padding."""
     found: list[Roll] = []
     for roll in sorted(rolls, key=len):
@@ -99,7 +99,7 @@ def width(
 ) -> dict[str, Any]:
     """The sandwich on simulated pieces as long as some real ones, in nats per step."""
     lower, upper, steps = [], [], []
-    for part in _parts(rolls, reads_past):
+    for part in similar(rolls, reads_past):
         pieces, path = simulate_pieces(model, part, reads_past=reads_past, generator=generator)
         found = sandwich(notes_given(model, pieces), path, particles, generator=generator)
         lower.append(found.lower)
