@@ -65,7 +65,7 @@ def test_rolls_are_read_as_they_were_written(folder):
         ({"traindata": cells([np.zeros((3, 87))])}, r"float64 \[3, 87\]"),
         ({"traindata": cells([np.zeros((1, 88))])}, "at least two steps"),
         ({"traindata": cells([np.zeros((3, 88, 2))])}, r"float64 \[3, 88, 2\]"),
-        ({"traindata": cells([np.zeros((3, 88), complex) + 1j * 1e-300])}, r"complex128 \[3, 88\]"),
+        ({"traindata": cells([np.zeros((3, 88), complex)])}, r"complex128 \[3, 88\]"),
     ],
 )
 def test_other_files_are_refused(tmp_path, data, words):
