@@ -274,7 +274,7 @@ def test_training_keeps_the_weights_of_the_epoch_with_the_best_validation_bound(
 def test_the_validation_bound_is_the_elbo_of_the_notes_alone():
     piece = pieces((3,))
     batch = rolls.as_episodes(piece, reads_past=True).batch()
-    model = build.build_model(Recipe("", TINY).config(0, 1), rolls.as_episodes(piece, reads_past=True).spec)
+    model = build_networks.build_model(Recipe("", TINY).config(0, 1), rolls.as_episodes(piece, reads_past=True).spec)
     model.dynamics.posterior_rest[-1].weight.mul_(10)  # a posterior that departs from the prior
     draws = torch.tensor([models.validation_bound(model, batch, seed) for seed in range(200)], dtype=torch.float64)
     error = draws.std(0) / len(draws) ** 0.5
