@@ -1,46 +1,54 @@
 """Can an agent that knows nothing of this code learn in a dream what it then does in the world?
 
     python scripts/dream_study.py runs/cartpole-... runs/cartpole-... --output runs/dream_study
-    python scripts/dream_study.py --output runs/dream_study --write     # table and figure from what is there
+    python scripts/dream_study.py --output runs/dream_study --write     # docs/acting.md, from what is there
 
 PPO of stable-baselines3 learns in the dream of each run and is evaluated in the world at every checkpoint; and the
 reverse: PPO that learns in the world is evaluated in each dream. Budgets are fixed, no checkpoint is chosen. Results
-are in OUTPUT/results.jsonl, a line a checkpoint; what is there already is not done again. Needs the extra `sb3`.
+are in OUTPUT/results.jsonl, a line a PPO; what is there already is not done again. Needs the extra `sb3`.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import torch
+from docs_blocks import DOCS, add_result, kept_results, read_results, write_block  # beside this file
 from gymnasium.vector import VectorEnv
 from matplotlib.figure import Figure
-from model_free_study import make as make_plain  # beside this file
+from model_free_study import make as make_plain
 from model_free_study import returns
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 
 import worldmodel_envs  # noqa: F401  registers the dream
+from worldmodel.data.replay import Replay
 from worldmodel.report.charts import name_axes
-from worldmodel.report.vocabulary import OPTIMISED, RAW
+from worldmodel.report.vocabulary import OPTIMISED, RAW, TRUTH
+from worldmodel.runs.folder import stored_data
 from worldmodel.runs.run import Run, open_run
 from worldmodel_envs.stable_baselines import StableVecEnv
 
+PAGE, BLOCK, FIGURE = "acting.md", "dream", "dream_study.png"
+NUMBERS = "dream_study.jsonl"  # every checkpoint behind the page
 DREAM, WORLD = "dream", "world"
-# stable-baselines3's own settings for CartPole (rl-baselines3-zoo), but a constant learning rate, since no checkpoint
-# is to depend on how many come after it, and four times as many environments.
+TARGET = 475.0  # CartPole-v1, where it counts as solved
+# stable-baselines3's own settings for CartPole (rl-baselines3-zoo), with four times as many environments. Learning rate
+# and clipping fall linearly to zero over the whole budget, as they do there.
 SETTINGS: dict[str, Any] = {
     "n_steps": 32,
     "batch_size": 256,
     "n_epochs": 20,
     "gamma": 0.98,
     "gae_lambda": 0.8,
-    "learning_rate": 1e-3,
-    "clip_range": 0.2,
+    "learning_rate": lambda left: 1e-3 * left,
+    "clip_range": lambda left: 0.2 * left,
     "ent_coef": 0.0,
 }
 ENVIRONMENTS = 32  # that PPO learns in, side by side
@@ -50,67 +58,96 @@ STARTS = 1_000_000  # the seed of the episodes that checkpoints are evaluated on
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", help="folders of trained runs")
-    parser.add_argument("--output", type=Path, required=True, help="folder of results.jsonl, table.md and figure.png")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of PPO")
+    parser.add_argument("--output", type=Path, required=True, help="folder of results.jsonl")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of PPO")
     parser.add_argument("--steps", type=int, default=100_000, help="that PPO learns for")
-    parser.add_argument("--every", type=int, default=10_000, help="steps between two checkpoints")
+    parser.add_argument("--every", type=int, default=20_000, help="steps between two checkpoints")
     parser.add_argument("--episodes", type=int, default=50, help="that a checkpoint is evaluated on, in each of both")
     parser.add_argument("--learns", nargs="+", choices=(DREAM, WORLD), default=[DREAM, WORLD], help="where PPO learns")
     parser.add_argument("--checkpoint", default=None, help="of the runs: best, last or previous")
-    parser.add_argument("--horizon", type=int, default=50, help="steps of a dream; 0: until it ends")
-    parser.add_argument("--ends", default="sampled", help="of dreams: sampled, likeliest or never")
-    parser.add_argument("--observed", default="mean", help="observations of dreams: mean or sample")
-    parser.add_argument("--from_resets", action="store_true", help="dreams begin at first rows of episodes only")
-    parser.add_argument("--write", action="store_true", help="write the table and the figure, train nothing")
+    parser.add_argument("--dream", type=json.loads, default={}, metavar="JSON", help="options of dreams, over defaults")
+    parser.add_argument("--write", action="store_true", help="write docs/acting.md from what is there, train nothing")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     if not options.write:
         for run in [open_run(folder, options.checkpoint) for folder in options.runs]:
             study(run, options)
-    rows = results(options.output)
+    rows = read_results(options.output)
     if not rows:
         parser.error(f"runs: expected folders of runs, or results in {options.output}; got neither")
-    (options.output / "table.md").write_text(table(rows))
-    draw(rows).savefig(options.output / "figure.png", dpi=110)
-    print(table(rows))
+    if options.write:
+        rows = kept_results(NUMBERS, rows, which)
+        write_block(PAGE, BLOCK, table(rows))
+        draw(rows).savefig(DOCS / FIGURE, dpi=110)
+    else:
+        print(table(rows))
 
 
 def study(run: Run, options: argparse.Namespace) -> None:
-    """Every seed's PPO, learning in both, whose last checkpoint is not there yet."""
-    dream = {"horizon": options.horizon or None, "ends": options.ends, "observed": options.observed}
-    dream["from_resets"] = options.from_resets
-    done = {(row["run"], row["learns"], row["seed"]) for row in results(options.output) if row["step"] >= options.steps}
+    """Every seed's PPO, learning in both, that is not there yet."""
+    done = [which(row) for row in read_results(options.output)]
     for learns in options.learns:
         for seed in options.seeds:
-            if (run.folder.name, learns, seed) in done:
+            about = {"model": run.config.name, "model_seed": run.config.seed, "rows": rows_of(run)}
+            about |= {"learns": learns, "seed": seed, "steps": options.steps, "dream": options.dream}
+            if which(about) in done:
                 continue
-            about = {"run": run.folder.name, "learns": learns, "seed": seed, "dream": dream}
-            lines = [json.dumps(about | row) for row in checkpoints(run, learns, seed, dream, options)]
-            with (options.output / "results.jsonl").open("a") as file:  # whole, or not at all
-                file.write("".join(f"{line}\n" for line in lines))
+            found, seconds = learn(run, learns, seed, options)
+            add_result(options.output, about | {"checkpoints": found, "cpu_seconds": round(seconds, 1)})
 
 
-def checkpoints(
-    run: Run, learns: str, seed: int, dream: dict[str, Any], options: argparse.Namespace
-) -> Iterable[dict[str, Any]]:
-    """PPO's return in the world and in the dream, by step; it never sees what it is evaluated on."""
-    make = {DREAM: lambda n: make_dreams(run, n, dream), WORLD: lambda n: make_worlds(run, n)}
+def which(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the results of this study apart."""
+    names = ("learns", "model", "model_seed", "seed", "steps")
+    return (*(result[name] for name in names), json.dumps(result["dream"], sort_keys=True))
+
+
+def rows_of(run: Run) -> int:
+    with Replay.open(stored_data(run.config, run.folder)[0], read_only=True) as replay:
+        return len(replay) * replay.streams
+
+
+class Checkpoints(BaseCallback):
+    """Evaluates PPO every so many steps, between two rollouts; it never sees what it is evaluated on."""
+
+    def __init__(self, make: Mapping[str, Any], every: int, words: str) -> None:
+        super().__init__()
+        self.make, self.every, self.words = make, every, words
+        self.found: list[dict[str, Any]] = []
+        self.seconds = 0.0  # of CPU that evaluating took
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= len(self.found) * self.every:
+            self.look()
+
+    def look(self) -> None:
+        """The present policy's returns in both, without exploring."""
+        began = time.process_time()
+        row: dict[str, Any] = {"step": self.num_timesteps}
+        for place, make in self.make.items():
+            found = returns(self.model, make(), seed=STARTS)
+            row[place] = {"mean": float(found.mean()), "least": float(found.min()), "most": float(found.max())}
+        self.found.append(row)
+        self.seconds += time.process_time() - began
+        print(f"{self.words}: {row}", flush=True)
+
+
+def learn(run: Run, learns: str, seed: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]], float]:
+    """PPO's returns in the world and in the dream at every checkpoint, and the CPU seconds that it learned for."""
+    make = {WORLD: lambda n: make_worlds(run, n), DREAM: lambda n: make_dreams(run, n, options.dream)}
+    evaluated = {place: partial(each, options.episodes) for place, each in make.items()}
+    checkpoints = Checkpoints(evaluated, options.every, f"{run.folder.name} learns in the {learns}, seed {seed}")
     envs = StableVecEnv(make[learns](ENVIRONMENTS))
     agent = PPO("MlpPolicy", envs, seed=seed, device="cpu", **SETTINGS)
-    seconds = 0.0
-    for goal in range(0, options.steps + 1, options.every):
-        began = time.process_time()
-        if goal:
-            agent.learn(goal - agent.num_timesteps, reset_num_timesteps=False)
-        seconds += time.process_time() - began
-        row: dict[str, Any] = {"step": goal, "steps_taken": agent.num_timesteps, "cpu_seconds": seconds}
-        for place in (WORLD, DREAM):
-            found = returns(agent, make[place](options.episodes), seed=STARTS)
-            row[place] = {"mean": float(found.mean()), "least": float(found.min()), "most": float(found.max())}
-        print(f"{run.folder.name} learns in the {learns}, seed {seed}: {row}", flush=True)
-        yield row
+    began = time.process_time()
+    agent.learn(options.steps, callback=checkpoints)
+    checkpoints.look()
     envs.close()
+    return checkpoints.found, time.process_time() - began - checkpoints.seconds
 
 
 def make_dreams(run: Run, count: int, settings: dict[str, Any]) -> VectorEnv:
@@ -129,43 +166,45 @@ def make_worlds(run: Run, count: int) -> VectorEnv:
     return make_plain(env.id, count, **env.kwargs)
 
 
-def results(output: Path) -> list[dict[str, Any]]:
-    path = output / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """A line for each run, place to learn in and seed: the returns of all checkpoints, in both."""
-    lines = ["| run | PPO learns in the | seed | return in the world, by checkpoint | in the dream | CPU seconds |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
-    for (name, learns, seed), found in grouped(rows, "run", "learns", "seed").items():
+def table(results: list[dict[str, Any]]) -> str:
+    """A line for each PPO: its returns at all checkpoints, in the world and in the dream."""
+    columns = ("PPO learns in the", "model", "its seed", "its rows", "dreams", "PPO's seed")
+    columns += ("return in the world, by checkpoint", "least of the last", "return in the dream", "CPU s")
+    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    for one in results:
+        found = one["checkpoints"]
         world, dream = (" ".join(f"{row[place]['mean']:.0f}" for row in found) for place in (WORLD, DREAM))
-        lines.append(f"| {name} | {learns} | {seed} | {world} | {dream} | {found[-1]['cpu_seconds']:.0f} |")
-    return "\n".join(lines) + "\n"
+        lines.append(
+            f"| {one['learns']} | {one['model']} | {one['model_seed']} | {one['rows']:,} | {words_of(one['dream'])} | "
+            f"{one['seed']} | {world} | {found[-1][WORLD]['least']:.0f} | {dream} | {one['cpu_seconds']:.0f} |"
+        )
+    return "\n".join(lines)
 
 
-def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Returns by step: a column where PPO learned, a row where it is evaluated; a line a seed, their mean in bold."""
-    columns = grouped(rows, "learns")
+def words_of(dream: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}={value!r}`" for name, value in dream.items()) or "defaults"
+
+
+def draw(results: list[dict[str, Any]]) -> Figure:
+    """Returns by step: a column where PPO learned, a row where it is evaluated; a line a PPO, their mean in bold."""
+    columns = [learns for learns in (DREAM, WORLD) if any(one["learns"] == learns for one in results)]
     figure = Figure(figsize=(5.2 * len(columns), 6.4), layout="constrained")
-    axes = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey="row")
-    for column, ((learns,), found) in enumerate(columns.items()):
+    axes = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey=True)
+    for column, learns in enumerate(columns):
+        curves = [one["checkpoints"] for one in results if one["learns"] == learns]
         for line, (place, colour) in enumerate(((WORLD, RAW), (DREAM, OPTIMISED))):
             axis = axes[line, column]
-            for one in grouped(found, "run", "seed").values():
-                axis.plot([r["step"] for r in one], [r[place]["mean"] for r in one], color=colour, lw=0.8, alpha=0.45)
-            by_step = {step: [r[place]["mean"] for r in some] for (step,), some in grouped(found, "step").items()}
-            axis.plot([*by_step], [statistics.mean(x) for x in by_step.values()], color=colour, lw=2.2)
+            for one in curves:
+                axis.plot(
+                    [row["step"] for row in one], [row[place]["mean"] for row in one], color=colour, lw=0.8, alpha=0.45
+                )
+            steps = zip(*curves, strict=True)
+            mean = [(at[0]["step"], statistics.mean(row[place]["mean"] for row in at)) for at in steps]
+            axis.plot(*zip(*mean, strict=True), color=colour, lw=2.2)
+            axis.axhline(TARGET, color=TRUTH, lw=0.8, ls=":")
             name_axes(axis, "steps of PPO" if line else "", "" if column else f"return in the {place}")
         axes[0, column].set_title(f"PPO learns in the {learns}")
     return figure
-
-
-def grouped(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return found
 
 
 if __name__ == "__main__":
