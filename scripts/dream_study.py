@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", help="folders of trained runs")
     parser.add_argument("--output", type=Path, required=True, help="folder of results.jsonl")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of PPO")
+    parser.add_argument("--seeds", type=int, nargs="+", default=None, help="of PPO; by default the run's")
     parser.add_argument("--steps", type=int, default=100_000, help="that PPO learns for")
     parser.add_argument("--every", type=int, default=20_000, help="steps between two checkpoints")
     parser.add_argument("--episodes", type=int, default=50, help="that a checkpoint is evaluated on, in each of both")
@@ -88,7 +88,7 @@ def study(run: Run, options: argparse.Namespace) -> None:
     """Every seed's PPO, learning in both, that is not there yet."""
     done = [which(row) for row in read_results(options.output)]
     for learns in options.learns:
-        for seed in options.seeds:
+        for seed in options.seeds or [run.config.seed]:
             about = {"model": run.config.name, "model_seed": run.config.seed, "rows": rows_of(run)}
             about |= {"learns": learns, "seed": seed, "steps": options.steps, "dream": options.dream}
             if which(about) in done:

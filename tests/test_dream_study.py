@@ -26,14 +26,15 @@ def result(learns="dream", seed=0, last=500.0, dream=None):
 
 
 def test_ppo_is_evaluated_in_both_after_each_part_of_its_budget_and_not_again(script, tmp_path, monkeypatch):
-    run = open_run(train_briefly(tmp_path, {"env.id": "CartPole-v1", "env.time_limit": None}))
-    options = {"output": tmp_path, "seeds": [0], "steps": 2048, "every": 1024, "episodes": 2, "learns": ["dream"]}
+    run = open_run(train_briefly(tmp_path, {"env.id": "CartPole-v1", "env.time_limit": None, "seed": 3}))
+    options = {"output": tmp_path, "seeds": None, "steps": 2048, "every": 1024, "episodes": 2, "learns": ["dream"]}
     monkeypatch.setitem(script.SETTINGS, "n_epochs", 1)  # for the time it takes
     asked, make = [], script.make_dreams
     monkeypatch.setattr(script, "make_dreams", lambda run, n, given: asked.append((n, given)) or make(run, n, given))
     options = argparse.Namespace(**options, dream={"horizon": 5})
     script.study(run, options)
     (found,) = script.read_results(tmp_path)
+    assert found["seed"] == found["model_seed"] == run.config.seed
     assert [row["step"] for row in found["checkpoints"]] == [0, 1024, 2048]
     assert all(1 <= row["dream"]["mean"] <= 5.5 and row["world"]["mean"] >= 8 for row in found["checkpoints"])
     assert asked == [(32, {"horizon": 5})] + [(2, {"horizon": 5})] * 3
