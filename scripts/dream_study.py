@@ -99,8 +99,8 @@ def study(run: Run, options: argparse.Namespace) -> None:
 
 def which(result: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells the results of this study apart."""
-    names = ("learns", "model", "model_seed", "seed", "steps")
-    return (*(result[name] for name in names), json.dumps(result["dream"], sort_keys=True))
+    names = ("model", "model_seed", "seed", "steps")
+    return result["learns"], json.dumps(result["dream"], sort_keys=True), *(result[name] for name in names)
 
 
 def rows_of(run: Run) -> int:
@@ -187,23 +187,23 @@ def words_of(dream: Mapping[str, Any]) -> str:
 
 def draw(results: list[dict[str, Any]]) -> Figure:
     """Returns by step: a column where PPO learned, a row where it is evaluated; a line a PPO, their mean in bold."""
-    columns = [learns for learns in (DREAM, WORLD) if any(one["learns"] == learns for one in results)]
-    figure = Figure(figsize=(5.2 * len(columns), 6.4), layout="constrained")
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for one in results:
+        where = words_of(one["dream"]).replace("`", "") if one["learns"] == DREAM else ""
+        columns.setdefault(f"PPO learns in the {one['learns']}" + f"\n{where}".rstrip(), []).append(one)
+    figure = Figure(figsize=(4.4 * len(columns), 6.4), layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey=True)
-    for column, learns in enumerate(columns):
-        curves = [one["checkpoints"] for one in results if one["learns"] == learns]
+    for column, (title, found) in enumerate(columns.items()):
         for line, (place, colour) in enumerate(((WORLD, RAW), (DREAM, OPTIMISED))):
             axis = axes[line, column]
-            for one in curves:
-                axis.plot(
-                    [row["step"] for row in one], [row[place]["mean"] for row in one], color=colour, lw=0.8, alpha=0.45
-                )
-            steps = zip(*curves, strict=True)
-            mean = [(at[0]["step"], statistics.mean(row[place]["mean"] for row in at)) for at in steps]
+            curves = [[(row["step"], row[place]["mean"]) for row in one["checkpoints"]] for one in found]
+            for curve in curves:
+                axis.plot(*zip(*curve, strict=True), color=colour, lw=0.8, alpha=0.45)
+            mean = [(at[0][0], statistics.mean(value for _, value in at)) for at in zip(*curves, strict=True)]
             axis.plot(*zip(*mean, strict=True), color=colour, lw=2.2)
             axis.axhline(TARGET, color=TRUTH, lw=0.8, ls=":")
             name_axes(axis, "steps of PPO" if line else "", "" if column else f"return in the {place}")
-        axes[0, column].set_title(f"PPO learns in the {learns}")
+        axes[0, column].set_title(title)
     return figure
 
 
