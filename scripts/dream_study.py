@@ -99,8 +99,8 @@ def study(run: Run, options: argparse.Namespace) -> None:
 
 def which(result: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells the results of this study apart."""
-    names = ("model", "model_seed", "seed", "steps")
-    return result["learns"], json.dumps(result["dream"], sort_keys=True), *(result[name] for name in names)
+    names, dream = ("model", "model_seed", "seed", "steps"), result["dream"]
+    return result["learns"], len(dream), json.dumps(dream, sort_keys=True), *(result[name] for name in names)
 
 
 def rows_of(run: Run) -> int:
@@ -192,7 +192,7 @@ def draw(results: list[dict[str, Any]]) -> Figure:
         where = words_of(one["dream"]).replace("`", "") if one["learns"] == DREAM else ""
         columns.setdefault(f"PPO learns in the {one['learns']}" + f"\n{where}".rstrip(), []).append(one)
     figure = Figure(figsize=(4.4 * len(columns), 6.4), layout="constrained")
-    axes = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey=True)
+    axes = figure.subplots(2, len(columns), squeeze=False, sharex=True)  # dreams differ in how long they last
     for column, (title, found) in enumerate(columns.items()):
         for line, (place, colour) in enumerate(((WORLD, RAW), (DREAM, OPTIMISED))):
             axis = axes[line, column]
@@ -201,8 +201,9 @@ def draw(results: list[dict[str, Any]]) -> Figure:
                 axis.plot(*zip(*curve, strict=True), color=colour, lw=0.8, alpha=0.45)
             mean = [(at[0][0], statistics.mean(value for _, value in at)) for at in zip(*curves, strict=True)]
             axis.plot(*zip(*mean, strict=True), color=colour, lw=2.2)
-            axis.axhline(TARGET, color=TRUTH, lw=0.8, ls=":")
+            axis.set_ylim(bottom=0)
             name_axes(axis, "steps of PPO" if line else "", "" if column else f"return in the {place}")
+        axes[0, column].axhline(TARGET, color=TRUTH, lw=0.8, ls=":")
         axes[0, column].set_title(title)
     return figure
 
