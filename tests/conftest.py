@@ -23,6 +23,11 @@ def pytest_runtest_setup():
     shape_checks.begin()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call():
+    shape_checks.begin()  # again, behind fixtures that may have trained a model
+
+
 @pytest.fixture(autouse=True)
 def _no_wandb_leaks(tmp_path, monkeypatch):
     """W&B keeps everything, caches included, in the test's folder, and never finds a key or a server."""

@@ -1,9 +1,9 @@
 """Every annotation of some packages, shapes included, checked when a function of theirs is called.
 
-As jaxtyping's own import hook does it, and as strict, but for a third of the time: that hook binds the arguments of
-every call, and has them checked before the call and once more after it. In each test the first calls of a function are
-all checked, and of those that follow, which have the shapes of the first as a rule, one in a few: checking all would be
-a third of what the tests take.
+As jaxtyping's own import hook does it, and as strict where it looks, but for a third of the time: that hook binds the
+arguments of every call, and has them checked before the call and once more after it. In each test the first calls of a
+function are all checked, and of those that follow, which have the shapes of the first as a rule, one in a few: checking
+all would be a third of what the tests take.
 """
 
 import ast
@@ -18,19 +18,22 @@ from jaxtyping import config, jaxtyped
 
 CONFIGURATION = BeartypeConf(is_pep484_tower=True)  # an int may stand for a float
 NAME = "__checked__"  # what `checked` is called in the modules
-FIRST, THEN = 8, 16  # calls of a function in a test: all of the first are checked, then one in so many
+# Calls of a function in a test: all of the first are checked, then one in so many. A prime, so that where two places
+# call it by turns, or every step of a scan does, it is not always the same of them.
+FIRST, THEN = 8, 17
 
-_calls = {}  # id of a function's code -> its calls since the last `begin`
+_calls = {}  # id of a function's code -> that code, which keeps its id its own, and its calls since the last `begin`
 
 
 def begin():
-    """A test begins: the first calls in it are checked again."""
+    """A test begins, or a part of it with other shapes: the first calls in it are checked again."""
     _calls.clear()
 
 
 def _due(code):
     """Whether this call of a function is one to check."""
-    _calls[id(code)] = count = _calls.get(id(code), 0) + 1
+    count = _calls.get(id(code), (code, 0))[1] + 1
+    _calls[id(code)] = (code, count)
     return count <= FIRST or count % THEN == 0
 
 

@@ -22,6 +22,7 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, Phase, event, given
 from hypothesis import strategies as st
 
+import shape_checks
 from fuzz_configs import configs, one_of
 from fuzz_spaces import (
     ACTIONS,
@@ -75,6 +76,7 @@ def _world():
 @EXAMPLES
 @given(WORLDS, configs(), one_of(0, 7, 2**63 - 1))
 def test_every_world_is_learned_or_refused_by_name(world, sections, seed):
+    shape_checks.begin()  # every example has shapes of its own
     made = {name: part(kwargs=world) if name == "env" else part() for name, part in sections.items()}
     settings = config.Config(**made, seed=seed, tracking="none")
     try:

@@ -134,6 +134,22 @@ def test_the_first_calls_in_a_test_are_checked_then_one_in_a_few(module, functio
         assert refused == [*range(1, shape_checks.FIRST + 1), shape_checks.THEN, 2 * shape_checks.THEN]
 
 
+def test_where_two_places_call_a_function_by_turns_calls_of_both_are_checked(module):
+    shape_checks.begin()
+    refused = [number for number in range(1, 3 * shape_checks.THEN) if not passes(module.half, torch.ones(1))]
+    assert {number % 2 for number in refused if number > shape_checks.FIRST} == {0, 1}
+
+
+@pytest.fixture
+def used(module):
+    module.half(3.0)
+    assert shape_checks._calls
+
+
+def test_the_calls_of_other_tests_and_of_fixtures_do_not_count(used):
+    assert not shape_checks._calls
+
+
 def passes(call, x):
     try:
         call(x)

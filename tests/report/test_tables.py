@@ -9,7 +9,7 @@ from evidence_reports import make_measured, make_parts, make_report
 from worldmodel.evaluation.scores import Scores
 from worldmodel.evaluation.scoring_rules import Band
 from worldmodel.evidence.estimate import Certificate, Estimate
-from worldmodel.report.tables import calibration, doubts, remedy, weights
+from worldmodel.report.tables import BEYOND_HELP, calibration, doubts, remedy, weights
 
 FINE = {"gap": Estimate(0.1, 0.01), "width": Estimate(0.001, 0.0005), "degenerate_rows": 0.0}
 
@@ -36,10 +36,11 @@ def test_doubts_are_given_together_and_in_order():
 
 def test_more_particles_are_advised_where_a_gap_is_in_doubt_and_they_may_be_enough():
     fine, wide = make_measured(16, exact=False), make_measured(16, exact=False, wide=True)
-    lost = replace(wide, degenerate_rows=0.3)
+    lost = replace(wide, degenerate_rows=BEYOND_HELP + 0.01)
     for best, parts, advised in (
         (fine, make_parts(), False),
         (wide, make_parts(), True),
+        (replace(wide, degenerate_rows=BEYOND_HELP), make_parts(), True),
         (fine, make_parts(wide=True), True),
         (lost, make_parts(wide=True), False),
     ):
