@@ -21,6 +21,24 @@ def add_result(folder: Path, result: Mapping[str, Any]) -> None:
         file.write(json.dumps(result) + "\n")
 
 
+def is_done(results: Iterable[Mapping[str, Any]], asked: Mapping[str, Any], run: Callable[[Any], Any]) -> bool:
+    """Whether a run is among some results.
+
+    Args:
+        results: which may have an "effort": what the run cost.
+        asked: what is asked for, as far as it is known before it is run, its effort too.
+        run: of which run a result is.
+    Raises:
+        ValueError: if it is there with another effort.
+    """
+    found = [one for one in results if run(one) == run(asked)]
+    for one in found:
+        if one.get("effort") != asked.get("effort"):
+            has, wants = (json.dumps(result.get("effort")) for result in (one, asked))
+            raise ValueError(f"{run(asked)}: expected the stored effort, {has}, got {wants}; remove one of the results")
+    return bool(found)
+
+
 def kept_results(
     name: str, new: Iterable[Mapping[str, Any]], run: Callable[[Mapping[str, Any]], Any]
 ) -> list[dict[str, Any]]:
@@ -30,9 +48,14 @@ def kept_results(
         name: of the file of JSON lines.
         new: results.
         run: of which run a result is; results are in its order.
+    Raises:
+        ValueError: if a new result is of the run of an older one, with another effort; nothing is changed then.
     """
     path = DOCS / name
     old = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    new = list(new)
+    for one in new:
+        is_done(old, one, run)
     by_run = {run(one): dict(one) for one in [*old, *new]}
     found = [by_run[key] for key in sorted(by_run)]
     path.write_text("".join(json.dumps(one) + "\n" for one in found))

@@ -19,7 +19,7 @@ from typing import Any
 
 import gymnasium
 import torch
-from docs_blocks import DOCS, add_result, kept_results, read_results, write_block  # beside this file
+from docs_blocks import DOCS, add_result, is_done, kept_results, read_results, write_block  # beside this file
 from gymnasium.vector import VectorEnv
 from matplotlib.figure import Figure
 from model_free_study import make as make_plain
@@ -71,36 +71,53 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     if not options.write:
-        for run in [open_run(folder, options.checkpoint) for folder in options.runs]:
+        runs = [open_run(folder, options.checkpoint) for folder in options.runs]
+        try:
+            for run in runs:  # all, before the first PPO learns
+                missing(run, options)
+        except ValueError as error:
+            parser.error(str(error))
+        for run in runs:
             study(run, options)
     rows = read_results(options.output)
+    if options.write:
+        rows = kept_results(NUMBERS, rows, which)
     if not rows:
         parser.error(f"runs: expected folders of runs, or results in {options.output}; got neither")
     if options.write:
-        rows = kept_results(NUMBERS, rows, which)
         write_block(PAGE, BLOCK, table(rows))
         draw(rows).savefig(DOCS / FIGURE, dpi=110)
     else:
         print(table(rows))
 
 
+def missing(run: Run, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What is known before they learn of all PPOs of a run that have no result yet.
+
+    Raises:
+        ValueError: if one has a result with other checkpoints, of the run or of PPO.
+    """
+    done = read_results(options.output)
+    about = {"model": run.config.name, "model_seed": run.config.seed, "rows": rows_of(run)}
+    about |= {"steps": options.steps, "dream": options.dream}
+    about["effort"] = {name: getattr(options, name) for name in ("checkpoint", "every", "episodes")}
+    seeds = options.seeds or [run.config.seed]
+    asked = [{**about, "learns": learns, "seed": seed} for learns in options.learns for seed in seeds]
+    return [one for one in asked if not is_done(done, one, which)]
+
+
 def study(run: Run, options: argparse.Namespace) -> None:
     """Every seed's PPO, learning in both, that is not there yet."""
-    done = [which(row) for row in read_results(options.output)]
-    for learns in options.learns:
-        for seed in options.seeds or [run.config.seed]:
-            about = {"model": run.config.name, "model_seed": run.config.seed, "rows": rows_of(run)}
-            about |= {"learns": learns, "seed": seed, "steps": options.steps, "dream": options.dream}
-            if which(about) in done:
-                continue
-            found, seconds = learn(run, learns, seed, options)
-            add_result(options.output, about | {"checkpoints": found, "cpu_seconds": round(seconds, 1)})
+    for about in missing(run, options):
+        found, seconds = learn(run, about["learns"], about["seed"], options)
+        add_result(options.output, about | {"checkpoints": found, "cpu_seconds": round(seconds, 1)})
 
 
 def which(result: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells the results of this study apart."""
+    """What tells the results of this study apart; their order is by it."""
     names, dream = ("model", "model_seed", "seed", "steps"), result["dream"]
-    return result["learns"], len(dream), json.dumps(dream, sort_keys=True), *(result[name] for name in names)
+    plain_first = len(dream)  # options that are given: the default dreams come before all others
+    return result["learns"], plain_first, json.dumps(dream, sort_keys=True), *(result[name] for name in names)
 
 
 def rows_of(run: Run) -> int:

@@ -10,8 +10,10 @@ part is scored once, at the end of a run. Every result is kept in docs/music.jso
 """
 
 import argparse
+import itertools
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from safetensors.torch import load_file, save_file
 
-from scripts.docs_blocks import DOCS, add_result, kept_results, read_results
+from scripts.docs_blocks import DOCS, add_result, is_done, kept_results, read_results
 from scripts.polyphony import baselines, page, scores
 from scripts.polyphony.midi import draw_strip, write_midi
 from scripts.polyphony.models import Recipe, train
 from scripts.polyphony.recipes import HMM_STATES, INDEPENDENT, MAIN, RECIPES
 from scripts.polyphony.rolls import FILES, PARTS, Music, Roll, as_episodes, cut, first, read_music, steps
 from worldmodel import build_networks
+from worldmodel.checks import require
 from worldmodel.models.world_model import WorldModel
 
 NUMBERS = "music.jsonl"
 SCORED = {"train": 2_400, "valid": 5_000}  # steps of a part, at most: its first pieces; of the test part, all
 SIMULATED = 5_000  # steps of the test part, at most: its first pieces have a simulated one each for the sandwich
+LEAST = {"cut": 3}  # least values of an effort, 1 where none is here; the parts of shorter cuts could be single steps
 IMAGINED = 4  # pieces in the film strip, and as MIDI files
 
 
@@ -54,9 +58,25 @@ class Effort:
     runs: int = 2
     """Independent repetitions of every estimate on the test part; the other parts have one."""
 
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            least, got = LEAST.get(name, 1), getattr(self, name)
+            require(got is None or got >= least, f"--{name}", f"at least {least}", got)
+
     def recipe(self, recipe: Recipe) -> Recipe:
         """The recipe with this effort."""
-        return replace(recipe, pieces=self.pieces or recipe.pieces, epochs=self.epochs or recipe.epochs)
+        own = {name: getattr(self, name) for name in ("pieces", "epochs")}
+        return replace(recipe, **{name: value for name, value in own.items() if value is not None})
+
+    def of(self, name: str) -> dict[str, int | None]:
+        """What a run of a model takes of it, with the recipe's numbers where it has none."""
+        if name == INDEPENDENT:
+            return {}
+        if name not in RECIPES:
+            return {"iterations": self.iterations}
+        recipe = self.recipe(RECIPES[name])
+        cost = {"cut": self.cut, "pieces": recipe.pieces, "epochs": recipe.epochs}
+        return cost | {"particles": self.particles, "runs": self.runs}
 
     def learned_from(self, music: Music) -> Music:
         """The parts as they are in training."""
@@ -75,14 +95,29 @@ def main() -> None:
     if options.write:
         write(options.data, options.output)
         return
-    effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
-    done = {run_of(one) for one in read_results(options.output)}
-    for which in options.music:
+    try:
+        effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
+        wanted = missing(options, effort)
+    except ValueError as error:
+        sys.exit(f"music.py: {error}")
+    for which, runs in wanted.items():
         music = read_music(options.data, which)
-        for seed in options.seeds:
-            for name in options.models:
-                if (which, name, seed) not in done:
-                    add_result(options.output, study(which, music, name, seed, options.output, effort))
+        for seed, name in runs:
+            add_result(options.output, study(which, music, name, seed, options.output, effort))
+
+
+def missing(options: argparse.Namespace, effort: Effort) -> dict[str, list[tuple[int, str]]]:
+    """The runs that are asked for and have no result yet, seeds and models by data set.
+
+    Raises:
+        ValueError: if one has a result with another effort.
+    """
+    results, found = read_results(options.output), dict[str, list[tuple[int, str]]]()
+    for which, seed, name in itertools.product(options.music, options.seeds, options.models):
+        asked = {"music": which, "model": name, "seed": seed, "effort": effort.of(name)}
+        if not is_done(results, asked, run_of):
+            found.setdefault(which, []).append((seed, name))
+    return found
 
 
 def parsed() -> argparse.Namespace:
@@ -109,7 +144,7 @@ def names() -> list[str]:
     return [INDEPENDENT, *(f"hmm-{states}" for states in HMM_STATES), *RECIPES]
 
 
-def run_of(result: dict[str, Any]) -> tuple[str, str, int]:
+def run_of(result: Mapping[str, Any]) -> tuple[str, str, int]:
     """Which run a result is of."""
     return result["music"], result["model"], result["seed"]
 
@@ -122,7 +157,8 @@ def study(which: str, music: Music, name: str, seed: int, output: Path, effort: 
     else:
         found = _exact(music, name, seed, effort.iterations)
     seconds = time.process_time() - began
-    result = {"music": which, "model": name, "seed": seed, "cpu_seconds": round(seconds, 1), **found}
+    result = {"music": which, "model": name, "seed": seed, "effort": effort.of(name)}
+    result |= {"cpu_seconds": round(seconds, 1), **found}
     print({key: value for key, value in result.items() if key != "curve"}, flush=True)
     return result
 
@@ -163,9 +199,6 @@ def _world_model(which: str, music: Music, name: str, seed: int, output: Path, e
     return {
         "train_seconds": round(train_seconds, 1),
         "epoch": trained.epoch,
-        "epochs": recipe.epochs,
-        "cut": effort.cut,
-        "batch": recipe.pieces,
         "curve": [[epoch, round(bound, 4), round(kl, 4)] for epoch, bound, kl in trained.curve],
         "parts": _scored(trained.model, recipe.reads_past, music, seed, effort),
     }

@@ -2,19 +2,24 @@
 
 import argparse
 import importlib
+import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("stable_baselines3")
 
 from brief_runs import train_briefly
 from worldmodel.runs.run import open_run
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture
 def script(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     return importlib.import_module("dream_study")
 
 
@@ -28,6 +33,7 @@ def result(learns="dream", seed=0, last=500.0, dream=None):
 def test_ppo_is_evaluated_in_both_after_each_part_of_its_budget_and_not_again(script, tmp_path, monkeypatch):
     run = open_run(train_briefly(tmp_path, {"env.id": "CartPole-v1", "env.time_limit": None, "seed": 3}))
     options = {"output": tmp_path, "seeds": None, "steps": 2048, "every": 1024, "episodes": 2, "learns": ["dream"]}
+    options["checkpoint"] = None
     monkeypatch.setitem(script.SETTINGS, "n_epochs", 1)  # for the time it takes
     asked, make = [], script.make_dreams
     monkeypatch.setattr(script, "make_dreams", lambda run, n, given: asked.append((n, given)) or make(run, n, given))
@@ -40,6 +46,9 @@ def test_ppo_is_evaluated_in_both_after_each_part_of_its_budget_and_not_again(sc
     assert asked == [(32, {"horizon": 5})] + [(2, {"horizon": 5})] * 3
     script.study(run, options)
     assert len(script.read_results(tmp_path)) == 1
+    options.episodes = 3
+    with pytest.raises(ValueError, match=r'expected the stored effort, .*"episodes": 2.*, got .*"episodes": 3'):
+        script.missing(run, options)
 
 
 def test_the_table_has_a_line_for_every_ppo_and_the_least_return_of_its_last_checkpoint(script):
@@ -57,3 +66,33 @@ def test_the_figure_has_the_mean_of_all_in_bold_beside_every_one(script):
     bold = [line for line in figure.axes[0].lines if line.get_linewidth() == 2.2]
     assert [list(line.get_ydata()) for line in bold] == [[9.0, 400.0]]
     assert len(figure.axes[0].lines) == 4  # two, their mean, the target
+
+
+def test_the_page_has_the_table_of_the_kept_results(script, monkeypatch, tmp_path):
+    kept = (ROOT / "docs" / script.NUMBERS).read_text()
+    now = (ROOT / "docs" / script.PAGE).read_text()
+    (tmp_path / script.NUMBERS).write_text(kept)
+    (tmp_path / script.PAGE).write_text(re.sub(r"\d{2,}", "?", now))
+    for module in (script, importlib.import_module("docs_blocks")):
+        monkeypatch.setattr(module, "DOCS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["dream_study.py", "--output", str(tmp_path / "new"), "--write"])
+    threads = torch.get_num_threads()
+    try:
+        script.main()  # with nothing in its output
+    finally:
+        torch.set_num_threads(threads)
+    block = re.compile(rf"<!-- {script.BLOCK}: begin.*?<!-- {script.BLOCK}: end -->", re.DOTALL)
+    assert block.findall((tmp_path / script.PAGE).read_text()) == block.findall(now) != []
+    assert (tmp_path / script.NUMBERS).read_text() == kept
+
+
+def test_a_result_with_another_effort_does_not_take_the_place_of_a_kept_one(script, monkeypatch, tmp_path):
+    blocks = importlib.import_module("docs_blocks")
+    monkeypatch.setattr(blocks, "DOCS", tmp_path)
+    kept, longer = result() | {"effort": {"episodes": 2}}, result(last=9.0) | {"effort": {"episodes": 3}}
+    assert blocks.kept_results("kept.jsonl", [kept], script.which) == [kept]
+    with pytest.raises(ValueError, match=r'stored effort, \{"episodes": 2\}, got \{"episodes": 3\}'):
+        blocks.kept_results("kept.jsonl", [longer], script.which)
+    assert json.loads((tmp_path / "kept.jsonl").read_text()) == kept
+    again = longer | {"effort": kept["effort"]}
+    assert blocks.kept_results("kept.jsonl", [again], script.which) == [again]

@@ -1,6 +1,7 @@
 """The script of polyphonic music: its data, its exact models against an oracle, what it scores, and MIDI."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ from scripts import music
 from scripts.polyphony import baselines, models, rolls, scores
 from scripts.polyphony.midi import write_midi
 from scripts.polyphony.models import Recipe, batches, hide, train
-from scripts.polyphony.recipes import MAIN
+from scripts.polyphony.recipes import MAIN, RECIPES
 from worldmodel import build_networks
 from worldmodel.oracles.hmm import HiddenMarkov
 
@@ -97,11 +98,48 @@ def test_the_first_rolls_fit_into_so_many_steps():
     assert [len(rolls.first(found, most)) for most in (1, 8, 9, 14, 15, 99)] == [1, 1, 2, 2, 3, 3]
 
 
+def test_rolls_in_groups_are_of_similar_length_and_padded_to_so_many_steps():
+    found = pieces((4, 9, 2, 6, 1))
+    assert rolls.similar(found, 12) == [[4, 2, 0], [3], [1]]
+    assert rolls.similar(found, 11) == [[4, 2], [0], [3], [1]]
+    assert rolls.similar(found, 45) == [[4, 2, 0, 3, 1]]
+    assert rolls.similar(found, 45, most=3) == [[4, 2, 0], [3, 1]]
+    assert rolls.similar(found, 1) == [[k] for k in (4, 2, 0, 3, 1)]
+    assert rolls.similar([], 1) == []
+
+
 def test_an_effort_changes_what_is_learned_from_and_how_long():
     effort, recipe = music.Effort(cut=4, epochs=3), Recipe("", TINY, epochs=9, pieces=5)
     found = effort.learned_from(rolls.Music(pieces((6, 3)), pieces((5,)), pieces((6,))))
     assert [[len(roll) for roll in part] for part in found] == [[3, 3, 3], [3, 2], [6]]
     assert (effort.recipe(recipe).epochs, effort.recipe(recipe).pieces) == (3, 5)
+    assert music.Effort(pieces=4).recipe(recipe) == replace(recipe, pieces=4)
+
+
+@pytest.mark.parametrize("name", ["pieces", "epochs", "iterations", "particles", "runs", "cut"])
+def test_an_effort_without_a_pass_a_particle_or_steps_is_refused_before_anything_is_read(name, tmp_path, monkeypatch):
+    least = 3 if name == "cut" else 1
+    music.Effort(**{name: least})
+    with pytest.raises(ValueError, match=f"--{name}: expected at least {least}, got {least - 1}"):
+        music.Effort(**{name: least - 1})
+    command = ["music.py", "--data", str(tmp_path), "--output", str(tmp_path), f"--{name}", str(least - 1)]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit, match=f"music.py: --{name}: expected"):
+        music.main()
+
+
+def test_a_run_keeps_what_of_an_effort_it_takes():
+    effort = music.Effort(cut=100, epochs=5, iterations=8, particles=32, runs=1)
+    assert effort.of(MAIN) == {"cut": 100, "pieces": 16, "epochs": 5, "particles": 32, "runs": 1}
+    assert (effort.of("hmm-16"), effort.of("independent")) == ({"iterations": 8}, {})
+    assert music.Effort().of(MAIN)["epochs"] == RECIPES[MAIN].epochs
+
+
+def test_eight_groups_of_eight_classes_are_the_pilots():
+    groups, one = (RECIPES[name] for name in ("dmm-categorical-groups", "dmm-categorical-state"))
+    assert dict(groups.settings) == {**one.settings, "rssm.stoch": 8, "rssm.classes": 8}
+    assert replace(groups, words="", settings={}) == replace(one, words="", settings={})
+    assert groups.config(0, 1).rssm.stoch == 8
 
 
 def test_independent_notes_have_the_mass_of_their_frequencies():
@@ -151,7 +189,6 @@ def test_rolls_in_small_groups_give_the_same_evidence_and_step(hmm, monkeypatch)
     found = pieces((4, 9, 2, 6), seed=1)
     evidence, step = hmm.log_evidence(found), hmm.em_step(found)
     monkeypatch.setattr(baselines, "AT_ONCE", 2 * 6 * 3)
-    assert baselines.together(found, 3) == [[2, 0], [3], [1]]
     torch.testing.assert_close(hmm.log_evidence(found), evidence, rtol=1e-12, atol=0)
     again = hmm.em_step(found)
     torch.testing.assert_close(again.transition, step.transition, rtol=1e-10, atol=0)
@@ -210,9 +247,9 @@ def test_pieces_that_are_scored_together_are_of_similar_length_and_each_is_there
     monkeypatch.setattr(scores, "AT_ONCE", 3)
     monkeypatch.setattr(scores, "ROWS_AT_ONCE", 16)
     found = pieces((4, 9, 2, 2, 7, 3, 20, 2))
-    groups = [part.valid.sum(1).tolist() for part in scores.similar(found, reads_past=True)]
+    groups = [part.valid.sum(1).tolist() for part in scores.batches(found, reads_past=True)]
     assert groups == [[2, 2, 2], [3, 4], [7], [9], [20]]
-    steps = [part.obs["obs"][part.valid] for part in scores.similar(found, reads_past=True)]
+    steps = [part.obs["obs"][part.valid] for part in scores.batches(found, reads_past=True)]
     assert torch.equal(torch.cat(steps), torch.from_numpy(np.concatenate(sorted(found, key=len))))
 
 
@@ -327,12 +364,17 @@ def test_the_script_trains_scores_and_goes_on_where_it_was(folder, tmp_path, mon
         music.main()
         first = (tmp_path / "runs" / "results.jsonl").read_text()
         music.main()
+        monkeypatch.setattr("sys.argv", [*command, *cheaper, "--epochs", "3"])
+        refused = rf"'jsb', '{MAIN}', 0\): expected the stored effort, .*\"epochs\": 2.*, got .*\"epochs\": 3"
+        with pytest.raises(SystemExit, match=refused):
+            music.main()
     finally:
         torch.set_num_threads(threads)
     assert (tmp_path / "runs" / "results.jsonl").read_text() == first
     world, alone = map(json.loads, first.splitlines())
     assert world["parts"]["test"].keys() >= {"elbo", "iwae", "smc", "width", "kl"}
-    assert {name: world[name] for name in ("cut", "batch", "epochs")} == {"cut": 4, "batch": 3, "epochs": 2}
+    assert world["effort"] == {"cut": 4, "pieces": 3, "epochs": 2, "particles": 4, "runs": 1}
+    assert alone["effort"] == {}
     assert {part: (one["steps"], one["particles"]) for part, one in world["parts"].items()} == {
         "train": (18, 4), "valid": (9, 4), "test": (9, 4)
     }  # fmt: skip

@@ -28,8 +28,9 @@ def scored(elbo, iwae, smc):
 
 def scored_result(**rest):
     parts = {"train": scored(-1, -2, -3), "valid": scored(-4, -5, -6), "test": scored(-7, -8, -9)}
-    given = {"music": "jsb", "model": "rssm", "seed": 1, "epoch": 20, "train_seconds": 61.6, "parts": parts}
-    return given | {"epochs": 24, "batch": 16, "cut": None} | rest
+    effort = {"cut": None, "pieces": 16, "epochs": 24, "particles": 64, "runs": 2}
+    given = {"music": "jsb", "model": "rssm", "seed": 1, "effort": effort, "epoch": 20, "train_seconds": 61.6}
+    return given | {"parts": parts} | rest
 
 
 def rows(table):
@@ -58,10 +59,10 @@ def test_the_tables_of_world_models_have_every_number_in_its_column():
 
 def test_the_table_of_other_music_is_in_order_and_says_what_was_learned_from():
     results = [
-        scored_result(music="muse", cut=100, batch=64),
+        scored_result(music="muse", effort={"cut": 100, "pieces": 64, "epochs": 24}),
         exact_result("hmm-16", -1.1, -2.2, -3.3, music="muse", epoch=7),
         exact_result("independent", -4.4, -5.5, -6.6, music="nottingham"),
-        scored_result(music="nottingham", cut=100, batch=64),
+        scored_result(music="nottingham"),
     ]
     table = rows(page.others_table(results, {"rssm": "a model"}))[2:]
     assert [row[:6] for row in table] == [
@@ -71,6 +72,7 @@ def test_the_table_of_other_music_is_in_order_and_says_what_was_learned_from():
         ["MuseData", "a model", "1", "-3.000", "-6.000", "**-9.000** ± 0.130"],
     ]
     assert table[0][6:] == ["", "", "", "4"]
+    assert table[1][8] == "20 of 24 passes, 16 whole pieces at once"
     assert [row[6:] for row in table[2:]] == [
         ["", "", "7 iterations of EM", "4"],
         ["-7.000", "0.0456 ± 0.0078", "20 of 24 passes, 64 cuts of 100 steps at once", "62"],

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from scripts.polyphony.rolls import similar
+
 Rolls = list[np.ndarray]
 SMOOTHING = 0.01  # pseudo-count of a note that sounds, of one that does not, and of every transition
 AT_ONCE = 2**23  # numbers of beliefs, steps times states, that rolls which are looked at together may have
@@ -55,14 +57,14 @@ class BernoulliHMM:
     def log_evidence(self, rolls: Rolls) -> Float[Tensor, " n"]:
         """log p(x_1:T) of each roll in nats, by the forward algorithm."""
         found = torch.empty(len(rolls), dtype=torch.float64)
-        for chosen in together(rolls, len(self.initial)):
+        for chosen in similar(rolls, AT_ONCE // len(self.initial)):
             mass, valid, peak = self._masses([rolls[k] for k in chosen])
             found[chosen] = self._forward(mass, valid)[1].add_(peak).mul_(valid).sum(1)
         return found
 
     def em_step(self, rolls: Rolls) -> "BernoulliHMM":
         """One iteration of EM, with pseudo-counts for what a state has hardly seen."""
-        parts = [self._expected([rolls[k] for k in chosen]) for chosen in together(rolls, len(self.initial))]
+        parts = [self._expected([rolls[k] for k in chosen]) for chosen in similar(rolls, AT_ONCE // len(self.initial))]
         first, pairs, sounding, weight = (torch.stack(counts).sum(0) for counts in zip(*parts, strict=True))
         first, pairs = first + SMOOTHING, pairs + SMOOTHING
         return BernoulliHMM(
@@ -112,16 +114,6 @@ class BernoulliHMM:
             beliefs.append(belief)
             log_scale.append(scale.log()[:, 0])
         return torch.stack(beliefs, 1), torch.stack(log_scale, 1)
-
-
-def together(rolls: Rolls, states: int) -> list[list[int]]:
-    """The rolls in groups of similar length, by index: none has more than AT_ONCE beliefs, unless it is one roll."""
-    groups: list[list[int]] = []
-    for k in sorted(range(len(rolls)), key=lambda k: len(rolls[k])):
-        if not groups or (len(groups[-1]) + 1) * len(rolls[k]) * states > AT_ONCE:
-            groups.append([])
-        groups[-1].append(k)
-    return groups
 
 
 def fit(train: Rolls, valid: Rolls, states: int, seed: int, iterations: int) -> tuple[BernoulliHMM, int]:

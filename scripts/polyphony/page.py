@@ -97,13 +97,15 @@ def _exact_cells(result: Result) -> list[str]:
 def _scored_cells(result: Result) -> list[str]:
     """The same of a world model, with its bound and its sandwich."""
     train, valid, test = (result["parts"][part] for part in PARTS)
+    effort = result["effort"]
+    batch = "whole pieces" if effort["cut"] is None else f"cuts of {effort['cut']} steps"
     return [
         f"{train['smc'][0]:.3f}",
         f"{valid['smc'][0]:.3f}",
         f"**{test['smc'][0]:.3f}** ± {test['smc'][1]:.3f}",
         f"{test['elbo'][0]:.3f}",
         f"{test['width'][0]:.4f} ± {test['width'][1]:.4f}",
-        f"{result['epoch']} of {result['epochs']} passes, {result['batch']} cuts of {result['cut']} steps at once",
+        f"{result['epoch']} of {effort['epochs']} passes, {effort['pieces']} {batch} at once",
     ]
 
 

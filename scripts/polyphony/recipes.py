@@ -25,6 +25,12 @@ RECIPES = {
         reads_past=False,
         epochs=24,
     ),
+    "dmm-categorical-groups": Recipe(
+        "RSSM without x_{t-1}, eight categorical latents of 8 classes",
+        {**LEARNING, **CATEGORICAL, "rssm.stoch": 8, "rssm.classes": 8, "decoder.units": 64},
+        reads_past=False,
+        epochs=24,
+    ),
     "dmm-categorical": Recipe(
         "RSSM without x_{t-1}, one categorical latent of 256 classes, decoded alone",
         {**LEARNING, **CATEGORICAL, "rssm.classes": 256, "decoder.reads": "stoch"},

@@ -79,6 +79,22 @@ def first(rolls: list[Roll], most: int) -> list[Roll]:
     return rolls[: max(1, int((ends <= most).sum()))]
 
 
+def similar(rolls: list[Roll], rows: int, most: int | None = None) -> list[list[int]]:
+    """The rolls in groups of similar length, by index, the shortest first, so that little of a group is padding.
+
+    Args:
+        rolls: the music.
+        rows: steps that a group has when its rolls are padded to the longest, at most, unless it is one roll.
+        most: rolls of a group, at most; null: any number.
+    """
+    groups: list[list[int]] = []
+    for k in sorted(range(len(rolls)), key=lambda k: len(rolls[k])):
+        if not groups or len(groups[-1]) == most or (len(groups[-1]) + 1) * len(rolls[k]) > rows:
+            groups.append([])
+        groups[-1].append(k)
+    return groups
+
+
 def as_episodes(rolls: list[Roll], *, reads_past: bool) -> Episodes:
     """Rolls as episodes without rewards or ends.
 

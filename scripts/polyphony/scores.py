@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scripts.polyphony.rolls import Roll, as_episodes, with_past
+from scripts.polyphony.rolls import Roll, as_episodes, similar, with_past
 from worldmodel.data.batches import select, trimmed
 from worldmodel.evidence.estimate import Estimate, Evidence, evidence, join, per_step
 from worldmodel.evidence.sandwich import sandwich
@@ -58,7 +58,7 @@ def score(
     found = join(
         [
             evidence(notes_given(model, part), particles, runs=runs, generator=generator)
-            for part in similar(rolls, reads_past)
+            for part in batches(rolls, reads_past)
         ]
     )
     names = ("elbo", "iwae", "smc")
@@ -78,15 +78,10 @@ def score(
     }
 
 
-def similar(rolls: list[Roll], reads_past: bool) -> Iterator[Batch]:
-    """The pieces some at a time, the shortest first, so that those that are scored together need little padding."""
-    found: list[Roll] = []
-    for roll in sorted(rolls, key=len):
-        if found and (len(found) == AT_ONCE or (len(found) + 1) * len(roll) > ROWS_AT_ONCE):
-            yield as_episodes(found, reads_past=reads_past).batch()
-            found = []
-        found.append(roll)
-    yield as_episodes(found, reads_past=reads_past).batch()
+def batches(rolls: list[Roll], reads_past: bool) -> Iterator[Batch]:
+    """The pieces some at a time, those together of similar length."""
+    for chosen in similar(rolls, ROWS_AT_ONCE, AT_ONCE):
+        yield as_episodes([rolls[k] for k in chosen], reads_past=reads_past).batch()
 
 
 def _information(found: Evidence) -> float:
@@ -99,7 +94,7 @@ def width(
 ) -> dict[str, Any]:
     """The sandwich on simulated pieces as long as some real ones, in nats per step."""
     lower, upper, steps = [], [], []
-    for part in similar(rolls, reads_past):
+    for part in batches(rolls, reads_past):
         pieces, path = simulate_pieces(model, part, reads_past=reads_past, generator=generator)
         found = sandwich(notes_given(model, pieces), path, particles, generator=generator)
         lower.append(found.lower)
