@@ -86,6 +86,18 @@ def test_the_page_has_the_table_of_the_kept_results(script, monkeypatch, tmp_pat
     assert (tmp_path / script.NUMBERS).read_text() == kept
 
 
+def test_the_page_has_the_returns_of_the_kept_trials_in_their_order(script):
+    trials = [json.loads(line) for line in (ROOT / "docs" / "dream_trials.jsonl").read_text().splitlines()]
+    page = (ROOT / "docs" / script.PAGE).read_text()
+    table = page.split("**What was tried**")[1].split("| --- |\n")[1].split("\n\n")[0].splitlines()
+    kept = [
+        [f"{row['world']['mean']:.0f}" for row in trial["checkpoints"] if row["step"]]
+        for trial in trials
+        if trial["learns"] == script.DREAM
+    ]
+    assert [line.split("|")[-2].split(" (")[0].split() for line in table] == kept
+
+
 def test_a_result_with_another_effort_does_not_take_the_place_of_a_kept_one(script, monkeypatch, tmp_path):
     blocks = importlib.import_module("docs_blocks")
     monkeypatch.setattr(blocks, "DOCS", tmp_path)

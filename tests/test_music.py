@@ -188,12 +188,15 @@ def test_an_em_step_counts_what_the_oracle_does(hmm, monkeypatch):
 def test_rolls_in_small_groups_give_the_same_evidence_and_step(hmm, monkeypatch):
     found = pieces((4, 9, 2, 6), seed=1)
     evidence, step = hmm.log_evidence(found), hmm.em_step(found)
-    monkeypatch.setattr(baselines, "AT_ONCE", 2 * 6 * 3)
+    monkeypatch.setattr(baselines, "AT_ONCE", 2 * 6 * 3)  # beliefs, of three states in each step
+    asked = []
+    monkeypatch.setattr(baselines, "similar", lambda found, rows: asked.append(rows) or rolls.similar(found, rows))
     torch.testing.assert_close(hmm.log_evidence(found), evidence, rtol=1e-12, atol=0)
     again = hmm.em_step(found)
     torch.testing.assert_close(again.transition, step.transition, rtol=1e-10, atol=0)
     torch.testing.assert_close(again.initial, step.initial, rtol=1e-10, atol=0)
     torch.testing.assert_close(again.note, step.note, rtol=1e-10, atol=0)
+    assert asked == [2 * 6, 2 * 6]
 
 
 def test_em_climbs_on_pieces_of_different_lengths(hmm, monkeypatch):
