@@ -32,13 +32,14 @@ SPRINGS = {  # actions explain much of the motion; episodes end by termination o
     "env.time_limit": 31,
     "replay.batch_size": 64,
 }
+RING = {"rssm.deter": 64, "rssm.blocks": 4, "encoder.units": 64, "decoder.units": 64}  # the preset's when the runs were made
 SYMLOG = {"encoder.inputs": "symlog", "decoder.vector": "symlog", "decoder.reward": "symlog"}
 WORLDS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> preset, and its settings that are others
     "springs": ("linear_gaussian", SPRINGS),
     "springs, symlog": ("linear_gaussian", {**SPRINGS, **SYMLOG}),
     "springs, smoothing": ("linear_gaussian_smoothing", SPRINGS),
     "springs, smoothing, 1 free nat": ("linear_gaussian_smoothing", {**SPRINGS, "loss.free_nats": 1.0}),
-    "ring": ("hidden_markov", {"env.time_limit": 31}),
+    "ring": ("hidden_markov", {"env.time_limit": 31, **RING}),
 }
 
 
