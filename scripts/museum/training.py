@@ -32,7 +32,7 @@ SPRINGS = {  # actions explain much of the motion; episodes end by termination o
     "env.time_limit": 31,
     "replay.batch_size": 64,
 }
-RING = {"rssm.deter": 64, "rssm.blocks": 4, "encoder.units": 64, "decoder.units": 64}  # the preset's when the runs were made
+RING = {"rssm.deter": 64, "rssm.blocks": 4, "encoder.units": 64, "decoder.units": 64}  # as when it ran
 SYMLOG = {"encoder.inputs": "symlog", "decoder.vector": "symlog", "decoder.reward": "symlog"}
 WORLDS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> preset, and its settings that are others
     "springs": ("linear_gaussian", SPRINGS),
