@@ -32,13 +32,14 @@ SPRINGS = {  # actions explain much of the motion; episodes end by termination o
     "env.time_limit": 31,
     "replay.batch_size": 64,
 }
+SMOOTHING = {"rssm.latent": "gaussian", "optimizer.learning_rate": 0.004}  # the preset's when these ran
 RING = {"rssm.deter": 64, "rssm.blocks": 4, "encoder.units": 64, "decoder.units": 64}  # as when it ran
 SYMLOG = {"encoder.inputs": "symlog", "decoder.vector": "symlog", "decoder.reward": "symlog"}
 WORLDS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> preset, and its settings that are others
     "springs": ("linear_gaussian", SPRINGS),
     "springs, symlog": ("linear_gaussian", {**SPRINGS, **SYMLOG}),
-    "springs, smoothing": ("linear_gaussian_smoothing", SPRINGS),
-    "springs, smoothing, 1 free nat": ("linear_gaussian_smoothing", {**SPRINGS, "loss.free_nats": 1.0}),
+    "springs, smoothing": ("linear_gaussian_smoothing", {**SPRINGS, **SMOOTHING}),
+    "springs, smoothing, 1 free nat": ("linear_gaussian_smoothing", {**SPRINGS, **SMOOTHING, "loss.free_nats": 1.0}),
     "ring": ("hidden_markov", {"env.time_limit": 31, **RING}),
 }
 
