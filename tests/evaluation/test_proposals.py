@@ -11,6 +11,7 @@ from worldmodel.evaluation.proposals import (
     FROM_RESET,
     GUIDED,
     PROPOSALS,
+    RARELY,
     SHARP,
     can_sharpen,
     certifying,
@@ -52,6 +53,19 @@ def test_another_proposal_is_chosen_where_it_is_surely_better(defensive, rare, e
     totals = dict(zip(keys, ([0.0, 0.0, 0.0], defensive, rare, early), strict=True))
     monkeypatch.setattr(proposals, "smc", fake_smc(totals))
     assert choose_proposal(model, episodes, 4) is offered[chosen]
+
+
+@pytest.mark.parametrize("others", [[-1.0, -1.0, -1.0], [30.0, -14.0, -14.0]], ids=["worse", "not surely better"])
+def test_a_posterior_that_smooths_is_rarely_resampled_unless_another_is_surely_better(others, monkeypatch):
+    model, episodes = make_model(smoothing=True), make_batch(batch=3, length=7, first=())
+    offered = proposals_for(model)
+    assert set(offered) == {*PROPOSALS, EARLY} and offered[0] is RARELY
+    keys = [(proposal.prior_share, proposal.threshold, proposal.sharpened != 0) for proposal in offered]
+    totals = {key: others for key in keys} | {keys[0]: [0.0, 0.0, 0.0]}
+    monkeypatch.setattr(proposals, "smc", fake_smc(totals))
+    assert choose_proposal(model, episodes, 4) is RARELY
+    totals[keys[1]] = [1.0, 1.0, 1.1]
+    assert choose_proposal(model, episodes, 4) is GUIDED
 
 
 @pytest.mark.parametrize(

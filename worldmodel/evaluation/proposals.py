@@ -58,12 +58,10 @@ class Proposal(NamedTuple):
 
 
 GUIDED = Proposal("the posterior", 0.0, THRESHOLD)
-PROPOSALS = (
-    GUIDED,
-    Proposal("the posterior with a tenth of the prior", 0.1, THRESHOLD),
-    # For a posterior that reads later rows, which the weights do not yet include.
-    Proposal("the posterior, rarely resampled", 0.0, 0.1),
-)
+DEFENSIVE = Proposal("the posterior with a tenth of the prior", 0.1, THRESHOLD)
+# For a posterior that reads later rows, which the weights do not yet include: resampling throws away what it knew.
+RARELY = Proposal("the posterior, rarely resampled", 0.0, 0.1)
+PROPOSALS = (GUIDED, DEFENSIVE, RARELY)
 EARLY = Proposal(
     f"the posterior with a tenth of the prior, the first {EARLY_ROWS} steps sharpened", 0.1, THRESHOLD, EARLY_ROWS, 32
 )
@@ -81,8 +79,12 @@ def can_sharpen(model: WorldModel) -> bool:
 
 
 def proposals_for(model: WorldModel) -> tuple[Proposal, ...]:
-    """Those that whole episodes may be measured with, the posterior first."""
-    return (*PROPOSALS, EARLY) if can_sharpen(model) else PROPOSALS
+    """Those that whole episodes may be measured with; the first is kept unless another is surely better.
+
+    It is the posterior, rarely resampled if it smooths.
+    """
+    offered = (RARELY, GUIDED, DEFENSIVE) if model.smooths else PROPOSALS
+    return (*offered, EARLY) if can_sharpen(model) else offered
 
 
 def certifying(model: WorldModel, chosen: Proposal, *, from_reset: bool) -> Proposal:
@@ -95,7 +97,7 @@ def certifying(model: WorldModel, chosen: Proposal, *, from_reset: bool) -> Prop
 def choose_proposal(
     model: WorldModel, episodes: Batch, particles: int, generator: torch.Generator | None = None
 ) -> Proposal:
-    """The proposal with the highest estimate; another replaces the posterior only if better by over one standard error.
+    """The one with the highest estimate; another replaces the first only if better by over one standard error.
 
     The error is paired over episodes.
     """
@@ -113,7 +115,7 @@ def choose_proposal(
     steps = episodes.valid.sum(1)
 
     def lead(proposal: Proposal) -> float:
-        ahead = per_step(estimates[proposal] - estimates[GUIDED], steps)
+        ahead = per_step(estimates[proposal] - estimates[offered[0]], steps)
         return ahead.mean if ahead.mean > ahead.error else 0.0
 
     return max(offered, key=lead)
