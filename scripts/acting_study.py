@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from docs_blocks import DOCS, kept_results, write_block  # beside this file
+from docs_blocks import DOCS, kept_results, markdown_table, write_block  # beside this file
 from matplotlib.figure import Figure
 
 from worldmodel.report.charts import name_axes
@@ -188,7 +188,7 @@ def table(results: list[dict[str, Any]]) -> str:
     """Every seed in a row."""
     columns = ("task", "settings", "seed", "steps", "target", "reached by", "for good from", "mean of all")
     columns += ("mean of the last five", "least of the last half", "CPU s")
-    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    rows = []
     for one in sorted(results, key=lambda one: (one["preset"], one["name"], one["env_steps"], one["seed"])):
         evaluations, target = one["evaluations"], one["target"]
         returns = [each["return"] for each in evaluations]
@@ -197,12 +197,11 @@ def table(results: list[dict[str, Any]]) -> str:
             f"{steps:,.0f}" if steps else "never"
             for steps in (reached(evaluations, target), for_good(evaluations, target))
         ]
-        lines.append(
-            f"| `{one['preset']}` | {one['name']} | {one['seed']} | {evaluations[-1]['steps']:,.0f} | {target:g} | "
-            f"{places[0]} | {places[1]} | {sum(returns) / len(returns):.0f} | "
-            f"{sum(returns[-5:]) / len(returns[-5:]):.0f} | {min(half):.0f} | {evaluations[-1]['cpu_seconds']:.0f} |"
-        )
-    return "\n".join(lines)
+        about = (f"`{one['preset']}`", one["name"], one["seed"], f"{evaluations[-1]['steps']:,.0f}", f"{target:g}")
+        earned = (sum(returns) / len(returns), sum(returns[-5:]) / len(returns[-5:]), min(half))
+        cpu_seconds = evaluations[-1]["cpu_seconds"]
+        rows.append((*about, *places, *(f"{number:.0f}" for number in (*earned, cpu_seconds))))
+    return markdown_table(columns, rows)
 
 
 def draw(results: list[dict[str, Any]]) -> Figure:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from docs_blocks import kept_results, write_block
+from docs_blocks import kept_results, markdown_table, write_block
 
 from worldmodel.runs.folder import read_settings
 from worldmodel.training.checkpoint import read_counters
@@ -50,14 +50,14 @@ def which(one: Mapping[str, Any]) -> tuple[Any, ...]:
 def table(results: Iterable[Mapping[str, Any]]) -> str:
     columns = ("run", "its seed", "weights after", "measured on", "particles")
     columns += ("sandwich, steps 1 to 8", "gap", "sandwich, after step 8", "gap", "sandwich, whole", "gap")
-    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    rows = []
     for one in results:
         size = f"{one['episodes']} episodes, {one['rows']} steps"
         weights = f"{one['steps']:,} steps, {one['updates']:,} updates"
         cells = (one["name"], one["seed"], weights, size, f"{one['whole']['particles']:,}")
         certificates = (cell for part in (*one["parts"], one["whole"]) for cell in certificate(part))
-        lines.append(f"| {' | '.join(map(str, (*cells, *certificates)))} |")
-    return "\n".join(lines)
+        rows.append((*cells, *certificates))
+    return markdown_table(columns, rows)
 
 
 def certificate(one: Mapping[str, Any]) -> tuple[str, str]:

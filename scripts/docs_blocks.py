@@ -62,6 +62,13 @@ def kept_results(
     return found
 
 
+def markdown_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown, its cells as they print."""
+    head = [*columns]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
 def write_block(page: str, name: str, text: str) -> None:
     """Replace what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` on a page of docs/.
 

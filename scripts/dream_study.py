@@ -19,7 +19,7 @@ from typing import Any
 
 import gymnasium
 import torch
-from docs_blocks import DOCS, add_result, is_done, kept_results, read_results, write_block  # beside this file
+from docs_blocks import DOCS, add_result, is_done, kept_results, markdown_table, read_results, write_block
 from gymnasium.vector import VectorEnv
 from matplotlib.figure import Figure
 from model_free_study import make as make_plain
@@ -187,15 +187,14 @@ def table(results: list[dict[str, Any]]) -> str:
     """A line for each PPO: its returns at all checkpoints, in the world and in the dream."""
     columns = ("PPO learns in the", "model", "its seed", "its rows", "dreams", "PPO's seed")
     columns += ("return in the world, by checkpoint", "least of the last", "return in the dream", "CPU s")
-    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    rows = []
     for one in results:
         found = one["checkpoints"]
         world, dream = (" ".join(f"{row[place]['mean']:.0f}" for row in found) for place in (WORLD, DREAM))
-        lines.append(
-            f"| {one['learns']} | {one['model']} | {one['model_seed']} | {one['rows']:,} | {words_of(one['dream'])} | "
-            f"{one['seed']} | {world} | {found[-1][WORLD]['least']:.0f} | {dream} | {one['cpu_seconds']:.0f} |"
-        )
-    return "\n".join(lines)
+        about = (one["learns"], one["model"], one["model_seed"], f"{one['rows']:,}", words_of(one["dream"]))
+        least, seconds = found[-1][WORLD]["least"], one["cpu_seconds"]
+        rows.append((*about, one["seed"], world, f"{least:.0f}", dream, f"{seconds:.0f}"))
+    return markdown_table(columns, rows)
 
 
 def words_of(dream: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from acting_study import TASKS, for_good, reached, read_results, result_file, train_timed  # beside this file
-from docs_blocks import kept_results, write_block
+from docs_blocks import kept_results, markdown_table, write_block
 
 PAGE, BLOCK, PROCESSES = "tricks.md", "nats and returns", 2
 NUMBERS = "nats_and_returns.jsonl"  # every run behind the page
@@ -107,13 +107,12 @@ def tables(results: Iterable[Mapping[str, Any]]) -> str:
     columns += ("mean of all returns", "reached by", "held to the end", "forecast - came", "CPU s")
     parts = []
     for preset in dict.fromkeys(one["preset"] for one in results):
-        lines = [f"`{preset}`, {BUDGETS[preset]:,} steps:", "", f"| {' | '.join(columns)} |"]
-        lines.append("|" + " --- |" * len(columns))
+        rows = []
         for cell in itertools.product(STD, LOSS, LATENT):
             found = [one for one in results if one["preset"] == preset and tuple(one["cell"]) == cell]
             if found:
-                lines.append(f"| {' | '.join((*cell, *row(found, TASKS[preset].target)))} |")
-        parts.append("\n".join(lines))
+                rows.append((*cell, *row(found, TASKS[preset].target)))
+        parts.append(f"`{preset}`, {BUDGETS[preset]:,} steps:\n\n{markdown_table(columns, rows)}")
     return "\n\n".join(parts)
 
 
