@@ -144,8 +144,8 @@ def cases() -> list[Case]:
             EnvSpec({"obs": ObservationSpec("vector", (17,))}, ActionSpec("continuous", 6)),
         ),
         Case(
-            "`cartpole_pixels`",
-            read_config("cartpole_pixels"),
+            "`cartpole_pixels_random`",
+            read_config("cartpole_pixels_random"),
             EnvSpec({"obs": image}, ActionSpec("categorical", 2, (2,))),
         ),
     ]

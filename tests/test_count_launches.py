@@ -24,7 +24,7 @@ def row(name):
 
 
 def test_the_page_has_what_is_counted(script):
-    place, case = next((i, one) for i, one in enumerate(script.cases()) if one.name == "`cartpole_pixels`")
+    place, case = next((i, one) for i, one in enumerate(script.cases()) if one.name == "`cartpole_pixels_random`")
     whole, outside = script.counted(case, plain=False)
     as_it_runs, beside = 3 * place + 1, 3 * place + 2
     for part in ("encoder", "scan", "optimiser"):  # the checks of shapes ask tensors of the others themselves
