@@ -12,6 +12,7 @@ apart by their names: --name and --set.
 import argparse
 import itertools
 import json
+import math
 import os
 import statistics
 import time
@@ -35,6 +36,7 @@ PAGE, BLOCK, FIGURE = "acting.md", "study", "acting_study.png"
 NUMBERS = "acting_study.jsonl"  # every evaluation behind the page
 COLOURS = (RAW, OPTIMISED, BASELINE, "#7a4e9e")  # as many as there are names of settings, or some share one
 LABELS = {"preset": "this project"}
+PANELS_A_LINE = 3
 PROCESSES = 2
 STEPS_BETWEEN = 500
 OF_STUDY = {
@@ -209,8 +211,11 @@ def draw(results: list[dict[str, Any]]) -> Figure:
     """Returns over steps: a panel a task, a colour the settings, a line a seed, and their median in bold."""
     presets = list(dict.fromkeys(one["preset"] for one in results))
     names = sorted({one["name"] for one in results}, key=lambda name: (name != "preset", name))
-    figure = Figure(figsize=(4.6 * len(presets), 3.6), layout="constrained")
-    for axis, preset in zip(figure.subplots(1, len(presets), squeeze=False)[0], presets, strict=True):
+    wide = min(len(presets), PANELS_A_LINE)
+    lines = math.ceil(len(presets) / wide)
+    figure = Figure(figsize=(4.6 * wide, 3.6 * lines), layout="constrained")
+    for place, preset in enumerate(presets):
+        axis = figure.add_subplot(lines, wide, place + 1)
         for colour, name in zip(itertools.cycle(COLOURS), names, strict=False):
             found = [one["evaluations"] for one in results if (one["preset"], one["name"]) == (preset, name)]
             curves = [[(each["steps"], each["return"]) for each in evaluations] for evaluations in found]
@@ -222,7 +227,7 @@ def draw(results: list[dict[str, Any]]) -> Figure:
         axis.axhline(TASKS[preset].target, color=TRUTH, lw=0.8, ls=":")
         axis.set_title(preset)
         axis.legend(frameon=False, fontsize="small")
-        name_axes(axis, "environment steps", "mean return of 50 episodes" if preset == presets[0] else "")
+        name_axes(axis, "environment steps", "mean return of 50 episodes" if place % wide == 0 else "")
     return figure
 
 
