@@ -202,8 +202,9 @@ def table(results: list[dict[str, Any]]) -> str:
         ]
         about = (f"`{one['preset']}`", one["name"], one["seed"], f"{evaluations[-1]['steps']:,.0f}", f"{target:g}")
         earned = (sum(returns) / len(returns), sum(returns[-5:]) / len(returns[-5:]), min(half))
-        cpu_seconds = evaluations[-1]["cpu_seconds"]
-        rows.append((*about, *places, *(f"{number:.0f}" for number in (*earned, cpu_seconds))))
+        decimals = 0 if abs(target) >= 10 else 2
+        shown = (f"{number:.{decimals}f}" for number in earned)
+        rows.append((*about, *places, *shown, f"{evaluations[-1]['cpu_seconds']:.0f}"))
     return markdown_table(columns, rows)
 
 
