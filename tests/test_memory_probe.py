@@ -1,5 +1,6 @@
 """The probe of memory: its script sees the cue and ends every episode, and its two numbers are what they are called."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gymnasium
@@ -7,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.memory_probe import KEY, ROWS, TO_THE_CUE, LooksFirst, linear_accuracy, order
+from scripts.memory_probe import KEY, ROWS, TO_THE_CUE, LooksFirst, linear_accuracy, order, require_memory_task
+from worldmodel.config_io import read_config
+
+TASK = read_config("minigrid").env
 
 
 def test_the_script_sees_the_cue_and_ends_on_either_side_wherever_it_begins():
     pytest.importorskip("minigrid")
-    env, policy, began, sides = gymnasium.make("MiniGrid-MemoryS7-v0", agent_view_size=3), LooksFirst(0), set(), set()
+    env, policy, began, sides = gymnasium.make(TASK.id, **TASK.kwargs), LooksFirst(0), set(), set()
     for seed in range(40):
         observation, _ = env.reset(seed=seed)
         began.add(int(env.unwrapped.agent_pos[0]))
@@ -28,7 +32,7 @@ def test_the_script_sees_the_cue_and_ends_on_either_side_wherever_it_begins():
     assert began == {1, 2, 3, 4} and sides == {2, 4}
 
 
-def test_a_line_tells_apart_what_is_apart_and_guesses_elsewhere():
+def test_linear_accuracy_is_high_where_classes_are_apart_and_a_half_on_noise():
     generator = torch.Generator().manual_seed(0)
     is_true = torch.rand(900, generator=generator) < 0.5
     noise = torch.randn(900, 6, generator=generator)
@@ -41,3 +45,16 @@ def test_order_counts_the_pairs_in_order_and_half_of_the_ties():
     assert order(torch.tensor([3.0, 2.0, 1.0, 0.0]), is_true) == 1
     assert order(torch.tensor([0.0, 2.0, 1.0, 3.0]), is_true) == 0.25
     assert order(torch.tensor([1.0, 1.0, 1.0, 0.0]), is_true) == 0.75
+
+
+def test_runs_of_other_tasks_and_models_that_read_the_reward_are_refused():
+    config = read_config("minigrid")
+    require_memory_task(config)
+    others = [
+        replace(config, env=replace(config.env, kwargs={})),
+        replace(config, encoder=replace(config.encoder, reward=True)),
+        read_config("cartpole"),
+    ]
+    for other in others:
+        with pytest.raises(ValueError, match=r"^RUN: expected env.id MiniGrid-MemoryS7-v0, .*agent_view_size"):
+            require_memory_task(other)
