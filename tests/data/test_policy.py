@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
-from worldmodel.data.policy import RandomPolicy, ScriptedPolicy
+from worldmodel.data.policy import RandomPolicy, ScriptedPolicy, executed_actions
 from worldmodel.types import ActionSpec, Rows, SavedPolicy
 
 STANDARD_ERRORS = 4.5  # two-sided: a false alarm in 150,000 comparisons; seeds are fixed
@@ -69,3 +70,38 @@ def test_a_script_begins_anew_with_each_episode_and_holds_its_last_row():
     steps = np.array([[0, 0], [1, 1], [2, 0], [3, 1], [0, 2], [1, 3]], np.int32)  # [call, environment]
     chosen = [policy(rows(step))[:, 0].tolist() for step in steps]
     assert chosen == [[1, 1], [2, 2], [3, 1], [3, 2], [1, 3], [2, 3]]
+
+
+GOES_ON = np.zeros(2, bool)
+
+
+@pytest.mark.parametrize(
+    "spec", [ActionSpec("continuous", 3), ActionSpec("categorical", 5, (2, 3)), ActionSpec("binary", 3)]
+)
+def test_random_actions_are_executed_as_they_are(spec):
+    x = draw(spec, n=50)
+    np.testing.assert_array_equal(executed_actions(spec, x, np.zeros(50, bool)), x)
+
+
+def test_continuous_actions_are_clipped_and_of_float32():
+    x = executed_actions(ActionSpec("continuous", 2), [[-3.0, 0.5], [1.0, 2.0]], GOES_ON)
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x, [[-1, 0.5], [1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("spec", "second"),
+    [
+        (ActionSpec("categorical", 5, (2, 3)), [1, 0, 0, 0, 0]),  # no choice among the three
+        (ActionSpec("categorical", 5, (2, 3)), [1, 1, 0, 0, 0]),  # two ones, both for the first choice
+        (ActionSpec("categorical", 5, (2, 3)), [1, 0, 0.5, 0.5, 0]),
+        (ActionSpec("categorical", 5, (2, 3)), [1, 0, 2, -1, 0]),
+        (ActionSpec("binary", 5), [0, 1, 0.5, 1, 1]),
+        (ActionSpec("continuous", 5), [0, 0, np.inf, 0, 0]),
+    ],
+)
+def test_what_is_no_action_is_refused_except_where_the_episode_is_over(spec, second):
+    x = [draw(spec, n=1)[0], second]
+    with pytest.raises(ValueError, match=r"^policy: expected actions that are .*, got \["):
+        executed_actions(spec, x, GOES_ON)
+    np.testing.assert_array_equal(executed_actions(spec, x, np.array([False, True])), [x[0], np.zeros(5)])

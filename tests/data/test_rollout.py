@@ -124,6 +124,26 @@ def test_actions_of_the_wrong_shape_are_refused(shape):
             rollout.step()
 
 
+VALID = {"CartPole-v1": [0.0, 1.0], "Pendulum-v1": [0.5]}
+
+
+@pytest.mark.parametrize(
+    ("env", "action", "expected"),
+    [
+        ("CartPole-v1", [0.7, 0.3], "a single one among zeros for each choice, of 2 classes"),  # probabilities
+        ("CartPole-v1", [0.0, 0.0], "a single one among zeros"),
+        ("CartPole-v1", [1.0, 1.0], "a single one among zeros"),
+        ("Pendulum-v1", [np.nan], "finite numbers"),
+    ],
+)
+def test_what_is_no_action_is_refused_before_it_is_executed(env, action, expected):
+    with make_environments(env, count=2) as environments:
+        rollout = Rollout(environments, lambda rows: [VALID[env], action], seed=0)
+        rollout.step()
+        with pytest.raises(ValueError, match=f"^policy: expected actions that are {expected}.*, got "):
+            rollout.step()
+
+
 def cartpole(seed, asynchronous=False):
     with make_environments("CartPole-v1", count=COUNT, asynchronous=asynchronous) as environments:
         policy = RandomPolicy(environments.spec.action, make_generator(seed, stream=1))

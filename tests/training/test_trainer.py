@@ -215,6 +215,19 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_held_out_bound(start, m
     assert best == {2: -3.0, 4: -1.0, 6: -1.0, 7: -1.0}  # never falls: a sweep looks at the last one
 
 
+def test_of_equally_good_checkpoints_the_newest_is_the_best(start, monkeypatch):
+    trainer = start(evaluate_every=2)
+    bounds = iter([-1.0, -3.0, -1.0, -2.0])
+
+    def scored(*arguments, **options):
+        evaluation = evaluate(*arguments, **options)
+        return dataclasses.replace(evaluation, per_step={**evaluation.per_step, "elbo": next(bounds)})
+
+    monkeypatch.setattr("worldmodel.training.evaluators.evaluate", scored)
+    trainer.run()
+    assert kept(trainer, "best")["updates"] == 6
+
+
 def test_inputs_and_targets_are_standardised_by_the_prefill_once(start):
     trainer = start()
     measured, measure = [], trainer.replay.statistics

@@ -20,6 +20,7 @@ from worldmodel.behaviour.acting import as_input
 from worldmodel.behaviour.imagination import Start
 from worldmodel.checks import require_positive
 from worldmodel.data.environment import Canonical
+from worldmodel.data.policy import executed_actions
 from worldmodel.data.spaces import checked_reward, decode_action, encode_action
 from worldmodel.models.world_model import WorldModel
 from worldmodel.types import BalancedLatent, Carry, Latent, Policy, Rows, State
@@ -114,9 +115,14 @@ class FilteredEnv(gymnasium.Wrapper):
 
     def choose(self, policy: Policy) -> Any:
         """The environment's action that a policy of the run takes after the newest row; ask one with memory at every
-        row, since it filters by itself."""
+        row, since it filters by itself.
+
+        Raises:
+            ValueError: if there was no reset yet, or what it chooses is no action of the environment.
+        """
         self._require_reset()
-        return decode_action(self.env.action_space, policy(self.rows)[0])
+        action = executed_actions(self.model.spec.action, policy(self.rows), over=np.zeros(1, bool))
+        return decode_action(self.env.action_space, action[0])
 
     @torch.no_grad()
     def _look(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from worldmodel.data.environment import Environments
+from worldmodel.data.policy import executed_actions
 from worldmodel.types import Policy, Rows
 
 
@@ -23,7 +24,7 @@ class Rollout:
         Raises:
             EnvironmentFailureError: if an environment fails and may not be replaced. If it is replaced, the row begins
                 a new episode, although the row before did not end one.
-            ValueError: if the policy's actions have the wrong shape.
+            ValueError: if the policy's actions are none of the environments', see `executed_actions`.
         """
         self._last = self._begin() if self._last is None else self._advance(self._last)
         return self._last
@@ -43,11 +44,7 @@ class Rollout:
         )
 
     def _advance(self, last: Rows) -> Rows:
-        action = np.asarray(self.policy(last), np.float32)
-        if action.shape != last.prev_action.shape:
-            raise ValueError(f"policy: expected actions of shape {last.prev_action.shape}, got {action.shape}")
-        if self.environments.spec.action.kind == "continuous":
-            action = action.clip(-1, 1)  # store what the environment receives
+        action = executed_actions(self.environments.spec.action, self.policy(last), over=last.is_last)
         obs, reward, terminated, truncated, restarted = self.environments.step(action)
         is_first = last.is_last | restarted  # these were just reset and did not use their action
         return Rows(

@@ -26,6 +26,7 @@ from worldmodel.behaviour.dreams import DreamRules, Dreams
 from worldmodel.checks import require_positive
 from worldmodel.data.batches import stacked
 from worldmodel.data.environment import Environments
+from worldmodel.data.policy import executed_actions
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation import scoring_rules as rules
 from worldmodel.evaluation.episodes import COVERAGE
@@ -191,19 +192,19 @@ def _in_the_dream(
 ) -> Course:
     """The policy's dreams behind these rows."""
     dreams.begin(context=stacked(context))
-    action = np.zeros(0)
+    given: object = None
     for row in context:
-        action = policy(row)
+        given = policy(row)
     seen: list[Rows] = []
-    while len(seen) < horizon and not (seen and np.any([one.is_last for one in seen], 0).all()):
-        if dreams.model.spec.action.kind == "continuous":
-            action = action.clip(-1, 1)
-        obs, reward, ended, _ = dreams.step(torch.from_numpy(np.asarray(action, np.float32)))
+    over = context[-1].is_last
+    while not seen or (len(seen) < horizon and not over.all()):
+        action = executed_actions(dreams.model.spec.action, given, over)
+        obs, reward, ended, _ = dreams.step(torch.from_numpy(action))
         none, numpy = np.zeros(len(ended), bool), {path: x.numpy() for path, x in obs.items()}
         steps = context[-1].episode_step + np.int32(len(seen) + 1)
         flags = none, ended.numpy(), ended.numpy(), steps
-        seen.append(Rows(numpy, np.asarray(action, np.float32), reward.float().numpy(), *flags))
-        action = policy(seen[-1])
+        seen.append(Rows(numpy, action, reward.float().numpy(), *flags))
+        given, over = policy(seen[-1]), over | seen[-1].is_last
         at(f"dream: {len(seen)} steps")
     return _course(seen, horizon)
 

@@ -337,7 +337,7 @@ class Trainer:
         self.progress.evaluated(self.scores)
         own = str(self.scores[self.best_by]) if self.processes.writes else ""
         score = float(self.processes.exchange(own.encode())[0])
-        if score > self.best:
+        if score >= self.best and np.isfinite(score):  # of equals the newest: a bounded return says no more than that
             self.best = score
             self._save("best")
         if np.isfinite(self.best):
