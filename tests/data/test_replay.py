@@ -340,6 +340,10 @@ def test_episodes_are_the_whole_ones_in_order(make):
     found = list(replay.episodes())
     assert [unpack(episode)[0] for episode in found] == whole
     assert all(episode.valid.all() for episode in found)
+    beginnings = list(replay.beginnings())
+    assert [unpack(first)[0] for first, _ in beginnings] == [rows[:1] for rows in whole]
+    assert [actions for _, actions in beginnings] == [len(rows) - 1 for rows in whole]
+    assert all(first.is_first.all() and first.valid.all() for first, _ in beginnings)
 
 
 def test_an_episode_cut_short_by_a_reset_counts_as_truncated(tmp_path, keep):

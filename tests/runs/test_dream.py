@@ -21,6 +21,7 @@ from worldmodel.data.replay import Replay
 from worldmodel.runs.dream import make_dream, make_dreams
 from worldmodel.runs.run import open_run
 from worldmodel.training.checkpoint import load_checkpoint, save_checkpoint
+from worldmodel.types import Rows
 
 ROOT = Path(__file__).parents[2]
 DREAM = "worldmodel/Dream-v0"
@@ -79,13 +80,13 @@ def test_gymnasium_makes_many_and_they_are_those_of_the_same_seed(folder):
 
 
 def test_the_settings_of_a_dream_reach_it(folder):
-    envs = make_dreams(folder, 300, horizon=1, ends="never", starts="heldout", from_resets=True, context=1)
+    envs = make_dreams(folder, 300, horizon=1, ends="never", starts="heldout", context=1)
     first, _ = envs.reset(seed=0)
     with Replay.open(folder / "heldout", read_only=True) as heldout:
         beginnings = np.stack([episode.obs["obs"][0, 0].numpy() for episode in heldout.episodes()])
     assert {tuple(row) for row in first} == {tuple(row) for row in beginnings}
     assert envs.step(np.zeros(300, int))[3].all()
-    anywhere, _ = make_dreams(folder, 300, starts="heldout").reset(seed=0)
+    anywhere, _ = make_dreams(folder, 300, starts="heldout", from_resets=False).reset(seed=0)
     assert len({tuple(row) for row in anywhere}) > len(beginnings)
     draws, means = (make_dreams(folder, 3, observed=observed, ends="never") for observed in ("sample", "mean"))
     for one in (draws, means):
@@ -93,11 +94,34 @@ def test_the_settings_of_a_dream_reach_it(folder):
     assert not np.isclose(draws.step(np.zeros(3, int))[0], means.step(np.zeros(3, int))[0]).any()
 
 
+def test_a_dream_lasts_as_long_as_the_longest_episode_that_was_seen(folder):
+    with Replay.open(folder / "replay", read_only=True) as replay:
+        longest = max(episode.is_first.shape[1] - 1 for episode in replay.episodes())
+    envs = make_dreams(folder, 2, ends="never")
+    envs.reset(seed=0)
+    truncated = [envs.step(np.zeros(2, int))[3].all() for _ in range(longest)]
+    assert truncated == [False] * (longest - 1) + [True] and longest > 2
+
+
+def test_rows_without_a_whole_episode_are_dreamt_from_when_asked(folder, tmp_path):
+    run, spec = open_run(folder), open_run(folder).model.spec
+    no, zero = np.zeros(1, bool), np.zeros(1, np.float32)
+    with Replay(tmp_path / "replay", spec, capacity=10, streams=1) as fragment:
+        for t in range(3):
+            obs, step = {"obs": np.full((1, 4), 0.01 * t, np.float32)}, np.array([t], np.int32)
+            fragment.append(Rows(obs, np.zeros((1, 2), np.float32), zero, np.array([t == 0]), no, no, step))
+    unending = dataclasses.replace(run, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"^horizon, from_resets: expected a whole episode in .*, found none;"):
+        make_dreams(unending, 2)
+    first, _ = make_dreams(unending, 2, horizon=4, from_resets=False).reset(seed=0)
+    assert first.shape == (2, 4)
+
+
 def test_contexts_go_back_as_far_as_they_are_asked_to(folder):
     run, seen = open_run(folder), []
     run.model.encoder.register_forward_hook(lambda *_: seen.append(1))
     for context in (1, 5):
-        make_dreams(run, 3, context=context).reset(seed=0)
+        make_dreams(run, 3, context=context, from_resets=False).reset(seed=0)
         assert len(seen) == context
         seen.clear()
 
@@ -154,6 +178,7 @@ def test_the_dream_of_a_strangers_run_imports_nothing_that_it_names(folder, tmp_
     [
         ({"num_envs": 0}, "num_envs: expected at least 1, got 0"),
         ({"horizon": 0}, "horizon: expected at least 1, got 0"),
+        ({"horizon": "long"}, "horizon: expected a number of steps, longest or None, got 'long'"),
         ({"context": 0}, "context: expected at least 1, got 0"),
         ({"starts": "elsewhere"}, "starts: expected one of replay, heldout, got 'elsewhere'"),
         ({"spaces": "all"}, "spaces: expected one of world, rows, None, got 'all'"),

@@ -29,7 +29,6 @@ from worldmodel.types import Batch, Carry, Likelihood, ObservationSpec, State
 
 OBSERVED = ("mean", "sample")
 ENDS = ("sampled", "likeliest", "never")
-HORIZON = 50  # steps of a dream, unless another number is asked for
 CONTEXT = 16  # rows before a dream that are filtered, at most
 POOL = 256  # contexts that are filtered at once, at least: a dream that begins alone takes one that is ready
 ATTEMPTS = 100  # at a row that an episode goes on from
@@ -41,9 +40,8 @@ DrawContexts = Callable[[int, torch.Generator], Batch]  # how many, a CPU's gene
 class DreamRules:
     """How dreams end and what is seen in them."""
 
-    horizon: int | None = HORIZON
-    """Steps after which a dream is truncated; None: never. Short dreams from any row keep to what the model knows:
-    small errors add up, and an agent lives off the largest of them."""
+    horizon: int | None = None
+    """Steps after which a dream is truncated; None: never."""
     observed: str = "mean"
     """Observations are the likelihood's mean (the likeliest class or bit), or a draw. The mean is for worlds that are
     seen without noise; what is random in the world itself is in z and is sampled in either case."""

@@ -255,13 +255,26 @@ class Replay:
 
     def episodes(self) -> Iterator[Batch]:
         """Every whole stored episode, from its reset to its last row, as a batch of one."""
+        for stream, start, end in self._spans():
+            records = stream.read(start, end - start)
+            if records["is_last"][-1]:
+                yield self._one_sequence(records)
+
+    def beginnings(self) -> Iterator[tuple[Batch, int]]:
+        """The first row of every whole stored episode, [1, 1], and the number of actions that follow it."""
+        for stream, start, end in self._spans():
+            if stream.read(end - 1, 1)["is_last"][0]:
+                yield self._one_sequence(stream.read(start, 1)), end - start - 1
+
+    def _spans(self) -> Iterator[tuple[RecordFile, int, int]]:
+        """Where each stored episode begins and where the next one does, or the rows end."""
         for stream in self._circle:
-            starts = [*stream.starts, stream.count]
-            for start, end in pairwise(starts):
-                records = stream.read(start, end - start)
-                if records["is_last"][-1]:
-                    columns = {name: records[name][None].copy() for name in self._columns}
-                    yield self._batch(columns, valid=np.ones((1, end - start), bool))
+            for start, end in pairwise([*stream.starts, stream.count]):
+                yield stream, start, end
+
+    def _one_sequence(self, records: np.ndarray) -> Batch:
+        columns = {name: records[name][None].copy() for name in self._columns}
+        return self._batch(columns, valid=np.ones((1, len(records)), bool))
 
     def statistics(self, total: Callable[[Tensor], Tensor] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and std, float64, of every leaf of numbers or bits [n], image [H, W, C] in levels, and the reward [1].

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from worldmodel.evaluation.episodes import Summary
 from worldmodel.evaluation.scores import Scores
 from worldmodel.report import charts, vocabulary
 from worldmodel.report.animation import lighter_gif
@@ -95,7 +96,7 @@ def acting(record: Record, shown_above: str | None = None) -> list[Block]:
     first = [film(record, name) for name in found if name == DREAM_FILM != shown_above]
     others = [film(record, name) for name in found if name not in (DREAM_FILM, shown_above)]
     dream = [_dream(record, filmed=DREAM_FILM in found)] if DREAM in record.pictures else []
-    return [*first, *([Panels(drawn)] if drawn else []), *_ending(record), *others, *dream]
+    return [*first, *([Panels(drawn)] if drawn else []), *_closing(record), *_ending(record), *others, *dream]
 
 
 def films(record: Record) -> list[str]:
@@ -116,6 +117,18 @@ def _dream(record: Record, *, filmed: bool) -> Block:
     of_images = any(name.startswith(RECONSTRUCTION) for name in record.pictures)
     shown = picture(vocabulary.DREAM, DREAM, record.pictures[DREAM], wide=True, inverts=not of_images)
     return Fold("The same as curves", shown) if filmed else shown
+
+
+def _closing(record: Record) -> list[Block]:
+    """What an actor and a planner earn with the best weights, over the same starts."""
+    names = [name.removeprefix(vocabulary.CLOSING) for name in record.names(vocabulary.CLOSING)]
+    rows = []
+    for policy in dict.fromkeys(name.split("/")[0] for name in names):
+        found = {part: record.last(f"{vocabulary.CLOSING}{policy}/{part}") for part in Summary._fields}
+        mean, low, high, *spread = (number(found[part]) for part in Summary._fields)
+        rows.append((policy, mean, "" if found["low"] is None else f"{low} to {high}", *spread))
+    header = ("return of the best weights, by policy", "mean", "95 % interval", "median", "least", "most")
+    return [TableBlock(Table(header, rows))] if rows else []
 
 
 def _ending(record: Record) -> list[Block]:

@@ -9,18 +9,18 @@
 Opening a run's dream imports nothing that its settings name, unless it is asked to: see `dream_spaces`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 
 from worldmodel.behaviour.dream_environment import DreamEnv, DreamVectorEnv
-from worldmodel.behaviour.dreams import CONTEXT, HORIZON, DrawContexts, DreamRules, Dreams, going_on
+from worldmodel.behaviour.dreams import CONTEXT, DrawContexts, DreamRules, Dreams, going_on
 from worldmodel.build_acting import require_learned_returns
 from worldmodel.checks import require_positive
 from worldmodel.data import suites
-from worldmodel.data.batches import joined, select
+from worldmodel.data.batches import joined
 from worldmodel.data.environment import real_spaces
 from worldmodel.data.replay import Replay
 from worldmodel.data.row_spaces import RowSpaces
@@ -31,6 +31,7 @@ from worldmodel.types import Batch
 
 STARTS = ("replay", "heldout")
 SPACES = ("world", "rows", None)
+LONGEST = "longest"  # the horizon of dreams that go on for as long as any episode did
 
 
 def make_dream(run: str | Path | Run, *, render_mode: str | None = None, **options: Any) -> DreamEnv:
@@ -61,11 +62,11 @@ def _prepare(
     run: str | Path | Run,
     count: int,
     *,
-    horizon: int | None = HORIZON,
+    horizon: int | str | None = LONGEST,
     observed: str = "mean",
     ends: str = "sampled",
     starts: str = "replay",
-    from_resets: bool = False,
+    from_resets: bool = True,
     context: int = CONTEXT,
     spaces: str | None = None,
     checkpoint: str | None = None,
@@ -76,14 +77,19 @@ def _prepare(
     Args:
         run: the run's folder, or the run.
         count: dreams side by side.
-        horizon, observed, ends: see `DreamRules`.
-        starts: whose rows dreams begin behind: the replay's, which the model learned from, or the held-out ones.
-        from_resets: begin at first rows of episodes only. By default every row but an episode's last is as likely.
+        horizon: steps after which a dream is truncated; "longest": those of the longest whole episode of the rows that
+            dreams begin at; None: never.
+        observed, ends: see `DreamRules`.
+        starts: whose rows dreams begin at: the replay's, which the model learned from, or the held-out ones.
+        from_resets: begin at first rows of whole episodes, as the world does; else at any row but an episode's last.
+            Every one is as likely.
         context: rows up to the first of a dream that are filtered, at most.
         spaces: see `dream_spaces`.
         checkpoint, device: as in `open_run`, where run is a folder.
     """
-    rules = DreamRules(horizon, observed, ends)
+    if isinstance(horizon, str) and horizon != LONGEST:
+        raise ValueError(f"horizon: expected a number of steps, {LONGEST} or None, got {horizon!r}")
+    rules = DreamRules(None if isinstance(horizon, str) else horizon, observed, ends)
     require_positive(num_envs=count, context=context)
     for name, given, known in (("starts", starts, STARTS), ("spaces", spaces, SPACES)):
         if given not in known:
@@ -92,7 +98,10 @@ def _prepare(
     require_learned_returns(opened.config)
     seen = dream_spaces(opened, spaces)
     folder = stored_data(opened.config, opened.folder)[0 if starts == "replay" else 1]
-    draw = _first_rows(folder) if from_resets else _any_rows(folder, context)
+    begun = _beginnings(folder) if from_resets or horizon == LONGEST else []
+    if horizon == LONGEST:
+        rules = replace(rules, horizon=max(1, *(actions for _, actions in begun)))
+    draw = _first_rows([first for first, _ in begun]) if from_resets else _any_rows(folder, context)
     return Dreams(opened.model, count, draw, rules), seen
 
 
@@ -133,15 +142,20 @@ def _any_rows(folder: Path, context: int) -> DrawContexts:
     return draw
 
 
-def _first_rows(folder: Path) -> DrawContexts:
-    """First rows of whole episodes, each as likely."""
-    with Replay.open(folder, read_only=True) as replay:
-        firsts = [tree_map(torch.clone, select(episode, rows=slice(1))) for episode in replay.episodes()]
-    if not firsts:
-        raise ValueError(f"from_resets: expected a whole episode in {folder}, found none")
+def _first_rows(firsts: list[Batch]) -> DrawContexts:
+    """First rows of episodes, each as likely."""
 
     def draw(count: int, generator: torch.Generator) -> Batch:
         chosen = torch.randint(len(firsts), (count,), generator=generator)
         return joined([firsts[i] for i in chosen.tolist()])
 
     return draw
+
+
+def _beginnings(folder: Path) -> list[tuple[Batch, int]]:
+    """First rows of whole episodes, and how many actions follow each."""
+    with Replay.open(folder, read_only=True) as replay:
+        if found := list(replay.beginnings()):
+            return found
+    advice = "horizon=N and from_resets=False take any rows"
+    raise ValueError(f"horizon, from_resets: expected a whole episode in {folder}, found none; {advice}")
