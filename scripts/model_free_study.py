@@ -3,15 +3,18 @@
     python scripts/model_free_study.py --output runs/acting                # beside the results of acting_study.py
     python scripts/model_free_study.py --output runs/acting --only cartpole --seeds 0 1
 
-Settings are those that the authors of stable-baselines3 tuned for each task (rl-baselines3-zoo), with a constant
-learning rate. Every 500 steps the policy, without exploring, plays the 50 episodes that acting_study.py plays; PPO
-learns in whole rollouts, after which it is evaluated, and may end behind the budget. Results are in the format of
-acting_study.py, so that its --write shows them in the same table and figure. Needs the extra `sb3`.
+Settings are those that the authors of stable-baselines3 have for each task (rl-baselines3-zoo: of hidden velocities
+CartPole's, of MiniGrid DoorKey's), with a constant learning rate. No agent remembers anything, and pixels of 32 x 32
+are too small for their convolutions. Every 500 steps the policy, without exploring, plays the 50 episodes that
+acting_study.py plays; PPO learns in whole rollouts, after which it is evaluated, and may end behind the budget. Results
+are in the format of acting_study.py, so that its --write shows them in the same table and figure. Needs the extra `sb3`
+and those of the tasks.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +25,32 @@ from acting_study import STEPS_BETWEEN, TASKS, result_file  # beside this file
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from worldmodel.config_io import read_config
+from worldmodel.data.spaces import ROOT
 from worldmodel.evaluation.rounds import first_start
 from worldmodel.seeding import Stream
 from worldmodel_envs.stable_baselines import StableVecEnv
+from worldmodel_envs.wrapping import apply_wrappers
 
 EPISODES = 50
-SETTINGS: dict[tuple[str, str], dict[str, Any]] = {  # and how many environments side by side
-    ("cartpole", "PPO"): {
-        **{"envs": 8, "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8},
-        **{"learning_rate": 1e-3, "clip_range": 0.2, "ent_coef": 0.0},
+CARTPOLE: dict[str, Any] = {
+    **{"envs": 8, "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8},
+    **{"learning_rate": 1e-3, "clip_range": 0.2, "ent_coef": 0.0},
+}
+SETTINGS: dict[
+    tuple[str, str], dict[str, Any]
+] = {  # `envs`: how many side by side; `scaled`: rewards, by their returns
+    ("cartpole", "PPO"): CARTPOLE,
+    ("cartpole_hidden", "PPO"): CARTPOLE,
+    ("lunar_lander", "PPO"): {
+        **{"envs": 16, "n_steps": 1024, "batch_size": 64, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98},
+        **{"ent_coef": 0.01},
+    },
+    ("minigrid", "PPO"): {
+        **{"envs": 8, "n_steps": 128, "batch_size": 64, "n_epochs": 10, "gamma": 0.99, "gae_lambda": 0.95},
+        **{"learning_rate": 2.5e-4, "clip_range": 0.2, "ent_coef": 0.0, "scaled": True},
     },
     ("pendulum", "PPO"): {
         **{"envs": 4, "n_steps": 1024, "n_epochs": 10, "gamma": 0.9, "gae_lambda": 0.95, "learning_rate": 1e-3},
@@ -60,9 +78,11 @@ def main() -> None:
 
 def study(preset: str, name: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Train with one seed: -> every evaluation."""
-    task, config = TASKS[preset], read_config(preset)
+    task, start = TASKS[preset], first_start(read_config(preset).evaluation.seed, Stream.CHOOSING)
     settings = dict(settings)
-    envs = StableVecEnv(make(config.env.id, settings.pop("envs")))
+    envs: VecEnv = StableVecEnv(make_task(preset, settings.pop("envs")))
+    if settings.pop("scaled", False):
+        envs = VecNormalize(envs, norm_obs=False, gamma=settings["gamma"])
     agent = ALGORITHMS[name]("MlpPolicy", envs, seed=seed, device="cpu", **settings)
     evaluations, seconds, seen = list[dict[str, float]](), 0.0, 0
     for goal in range(STEPS_BETWEEN, task.env_steps + 1, STEPS_BETWEEN):
@@ -73,12 +93,38 @@ def study(preset: str, name: str, seed: int, settings: dict[str, Any]) -> dict[s
         if agent.num_timesteps == seen:
             continue
         seen = agent.num_timesteps
-        found = returns(agent, make(config.env.id, EPISODES), seed=first_start(config.evaluation.seed, Stream.CHOOSING))
+        found = returns(agent, make_task(preset, EPISODES), seed=start)
         evaluations.append({"steps": seen, "return": float(found.mean()), "cpu_seconds": round(seconds, 1)})
     envs.close()
-    print(f"{preset} {name} seed {seed}: " + " ".join(f"{one['return']:.0f}" for one in evaluations), flush=True)
+    print(f"{preset} {name} seed {seed}: " + " ".join(f"{one['return']:.3g}" for one in evaluations), flush=True)
     about = {"preset": preset, "name": name, "settings": {}, "seed": seed, "env_steps": task.env_steps}
     return {**about, "target": task.target, "evaluations": evaluations}
+
+
+def make_task(preset: str, count: int) -> VectorEnv:
+    """A preset's environment as its settings wrap it and hide entries of its observations."""
+    env = read_config(preset).env
+
+    def wrap(one: gymnasium.Env) -> gymnasium.Env:
+        one = apply_wrappers(one, env.wrappers)
+        return Seen(one, env.hide[ROOT]) if env.hide else one
+
+    return make(env.id, count, wrappers=[wrap], **env.kwargs)
+
+
+class Seen(gymnasium.ObservationWrapper):
+    """A vector of numbers without its hidden entries."""
+
+    def __init__(self, env: gymnasium.Env, hidden: Sequence[int]) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        self.kept = np.setdiff1d(np.arange(space.shape[0]), hidden)
+        self.observation_space = gymnasium.spaces.Box(space.low[self.kept], space.high[self.kept])
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """The entries that are seen."""
+        return observation[self.kept]
 
 
 def make(env_id: str, count: int, **kwargs: Any) -> VectorEnv:

@@ -15,7 +15,7 @@ class PlannerConfig:
     method: Literal["mppi", "cem"] = "mppi"
     """How candidates are weighed: all of them by a softmax of their returns, or the best of them alike."""
     horizon: int = 15
-    """Actions that are planned ahead (H). For what follows them stands the critic's value, or nothing without a critic."""
+    """Actions that are planned ahead (H). The critic's value stands for what follows, or nothing without a critic."""
     candidates: int = 64
     """Sequences of actions that are imagined in each iteration."""
     iterations: int | None = None

@@ -1,0 +1,73 @@
+"""The studies of acting: what "reached" and "for good" mean, and what agents without a model see of a task."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("acting_study")
+
+
+@pytest.fixture
+def model_free(monkeypatch):
+    pytest.importorskip("stable_baselines3")
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("model_free_study")
+
+
+def evaluations(*returns):
+    return [{"steps": 500 * (i + 1), "return": one, "cpu_seconds": 10.0 * (i + 1)} for i, one in enumerate(returns)]
+
+
+@pytest.mark.parametrize(
+    ("returns", "reached", "for_good"),
+    [
+        ((1.0, 2.0, 3.0), None, None),
+        ((9.0, 5.0, 7.0), 500, 500),
+        ((1.0, 5.0, 4.9, 5.0), 1000, 2000),  # lost once
+        ((5.0, 5.0, 4.9), 500, None),  # lost at the end
+    ],
+)
+def test_a_target_is_reached_once_and_for_good_from_where_it_is_never_lost(script, returns, reached, for_good):
+    assert script.reached(evaluations(*returns), 5.0) == reached
+    assert script.for_good(evaluations(*returns), 5.0) == for_good
+
+
+def test_the_table_has_every_seed_with_its_means_and_the_least_of_the_last_half(script):
+    about = {"preset": "task", "name": "preset", "env_steps": 2000, "target": 50.0, "settings": {}}
+    seeds = [
+        {**about, "seed": 1, "evaluations": evaluations(0.0, 60.0, 40.0, 70.0)},
+        {**about, "seed": 0, "evaluations": evaluations(0.0, 10.0, 20.0, 30.0)},
+    ]
+    lines = script.table(seeds).splitlines()
+    assert lines[2:] == [
+        "| `task` | preset | 0 | 2,000 | 50 | never | never | 15 | 15 | 10 | 40 |",
+        "| `task` | preset | 1 | 2,000 | 50 | 1,000 | 2,000 | 42 | 42 | 40 | 40 |",
+    ]
+
+
+def test_agents_without_a_model_see_the_task_as_its_preset_has_it(model_free):
+    full, hidden = (model_free.make_task(preset, 2) for preset in ("cartpole", "cartpole_hidden"))
+    x, y = (envs.reset(seed=3)[0] for envs in (full, hidden))
+    np.testing.assert_array_equal(y, x[:, [0, 2]])
+    assert hidden.single_observation_space.shape == (2,) and y in hidden.observation_space
+    pytest.importorskip("minigrid")
+    grid = model_free.make_task("minigrid", 2)
+    assert grid.single_observation_space.shape == (18,)  # object and colour of 3 x 3 cells
+
+
+def test_a_model_free_agent_is_evaluated_after_each_of_its_rollouts(model_free, monkeypatch):
+    monkeypatch.setattr(model_free, "EPISODES", 2)
+    monkeypatch.setitem(model_free.TASKS, "cartpole", model_free.TASKS["cartpole"]._replace(env_steps=1000))
+    settings = model_free.CARTPOLE | {"envs": 2, "n_steps": 256, "n_epochs": 1, "scaled": True}
+    found = model_free.study("cartpole", "PPO", 3, settings)
+    assert [one["steps"] for one in found["evaluations"]] == [512, 1024]
+    assert all(8 <= one["return"] <= 500 for one in found["evaluations"])
+    assert (found["preset"], found["name"], found["seed"], found["target"]) == ("cartpole", "PPO", 3, 475.0)
