@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from worldmodel.config_io import read_config
 from worldmodel.data.spaces import ROOT
+from worldmodel.data.suites import prepare
 from worldmodel.evaluation.rounds import first_start
 from worldmodel.seeding import Stream
 from worldmodel_envs.stable_baselines import StableVecEnv
@@ -109,7 +110,7 @@ def make_task(preset: str, count: int) -> VectorEnv:
         one = apply_wrappers(one, env.wrappers)
         return Seen(one, env.hide[ROOT]) if env.hide else one
 
-    return make(env.id, count, wrappers=[wrap], **env.kwargs)
+    return make(prepare(env.id), count, wrappers=[wrap], **env.kwargs)
 
 
 class Seen(gymnasium.ObservationWrapper):

@@ -8,7 +8,8 @@ Every combination of: the std of the likelihoods learned or fixed (to the standa
 as the loss, or 1 free nat and KL balancing of 1 and 0.1; Gaussian latents, or 16 of 16 classes. Everything else is the
 acting preset, in which the actor's gradient is pathwise only for continuous actions and Gaussian latents. Budgets are
 fixed and every seed counts. Each run is judged at its end by ten episodes of its own actor and ten random ones: the
-bound and an estimate of the evidence by SMC, both of the first 100 rows of each, and the critic's forecast.
+bound and an estimate of the evidence by SMC, both of the first 100 rows of each, and the critic's forecast. Of every
+evaluation the number of its 50 episodes that ended, and how many ends the model expected, are in docs/acting.md.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from acting_study import TASKS, for_good, reached, read_results, result_file, tr
 from docs_blocks import kept_results, markdown_table, write_block
 
 PAGE, BLOCK, PROCESSES = "tricks.md", "nats and returns", 2
+VALLEY_PAGE, VALLEY_BLOCK, ENDING_TASK = "acting.md", "valley", "cartpole"
+EARLY = 1500  # steps of the environment, two evaluations
 NUMBERS = "nats_and_returns.jsonl"  # every run behind the page
 BUDGETS = {"cartpole": 5000, "pendulum": 3000}
 STD = {"learned": {}, "fixed": {"decoder.std": "fixed"}}
@@ -46,6 +49,7 @@ def main() -> None:
         if not (found := kept_results(NUMBERS, read_results(options.output), which_run)):
             parser.error(f"{options.output}: expected results of earlier runs (*.json), found none")
         write_block(PAGE, BLOCK, tables(found))
+        write_block(VALLEY_PAGE, VALLEY_BLOCK, valley(found))
         return
     options.output.mkdir(parents=True, exist_ok=True)
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -66,9 +70,24 @@ def study(preset: str, cell: tuple[str, str, str], seed: int, output: Path) -> s
     std, loss, latent = cell
     settings: dict[str, Any] = STD[std] | LOSS[loss] | LATENT[latent]
     run, evaluations = train_timed(preset, seed, BUDGETS[preset], "-".join(cell), settings, output)
+    evaluations = [one | two for one, two in zip(evaluations, ends(run.folder), strict=True)]
     found = {"preset": preset, "cell": cell, "seed": seed, "evaluations": evaluations, **judged(run)}
     _file(preset, cell, seed, output).write_text(json.dumps(found, indent=1) + "\n")
     return f"{preset} {' '.join(cell)} seed {seed}: " + " ".join(f"{one['return']:.0f}" for one in evaluations)
+
+
+def ends(folder: Path) -> list[dict[str, float]]:
+    """Of every evaluation of a run: the episodes that ended, and how many ends its model expected, step by step."""
+    found = []
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if "acting/return" in row:
+            bins = [name.rpartition("/")[0] for name in row if name.startswith("acting_ending/") and "steps" in name]
+            came, expected = (
+                sum(row[f"{one}/steps"] * row[f"{one}/{what}"] for one in bins) for what in ("happened", "predicted")
+            )
+            found.append({"ends": round(came), "ends_expected": round(expected, 1)})
+    return found
 
 
 def judged(run: Any) -> dict[str, float]:
@@ -114,6 +133,26 @@ def tables(results: Iterable[Mapping[str, Any]]) -> str:
                 rows.append((*cell, *row(found, TASKS[preset].target)))
         parts.append(f"`{preset}`, {BUDGETS[preset]:,} steps:\n\n{markdown_table(columns, rows)}")
     return "\n\n".join(parts)
+
+
+def valley(results: Iterable[Mapping[str, Any]]) -> str:
+    """Ends that came and that were expected, summed over evaluations: the first ones, later ones below the target, others."""
+    target, results = TASKS[ENDING_TASK].target, [one for one in results if one["preset"] == ENDING_TASK]
+    phases = {
+        f"evaluations to {EARLY:,} steps": lambda one: one["steps"] <= EARLY,
+        f"later, below {target:g}": lambda one: one["steps"] > EARLY and one["return"] < target,
+        f"later, {target:g} and more": lambda one: one["steps"] > EARLY and one["return"] >= target,
+    }
+    rows = []
+    for cell in itertools.product(STD, LOSS, LATENT):
+        cells = list[str]()
+        for belongs in phases.values():
+            found = [e for one in results if tuple(one["cell"]) == cell for e in one["evaluations"] if belongs(e)]
+            came, expected = (sum(one[name] for one in found) for name in ("ends", "ends_expected"))
+            cells += [str(len(found)), f"{came}, {expected:.0f}"] if found else ["0", ""]
+        rows.append((*cell, *cells))
+    columns = [name for phase in phases for name in (phase, "ends: came, expected")]
+    return markdown_table(("std", "loss", "latents", *columns), rows)
 
 
 def row(found: list[Mapping[str, Any]], target: float) -> Iterable[str]:

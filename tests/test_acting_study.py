@@ -1,12 +1,14 @@
 """The studies of acting: what "reached" and "for good" mean, and what agents without a model see of a task."""
 
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NAMES = ("steps", "predicted", "happened")
 
 
 @pytest.fixture
@@ -71,3 +73,23 @@ def test_a_model_free_agent_is_evaluated_after_each_of_its_rollouts(model_free, 
     assert [one["steps"] for one in found["evaluations"]] == [512, 1024]
     assert all(8 <= one["return"] <= 500 for one in found["evaluations"])
     assert (found["preset"], found["name"], found["seed"], found["target"]) == ("cartpole", "PPO", 3, 475.0)
+
+
+def test_ends_that_came_and_that_were_expected_are_summed_by_phase(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = importlib.import_module("nats_and_returns")
+    bins = {"0": (100, 0.001, 0.0), "0.01": (50, 0.02, 0.04)}  # steps, predicted, happened
+    row = {
+        f"acting_ending/{least}/{name}": x for least, many in bins.items() for name, x in zip(NAMES, many, strict=True)
+    }
+    lines = [{"update": 1, "loss/value": 2.0}, {"update": 2, "acting/return": 3.0, **row}, {"acting/return": 500.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = script.ends(tmp_path)
+    assert first == {"ends": 2, "ends_expected": 1.1} and second == {"ends": 0, "ends_expected": 0}
+    about = {"preset": "cartpole", "cell": ["learned", "bound", "Gaussian"]}
+    steps = ((1500, 100.0), (2000, 474.0), (2500, 475.0))
+    one = {**about, "evaluations": [{"steps": at, "return": back, **first} for at, back in steps]}
+    other = {**one, "evaluations": one["evaluations"][1:2]}
+    table = script.valley([one, other, {**one, "preset": "pendulum"}]).splitlines()
+    assert table[2] == "| learned | bound | Gaussian | 1 | 2, 1 | 2 | 4, 2 | 1 | 2, 1 |"
+    assert table[3] == "| learned | bound | classes | 0 |  | 0 |  | 0 |  |"
