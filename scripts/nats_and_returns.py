@@ -136,7 +136,7 @@ def tables(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def valley(results: Iterable[Mapping[str, Any]]) -> str:
-    """Ends that came and that were expected, summed over evaluations: the first ones, later ones below the target, others."""
+    """Ends that came and were expected, summed over evaluations: first ones, later ones below the target, others."""
     target, results = TASKS[ENDING_TASK].target, [one for one in results if one["preset"] == ENDING_TASK]
     phases = {
         f"evaluations to {EARLY:,} steps": lambda one: one["steps"] <= EARLY,

@@ -10,8 +10,10 @@ from worldmodel.behaviour.planner import MPPI
 from worldmodel.data.environment import make_environments
 from worldmodel.data.policy import RandomPolicy
 from worldmodel.data.rollout import Rollout
-from worldmodel.evaluation.episodes import FUTURES, play, summary
-from worldmodel.evaluation.rounds import side_by_side
+from worldmodel.evaluation.episodes import play, summary
+from worldmodel.evaluation.own_episodes import collect_episodes
+from worldmodel.evaluation.plan_forecast import FUTURES, PlanForecast
+from worldmodel.evaluation.rounds import first_start, side_by_side
 from worldmodel.seeding import Stream, make_generator
 from worlds import Counting, make_model, make_planner, register
 
@@ -106,6 +108,21 @@ def test_what_a_planner_expects_stands_beside_what_came():
     np.testing.assert_allclose(calibration.real, [1 + 0.9 * 2, 1 + 0.9 * 2, 11 + 0.9 * 12])
     np.testing.assert_allclose(calibration.predicted[:2], expected, rtol=1e-5)
     assert calibration.predicted.std() > 0
+
+
+def test_what_a_planner_expects_is_noted_while_episodes_are_collected():
+    with make_environments("Counting-v0", count=2) as environments:
+        policy = planning_policy(environments.spec)
+        forecast = PlanForecast.of(policy, seed=5)
+        found = collect_episodes(environments, policy, episodes=3, seed=5, forecast=forecast)
+        other = planning_policy(environments.spec)
+        other(Rollout(environments, other, first_start(5, Stream.CHOOSING)).step())
+        futures = make_generator(5, stream=Stream.IMAGINATION)
+        expected = other.chooser.predicted_return(other.newest, FUTURES, futures)
+    reward = (found.reward * found.valid)[:, 1:].T.numpy()
+    np.testing.assert_allclose(forecast.real(reward), [1 + 0.9 * 2, 1 + 0.9 * 2, 11 + 0.9 * 12])
+    np.testing.assert_allclose(forecast.predicted[:2], expected, rtol=1e-5)
+    assert forecast.predicted.shape == (3,)
 
 
 def test_a_policy_that_filters_and_does_not_plan_promises_nothing():

@@ -82,6 +82,13 @@ def test_acting_is_drawn_over_env_steps_as_far_as_it_was_measured():
     assert [y.tolist() for y in lines(bound).values()] == [[-7, 3], [1, 2]]
 
 
+def test_lengths_are_drawn_where_they_change():
+    x = np.array([500.0, 1000.0])
+    curves = {"acting/return": Curve(x, np.array([20.0, 500.0])), "acting/length": Curve(x, np.array([20.0, 500.0]))}
+    assert report.acting_charts(curves) == ["returns", "lengths"]
+    assert report.acting_charts(curves | {"acting/length": Curve(x, np.array([200.0, 200.0]))}) == ["returns"]
+
+
 def test_many_leaves_make_a_grid_that_can_still_be_rendered():
     names = [f"leaf {i}" for i in range(23)]
     table = {"update": [1, 2], **{name: [float(i), i + 1.0] for i, name in enumerate(names)}}

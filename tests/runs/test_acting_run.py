@@ -188,7 +188,7 @@ def test_a_planner_may_collect_the_rows(tmp_path):
     assert set(column(run, "acting/return")) == {4, 8, 10}
     kept = last_checkpoint(run.folder)
     assert "behaviour" not in kept.parts and "second/chooser/plan" in kept.part("policy")
-    assert not column(run, "acting/predicted_return")
+    assert set(column(run, "acting/predicted_return")) == set(column(run, "acting/discounted_return")) == {4, 8, 10}
     assert open_run(run.folder).agent is None
 
 

@@ -9,16 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from worldmodel.behaviour.acting import FilteringPolicy, Planning
 from worldmodel.data.environment import Environments
 from worldmodel.data.rollout import Rollout
 from worldmodel.evaluation import scoring_rules as rules
+from worldmodel.evaluation.plan_forecast import PlanForecast
 from worldmodel.evaluation.rounds import play_round, rounds
-from worldmodel.seeding import Stream, make_generator
 from worldmodel.types import Policy, Rows
 
 COVERAGE = 0.95  # of the bootstrap intervals
-FUTURES = 64  # of each start, for the predicted return
 
 
 class Summary(NamedTuple):
@@ -33,7 +31,7 @@ class Summary(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PlanForecast:
+class PlanCalibration:
     """What a planner's model expected of its first plan in every episode, beside what came."""
 
     horizon: int  # steps that are counted
@@ -48,7 +46,7 @@ class Played:
 
     returns: Float[np.ndarray, " E"]  # the sum of an episode's rewards
     lengths: Int[np.ndarray, " E"]  # its actions
-    calibration: PlanForecast | None  # of a policy that plans
+    calibration: PlanCalibration | None  # of a policy that plans
     cpu_seconds: float  # of the policy, per action: of one environment among those side by side
 
 
@@ -72,7 +70,7 @@ def play(
         EnvironmentFailureError: if an environment fails.
         ValueError: if episodes is not positive, or the seed negative.
     """
-    forecast, timed = _Forecast.of(policy, seed), _Timed(policy)
+    forecast, timed = PlanForecast.of(policy, seed), _Timed(policy)
     played = [
         _play_round(Rollout(environments, timed, start), forecast, wanted, at)
         for start, wanted in rounds(episodes, environments.count, seed)
@@ -81,10 +79,9 @@ def play(
     lengths = np.concatenate([one.lengths for one in played])
     calibration = None
     if forecast is not None:
-        horizon, discount = forecast.planning.planner.horizon, forecast.planning.discount
-        real = np.concatenate([_discounted(one.reward, horizon, discount) for one in played])
-        predicted = np.concatenate([one.predicted for one in played])
-        calibration = PlanForecast(horizon, discount, predicted, real)
+        real = np.concatenate([forecast.real(one.reward) for one in played])
+        planning = forecast.planning
+        calibration = PlanCalibration(planning.planner.horizon, planning.discount, forecast.predicted, real)
     return Played(returns, lengths, calibration, timed.seconds / timed.actions)
 
 
@@ -101,7 +98,6 @@ def summary(values: np.ndarray) -> Summary:
 class _Round(NamedTuple):
     reward: Float[np.ndarray, "T E"]  # zero behind an episode's end
     lengths: Int[np.ndarray, " E"]
-    predicted: Float[np.ndarray, " E"]  # NaN of a policy that does not plan
 
 
 class _Timed:
@@ -119,41 +115,13 @@ class _Timed:
         return action
 
 
-@dataclass(frozen=True)
-class _Forecast:
-    """What the model of a policy that plans expects of its newest plans."""
-
-    policy: FilteringPolicy
-    planning: Planning
-    generator: torch.Generator  # of the futures
-
-    @classmethod
-    def of(cls, policy: Policy, seed: int) -> "_Forecast | None":
-        """The forecast of a policy; none of one that does not plan."""
-        if not isinstance(policy, FilteringPolicy) or not isinstance(policy.chooser, Planning):
-            return None
-        planning = policy.chooser
-        generator = make_generator(seed, stream=Stream.IMAGINATION, device=planning.model.device)
-        return cls(policy, planning, generator)
-
-    def returns(self) -> Float[np.ndarray, " N"]:
-        """The discounted rewards of the newest plan in each of N environments."""
-        assert self.policy.newest is not None
-        return self.planning.predicted_return(self.policy.newest, FUTURES, self.generator).double().cpu().numpy()
-
-
-def _play_round(rollout: Rollout, forecast: _Forecast | None, wanted: int, at: Callable[[str], None]) -> _Round:
-    """The first episodes of the first `wanted` environments, with the forecast of their returns if there is one."""
-    rewards, last, predicted = list[np.ndarray](), list[np.ndarray](), np.full(wanted, np.nan)
+def _play_round(rollout: Rollout, forecast: PlanForecast | None, wanted: int, at: Callable[[str], None]) -> _Round:
+    """The first episodes of the first `wanted` environments."""
+    rewards, last = list[np.ndarray](), list[np.ndarray]()
     for rows in play_round(rollout, wanted, at=at):
         rewards.append(rows.reward[:wanted])
         last.append(rows.is_last[:wanted])
         if forecast is not None and len(rewards) == 2:  # the policy has just planned, in the episodes' first states
-            predicted = forecast.returns()[:wanted]
+            forecast.note(wanted)
     ends = np.cumsum(last, 0) - last  # before each row
-    return _Round(np.where(ends == 0, rewards, 0.0)[1:], (ends == 0).sum(0) - 1, predicted)
-
-
-def _discounted(reward: Float[np.ndarray, "T E"], horizon: int, discount: float) -> Float[np.ndarray, " E"]:
-    first = reward[:horizon]
-    return (discount ** np.arange(len(first))[:, None] * first).sum(0)
+    return _Round(np.where(ends == 0, rewards, 0.0)[1:], (ends == 0).sum(0) - 1)

@@ -11,13 +11,14 @@ from worldmodel.behaviour.imagination import imagine, scripted
 from worldmodel.data.batches import at_once, in_parts, pad_episodes, select, stacked
 from worldmodel.data.environment import Environments
 from worldmodel.data.rollout import Rollout
+from worldmodel.evaluation.plan_forecast import PlanForecast
 from worldmodel.evaluation.rounds import play_round, rounds
 from worldmodel.models.decoder import CONTINUE
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.batch_bound import bound_loss_and_states
 from worldmodel.objectives.loss import Objective
 from worldmodel.seeding import Stream
-from worldmodel.types import Batch, Policy, State
+from worldmodel.types import Batch, Policy, Rows, State
 
 ENDING_BINS = (0.0, 0.001, 0.01, 0.1, 0.5)  # least probability of each
 
@@ -46,7 +47,9 @@ class Judged(NamedTuple):
     ending: list[Ending]
 
 
-def collect_episodes(environments: Environments, policy: Policy, *, episodes: int, seed: int) -> Batch:
+def collect_episodes(
+    environments: Environments, policy: Policy, *, episodes: int, seed: int, forecast: PlanForecast | None = None
+) -> Batch:
     """Play whole episodes, each from a start seed of its own: -> [E, T] rows, padded.
 
     Training chooses its best weights by them; `episodes.play` has other starts for the same seed, so that what it says
@@ -57,13 +60,19 @@ def collect_episodes(environments: Environments, policy: Policy, *, episodes: in
         policy: acts.
         episodes: how many (E).
         seed: of the starts.
+        forecast: the policy's, where it plans; notes what is expected in each episode's first state.
     Raises:
         EnvironmentFailureError: if an environment fails.
         ValueError: if episodes is not positive, or the seed negative.
     """
     played = list[Batch]()
     for start, wanted in rounds(episodes, environments.count, seed, Stream.CHOOSING):
-        side_by_side = stacked(list(play_round(Rollout(environments, policy, start), wanted)))
+        rows = list[Rows]()
+        for row in play_round(Rollout(environments, policy, start), wanted):
+            rows.append(row)
+            if forecast is not None and len(rows) == 2:  # the policy has just planned, in the episodes' first states
+                forecast.note(wanted)
+        side_by_side = stacked(rows)
         for i in range(wanted):
             length = int(side_by_side.is_last[i].int().argmax()) + 1
             played.append(select(side_by_side, slice(i, i + 1), slice(length)))

@@ -1,7 +1,7 @@
 """Pictures of a training run: charts in figures of their own, and figures as PNG. Writes nothing and shows nothing."""
 
 import io
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -100,9 +100,10 @@ def acting_figure(curves: Mapping[str, Curve]) -> Figure:
     return figure
 
 
-def acting_charts(metrics: Container[str]) -> list[str]:
-    """The charts of how a run acts that can be drawn: those whose first curve there is."""
-    return [name for name, looks in vocabulary.ACTING_CURVES.items() if next(iter(looks)) in metrics]
+def acting_charts(curves: Mapping[str, Curve]) -> list[str]:
+    """The charts of how a run acts that are drawn: those whose first curve there is, of lengths only if they change."""
+    there = [name for name, looks in vocabulary.ACTING_CURVES.items() if next(iter(looks)) in curves]
+    return [name for name in there if name != "lengths" or np.ptp(curves["acting/length"].y) > 0]
 
 
 def open_loop_figure(errors: Mapping[str, Sequence[np.ndarray]]) -> Figure:

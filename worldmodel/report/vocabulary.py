@@ -215,11 +215,17 @@ ACTING = {  # how a run acts, over training
         "return of an episode",
         "They should rise and stay there. A least return far below the others is a start that is still failed.",
     ),
+    "lengths": Wording(
+        "Length of an episode",
+        "steps",
+        "Where a task is to stay alive it grows with the return; where it is to arrive it falls.",
+    ),
     "calibration": Wording(
         "Return, predicted and real",
         "discounted return",
-        "The two should meet. A critic far above what then comes is flattered by its own dream. Behind a truncated "
-        "end, its own value counts as what came.",
+        "The two should meet. A prediction far above what then comes is flattered by its own dream. A critic predicts "
+        "whole episodes, and behind a truncated end its own value counts as what came; a planner predicts its first "
+        "plan alone.",
         "Discounted return, predicted and real",
     ),
     "bound": Wording(
@@ -240,9 +246,10 @@ ACTING_CURVES = {  # by chart and metric
         "acting/median_return": LineStyle("median", OPTIMISED, "--"),
         "acting/least_return": LineStyle("least", BASELINE, ":"),
     },
+    "lengths": {"acting/length": LineStyle("mean", RAW, marker="o")},
     "calibration": {
         "acting/discounted_return": LineStyle("what came", TRUTH, marker="o"),
-        "acting/predicted_return": LineStyle("the critic's prediction", RAW, marker="o"),
+        "acting/predicted_return": LineStyle("predicted", RAW, marker="o"),
     },
     "bound": {
         "acting_heldout/elbo": LineStyle(OWN, RAW, marker="o"),

@@ -7,6 +7,7 @@ from worldmodel.data.batches import trimmed
 from worldmodel.data.environment import Environments
 from worldmodel.evaluation.evidence import rough_evidence
 from worldmodel.evaluation.own_episodes import collect_episodes, judge
+from worldmodel.evaluation.plan_forecast import PlanForecast
 from worldmodel.models.world_model import WorldModel
 from worldmodel.training.evaluators import RoughEvidenceSettings
 from worldmodel.training.journal import Journal
@@ -48,7 +49,9 @@ class ActingEvaluator:
     def __call__(self, update: int, journal: Journal) -> dict[str, float]:
         """Report: -> `return`, the mean over episodes, in reward units."""
         model = self.learner.model
-        played = collect_episodes(self.environments, self.policy(), episodes=self.episodes, seed=self.seed)
+        policy = self.policy()
+        forecast = PlanForecast.of(policy, self.seed)
+        played = collect_episodes(self.environments, policy, episodes=self.episodes, seed=self.seed, forecast=forecast)
         episodes = trimmed(played.to(model.device))
         returns, lengths = (episodes.reward * episodes.valid).sum(1), (episodes.valid.sum(1) - 1).float()
         value = None if self.agent is None else self.agent.value
@@ -65,6 +68,10 @@ class ActingEvaluator:
         if judged.calibration is not None:
             values["acting/predicted_return"] = judged.calibration.predicted.mean().item()
             values["acting/discounted_return"] = judged.calibration.real.mean().item()
+        if forecast is not None:
+            reward = (episodes.reward * episodes.valid)[:, 1:].T.double().cpu().numpy()
+            values["acting/predicted_return"] = float(forecast.predicted.mean())
+            values["acting/discounted_return"] = float(forecast.real(reward).mean())
         if self.rough is not None:
             found = rough_evidence(model, episodes, **self.rough._asdict())
             values |= {f"acting_evidence/{name}": value for name, value in found._asdict().items()}
