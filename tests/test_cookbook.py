@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "cookbook.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 RECIPES = [snippet for snippet in SNIPPETS if snippet.startswith("import worldmodel\n")]
-FIRST, LATENTS, BRANCHES, FILTER, ARRAYS, MODEL, AUXILIARY, STEPS, EVIDENCE, UNREGISTERED = RECIPES
+FIRST, LATENTS, BRANCHES, FILTER, ARRAYS, MODEL, AUXILIARY, STEPS, EVIDENCE, UNREGISTERED, *ACTING = RECIPES
 DEFINITIONS = [snippet for snippet in SNIPPETS if snippet not in RECIPES]
 NOTEBOOK = json.loads((DOCS / "cookbook.ipynb").read_text())
 CELLS = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
@@ -91,8 +91,8 @@ def defined(recipe):
     return names
 
 
-def test_training_and_the_eight_recipes_and_one_more_are_there():
-    assert len(re.findall(r"^## \d\. ", TEXT, re.MULTILINE)) == 8 and len(RECIPES) == 10 and len(DEFINITIONS) == 2
+def test_training_the_eight_recipes_and_three_more_are_there():
+    assert len(re.findall(r"^## \d\. ", TEXT, re.MULTILINE)) == 8 and len(RECIPES) == 12 and len(DEFINITIONS) == 3
 
 
 @pytest.mark.parametrize("snippet", RECIPES)
@@ -153,6 +153,15 @@ def test_the_evidence_of_ones_own_data(recipe, capsys):
 def test_an_environment_that_is_not_registered(recipe, capsys):
     recipe(UNREGISTERED, MyWorld=Counting)
     assert capsys.readouterr().out.strip().startswith("[")
+
+
+def test_acting_in_gymnasiums_loop_and_a_policy_of_ones_own(recipe, capsys):
+    loop, evaluated = ACTING
+    names = recipe(loop)
+    assert names["obs"].shape == (3,) and np.isfinite(names["reward"])
+    recipe(evaluated, **defined(recipe))
+    own, actor = re.findall(r"\[[^]]*\]", capsys.readouterr().out)
+    assert len(own.split()) >= 4 and own != actor
 
 
 def test_the_notebook_holds_no_output():
