@@ -38,6 +38,7 @@ from worldmodel_envs.stable_baselines import StableVecEnv
 PAGE, BLOCK, FIGURE = "acting.md", "dream", "dream_study.png"
 NUMBERS = "dream_study.jsonl"  # every checkpoint behind the page
 DREAM, WORLD = "dream", "world"
+DEFAULTS = {"horizon": "longest", "from_resets": True}  # of dreams
 TARGET = 475.0  # CartPole-v1, where it counts as solved
 # stable-baselines3's own settings for CartPole (rl-baselines3-zoo), with four times as many environments. Learning rate
 # and clipping fall linearly to zero over the whole budget, as they do there.
@@ -99,7 +100,7 @@ def missing(run: Run, options: argparse.Namespace) -> list[dict[str, Any]]:
     """
     done = read_results(options.output)
     about = {"model": run.config.name, "model_seed": run.config.seed, "rows": rows_of(run)}
-    about |= {"steps": options.steps, "dream": options.dream}
+    about |= {"steps": options.steps, "dream": DEFAULTS | options.dream}
     about["effort"] = {name: getattr(options, name) for name in ("checkpoint", "every", "episodes")}
     seeds = options.seeds or [run.config.seed]
     asked = [{**about, "learns": learns, "seed": seed} for learns in options.learns for seed in seeds]
@@ -116,8 +117,8 @@ def study(run: Run, options: argparse.Namespace) -> None:
 def which(result: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells the results of this study apart; their order is by it."""
     names, dream = ("model", "model_seed", "seed", "steps"), result["dream"]
-    plain_first = len(dream)  # options that are given: the default dreams come before all others
-    return result["learns"], plain_first, json.dumps(dream, sort_keys=True), *(result[name] for name in names)
+    others = dream != DEFAULTS  # the default dreams come before all others
+    return result["learns"], others, json.dumps(dream, sort_keys=True), *(result[name] for name in names)
 
 
 def rows_of(run: Run) -> int:
@@ -198,7 +199,9 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def words_of(dream: Mapping[str, Any]) -> str:
-    return ", ".join(f"`{name}={value!r}`" for name, value in dream.items()) or "defaults"
+    if dream == DEFAULTS:
+        return "defaults"
+    return ", ".join(f"`{name}={value!r}`" for name, value in dream.items())
 
 
 def draw(results: list[dict[str, Any]]) -> Figure:

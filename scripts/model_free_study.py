@@ -4,7 +4,8 @@
     python scripts/model_free_study.py --output runs/acting --only cartpole --seeds 0 1
 
 Settings are those that the authors of stable-baselines3 have for each task (rl-baselines3-zoo: of hidden velocities
-CartPole's, of MiniGrid DoorKey's), with a constant learning rate. No agent remembers anything, and pixels of 32 x 32
+CartPole's, of MiniGrid DoorKey's, without its scaling of observations, which are classes here), with a constant
+learning rate. No agent remembers anything, and pixels of 32 x 32
 are too small for their convolutions. Every 500 steps the policy, without exploring, plays the 50 episodes that
 acting_study.py plays; PPO learns in whole rollouts, after which it is evaluated, and may end behind the budget. Results
 are in the format of acting_study.py, so that its --write shows them in the same table and figure. Needs the extra `sb3`

@@ -9,7 +9,8 @@ as the loss, or 1 free nat and KL balancing of 1 and 0.1; Gaussian latents, or 1
 acting preset, in which the actor's gradient is pathwise only for continuous actions and Gaussian latents. Budgets are
 fixed and every seed counts. Each run is judged at its end by ten episodes of its own actor and ten random ones: the
 bound and an estimate of the evidence by SMC, both of the first 100 rows of each, and the critic's forecast. Of every
-evaluation the number of its 50 episodes that ended, and how many ends the model expected, are in docs/acting.md.
+evaluation the number of its 50 episodes that ended, and how many ends the model expected, are in docs/acting.md; the
+forecasts are kept too.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def study(preset: str, cell: tuple[str, str, str], seed: int, output: Path) -> s
 
 
 def ends(folder: Path) -> list[dict[str, float]]:
-    """Of every evaluation of a run: the episodes that ended, and how many ends its model expected, step by step."""
+    """Of every evaluation of a run: the episodes that ended, how many ends its model expected, and the forecast."""
     found = []
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -86,7 +87,8 @@ def ends(folder: Path) -> list[dict[str, float]]:
             came, expected = (
                 sum(row[f"{one}/steps"] * row[f"{one}/{what}"] for one in bins) for what in ("happened", "predicted")
             )
-            found.append({"ends": round(came), "ends_expected": round(expected, 1)})
+            forecast = round(row["acting/predicted_return"], 1)
+            found.append({"ends": round(came), "ends_expected": round(expected, 1), "forecast": forecast})
     return found
 
 

@@ -82,10 +82,12 @@ def test_ends_that_came_and_that_were_expected_are_summed_by_phase(monkeypatch, 
     row = {
         f"acting_ending/{least}/{name}": x for least, many in bins.items() for name, x in zip(NAMES, many, strict=True)
     }
-    lines = [{"update": 1, "loss/value": 2.0}, {"update": 2, "acting/return": 3.0, **row}, {"acting/return": 500.0}]
+    back, forecast = "acting/return", "acting/predicted_return"
+    lines = [{"update": 1, "loss/value": 2.0}, {back: 3.0, forecast: 4.06, **row}, {back: 500.0, forecast: 90.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     first, second = script.ends(tmp_path)
-    assert first == {"ends": 2, "ends_expected": 1.1} and second == {"ends": 0, "ends_expected": 0}
+    assert first == {"ends": 2, "ends_expected": 1.1, "forecast": 4.1}
+    assert second == {"ends": 0, "ends_expected": 0, "forecast": 90.0}
     about = {"preset": "cartpole", "cell": ["learned", "bound", "Gaussian"]}
     steps = ((1500, 100.0), (2000, 474.0), (2500, 475.0))
     one = {**about, "evaluations": [{"steps": at, "return": back, **first} for at, back in steps]}

@@ -23,11 +23,14 @@ def script(monkeypatch):
     return importlib.import_module("dream_study")
 
 
+DEFAULTS = {"horizon": "longest", "from_resets": True}
+
+
 def result(learns="dream", seed=0, last=500.0, dream=None):
     returns = [{"mean": 9.0, "least": 8.0, "most": 11.0}, {"mean": last, "least": last - 1, "most": last}]
     points = [{"step": 1024 * i, "world": one, "dream": one} for i, one in enumerate(returns)]
     about = {"model": "m", "model_seed": 3, "rows": 10_000, "learns": learns, "seed": seed, "steps": 1024}
-    return about | {"dream": dream or {}, "checkpoints": points, "cpu_seconds": 7.0}
+    return about | {"dream": dream or DEFAULTS, "checkpoints": points, "cpu_seconds": 7.0}
 
 
 def test_ppo_is_evaluated_in_both_after_each_part_of_its_budget_and_not_again(script, tmp_path, monkeypatch):

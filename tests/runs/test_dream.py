@@ -80,7 +80,7 @@ def test_gymnasium_makes_many_and_they_are_those_of_the_same_seed(folder):
 
 
 def test_the_settings_of_a_dream_reach_it(folder):
-    envs = make_dreams(folder, 300, horizon=1, ends="never", starts="heldout", context=1)
+    envs = make_dreams(folder, 300, horizon=1, ends="never", starts="heldout")
     first, _ = envs.reset(seed=0)
     with Replay.open(folder / "heldout", read_only=True) as heldout:
         beginnings = np.stack([episode.obs["obs"][0, 0].numpy() for episode in heldout.episodes()])
@@ -179,7 +179,8 @@ def test_the_dream_of_a_strangers_run_imports_nothing_that_it_names(folder, tmp_
         ({"num_envs": 0}, "num_envs: expected at least 1, got 0"),
         ({"horizon": 0}, "horizon: expected at least 1, got 0"),
         ({"horizon": "long"}, "horizon: expected a number of steps, longest or None, got 'long'"),
-        ({"context": 0}, "context: expected at least 1, got 0"),
+        ({"context": 0, "from_resets": False}, "context: expected at least 1, got 0"),
+        ({"context": 3}, "context: expected none from resets, before which there are no rows, got 3"),
         ({"starts": "elsewhere"}, "starts: expected one of replay, heldout, got 'elsewhere'"),
         ({"spaces": "all"}, "spaces: expected one of world, rows, None, got 'all'"),
         ({"ends": "soon"}, "ends: expected one of"),

@@ -118,10 +118,9 @@ class _Timed:
 def _play_round(rollout: Rollout, forecast: PlanForecast | None, wanted: int, at: Callable[[str], None]) -> _Round:
     """The first episodes of the first `wanted` environments."""
     rewards, last = list[np.ndarray](), list[np.ndarray]()
-    for rows in play_round(rollout, wanted, at=at):
+    played = play_round(rollout, wanted, at=at)
+    for rows in played if forecast is None else forecast.noting(played, wanted):
         rewards.append(rows.reward[:wanted])
         last.append(rows.is_last[:wanted])
-        if forecast is not None and len(rewards) == 2:  # the policy has just planned, in the episodes' first states
-            forecast.note(wanted)
     ends = np.cumsum(last, 0) - last  # before each row
     return _Round(np.where(ends == 0, rewards, 0.0)[1:], (ends == 0).sum(0) - 1)

@@ -18,12 +18,12 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.batch_bound import bound_loss_and_states
 from worldmodel.objectives.loss import Objective
 from worldmodel.seeding import Stream
-from worldmodel.types import Batch, Policy, Rows, State
+from worldmodel.types import Batch, Policy, State
 
 ENDING_BINS = (0.0, 0.001, 0.01, 0.1, 0.5)  # least probability of each
 
 
-class CriticForecast(NamedTuple):
+class CriticCalibration(NamedTuple):
     """What a critic expects in the first state of each episode, and the discounted rewards that came."""
 
     predicted: Float[Tensor, " E"]
@@ -43,7 +43,7 @@ class Judged(NamedTuple):
     """How well a model knows episodes."""
 
     bound: dict[str, float]  # on their evidence, and its terms: nats per step
-    calibration: CriticForecast | None  # if there is a critic
+    calibration: CriticCalibration | None  # if there is a critic
     ending: list[Ending]
 
 
@@ -67,12 +67,8 @@ def collect_episodes(
     """
     played = list[Batch]()
     for start, wanted in rounds(episodes, environments.count, seed, Stream.CHOOSING):
-        rows = list[Rows]()
-        for row in play_round(Rollout(environments, policy, start), wanted):
-            rows.append(row)
-            if forecast is not None and len(rows) == 2:  # the policy has just planned, in the episodes' first states
-                forecast.note(wanted)
-        side_by_side = stacked(rows)
+        rows = play_round(Rollout(environments, policy, start), wanted)
+        side_by_side = stacked(list(rows if forecast is None else forecast.noting(rows, wanted)))
         for i in range(wanted):
             length = int(side_by_side.is_last[i].int().argmax()) + 1
             played.append(select(side_by_side, slice(i, i + 1), slice(length)))
@@ -106,7 +102,7 @@ def judge(
         ends.append(_ends(model, states, part, generator))
     return Judged(
         {name: total / int(episodes.valid.sum()) for name, total in totals.items()},
-        CriticForecast(*(torch.cat(x) for x in zip(*calibrations, strict=True))) if value is not None else None,
+        CriticCalibration(*(torch.cat(x) for x in zip(*calibrations, strict=True))) if value is not None else None,
         ending(*(torch.cat(x) for x in zip(*ends, strict=True))),
     )
 

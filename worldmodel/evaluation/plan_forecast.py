@@ -1,5 +1,6 @@
 """What the model of a planner expects of its first plan in every episode."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Float
 
 from worldmodel.behaviour.acting import FilteringPolicy, Planning
 from worldmodel.seeding import Stream, make_generator
-from worldmodel.types import Policy
+from worldmodel.types import Policy, Rows
 
 FUTURES = 64  # of each start, for the predicted return
 
@@ -30,12 +31,14 @@ class PlanForecast:
         planning = policy.chooser
         return cls(policy, planning, make_generator(seed, stream=Stream.IMAGINATION, device=planning.model.device))
 
-    def note(self, wanted: int) -> None:
-        """Keep what is expected of the newest plan in the first `wanted` environments, in whose first states it was
-        made."""
-        assert self.policy.newest is not None
-        expected = self.planning.predicted_return(self.policy.newest, FUTURES, self.generator)
-        self.noted.append(expected[:wanted].double().cpu().numpy())
+    def noting(self, played: Iterable[Rows], wanted: int) -> Iterator[Rows]:
+        """The rows of a round of episodes, unchanged; what is expected in the first `wanted` environments is noted."""
+        for t, rows in enumerate(played):
+            if t == 1:  # the policy has just planned, in the episodes' first states
+                assert self.policy.newest is not None
+                expected = self.planning.predicted_return(self.policy.newest, FUTURES, self.generator)
+                self.noted.append(expected[:wanted].double().cpu().numpy())
+            yield rows
 
     @property
     def predicted(self) -> Float[np.ndarray, " E"]:

@@ -86,7 +86,7 @@ def bound_curves(train: Mapping[str, Sequence[float]], heldout: Mapping[str, Seq
 
 
 def acting_figure(curves: Mapping[str, Curve]) -> Figure:
-    """How a run acts on one page: its returns, the critic's prediction, and how well the model knows its episodes.
+    """How a run acts on one page: returns, lengths, what was predicted, and how well the model knows its episodes.
 
     Args:
         curves: by metric, over environment steps; what is empty is not drawn.

@@ -96,7 +96,7 @@ def acting(record: Record, shown_above: str | None = None) -> list[Block]:
     first = [film(record, name) for name in found if name == DREAM_FILM != shown_above]
     others = [film(record, name) for name in found if name not in (DREAM_FILM, shown_above)]
     dream = [_dream(record, filmed=DREAM_FILM in found)] if DREAM in record.pictures else []
-    return [*first, *([Panels(drawn)] if drawn else []), *_closing(record), *_ending(record), *others, *dream]
+    return [*first, *([Panels(drawn)] if drawn else []), *_final(record), *_ending(record), *others, *dream]
 
 
 def films(record: Record) -> list[str]:
@@ -119,12 +119,12 @@ def _dream(record: Record, *, filmed: bool) -> Block:
     return Fold("The same as curves", shown) if filmed else shown
 
 
-def _closing(record: Record) -> list[Block]:
+def _final(record: Record) -> list[Block]:
     """What an actor and a planner earn with the best weights, over the same starts."""
-    names = [name.removeprefix(vocabulary.CLOSING) for name in record.names(vocabulary.CLOSING)]
+    names = [name.removeprefix(vocabulary.FINAL) for name in record.names(vocabulary.FINAL)]
     rows = []
     for policy in dict.fromkeys(name.split("/")[0] for name in names):
-        found = {part: record.last(f"{vocabulary.CLOSING}{policy}/{part}") for part in Summary._fields}
+        found = {part: record.last(f"{vocabulary.FINAL}{policy}/{part}") for part in Summary._fields}
         mean, low, high, *spread = (number(found[part]) for part in Summary._fields)
         rows.append((policy, mean, "" if found["low"] is None else f"{low} to {high}", *spread))
     header = ("return of the best weights, by policy", "mean", "95 % interval", "median", "least", "most")

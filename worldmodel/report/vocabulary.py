@@ -208,7 +208,7 @@ BEST = {  # of the evaluations so far, by score; the metric best/SCORE, by which
     "return": Wording("best return", "reward units", "The highest mean return of any evaluation so far."),
 }
 OWN, HELD_OUT = "its own episodes", "held-out episodes of a random policy"
-CLOSING = "closing_return/"  # of each policy that plays with a run's best weights at its end
+FINAL = "final_return/"  # of each policy that plays with a run's best weights at its end
 ACTING = {  # how a run acts, over training
     "returns": Wording(
         "Returns",

@@ -19,7 +19,6 @@ from worldmodel.training.tracking import Tracker
 
 EPISODES = 5  # that the best and the median are chosen from
 COMPARED = 10  # episodes that the actor and a planner play, from the same starts
-PLANNER = "mppi"  # that plays beside the actor
 ROWS = 500  # of an episode that are filmed, at most
 
 
@@ -29,8 +28,7 @@ def acts(config: Config) -> bool:
 
 
 def write_acting(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
-    """Write RUN/play/POLICY.gif, RUN/play/dream.gif and figures/acting_dream.png, and hand them to a tracker; before,
-    where an actor was learned, report what it earns beside a planner in the same model.
+    """Write RUN/play/POLICY.gif, RUN/play/dream.gif and figures/acting_dream.png, and hand them to a tracker.
 
     What cannot be made is left out with a sentence, such as the film of an environment that does not render.
 
@@ -40,9 +38,6 @@ def write_acting(run: Run, tracker: Tracker, update: int, progress: Watch) -> No
         update: they belong to.
         progress: told how far it is, and what was left out.
     """
-    if run.config.acting.policy == "actor":
-        with _or_left_out("planner beside the actor", progress):
-            _compare(run, tracker, update, progress)
     with _or_left_out("film of the policy", progress):
         _film(run, tracker, update, progress)
     with _or_left_out("dream beside the world", progress):
@@ -51,23 +46,32 @@ def write_acting(run: Run, tracker: Tracker, update: int, progress: Watch) -> No
             _dream_film(run, gap, tracker, update, progress)
 
 
+def compare_with_planner(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
+    """Report what an actor earns, and what planning in the same model earns from the same starts.
+
+    Args:
+        run: one with an actor.
+        tracker: takes the returns, `final_return/POLICY/...`.
+        update: they belong to.
+        progress: told how far it is, and the means.
+    """
+    episodes, words = min(COMPARED, run.config.evaluation.acting_episodes), []
+    with _or_left_out("planner beside the actor", progress):
+        for name in ("actor", run.config.planner.method):
+            policy = run.policy(name, seed=_seed(run))
+            played = run.evaluate_policy(policy, episodes=episodes, seed=_seed(run), at=progress.at)
+            found = {part: value for part, value in summary(played.returns)._asdict().items() if np.isfinite(value)}
+            tracker.scalars(update, {f"{vocabulary.FINAL}{name}/{part}": value for part, value in found.items()})
+            words.append(f"{name} {found['mean']:.1f}")
+        progress.log(f"the best weights earn, over the same {counted(episodes, 'start')}: {', '.join(words)}")
+
+
 @contextmanager
 def _or_left_out(words: str, progress: Watch) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever an environment's own rendering raises: the run is trained and saved
         progress.log(f"no {words}: {str(error) or type(error).__name__}")
-
-
-def _compare(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:
-    episodes, words = min(COMPARED, run.config.evaluation.acting_episodes), []
-    for name in (run.config.acting.policy, PLANNER):
-        policy = run.policy(name, seed=_seed(run))
-        played = run.evaluate_policy(policy, episodes=episodes, seed=_seed(run), at=progress.at)
-        found = {part: value for part, value in summary(played.returns)._asdict().items() if np.isfinite(value)}
-        tracker.scalars(update, {f"{vocabulary.CLOSING}{name}/{part}": value for part, value in found.items()})
-        words.append(f"{name} {found['mean']:.1f}")
-    progress.log(f"the best weights earn, over the same {counted(episodes, 'start')}: {', '.join(words)}")
 
 
 def _film(run: Run, tracker: Tracker, update: int, progress: Watch) -> None:

@@ -67,7 +67,7 @@ def _prepare(
     ends: str = "sampled",
     starts: str = "replay",
     from_resets: bool = True,
-    context: int = CONTEXT,
+    context: int | None = None,
     spaces: str | None = None,
     checkpoint: str | None = None,
     device: str = "cpu",
@@ -83,13 +83,16 @@ def _prepare(
         starts: whose rows dreams begin at: the replay's, which the model learned from, or the held-out ones.
         from_resets: begin at first rows of whole episodes, as the world does; else at any row but an episode's last.
             Every one is as likely.
-        context: rows up to the first of a dream that are filtered, at most.
+        context: rows up to the first of a dream that are filtered, at most; 16 by default, and 1 from resets.
         spaces: see `dream_spaces`.
         checkpoint, device: as in `open_run`, where run is a folder.
     """
     if isinstance(horizon, str) and horizon != LONGEST:
         raise ValueError(f"horizon: expected a number of steps, {LONGEST} or None, got {horizon!r}")
     rules = DreamRules(None if isinstance(horizon, str) else horizon, observed, ends)
+    if from_resets and context is not None:
+        raise ValueError(f"context: expected none from resets, before which there are no rows, got {context}")
+    context = CONTEXT if context is None else context
     require_positive(num_envs=count, context=context)
     for name, given, known in (("starts", starts, STARTS), ("spaces", spaces, SPACES)):
         if given not in known:
@@ -100,7 +103,7 @@ def _prepare(
     folder = stored_data(opened.config, opened.folder)[0 if starts == "replay" else 1]
     begun = _beginnings(folder) if from_resets or horizon == LONGEST else []
     if horizon == LONGEST:
-        rules = replace(rules, horizon=max(1, *(actions for _, actions in begun)))
+        rules = replace(rules, horizon=max(actions for _, actions in begun))
     draw = _first_rows([first for first, _ in begun]) if from_resets else _any_rows(folder, context)
     return Dreams(opened.model, count, draw, rules), seen
 
@@ -153,9 +156,9 @@ def _first_rows(firsts: list[Batch]) -> DrawContexts:
 
 
 def _beginnings(folder: Path) -> list[tuple[Batch, int]]:
-    """First rows of whole episodes, and how many actions follow each."""
+    """First rows of whole episodes that went on from there, and how many actions follow each."""
     with Replay.open(folder, read_only=True) as replay:
-        if found := list(replay.beginnings()):
+        if found := [(first, actions) for first, actions in replay.beginnings() if actions > 0]:
             return found
     advice = "horizon=N and from_resets=False take any rows"
     raise ValueError(f"horizon, from_resets: expected a whole episode in {folder}, found none; {advice}")

@@ -24,7 +24,7 @@ from worldmodel.data.replay import Replay
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.elbo import explained
 from worldmodel.report.formats import counted
-from worldmodel.runs.acting import acts, write_acting
+from worldmodel.runs.acting import acts, compare_with_planner, write_acting
 from worldmodel.runs.assembly import make_trainer
 from worldmodel.runs.folder import (
     is_finished,
@@ -328,7 +328,11 @@ def finish_run(run: Run, trainer: Trainer) -> None:
         with trainer.stages("imagine"), trainer.progress.phase("imagining"):
             imagined = run.write_imagination(seed=run.config.evaluation.seed)
             show_files(trainer.journal.pictures, trainer.updates, "imagination", imagined)
-    if show_policy := acts(run.config):
+    show_policy = acts(run.config)
+    if show_policy and run.agent is not None:
+        with trainer.stages("play"), trainer.progress.phase("planning beside the actor"):
+            compare_with_planner(run, trainer.journal.pictures, trainer.updates, trainer.progress)
+    if show_policy:
         with trainer.stages("film"), trainer.progress.phase("filming the policy"):
             write_acting(run, trainer.journal.pictures, trainer.updates, trainer.progress)
     if trainer.heldout.imagines or show_policy:
