@@ -37,6 +37,8 @@ SETTINGS = TINY | {
     "critic.units": 8,
     "behaviour.starts": 6,
     "behaviour.horizon": 3,
+    "planner.candidates": 4,
+    "planner.horizon": 2,
     "tracking": "offline",
 }
 
