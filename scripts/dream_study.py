@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--dream", type=json.loads, default={}, metavar="JSON", help="options of dreams, over defaults")
     parser.add_argument("--write", action="store_true", help="write docs/acting.md from what is there, train nothing")
     options = parser.parse_args()
+    options.dream = DEFAULTS | options.dream  # what is recorded is what is asked for
     options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     if not options.write:
@@ -100,7 +101,7 @@ def missing(run: Run, options: argparse.Namespace) -> list[dict[str, Any]]:
     """
     done = read_results(options.output)
     about = {"model": run.config.name, "model_seed": run.config.seed, "rows": rows_of(run)}
-    about |= {"steps": options.steps, "dream": DEFAULTS | options.dream}
+    about |= {"steps": options.steps, "dream": options.dream}
     about["effort"] = {name: getattr(options, name) for name in ("checkpoint", "every", "episodes")}
     seeds = options.seeds or [run.config.seed]
     asked = [{**about, "learns": learns, "seed": seed} for learns in options.learns for seed in seeds]

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from acting_study import STEPS_BETWEEN, TASKS, result_file  # beside this file
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import TransformObservation
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -109,24 +110,17 @@ def make_task(preset: str, count: int) -> VectorEnv:
 
     def wrap(one: gymnasium.Env) -> gymnasium.Env:
         one = apply_wrappers(one, env.wrappers)
-        return Seen(one, env.hide[ROOT]) if env.hide else one
+        return without(one, env.hide[ROOT]) if env.hide else one
 
     return make(prepare(env.id), count, wrappers=[wrap], **env.kwargs)
 
 
-class Seen(gymnasium.ObservationWrapper):
-    """A vector of numbers without its hidden entries."""
-
-    def __init__(self, env: gymnasium.Env, hidden: Sequence[int]) -> None:
-        super().__init__(env)
-        space = env.observation_space
-        assert isinstance(space, gymnasium.spaces.Box)
-        self.kept = np.setdiff1d(np.arange(space.shape[0]), hidden)
-        self.observation_space = gymnasium.spaces.Box(space.low[self.kept], space.high[self.kept])
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        """The entries that are seen."""
-        return observation[self.kept]
+def without(env: gymnasium.Env, hidden: Sequence[int]) -> gymnasium.Env:
+    """An environment of a vector of numbers, without those of these indices."""
+    space = env.observation_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    kept = np.setdiff1d(np.arange(space.shape[0]), hidden)
+    return TransformObservation(env, lambda x: x[kept], gymnasium.spaces.Box(space.low[kept], space.high[kept]))
 
 
 def make(env_id: str, count: int, **kwargs: Any) -> VectorEnv:

@@ -53,7 +53,8 @@ class ActingEvaluator:
         forecast = PlanForecast.of(policy, self.seed)
         played = collect_episodes(self.environments, policy, episodes=self.episodes, seed=self.seed, forecast=forecast)
         episodes = trimmed(played.to(model.device))
-        returns, lengths = (episodes.reward * episodes.valid).sum(1), (episodes.valid.sum(1) - 1).float()
+        reward = episodes.reward * episodes.valid
+        returns, lengths = reward.sum(1), (episodes.valid.sum(1) - 1).float()
         value = None if self.agent is None else self.agent.value
         judged = judge(model, episodes, seed=self.seed, value=value, discount=self.discount)
         values = {
@@ -69,9 +70,9 @@ class ActingEvaluator:
             values["acting/predicted_return"] = judged.calibration.predicted.mean().item()
             values["acting/discounted_return"] = judged.calibration.real.mean().item()
         if forecast is not None:
-            reward = (episodes.reward * episodes.valid)[:, 1:].T.double().cpu().numpy()
+            real = forecast.real(reward[:, 1:].T.double().cpu().numpy())
             values["acting/predicted_return"] = float(forecast.predicted.mean())
-            values["acting/discounted_return"] = float(forecast.real(reward).mean())
+            values["acting/discounted_return"] = float(real.mean())
         if self.rough is not None:
             found = rough_evidence(model, episodes, **self.rough._asdict())
             values |= {f"acting_evidence/{name}": value for name, value in found._asdict().items()}
