@@ -60,7 +60,7 @@ TASKS = {
     "cartpole": Task(475.0, 12_000),
     "cartpole_hidden": Task(450.0, 12_000),
     "cartpole_pixels": Task(300.0, 8_000),
-    "lunar_lander": Task(100.0, 20_000),
+    "lunar_lander": Task(100.0, 30_000),
     "minigrid": Task(0.9, 55_000),
     "pendulum": Task(-200.0, 6_000),
 }
