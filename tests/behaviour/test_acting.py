@@ -170,8 +170,20 @@ def test_what_another_model_carried_is_refused_and_so_are_other_environments():
     policy(next(rows_of(make_batch())))
     with pytest.raises(ValueError, match=r"carry: expected .* shapes \[\(8,\), \(15,\)\], got \[\(8,\), \(4,\)\]"):
         planning_policy(make_model(latent=CATEGORICAL)).restore(policy.state())
+    two = list(rows_of(make_batch(batch=2, first=())))
     with pytest.raises(ValueError, match="expected one of each of 3 environments, got 2"):
-        policy(next(rows_of(make_batch(batch=2))))
+        policy(two[1])
+
+
+@pytest.mark.parametrize("latent", [GAUSSIAN, CATEGORICAL], ids=["gaussian", "categorical"])
+def test_where_all_episodes_begin_there_may_be_other_environments_than_before(latent):
+    model = make_model(latent=latent)
+    three, two = list(rows_of(make_batch())), list(rows_of(make_batch(batch=2, first=())))
+    used, fresh = planning_policy(model), planning_policy(model)
+    acted(used, three)
+    for policy in (used, fresh):
+        policy.generator.manual_seed(7)
+    np.testing.assert_array_equal(acted(used, two[:2]), acted(fresh, two[:2]))
 
 
 def test_the_return_that_is_predicted_is_that_of_the_plan_in_futures_of_its_own():

@@ -94,7 +94,7 @@ class Planning:
     def __call__(self, state: State, is_first: Bool[Tensor, " N"]) -> Float[Tensor, "N A"]:
         """The first actions of new plans, without noise."""
         start = self.planner.neutral(len(is_first), state.deter.device).to(state.deter.dtype)
-        if self._plan is not None:
+        if self._plan is not None and not is_first.all():
             start = torch.where(is_first[:, None, None], start, self.planner.shifted(self._plan))
 
         def evaluate(candidates: Tensor) -> Tensor:
@@ -174,11 +174,15 @@ class FilteringPolicy:
     def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
         """Actions after the newest row of each environment.
 
+        Where all are the first of their episodes, as many environments as there are begin.
+
         Raises:
-            ValueError: if there are other environments than before, by their number.
+            ValueError: if there are other environments than before, by their number, inside an episode.
         """
         N = len(rows.is_first)
-        carry = self.model.dynamics.initial(N) if self._carry is None else self._carry
+        carry = self._carry
+        if carry is None or rows.is_first.all():
+            carry = self.model.dynamics.initial(N)
         if (before := len(tree_leaves(carry)[0])) != N:
             raise ValueError(f"rows: expected one of each of {before} environments, got {N}")
         obs = {path: as_input(self.model, x) for path, x in rows.obs.items()}
