@@ -177,5 +177,8 @@ def test_the_cells_of_the_notebook_run_one_after_the_other(recipe, monkeypatch, 
     for cell in CELLS:
         exec(cell, names)
     names["pyplot"].close("all")
-    assert "ELBO" in capsys.readouterr().out and names["kl"]._repr_png_().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("ELBO", "planned [", "pumped ["))
+    assert names["kl"]._repr_png_().startswith(b"\x89PNG")
+    assert len(names["earned"]) == 100 and np.isfinite(names["earned"]).all()
     assert isinstance(names["of_parts"].model.encoder, names["MyEncoder"])
