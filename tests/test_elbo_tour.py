@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from scripts.elbo_tour import SECTIONS
 from scripts.tour.chinese import PHRASES, chinese
+from scripts.tour.page import table
 from worldmodel.evidence.estimate import Certificate, Estimate
 from worldmodel.report.tables import doubts
 
@@ -44,6 +47,13 @@ def rows(article):
     return [re.fullmatch(r"\| (.*) \| (.*) \|", line).groups() for line in lines if "---:" not in line]
 
 
+@pytest.mark.parametrize("section", EXACT)
+def test_what_is_exact_is_what_the_articles_say(section):
+    numbers = table(SECTIONS[section](True, torch.Generator().manual_seed(0)).numbers)
+    assert numbers.strip() == blocks(ENGLISH)[section].strip()
+
+
+@pytest.mark.slow
 def test_the_quick_tour_writes_every_figure_and_number_of_the_articles(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "elbo_tour.py"), "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)

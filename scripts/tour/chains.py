@@ -42,9 +42,8 @@ def hmm(quick: bool, generator: torch.Generator) -> Section:
     bound = chain.elbo(greedy, log_emission)
     figure, (top, bottom) = canvas(2, 1, height=4.4, sharex=True, height_ratios=[1, 1.15])
     rows = range(1, 49)
-    image = top.imshow(
-        chain.smooth(log_emission)[0].T, aspect="auto", cmap="Greys", vmin=0, vmax=1, extent=(0.5, 48.5, 4.5, -0.5)
-    )
+    smoothed = chain.smooth(log_emission)[0].T.numpy()
+    image = top.imshow(smoothed, aspect="auto", cmap="Greys", vmin=0, vmax=1, extent=(0.5, 48.5, 4.5, -0.5))
     top.plot(rows, path[0].argmax(-1), ".", color=RATE, ms=6, label="the state that was")
     figure.colorbar(image, ax=top, label="probability", pad=0.01)
     label(top, "p(z_t | x_1:T); dots: the states that made the colours", "", "state")

@@ -112,8 +112,8 @@ def factor_analysis(quick: bool, generator: torch.Generator) -> Section:
             ("probabilistic PCA", last["probabilistic PCA"].noise, RATE),
         ]
     ):
-        right.bar(place + 0.27 * (offset - 1), values, 0.25, color=color, alpha=0.85, label=name)
-    right.set_xticks(place, [f"x{i}" for i in "₁₂₃₄₅₆"])
+        right.bar((place + 0.27 * (offset - 1)).numpy(), values.numpy(), 0.25, color=color, alpha=0.85, label=name)
+    right.set_xticks(place.tolist(), [f"x{i}" for i in "₁₂₃₄₅₆"])
     label(right, "PCA has one noise, factor analysis six", "entry of x", "noise variance, units of x²")
     right.legend(loc="upper left")
     fall = min(min(b - a for a, b in itertools.pairwise(c)) for c in curves.values())

@@ -25,7 +25,7 @@ from worlds import TINY
 SETTINGS = TINY | {
     "env.id": "worldmodel/LinearGaussian-v0",
     "env.kwargs": {"oscillators": 1},
-    "env.time_limit": 19,
+    "env.time_limit": 13,
     "training.prefill": 200,
     "training.env_steps": 240,
     "training.train_ratio": 3.2,
@@ -54,14 +54,14 @@ def test_the_command_writes_a_figure_and_the_numbers_that_it_shows(folder, capsy
     shown = capsys.readouterr().out
     report = EvidenceReport.from_json(json.loads((folder / "evidence" / "evidence.json").read_text()))
     assert [one.particles for one in report.estimates] == [4, 8]
-    assert (report.episodes, report.runs, report.rows, report.chosen_on) == (3, 2, 60, 6)
+    assert (report.episodes, report.runs, report.rows, report.chosen_on) == (3, 2, 42, 6)
     for one in report.estimates:
         for estimate in (one.elbo, one.iwae, one.smc, one.width, *one.below_exact.values()):
             assert with_error(estimate) in shown
         assert (with_error(one.gap) in shown) is not bool(one.doubts)
     assert all(doubt[:20] in shown for doubt in tables.doubts(report.best.certificate))
     assert ("more particles may remove the doubt" in shown) is bool(tables.remedy(report))
-    assert [(part.first, part.last, part.particles) for part in report.parts] == [(1, 8, 8), (9, 20, 8)]
+    assert [(part.first, part.last, part.particles) for part in report.parts] == [(1, 8, 8), (9, 14, 8)]
     for part in report.parts:
         assert with_error(part.width) in shown and with_error(part.smc) in shown
     assert "does not certify" in shown

@@ -59,6 +59,7 @@ def test_kernels_compile_do_not_spill_and_load_widely(tmp_path):
     assert {row["load_bits"] for row in rows if row["kernel"] != "gaussian_kl_backward"} == {128}
 
 
+@pytest.mark.slow
 def test_kernels_of_a_step_of_the_scan_compile_and_do_not_spill(tmp_path):
     options = ("--targets", "sm_90", "--dtypes", "bfloat16", "--widths", "scan")
     assert_sound(compile_kernels(tmp_path / "figures.json", *options, kernels=OF_A_STEP))
