@@ -53,7 +53,7 @@ class Task(NamedTuple):
     """What is to be reached."""
 
     target: float  # mean return of an evaluation
-    env_steps: int
+    env_steps: int  # rows: where an action is held, several steps of the environment each
 
 
 TASKS = {
@@ -109,6 +109,7 @@ def study(preset: str, seed: int, env_steps: int, name: str, settings: Mapping[s
         "settings": dict(settings),
         "seed": seed,
         "env_steps": env_steps,
+        "action_repeat": run.config.env.action_repeat,
         "target": TASKS[preset].target,
         "run": run.folder.name,
         "evaluations": evaluations,
@@ -187,15 +188,20 @@ def for_good(evaluations: list[dict[str, float]], target: float) -> float | None
     return good
 
 
+def of_the_environment(result: Mapping[str, Any]) -> list[dict[str, float]]:
+    """A run's evaluations, with the steps of the environment in place of rows; older results held no action."""
+    return [{**one, "steps": one["steps"] * result.get("action_repeat", 1)} for one in result["evaluations"]]
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """Every seed in a row."""
     columns = ("task", "settings", "seed", "steps", "target", "reached by", "for good from", "mean of all")
     columns += ("mean of the last five", "least of the last half", "CPU s")
     rows = []
     for one in sorted(results, key=lambda one: (one["preset"], one["name"], one["env_steps"], one["seed"])):
-        evaluations, target = one["evaluations"], one["target"]
+        evaluations, target = of_the_environment(one), one["target"]
         returns = [each["return"] for each in evaluations]
-        half = [each["return"] for each in evaluations if each["steps"] >= one["env_steps"] / 2]
+        half = [each["return"] for each in one["evaluations"] if each["steps"] >= one["env_steps"] / 2]
         places = [
             f"{steps:,.0f}" if steps else "never"
             for steps in (reached(evaluations, target), for_good(evaluations, target))
@@ -218,7 +224,7 @@ def draw(results: list[dict[str, Any]]) -> Figure:
     for place, preset in enumerate(presets):
         axis = figure.add_subplot(lines, wide, place + 1)
         for colour, name in zip(itertools.cycle(COLOURS), names, strict=False):
-            found = [one["evaluations"] for one in results if (one["preset"], one["name"]) == (preset, name)]
+            found = [of_the_environment(one) for one in results if (one["preset"], one["name"]) == (preset, name)]
             curves = [[(each["steps"], each["return"]) for each in evaluations] for evaluations in found]
             for curve in curves:
                 axis.plot(*zip(*curve, strict=True), color=colour, lw=0.8, alpha=0.45)

@@ -5,11 +5,12 @@
 
 Settings are those that the authors of stable-baselines3 have for each task (rl-baselines3-zoo: of hidden velocities
 CartPole's, of MiniGrid DoorKey's, without its scaling of observations, which are classes here), with a constant
-learning rate. No agent remembers anything, and pixels of 32 x 32
-are too small for their convolutions. Every 500 steps the policy, without exploring, plays the 50 episodes that
-acting_study.py plays; PPO learns in whole rollouts, after which it is evaluated, and may end behind the budget. Results
-are in the format of acting_study.py, so that its --write shows them in the same table and figure. Needs the extra `sb3`
-and those of the tasks.
+learning rate. No agent remembers anything, and pixels of 32 x 32 are too small for their convolutions. They choose an
+action at every step of the environment, also where a preset holds it for several.
+
+Every 500 steps the policy, without exploring, plays the 50 episodes that acting_study.py plays; PPO learns in whole
+rollouts, after which it is evaluated, and may end behind the budget. Results are in the format of acting_study.py, so
+that its --write shows them in the same table and figure. Needs the extra `sb3` and those of the tasks.
 """
 
 import argparse
@@ -75,20 +76,25 @@ def main() -> None:
     torch.set_num_threads(1)
     for (preset, name), settings in SETTINGS.items():
         for seed in options.seeds if preset in options.only else []:
-            if not (path := result_file(preset, seed, TASKS[preset].env_steps, name, {}, options.output)).exists():
+            if not (path := result_file(preset, seed, budget(preset), name, {}, options.output)).exists():
                 path.write_text(json.dumps(study(preset, name, seed, settings), indent=1) + "\n")
+
+
+def budget(preset: str) -> int:
+    """Steps of the environment in the rows of the task."""
+    return TASKS[preset].env_steps * read_config(preset).env.action_repeat
 
 
 def study(preset: str, name: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Train with one seed: -> every evaluation."""
-    task, start = TASKS[preset], first_start(read_config(preset).evaluation.seed, Stream.CHOOSING)
+    start = first_start(read_config(preset).evaluation.seed, Stream.CHOOSING)
     settings = dict(settings)
     envs: VecEnv = StableVecEnv(make_task(preset, settings.pop("envs")))
     if settings.pop("scaled", False):
         envs = VecNormalize(envs, norm_obs=False, gamma=settings["gamma"])
     agent = ALGORITHMS[name]("MlpPolicy", envs, seed=seed, device="cpu", **settings)
     evaluations, seconds, seen = list[dict[str, float]](), 0.0, 0
-    for goal in range(STEPS_BETWEEN, task.env_steps + 1, STEPS_BETWEEN):
+    for goal in range(STEPS_BETWEEN, budget(preset) + 1, STEPS_BETWEEN):
         began = time.process_time()
         if goal > agent.num_timesteps:  # PPO learns after whole rollouts, which may be longer
             agent.learn(goal - agent.num_timesteps, reset_num_timesteps=False)
@@ -100,8 +106,8 @@ def study(preset: str, name: str, seed: int, settings: dict[str, Any]) -> dict[s
         evaluations.append({"steps": seen, "return": float(found.mean()), "cpu_seconds": round(seconds, 1)})
     envs.close()
     print(f"{preset} {name} seed {seed}: " + " ".join(f"{one['return']:.3g}" for one in evaluations), flush=True)
-    about = {"preset": preset, "name": name, "settings": {}, "seed": seed, "env_steps": task.env_steps}
-    return {**about, "target": task.target, "evaluations": evaluations}
+    about = {"preset": preset, "name": name, "settings": {}, "seed": seed, "env_steps": budget(preset)}
+    return {**about, "target": TASKS[preset].target, "evaluations": evaluations}
 
 
 def make_task(preset: str, count: int) -> VectorEnv:

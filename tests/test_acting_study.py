@@ -55,6 +55,21 @@ def test_the_table_has_every_seed_with_its_means_and_the_least_of_the_last_half(
     ]
 
 
+def test_steps_are_the_environments_where_a_row_is_of_several(script):
+    about = {"preset": "cartpole", "name": "preset", "env_steps": 2000, "target": 50.0, "settings": {}, "seed": 0}
+    held = {**about, "action_repeat": 4, "evaluations": evaluations(0.0, 60.0, 40.0, 70.0)}
+    assert script.table([held]).splitlines()[2] == (
+        "| `cartpole` | preset | 0 | 8,000 | 50 | 4,000 | 8,000 | 42 | 42 | 40 | 40 |"
+    )
+    (axis,) = script.draw([held]).axes
+    assert axis.get_lines()[0].get_xdata().tolist() == [2000, 4000, 6000, 8000]
+
+
+def test_an_agent_without_a_model_has_as_many_steps_of_the_environment(model_free):
+    assert model_free.budget("lunar_lander") == 4 * model_free.TASKS["lunar_lander"].env_steps
+    assert model_free.budget("cartpole") == model_free.TASKS["cartpole"].env_steps
+
+
 def test_agents_without_a_model_see_the_task_as_its_preset_has_it(model_free):
     full, hidden = (model_free.make_task(preset, 2) for preset in ("cartpole", "cartpole_hidden"))
     x, y = (envs.reset(seed=3)[0] for envs in (full, hidden))
