@@ -209,8 +209,8 @@ def draw(results: list[dict[str, Any]]) -> Figure:
     """Returns by step: a column where PPO learned, a row where it is evaluated; a line a PPO, their mean in bold."""
     columns: dict[str, list[dict[str, Any]]] = {}
     for one in results:
-        where = words_of(one["dream"]).replace("`", "") if one["learns"] == DREAM else ""
-        columns.setdefault(f"PPO learns in the {one['learns']}" + f"\n{where}".rstrip(), []).append(one)
+        dreams = words_of(one["dream"]).replace("`", "")
+        columns.setdefault(f"PPO learns in the {one['learns']}\ndreams: {dreams}", []).append(one)
     figure = Figure(figsize=(4.4 * len(columns), 6.4), layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False, sharex=True)  # dreams differ in how long they last
     for column, (title, found) in enumerate(columns.items()):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,16 @@ def test_the_table_has_every_seed_with_its_means_and_the_least_of_the_last_half(
         "| `task` | preset | 0 | 2,000 | 50 | never | never | 15 | 15 | 10 | 40 |",
         "| `task` | preset | 1 | 2,000 | 50 | 1,000 | 2,000 | 42 | 42 | 40 | 40 |",
     ]
+
+
+@pytest.mark.parametrize(("study", "block"), [("acting_study", "study"), ("planning_study", "planning")])
+def test_the_page_has_what_the_kept_results_say(study, block, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = importlib.import_module(study)
+    kept = [json.loads(line) for line in (ROOT / "docs" / script.NUMBERS).read_text().splitlines()]
+    page = (ROOT / "docs" / script.PAGE).read_text()
+    (shown,) = re.findall(rf"<!-- {block}: begin.*?-->\n(.*?)<!-- {block}: end -->", page, re.DOTALL)
+    assert shown.strip() == script.table(kept)
 
 
 def test_steps_are_the_environments_where_a_row_is_of_several(script):

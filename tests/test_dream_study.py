@@ -64,8 +64,9 @@ def test_the_table_has_a_line_for_every_ppo_and_the_least_return_of_its_last_che
 def test_the_figure_has_the_mean_of_all_in_bold_beside_every_one(script):
     longer = result(dream={"horizon": 500})
     figure = script.draw([result(last=500.0), result(seed=1, last=300.0), longer, result("world")])
-    titles = ["PPO learns in the dream\ndefaults", "PPO learns in the dream\nhorizon=500", "PPO learns in the world"]
-    assert [axis.get_title() for axis in figure.axes[:3]] == titles
+    titles = [("dream", "defaults"), ("dream", "horizon=500"), ("world", "defaults")]
+    expected = [f"PPO learns in the {where}\ndreams: {dreams}" for where, dreams in titles]
+    assert [axis.get_title() for axis in figure.axes[:3]] == expected
     bold = [line for line in figure.axes[0].lines if line.get_linewidth() == 2.2]
     assert [list(line.get_ydata()) for line in bold] == [[9.0, 400.0]]
     assert len(figure.axes[0].lines) == 4  # two, their mean, the target

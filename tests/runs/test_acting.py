@@ -123,6 +123,8 @@ def test_w_and_b_has_the_film_the_dream_and_the_charts(acted):
     returns = [row["acting/return"] for row in logged["history"] if "acting/return" in row]
     assert bests == pytest.approx(list(np.maximum.accumulate(returns)))
     assert logged["summary"]["acting/return"]["max"] == pytest.approx(max(returns))
+    finals = {f"acting/final/{policy}/mean" for policy in ("actor", "mppi")}
+    assert finals <= {name for row in logged["history"] for name in row}
     assert logged["summary"]["best/return"] == pytest.approx(max(returns))  # what a sweep looks at
 
 

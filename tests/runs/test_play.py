@@ -92,7 +92,7 @@ def test_the_gap_is_shown_by_return_variable_and_step(folder, capsys):
     main(["evaluate", str(folder), "--dream-gap", *options])
     shown = capsys.readouterr().out
     gap = measure_dream_gap(open_run(folder), "random", episodes=4, steps=8, context=3, seed=5)
-    assert shown.startswith("making CartPole-v1, which imports") and "3 steps in common, then 8 steps at most" in shown
+    assert shown.startswith("making CartPole-v1, which imports") and "3 rows in common, then 8 steps at most" in shown
     lines = {re.split(r"  +", line.strip())[0]: line for line in shown.splitlines()}
     off = gap.dream.returns - gap.world.returns
     for row, values in (
@@ -110,7 +110,7 @@ def test_the_gap_is_shown_by_return_variable_and_step(folder, capsys):
 
 def test_the_gap_has_twenty_starts_behind_the_usual_context_unless_told_otherwise(folder, capsys):
     main(["evaluate", str(folder), "--dream_gap", "--policy", "random", "--steps", "2"])
-    assert "20 starts in CartPole-v1 and in the dream, policy random, seed 0: 2 steps" in capsys.readouterr().out
+    assert "20 starts in CartPole-v1 and in the dream, policy random, seed 0: 2 rows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

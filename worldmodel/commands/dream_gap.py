@@ -41,7 +41,7 @@ def show_dream_gap(console: "Console", opened: "Run", options: Namespace, search
     left_out = f"; {gap.too_short} episodes ended before" if gap.too_short else ""
     console.print(
         f"{len(gap.world.reward)} starts in {opened.config.env.id} and in the dream, policy {name},"
-        f" seed {options.seed}: {gap.context} steps in common, then {steps} steps at most{left_out}",
+        f" seed {options.seed}: {gap.context} rows in common, then {steps} steps at most{left_out}",
         markup=False,
         soft_wrap=True,
     )

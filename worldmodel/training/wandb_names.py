@@ -18,6 +18,7 @@ BOUNDS = {  # tables with the terms of a bound
 SECTIONS = {  # every other table whose name changes: the metrics that begin so, and what takes its place
     "acting_ending": "acting/ending",
     "acting_evidence": "evidence/own_episodes",
+    "final_return": "acting/final",
     "grad_norm": "optimization/grad_norm",
     "heldout_bits_per_dimension": "heldout/bits_per_dimension",
     "heldout_evidence": "evidence/heldout",
