@@ -4,7 +4,7 @@
     python scripts/acting_study.py --output runs/acting --only pendulum --seeds 0 1
     python scripts/acting_study.py --output runs/acting --write    # docs/acting.md and docs/acting_study.jsonl
 
-Every 500 steps the present actor, without exploring, plays 50 episodes from the same starts. CPU seconds are those of
+Every 500 rows the present actor, without exploring, plays 50 episodes from the same starts. CPU seconds are those of
 one thread, prefill and training together, without the evaluations. Runs with other settings than the preset's are told
 apart by their names: --name and --set.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PAGE, BLOCK, FIGURE = "acting.md", "study", "acting_study.png"
 NUMBERS = "acting_study.jsonl"  # every evaluation behind the page
-COLOURS = (RAW, OPTIMISED, BASELINE, "#7a4e9e")  # as many as there are names of settings, or some share one
+COLOURS = (RAW, OPTIMISED, BASELINE, "#7a4e9e", "#3d8b5f")  # as many as there are names of settings, or some share one
 LABELS = {"preset": "this project"}
 PANELS_A_LINE = 3
 PROCESSES = 2
@@ -103,6 +103,8 @@ def result_file(preset: str, seed: int, env_steps: int, name: str, settings: Map
 def study(preset: str, seed: int, env_steps: int, name: str, settings: Mapping[str, str], output: Path) -> str:
     """Train with one seed, store every evaluation: -> a line that says how it went."""
     run, evaluations = train_timed(preset, seed, env_steps, name, settings, output)
+    if not evaluations or evaluations[-1]["steps"] < env_steps:
+        return f"{preset} {name} seed {seed}: stopped before its end, nothing is stored"
     found = {
         "preset": preset,
         "name": name,
@@ -189,8 +191,8 @@ def for_good(evaluations: list[dict[str, float]], target: float) -> float | None
 
 
 def of_the_environment(result: Mapping[str, Any]) -> list[dict[str, float]]:
-    """A run's evaluations, with the steps of the environment in place of rows; older results held no action."""
-    return [{**one, "steps": one["steps"] * result.get("action_repeat", 1)} for one in result["evaluations"]]
+    """A run's evaluations, with steps of the environment in place of rows: as many as an action is held, at most."""
+    return [{**one, "steps": one["steps"] * result["action_repeat"]} for one in result["evaluations"]]
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -5,11 +5,11 @@
 
 Settings are those that the authors of stable-baselines3 have for each task (rl-baselines3-zoo: of hidden velocities
 CartPole's, of MiniGrid DoorKey's, without its scaling of observations, which are classes here), with a constant
-learning rate. No agent remembers anything, and pixels of 32 x 32 are too small for their convolutions. They choose an
-action at every step of the environment, also where a preset holds it for several.
+learning rate. No agent remembers anything, and pixels of 32 x 32 are too small for their convolutions. The agents
+choose an action at every step of the environment, also where a preset holds it for several.
 
 Every 500 steps the policy, without exploring, plays the 50 episodes that acting_study.py plays; PPO learns in whole
-rollouts, after which it is evaluated, and may end behind the budget. Results are in the format of acting_study.py, so
+rollouts, after which it is evaluated, and may end beyond the budget. Results are in the format of acting_study.py, so
 that its --write shows them in the same table and figure. Needs the extra `sb3` and those of the tasks.
 """
 
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def budget(preset: str) -> int:
-    """Steps of the environment in the rows of the task."""
+    """The task's budget in steps of the environment: its rows, each for as long as an action is held."""
     return TASKS[preset].env_steps * read_config(preset).env.action_repeat
 
 
@@ -107,7 +107,7 @@ def study(preset: str, name: str, seed: int, settings: dict[str, Any]) -> dict[s
     envs.close()
     print(f"{preset} {name} seed {seed}: " + " ".join(f"{one['return']:.3g}" for one in evaluations), flush=True)
     about = {"preset": preset, "name": name, "settings": {}, "seed": seed, "env_steps": budget(preset)}
-    return {**about, "target": TASKS[preset].target, "evaluations": evaluations}
+    return {**about, "action_repeat": 1, "target": TASKS[preset].target, "evaluations": evaluations}
 
 
 def make_task(preset: str, count: int) -> VectorEnv:

@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_a_target_is_reached_once_and_for_good_from_where_it_is_never_lost(scrip
 
 
 def test_the_table_has_every_seed_with_its_means_and_the_least_of_the_last_half(script):
-    about = {"preset": "task", "name": "preset", "env_steps": 2000, "target": 50.0, "settings": {}}
+    about = {"preset": "task", "name": "preset", "env_steps": 2000, "target": 50.0, "settings": {}, "action_repeat": 1}
     seeds = [
         {**about, "seed": 1, "evaluations": evaluations(0.0, 60.0, 40.0, 70.0)},
         {**about, "seed": 0, "evaluations": evaluations(0.0, 10.0, 20.0, 30.0)},
@@ -64,6 +65,16 @@ def test_the_page_has_what_the_kept_results_say(study, block, monkeypatch):
     page = (ROOT / "docs" / script.PAGE).read_text()
     (shown,) = re.findall(rf"<!-- {block}: begin.*?-->\n(.*?)<!-- {block}: end -->", page, re.DOTALL)
     assert shown.strip() == script.table(kept)
+
+
+@pytest.mark.parametrize(("steps", "stored"), [((500, 1000), True), ((500,), False), ((), False)])
+def test_a_run_that_was_stopped_before_its_end_is_no_result(script, monkeypatch, tmp_path, steps, stored):
+    env = SimpleNamespace(action_repeat=2)
+    run = SimpleNamespace(folder=Path("run"), config=SimpleNamespace(env=env))
+    monkeypatch.setattr(script, "train_timed", lambda *arguments: (run, evaluations(*(7.0 for _ in steps))))
+    said = script.study("cartpole", 0, 1000, "preset", {}, tmp_path)
+    assert [json.loads(path.read_text())["action_repeat"] for path in tmp_path.iterdir()] == [2] * stored
+    assert ("nothing is stored" in said) is not stored
 
 
 def test_steps_are_the_environments_where_a_row_is_of_several(script):
@@ -93,10 +104,11 @@ def test_agents_without_a_model_see_the_task_as_its_preset_has_it(model_free):
 
 def test_a_model_free_agent_is_evaluated_after_each_of_its_rollouts(model_free, monkeypatch):
     monkeypatch.setattr(model_free, "EPISODES", 2)
-    monkeypatch.setitem(model_free.TASKS, "cartpole", model_free.TASKS["cartpole"]._replace(env_steps=1000))
+    monkeypatch.setattr(model_free, "budget", lambda preset: 1000)
     settings = model_free.CARTPOLE | {"envs": 2, "n_steps": 256, "n_epochs": 1, "scaled": True}
     found = model_free.study("cartpole", "PPO", 3, settings)
     assert [one["steps"] for one in found["evaluations"]] == [512, 1024]
+    assert (found["env_steps"], found["action_repeat"]) == (1000, 1)
     assert all(8 <= one["return"] <= 500 for one in found["evaluations"])
     assert (found["preset"], found["name"], found["seed"], found["target"]) == ("cartpole", "PPO", 3, 475.0)
 

@@ -144,7 +144,10 @@ class Rows(NamedTuple):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Chooses actions for N environments side by side. One with memory clears it for an environment at `is_first`."""
+    """Chooses actions for N environments side by side. One with memory clears it for an environment at `is_first`.
+
+    N may be another one than before where all rows are `is_first`.
+    """
 
     def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
         """Actions as ActionSpec lays them out, given the newest row of each environment.

@@ -174,10 +174,11 @@ class FilteringPolicy:
     def __call__(self, rows: Rows) -> Float[np.ndarray, "N A"]:
         """Actions after the newest row of each environment.
 
-        Where all are the first of their episodes, as many environments as there are begin.
+        Where every row is the first of its episode all memory is dropped, and there may be other environments than
+        before.
 
         Raises:
-            ValueError: if there are other environments than before, by their number, inside an episode.
+            ValueError: if the number of environments changes inside an episode.
         """
         N = len(rows.is_first)
         carry = self._carry
