@@ -47,7 +47,7 @@ from worldmodel.seeding import Stream, make_generator
 
 ASKED = os.environ.get("FUZZ_EXAMPLES")
 EXAMPLES = hypothesis.settings(
-    max_examples=int(ASKED or 30),
+    max_examples=int(ASKED or 20),
     derandomize=not ASKED,
     deadline=None,
     database=None,

@@ -97,6 +97,7 @@ ACTORS = {
 # Whose operations are nearly all in one of the others.
 SLOW = {"whole numbers", "gru", "full covariance", "reinmax", "warm-up", "V2"}
 SLOW |= {"pathwise without a limit", "pathwise with a full covariance", "of observations", "a posterior that smooths"}
+SLOW |= {"marginal", "smoothing", "LaProp and adaptive clipping"}
 
 
 @pytest.mark.parametrize(
