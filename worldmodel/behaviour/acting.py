@@ -40,7 +40,7 @@ class Chooser(Protocol):
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state that `state` gave."""
+        """Go on from a state that `state` gave; an empty one clears all memory."""
         ...
 
 
@@ -94,7 +94,7 @@ class Planning:
     def __call__(self, state: State, is_first: Bool[Tensor, " N"]) -> Float[Tensor, "N A"]:
         """The first actions of new plans, without noise."""
         start = self.planner.neutral(len(is_first), state.deter.device).to(state.deter.dtype)
-        if self._plan is not None and not is_first.all():
+        if self._plan is not None:
             start = torch.where(is_first[:, None, None], start, self.planner.shifted(self._plan))
 
         def evaluate(candidates: Tensor) -> Tensor:
@@ -181,9 +181,10 @@ class FilteringPolicy:
             ValueError: if the number of environments changes inside an episode.
         """
         N = len(rows.is_first)
-        carry = self._carry
-        if carry is None or rows.is_first.all():
-            carry = self.model.dynamics.initial(N)
+        if rows.is_first.all():
+            self._carry = None
+            self.chooser.restore({})
+        carry = self.model.dynamics.initial(N) if self._carry is None else self._carry
         if (before := len(tree_leaves(carry)[0])) != N:
             raise ValueError(f"rows: expected one of each of {before} environments, got {N}")
         obs = {path: as_input(self.model, x) for path, x in rows.obs.items()}
