@@ -51,6 +51,7 @@ REFUSED = [  # what is set, the key that the message begins with, what it expect
     ),
     ({"replay.burn_in": 64}, "replay.burn_in", "0 to sequence_length - 1 = 63", "64"),
     ({"rssm.unimix": 1.0}, "rssm.unimix", "[0, 1)", "1.0"),
+    ({"actor.slow_rate": 0.0}, "actor.slow_rate", "null or a share in (0, 1]", "0.0"),
     ({"rssm.cell": "gru"}, "rssm.blocks", "1 where rssm.cell is gru", "4"),
     ({"rssm.deter": 100, "rssm.blocks": 3}, "rssm.deter", "a multiple of rssm.blocks = 3", "100"),
     ({"rssm.gradient": "marginal"}, "rssm.gradient", "straight_through where latents are Gaussian", "'marginal'"),

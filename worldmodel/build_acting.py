@@ -48,7 +48,7 @@ def build_policy(
     if name == "actor":
         if agent is None:
             raise ValueError("policy: expected mppi, cem or random, since the run has learned no actor, got actor")
-        return FilteringPolicy(model, Reflexes(agent.actor.likeliest), generator)
+        return FilteringPolicy(model, Reflexes(agent.played.likeliest), generator)
     require_learned_returns(config)
     return FilteringPolicy(model, build_planning(config, model, agent, generator), generator)
 
@@ -133,6 +133,7 @@ def build_agent(config: Config, model: WorldModel) -> ActorCritic | None:
             entropy_scale=behaviour.entropy,
             slow_rate=critic.slow_rate,
             slow_regularisation=critic.slow_regularisation,
+            actor_slow_rate=actor.slow_rate,
             return_scale=ReturnScale(least=behaviour.least_scale),
         )
     return agent.to(model.device)

@@ -269,7 +269,7 @@ def test_returns_are_the_slow_critics_and_their_baseline_is_the_critics(generato
     assert (slow - agent.critic(dream.features).mean).abs().min() > 0.1
     torch.testing.assert_close(targets.returns, lambda_return(dream.reward, slow, dream.discount, agent.lam))
     torch.testing.assert_close(targets.value, agent.critic(dream.features[:, :-1]).mean.detach())
-    agent.update_slow_critic()
+    agent.update_slow_copies()
     torch.testing.assert_close(agent.targets(dream).slow_value, targets.value)
 
 
@@ -297,7 +297,7 @@ def learn(agent, imagine, updates, learning_rate):
         agent.critic_loss(targets).value.mean().backward(inputs=critic)
         for optimizer in optimizers:
             optimizer.step()
-        agent.update_slow_critic()
+        agent.update_slow_copies()
 
 
 class Toll:

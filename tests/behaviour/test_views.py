@@ -34,6 +34,19 @@ def test_states_that_decode_alike_are_acted_in_alike(generator, monkeypatch):
     assert torch.equal(actor.likeliest(one), actor.likeliest(other))
 
 
+def test_a_copied_actor_acts_alike_and_looks_through_the_same_view(generator):
+    model = make_model(VECTOR_SPEC)
+    view = ObservationView(model)
+    actor = Actor(view.width, ActionFamily(VECTOR_SPEC.action), view=view)
+    torch.nn.init.normal_(actor.head.weight, generator=generator)
+    state = State(*(torch.randn(5, width, generator=generator) for width in model.decoder.widths))
+    copied, action = actor.copied(), actor.likeliest(state)
+    assert copied.view is view and torch.equal(copied.likeliest(state), action)
+    with torch.no_grad():
+        actor.head.weight.mul_(-1)
+    assert torch.equal(copied.likeliest(state), action) and not torch.equal(actor.likeliest(state), action)
+
+
 def test_what_is_no_vector_is_refused():
     with pytest.raises(ValueError, match=r"actor\.reads: expected observations that are vectors .* \(image\)"):
         ObservationView(make_model(MIXED_SPEC))

@@ -41,6 +41,7 @@ SETTINGS = TINY | {
     "evaluation.seed": 5,
     "acting.policy": "actor",
     "actor.units": 8,
+    "actor.slow_rate": 0.1,
     "critic.units": 8,
     "behaviour.starts": 6,
     "behaviour.horizon": 3,
@@ -108,6 +109,7 @@ def test_an_acting_run_learns_an_actor_and_is_evaluated_on_what_it_earns(acted):
     run, progress = acted
     assert set(column(run, "behaviour/loss/value")) == set(range(1, 11))
     assert run.policy("actor").model is run.model and not run.agent.training
+    assert run.policy("actor").chooser.act == run.agent.slow_actor.likeliest
     assert list(column(run, "behaviour/optimizer/learning_rate").values()) == [1e-3] * 10
     returns = column(run, "acting/return")
     assert set(returns) == {4, 8, 10}
@@ -116,6 +118,15 @@ def test_an_acting_run_learns_an_actor_and_is_evaluated_on_what_it_earns(acted):
     for name in ("acting_heldout/elbo", "acting_evidence/gap", "acting/predicted_return", "acting/median_return"):
         assert column(run, name).keys() == returns.keys()
     assert set(last_checkpoint(run.folder).parts) == {"world", "behaviour", "policy", "random"}
+
+
+def test_the_slow_actor_is_played_and_changes_nothing_that_is_learned(acted, tmp_path):
+    slow, (alone, _) = last_checkpoint(acted[0].folder).parts, start(tmp_path, **{"actor.slow_rate": None})
+    others = last_checkpoint(alone.folder).parts
+    kept = {name: x for name, x in slow["behaviour"].items() if not name.startswith("model/slow_actor.")}
+    for one, other in ((slow["world"], others["world"]), (kept, others["behaviour"])):
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert alone.policy("actor").chooser.act == alone.agent.actor.likeliest
 
 
 def test_the_best_weights_of_an_acting_run_are_those_that_earned_most(acted):

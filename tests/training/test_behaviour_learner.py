@@ -121,14 +121,38 @@ def test_an_update_moves_actor_critic_and_slow_critic_and_leaves_the_world_model
     assert all(place == -1 for place in update.first_non_finite().values())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "laprop"])
-def test_a_restored_learner_goes_on_bit_for_bit(optimizer):
+@pytest.mark.parametrize("gradient", ["pathwise", "reinforce"])
+def test_the_slow_actor_follows_by_its_rate_and_changes_nothing_else(gradient):
+    world, batch = make_model(VECTOR_SPEC), make_batch(VECTOR_SPEC)
+    width, before = sum(world.decoder.widths), {"world": updated(world, batch)}
+    alone = make_learner(world, gradient)
+    agent = make_agent(width, VECTOR_SPEC.action, gradient, actor_slow_rate=0.1)
+    followed = make_learner(world, gradient, agent=agent)
+    expected = weights(agent.actor)
+    for _ in range(3):
+        alone.update(batch, before)
+        followed.update(batch, before)
+        expected = {name: x + 0.1 * (weights(agent.actor)[name] - x) for name, x in expected.items()}
+    torch.testing.assert_close(weights(agent.played), expected)
+    assert not same(weights(agent.played), weights(agent.actor))
+    assert alone.model.played is alone.model.actor and alone.model.slow_actor is None
+    others = {name: x for name, x in weights(agent).items() if not name.startswith("slow_actor.")}
+    assert same(others, weights(alone.model))
+
+
+@pytest.mark.parametrize(("optimizer", "slow_rate"), [("adamw", None), ("laprop", 0.1)])
+def test_a_restored_learner_goes_on_bit_for_bit(optimizer, slow_rate):
     world, batch = make_model(VECTOR_SPEC), make_batch(VECTOR_SPEC)
     settings = {"optimizer": optimizer, "adaptive_clip": 0.3}
-    whole, before = make_learner(world, "pathwise", **settings), {"world": updated(world, batch)}
+
+    def agent():
+        width = sum(world.decoder.widths)
+        return make_agent(width, world.spec.action, "pathwise", actor_slow_rate=slow_rate)
+
+    whole, before = make_learner(world, agent=agent(), **settings), {"world": updated(world, batch)}
     for _ in range(2):
         whole.update(batch, before)
-    half = make_learner(world, "pathwise", seed=7, **settings)
+    half = make_learner(world, seed=7, agent=agent(), **settings)
     half.restore({name: x.clone() for name, x in whole.state().items()}, 2)
     half.generator.set_state(whole.generator.get_state())
     for learner in (whole, half):

@@ -13,13 +13,14 @@ goes like this; nothing in it changes anything but `return_scale`, the two optim
     agent.actor_loss(dream, targets).value.mean().backward(inputs=list(agent.actor.parameters()))
     agent.critic_loss(targets).value.mean().backward(inputs=list(agent.critic.parameters()))
     ... steps of the two optimisers ...
-    agent.update_slow_critic()
+    agent.update_slow_copies()
 
 `inputs` matters: a pathwise loss reaches the actor through the model and the critic, neither of which is to learn from
 it. Losses are [B, H] and already weighted; their plain mean is what is minimised, as in DreamerV3.
 
 Sources: Hafner et al. 2023 (DreamerV3), arXiv 2301.04104, section "actor learning"; Hafner et al. 2020 (Dreamer), arXiv
-1912.01603, for the pathwise gradient; Hafner et al. 2021 (DreamerV2), arXiv 2010.02193, for the slow critic's values.
+1912.01603, for the pathwise gradient; Hafner et al. 2021 (DreamerV2), arXiv 2010.02193, for the slow critic's values;
+Polyak and Juditsky 1992, SIAM J. Control Optim. 30(4), for averaged weights, such as the slow actor's.
 """
 
 import copy
@@ -170,6 +171,10 @@ class Actor(nn.Module):
         read = features if self.view is None else self.view(features)
         return self.family.distribution(self.head(self.hidden(read)))
 
+    def copied(self) -> "Actor":
+        """Another actor with these weights, of the same family and view."""
+        return copy.deepcopy(self, {id(self.family): self.family, id(self.view): self.view})
+
     def exploring(self, generator: torch.Generator) -> Act:
         """Draws actions in states [*batch, ...], with no gradient behind them."""
         return lambda state: self(state_features(state)).sample(generator)
@@ -180,7 +185,7 @@ class Actor(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Actor, critic, slow critic and the scale of the returns: all that a checkpoint of the behaviour holds."""
+    """Actor, critic, their slow copies and the scale of the returns: all that a checkpoint of the behaviour holds."""
 
     def __init__(
         self,
@@ -192,6 +197,7 @@ class ActorCritic(nn.Module):
         entropy_scale: float = 3e-4,
         slow_rate: float = 0.02,
         slow_regularisation: float = 0.1,
+        actor_slow_rate: float | None = None,
         return_scale: ReturnScale | None = None,
     ) -> None:
         """Args:
@@ -203,6 +209,7 @@ class ActorCritic(nn.Module):
         slow_regularisation: weight of the cross-entropy towards the slow critic. It slows the critic down: in a world
             of one state worth 100 (gamma 0.99, H 15, Adam at 1e-3), the critic says 60 after 1,000 updates with a
             weight of 1 and 98 with 0.1.
+        actor_slow_rate: of the slow actor's moving average, per update; there is no slow actor if None.
         return_scale: what returns are divided by; the usual percentiles if None.
         Raises:
             ValueError: if a number is out of its range.
@@ -210,12 +217,21 @@ class ActorCritic(nn.Module):
         super().__init__()
         require_share(lam=lam)
         require(0 < slow_rate <= 1, "slow_rate", "a share in (0, 1]", slow_rate)
+        slow = actor_slow_rate is None or 0 < actor_slow_rate <= 1
+        require(slow, "actor_slow_rate", "None or a share in (0, 1]", actor_slow_rate)
         require_not_negative(entropy_scale=entropy_scale, slow_regularisation=slow_regularisation)
         self.actor, self.critic = actor, critic
         self.slow_critic = copy.deepcopy(critic).requires_grad_(False)
+        self.slow_actor = None if actor_slow_rate is None else actor.copied().requires_grad_(False)
         self.return_scale = ReturnScale() if return_scale is None else return_scale
         self.gradient, self.lam, self.entropy_scale = gradient, lam, entropy_scale
         self.slow_rate, self.slow_regularisation = slow_rate, slow_regularisation
+        self.actor_slow_rate = actor_slow_rate
+
+    @property
+    def played(self) -> Actor:
+        """The actor for whoever plays and does not explore: the slow one where there is one."""
+        return self.actor if self.slow_actor is None else self.slow_actor
 
     def value(self, state: State) -> Float[Tensor, "*batch"]:
         """The critic's value of states with any leading shape, in the environment's reward units."""
@@ -250,6 +266,9 @@ class ActorCritic(nn.Module):
         loss = targets.weight * (to_returns + self.slow_regularisation * to_slow)
         return CriticStep(loss, to_returns, to_slow)
 
-    def update_slow_critic(self) -> None:
-        """Move the slow critic towards the critic: once after each of the critic's steps."""
+    def update_slow_copies(self) -> None:
+        """Move the slow critic towards the critic and the slow actor towards the actor: once after each update."""
         move_towards(self.slow_critic, self.critic, self.slow_rate)
+        if self.slow_actor is not None:
+            assert self.actor_slow_rate is not None
+            move_towards(self.slow_actor, self.actor, self.actor_slow_rate)

@@ -104,7 +104,7 @@ class BehaviourLearner:
         self.processes.mean_gradients(p for network in self.networks.values() for p in network.parameters())
         norms = {f"grad_norm/{name}": self._clip(network) for name, network in self.networks.items()}
         self.optimizer.step()
-        agent.update_slow_critic()
+        agent.update_slow_copies()
         losses = {"actor": actor_loss.value.detach(), "critic": critic_loss.value.detach()}
         means = self._means(
             {f"loss/{name}": loss for name, loss in losses.items()},
