@@ -4,7 +4,7 @@
     python scripts/acting_study.py --output runs/acting --only pendulum --seeds 0 1
     python scripts/acting_study.py --output runs/acting --write    # docs/acting.md and docs/acting_study.jsonl
 
-Every 500 rows the present actor, without exploring, plays 50 episodes from the same starts. CPU seconds are those of
+Every 500 rows the present policy, without exploring, plays 50 episodes from the same starts. CPU seconds are those of
 one thread, prefill and training together, without the evaluations. Runs with other settings than the preset's are told
 apart by their names: --name and --set.
 """

@@ -6,11 +6,11 @@
 
 Every combination of: the std of the likelihoods learned or fixed (to the standard deviation of the prefill); the bound
 as the loss, or 1 free nat and KL balancing of 1 and 0.1; Gaussian latents, or 16 of 16 classes. Everything else is the
-acting preset, in which the actor's gradient is pathwise only for continuous actions and Gaussian latents. Budgets are
-fixed and every seed counts. Each run is judged at its end by ten episodes of its own actor and ten random ones: the
-bound and an estimate of the evidence by SMC, both of the first 100 rows of each, and the critic's forecast. Of every
-evaluation the number of its 50 episodes that ended, and how many ends the model expected, are in docs/acting.md; the
-forecasts are kept too.
+acting preset, in which the actor's gradient is pathwise only for continuous actions and Gaussian latents; but it is the
+actor itself that plays, not a slow one. Budgets are fixed and every seed counts. Each run is judged at its end by ten
+episodes of its own actor and ten random ones: the bound and an estimate of the evidence by SMC, both of the first 100
+rows of each, and the critic's forecast. Of every evaluation the number of its 50 episodes that ended, and how many ends
+the model expected, are in docs/acting.md; the forecasts are kept too.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
 def study(preset: str, cell: tuple[str, str, str], seed: int, output: Path) -> str:
     """Train with one seed and judge what came of it: -> a line that says how it went."""
     std, loss, latent = cell
-    settings: dict[str, Any] = STD[std] | LOSS[loss] | LATENT[latent]
+    settings: dict[str, Any] = {"actor.slow_rate": None} | STD[std] | LOSS[loss] | LATENT[latent]
     run, evaluations = train_timed(preset, seed, BUDGETS[preset], "-".join(cell), settings, output)
     evaluations = [one | two for one, two in zip(evaluations, ends(run.folder), strict=True)]
     found = {"preset": preset, "cell": cell, "seed": seed, "evaluations": evaluations, **judged(run)}

@@ -72,14 +72,14 @@ class ActorConfig:
     max_std: float = 1.0
     """Largest std, likewise."""
     slow_rate: float | None = None
-    """Share by which a slow copy of the actor moves towards it after each update: a moving average of its weights.
-    The copy is evaluated and played, the actor itself collects the rows; null: no copy."""
+    """Share by which a slow copy of the actor moves towards it after each update: a moving average of its weights over
+    about 1 / slow_rate updates. The copy is evaluated and played, the actor itself collects the rows; null: no copy."""
 
     def __post_init__(self) -> None:
         positive(self, "actor", "units", "layers", "min_std", "max_std")
         require(0 <= self.unimix < 1, "actor.unimix", "a share in [0, 1)", self.unimix)
-        slow = self.slow_rate is None or 0 < self.slow_rate <= 1
-        require(slow, "actor.slow_rate", "null or a share in (0, 1]", self.slow_rate)
+        possible = self.slow_rate is None or 0 < self.slow_rate <= 1
+        require(possible, "actor.slow_rate", "null or a share in (0, 1]", self.slow_rate)
         wide = self.max_std > self.min_std
         require(wide, "actor.max_std", f"more than actor.min_std = {self.min_std}", self.max_std)
 

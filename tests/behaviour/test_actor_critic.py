@@ -363,7 +363,7 @@ def test_a_continuous_world_is_solved(gradient, generator):
     assert agent.actor(states).std.max() < 0.3  # a wide normal is punished: it falls towards its floor of 0.1
 
 
-@pytest.mark.parametrize("wrong", [{"lam": 1.5}, {"slow_rate": 0.0}, {"entropy_scale": -1.0}])
+@pytest.mark.parametrize("wrong", [{"lam": 1.5}, {"slow_rate": 0.0}, {"actor_slow_rate": 0.0}, {"entropy_scale": -1.0}])
 def test_an_impossible_agent_is_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         agent_of(SPECS["discrete"], 3, **wrong)

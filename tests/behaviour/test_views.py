@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from worldmodel.behaviour.action_distributions import ActionFamily
-from worldmodel.behaviour.actor_critic import Actor, state_features
+from worldmodel.behaviour.actor_critic import Actor, ActorCritic, state_features
+from worldmodel.behaviour.critic import Critic
 from worldmodel.behaviour.views import ObservationView
 from worldmodel.types import State
 from worlds import MIXED_SPEC, VECTOR_SPEC, make_model
@@ -34,17 +35,18 @@ def test_states_that_decode_alike_are_acted_in_alike(generator, monkeypatch):
     assert torch.equal(actor.likeliest(one), actor.likeliest(other))
 
 
-def test_a_copied_actor_acts_alike_and_looks_through_the_same_view(generator):
+def test_a_slow_actor_begins_as_the_actor_and_looks_through_the_same_view(generator):
     model = make_model(VECTOR_SPEC)
     view = ObservationView(model)
     actor = Actor(view.width, ActionFamily(VECTOR_SPEC.action), view=view)
     torch.nn.init.normal_(actor.head.weight, generator=generator)
+    slow = ActorCritic(actor, Critic(sum(model.decoder.widths)), actor_slow_rate=0.1).played
     state = State(*(torch.randn(5, width, generator=generator) for width in model.decoder.widths))
-    copied, action = actor.copied(), actor.likeliest(state)
-    assert copied.view is view and torch.equal(copied.likeliest(state), action)
+    action = actor.likeliest(state)
+    assert slow is not actor and slow.view is view and torch.equal(slow.likeliest(state), action)
     with torch.no_grad():
         actor.head.weight.mul_(-1)
-    assert torch.equal(copied.likeliest(state), action) and not torch.equal(actor.likeliest(state), action)
+    assert torch.equal(slow.likeliest(state), action) and not torch.equal(actor.likeliest(state), action)
 
 
 def test_what_is_no_vector_is_refused():

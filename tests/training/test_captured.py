@@ -22,6 +22,7 @@ SMALL = {
     "optimizer.warmup": 5,
     "loss.kl_warmup": 5,
     "acting.policy": "actor",
+    "actor.slow_rate": 0.1,
     "behaviour.horizon": 3,
     "behaviour.starts": 4,
 }

@@ -26,7 +26,7 @@ RECIPES = Path(__file__).parents[2] / "configs" / "recipes"
 SMALL = {"rssm.deter": 16, "rssm.hidden": 12, "rssm.blocks": 2, "rssm.stoch": 4, "encoder.units": 12}
 CATEGORICAL = {"rssm.latent": "categorical", "rssm.classes": 5}
 OF_THE_WORLD, OF_THE_ACTOR = "learner.Learner._clip_gradients", "behaviour_learner.BehaviourLearner._clip"
-ACTS = SMALL | {"acting.policy": "actor", "behaviour.horizon": 3, "behaviour.starts": 4}
+ACTS = SMALL | {"acting.policy": "actor", "actor.slow_rate": 0.1, "behaviour.horizon": 3, "behaviour.starts": 4}
 
 
 class AsCaptured:

@@ -5,8 +5,9 @@ From B starts, the actor chooses an action in every state and the model answers 
     s_0 -a_0-> r_1, d_1, s_1 -a_1-> ... -a_{H-1}-> r_H, d_H, s_H
 
 The critic regresses on the lambda-returns R_0 .. R_{H-1} of these rewards, the actor makes them larger. The values in
-these returns are the slow critic's, so that the critic does not learn from what it has just said. An update of both
-goes like this; nothing in it changes anything but `return_scale`, the two optimisers' steps, and the last line:
+these returns are the slow critic's, so that the critic does not learn from what it has just said. A slow actor, where
+there is one, is for playing alone: no loss reads it. An update of both goes like this; nothing in it changes anything
+but `return_scale`, the two optimisers' steps, and the last line:
 
     targets = agent.targets(dream)
     agent.return_scale.update(targets.returns, targets.weight)
@@ -171,10 +172,6 @@ class Actor(nn.Module):
         read = features if self.view is None else self.view(features)
         return self.family.distribution(self.head(self.hidden(read)))
 
-    def copied(self) -> "Actor":
-        """Another actor with these weights, of the same family and view."""
-        return copy.deepcopy(self, {id(self.family): self.family, id(self.view): self.view})
-
     def exploring(self, generator: torch.Generator) -> Act:
         """Draws actions in states [*batch, ...], with no gradient behind them."""
         return lambda state: self(state_features(state)).sample(generator)
@@ -185,7 +182,7 @@ class Actor(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Actor, critic, their slow copies and the scale of the returns: all that a checkpoint of the behaviour holds."""
+    """Actor, critic, slow critic, a slow actor if asked for, and the scale of the returns: what a checkpoint holds."""
 
     def __init__(
         self,
@@ -217,12 +214,15 @@ class ActorCritic(nn.Module):
         super().__init__()
         require_share(lam=lam)
         require(0 < slow_rate <= 1, "slow_rate", "a share in (0, 1]", slow_rate)
-        slow = actor_slow_rate is None or 0 < actor_slow_rate <= 1
-        require(slow, "actor_slow_rate", "None or a share in (0, 1]", actor_slow_rate)
+        possible = actor_slow_rate is None or 0 < actor_slow_rate <= 1
+        require(possible, "actor_slow_rate", "None or a share in (0, 1]", actor_slow_rate)
         require_not_negative(entropy_scale=entropy_scale, slow_regularisation=slow_regularisation)
         self.actor, self.critic = actor, critic
         self.slow_critic = copy.deepcopy(critic).requires_grad_(False)
-        self.slow_actor = None if actor_slow_rate is None else actor.copied().requires_grad_(False)
+        self.slow_actor = None
+        if actor_slow_rate is not None:
+            view = {id(actor.view): actor.view}  # not copied with it: it reads the world model, which goes on learning
+            self.slow_actor = copy.deepcopy(actor, view).requires_grad_(False)
         self.return_scale = ReturnScale() if return_scale is None else return_scale
         self.gradient, self.lam, self.entropy_scale = gradient, lam, entropy_scale
         self.slow_rate, self.slow_regularisation = slow_rate, slow_regularisation
@@ -269,6 +269,5 @@ class ActorCritic(nn.Module):
     def update_slow_copies(self) -> None:
         """Move the slow critic towards the critic and the slow actor towards the actor: once after each update."""
         move_towards(self.slow_critic, self.critic, self.slow_rate)
-        if self.slow_actor is not None:
-            assert self.actor_slow_rate is not None
+        if self.slow_actor is not None and self.actor_slow_rate is not None:
             move_towards(self.slow_actor, self.actor, self.actor_slow_rate)

@@ -224,8 +224,8 @@ ACTING = {  # how a run acts, over training
         "Return, predicted and real",
         "discounted return",
         "The two should meet. A prediction far above what then comes is flattered by its own dream. A critic predicts "
-        "whole episodes, and behind a truncated end its own value counts as what came; a planner predicts its first "
-        "plan alone.",
+        "whole episodes of the actor that learns, and a slow one that plays may be behind it. Behind a truncated end "
+        "its own value counts as what came. A planner predicts its first plan alone.",
         "Discounted return, predicted and real",
     ),
     "bound": Wording(
