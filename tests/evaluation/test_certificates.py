@@ -59,7 +59,7 @@ def test_images_and_classes_are_certified_a_few_episodes_at_a_time(latent, gener
     assert [part.rows for part in found] == [12, 6 + 3 + 1 + 6]
 
 
-@pytest.mark.parametrize("proposal", [GUIDED, EARLY, FROM_RESET])
+@pytest.mark.parametrize("proposal", [GUIDED, EARLY, pytest.param(FROM_RESET, marks=pytest.mark.slow)])
 def test_more_particles_make_every_sandwich_narrower(proposal, generator):
     model = make_model()
     template = RowsFrom(make_batch(batch=12, length=5, first=()))

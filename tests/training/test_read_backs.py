@@ -172,6 +172,7 @@ def test_a_later_update_is_the_same_operations_with_another_rate_and_beta(acts):
     assert fills == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_later_update_of_laprop_on_the_device_is_the_same_operations_too():
     config, batch = read_config([RECIPES / "dreamer3.yaml"], ACTS), make_batch()
     model, seen, found = build_model(config, VECTOR_SPEC), [], []
