@@ -133,3 +133,17 @@ def test_ends_that_came_and_that_were_expected_are_summed_by_phase(monkeypatch, 
     table = script.valley([one, other, {**one, "preset": "pendulum"}]).splitlines()
     assert table[2] == "| learned | bound | Gaussian | 1 | 2, 1 | 2 | 4, 2 | 1 | 2, 1 |"
     assert table[3] == "| learned | bound | classes | 0 |  | 0 |  | 0 |  |"
+
+
+def test_what_tricks_buy_is_measured_on_the_actor_itself(script, tmp_path, monkeypatch):
+    nats, seen = importlib.import_module("nats_and_returns"), []
+
+    def train_timed(preset, seed, env_steps, name, settings, output):
+        seen.append(settings)
+        return SimpleNamespace(folder=tmp_path), evaluations(475.0)
+
+    monkeypatch.setattr(nats, "train_timed", train_timed)
+    monkeypatch.setattr(nats, "ends", lambda folder: [{"ends": 0}])
+    monkeypatch.setattr(nats, "judged", lambda run: {"forecast": 1.0})
+    nats.study("cartpole", ("fixed", "bound", "Gaussian"), 0, tmp_path)
+    assert seen == [{"actor.slow_rate": None, "decoder.std": "fixed"}]
